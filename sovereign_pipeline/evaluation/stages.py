@@ -136,15 +136,16 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 
 def _enter_look(workplace: Workplace, inputs: Inputs) -> None:
-    """Log the look at held-out documents before they are read."""
+    """Log the look at the held-out documents before the documents are read."""
     scores = (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT)
     tests = _tests(workplace, [(each.config_at(workplace), each.external(workplace)) for each in scores])
     enter_look(workplace, inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests)
 
 
 def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str]]]) -> str:
-    """Return the digest of everything, besides candidate, held-out documents, incumbent and margins, that decides the
-    verdicts: questions, prompts, labels, and what counts as personal data. A different digest is another look.
+    """Return a digest of the questions, the prompts, the labels, and the rules for personal data. Together with
+    candidate, held-out documents, incumbent and margins, these decide the verdicts. An evaluation with a different
+    digest is another look.
 
     Args:
         scores: settings and external files of the three scores, in the order of the report's inputs.
@@ -376,7 +377,7 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
 
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """Compute the report from the samples among the inputs, and the waivers and looks in the registry."""
+    """Compute the report from the samples in the stage's inputs, and from the waivers and looks in the registry."""
     judged = _judged(workplace, inputs)
     samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
@@ -394,8 +395,8 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
 
 
 def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str, Figures] | None:
-    """Return the candidate, the split whose held-out documents were scored, the digest of the tests, and the figures;
-    None if the scores' inputs lack the adapter or the split."""
+    """Return the candidate, the split whose held-out documents were scored, the digest of the tests, and the digests of
+    the figures. Return None if the adapter or the split is not among the inputs of the scores."""
     scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
     if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
         return None
@@ -407,7 +408,7 @@ def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, Artifact
 def _measured_tests(
     workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, scores: Sequence[Manifest]
 ) -> tuple[str, Figures]:
-    """Return the digest of the tests that the three scores were computed with, and the figures."""
+    """Return the digest of the tests with which the three scores were computed, and the digests of the figures."""
     tests = _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
     incumbent = incumbent_in(scores[0])
     files = [{entry.path: entry.sha256 for entry in each.files} for each in scores]
@@ -416,7 +417,7 @@ def _measured_tests(
 
 
 def _gate(criterion: Criterion) -> Gate:
-    """Return the gate of one criterion. It computes the report again and fails if the stored report differs."""
+    """Return the gate of one criterion. The gate computes the report again, and fails if the stored report differs."""
 
     def config(line: Line) -> Config:
         section = criterion.policy(line.gates).model_dump(mode="json", exclude={"officer_may"})
@@ -449,8 +450,8 @@ def _gate(criterion: Criterion) -> Gate:
 
 
 def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
-    """Return whether the stored report equals the computed one, apart from wording, which may come from an earlier
-    version."""
+    """Return True if the stored report equals the computed one. Sentences are not compared, because an earlier version
+    may have worded them differently."""
     try:
         reported = EvaluationReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
@@ -461,8 +462,8 @@ def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
 def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
     """Return the digests of everything that a verdict depends on, by name.
 
-    The record's identity already depends on them through its single input, the report. A signature on the record
-    therefore covers them.
+    The identity of the gate record already depends on these digests through the record's single input, the report. A
+    signature on the record therefore covers these digests.
     """
     scores = [each.manifest for each in inputs.values()]
     return {
@@ -481,7 +482,8 @@ def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, po
 
 
 def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
-    """Return the one incumbent of all three scores. Raises StaleInput if they were compared with different ones."""
+    """Return the one incumbent of all three scores. Raises StaleInput if the scores were compared with different
+    incumbents."""
     found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
     if len(found) > 1:
         named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))

@@ -26,7 +26,8 @@ POWER = 0.8
 
 
 class PairedDifference(Frozen):
-    """Means over the same rows, and the interval of their difference: 95 %, or the look's confidence."""
+    """The means of reference and candidate over the same rows, and the interval of their difference: at 95 %, or at the
+    confidence of the look."""
 
     reference: float
     candidate: float
@@ -43,7 +44,7 @@ class LossDifference(PairedDifference):
 
 
 class ShareDifference(PairedDifference):
-    """A difference of shares (0 to 1), with McNemar's exact test, which assumes independent rows."""
+    """A difference of shares (0 to 1), and the p-value of McNemar's exact test, which assumes independent rows."""
 
     only_reference: int
     """Rows where only the reference is true."""
@@ -87,8 +88,8 @@ def compare_losses(
 ) -> LossDifference:
     """Compare one number per row, with `clustered_interval` of the differences.
 
-    `clusters`: id that dependent rows share, such as their case file. `weights`: weight of each row in all means; None
-    weighs rows equally. All arguments have the same length and are not empty.
+    `clusters`: for each row, the id that dependent rows share, such as a case file. `weights`: weight of each row in
+    all means; None weighs rows equally. All arguments have the same length and are not empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     interval = clustered_interval(differences, clusters, seed, weights)
@@ -130,8 +131,9 @@ def _paired(
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
-    """Return McNemar's exact two-sided p-value for the hypothesis that discordant rows fall either way with probability
-    one half (McNemar 1947; exact binomial form, Agresti 2002, section 10.1.4). It is 1.0 if no row is discordant."""
+    """Return McNemar's exact two-sided p-value for the hypothesis that a discordant row favours either arm with
+    probability one half (McNemar 1947; exact binomial form, Agresti 2002, section 10.1.4). The p-value is 1.0 if no row
+    is discordant."""
     from scipy.stats import binomtest
 
     discordant = only_reference + only_candidate
@@ -196,13 +198,13 @@ class MarginOutcome(Frozen):
 
 
 def evaluate_difference(observed: Difference, margin: float, better: Better) -> MarginOutcome:
-    """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
+    """Test one difference against the margin, the largest accepted deterioration. A margin of 0 requires superiority.
 
-    - pass: the whole interval is better than a loss of `margin`.
+    - pass: the whole interval is better than a deterioration by `margin`.
     - fail: the candidate is significantly worse than the reference (the whole interval is worse than 0) and the
-      estimated loss is above the margin. The whole interval need not lie beyond the margin, so a small suite can fail
-      too.
-    - inconclusive: neither is shown.
+      estimated deterioration is above the margin. The whole interval need not lie beyond the margin, so a small suite
+      can fail too.
+    - inconclusive: neither pass nor fail is shown.
     """
     sign = 1 if better == "higher" else -1
     ends = (sign * observed.low, sign * observed.high)
@@ -224,10 +226,10 @@ def evaluate_difference(observed: Difference, margin: float, better: Better) -> 
 def minimum_detectable_difference(observed: Difference) -> float:
     """Return the smallest true difference that these rows detect with 80 % power, at the interval's confidence.
 
-    It is (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the
-    effect. It is also the smallest margin that a candidate exactly as good passes with that probability (Julious 2004,
-    Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975. It is paired,
-    clustered, and not zero even if no row differs.
+    The difference is (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved
+    for the effect. It is also the smallest margin with which a candidate exactly as good as its reference passes with a
+    probability of 80 % (Julious 2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's
+    width divided by z_0.975. The standard error is paired, clustered, and not zero even if no row differs.
     """
     half = (observed.high - observed.low) / 2
     return half * (1 + normal_quantile(POWER) / normal_quantile((1 + confidence()) / 2))
@@ -244,9 +246,9 @@ def normal_quantile(probability: float) -> float:
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
     """Return the asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
 
-    It keeps its coverage if few or no rows differ, where a bootstrap interval has no width. Its ends are the
-    differences whose score statistic equals the quantile. Fagerland, Lydersen and Laake 2014 (Statistics in Medicine
-    33: 2850-2875) recommend it for paired shares. Raises ValueError without rows.
+    This interval keeps its coverage even if few or no rows differ; a bootstrap interval would then have no width. The
+    ends of the interval are the differences whose score statistic equals the quantile. Fagerland, Lydersen and Laake
+    2014 (Statistics in Medicine 33: 2850-2875) recommend it for paired shares. Raises ValueError without rows.
 
     Args:
         gained: rows where only the candidate is true; fractions are allowed.
@@ -274,7 +276,8 @@ def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
 
 
 def _deviation(gained: float, lost: float, rows: float, difference: float) -> float:
-    """Return the standard deviation of gained - lost, assuming `difference` is the true one (Tango 1998)."""
+    """Return the standard deviation of gained - lost under the assumption that `difference` is the true difference
+    (Tango 1998)."""
     b = (2 * rows - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
     share_lost = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
@@ -285,9 +288,9 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
     """Return the score interval of the mean of differences of -1, 0 or 1, for rows that are dependent within clusters.
 
     The counts are divided by the design effect, which gives the effective number of independent rows (Rao and Scott
-    1992, Biometrics 48: 577-585). The quantile is Student's with one degree of freedom less than there are clusters
-    (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With one row per cluster the result
-    equals `score_interval`. If few rows differ, the design effect cannot be estimated and `_least_effect` is used. The
+    1992, Biometrics 48: 577-585). The quantile is Student's t with (number of clusters - 1) degrees of freedom (Cameron
+    and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With one row per cluster the result equals
+    `score_interval`. If few rows differ, the design effect cannot be estimated and `_least_effect` is used. The
     interval of a single cluster is -1 to 1. Raises ValueError when empty.
     """
     from scipy.stats import t
@@ -306,20 +309,23 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
 
 
 def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
-    """Return the lower bound of the design effect: rows per cluster if no row differs, falling to 1 if many do.
+    """Return a lower bound for the design effect. If no row differs, the bound is the number of rows per cluster. The
+    more rows differ, the lower the bound, down to 0.
 
-    A single differing row shows no more about clusters than no differing row. The bound falls as fast as it can without
-    moving the end of the interval nearer to 0 than it is when no row differs. The upper limit U of a share p solves (U
+    A single differing row shows no more about clusters than no differing row. The bound falls as fast as possible under
+    one condition: the end of the interval must not be nearer to 0 than if no row differs. The upper limit U of a share
+    p solves (U
     - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
-    209-212). With an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), its value for
-    p = 0.
+    209-212). With an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), the value of U
+    for p = 0.
     """
     bound_of_none = quantile**2 / (clusters + quantile**2)
     return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """Return the design effect: the variance of the mean over its variance if all rows were independent; at least 1.
+    """Return the design effect, at least 1: the variance of the mean, divided by the variance that the mean would have
+    if all rows were independent.
 
     Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). If all rows are equal, the
     result is the number of rows per cluster. Needs at least two clusters.

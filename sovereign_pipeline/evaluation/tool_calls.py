@@ -25,7 +25,8 @@ def score_tool_calls(
     seed: int,
     replaces: bool = False,
 ) -> tuple[list[ToolCallSample], list[AnswerRow]]:
-    """Let every arm generate each assistant's turn of the held-out conversations with tools, and parse its calls.
+    """Let every arm generate each of the assistant's turns in the held-out conversations with tools, and parse the tool
+    calls in these turns.
 
     Turns are generated greedily, as served, after the true earlier turns. Conversations are selected in the order in
     which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped. Returns no samples
@@ -56,7 +57,7 @@ def score_tool_calls(
 
 
 def form_of(tokenizer: Any) -> ToolForm:
-    """Return the chat template's form for tool calls. Raises InputError if it has none."""
+    """Return the chat template's form for tool calls. Raises InputError if the template has no such form."""
     form = tool_form_of(tokenizer)
     if form is None:
         raise InputError("The base model's chat template has no form for tools.", "Use a base model that calls tools.")
@@ -64,7 +65,7 @@ def form_of(tokenizer: Any) -> ToolForm:
 
 
 def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
-    """Compute the results from their samples alone. Turns of one case form a cluster."""
+    """Compute the results of tool calls from the samples alone. Turns of one case form a cluster."""
     due, others = ([each for each in samples if each.expected == expected] for expected in (True, False))
     return ToolCallResult(
         exact=share_differences([each.exact for each in due], case_files(due)),
@@ -74,8 +75,8 @@ def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
 
 
 def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a call names one of the tools, with arguments that its JSON Schema allows. No call fits a broken
-    schema, or a schema that refers to another document, because no document is retrieved."""
+    """Return whether a call names one of the tools, with arguments that its JSON Schema allows. No call fits an invalid
+    schema. No call fits a schema that refers to another document either, because no document is retrieved."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 

@@ -21,8 +21,8 @@ class SuiteFiles(RecipeModel):
     """The files of a suite in the mirror, in the publisher's own format."""
 
     test: str = Field(examples=["test*.jsonl"])
-    """Files with the test rows, relative to the suite's folder. `*` matches any name, `{subject}` the name of a part
-    of the suite."""
+    """Files with the test rows, relative to the suite's folder. `*` matches any name, and `{subject}` matches the name
+    of a subject of the suite."""
 
     few_shot: str | None = Field(default=None, examples=["train.jsonl*"])
     """Files with the rows for few-shot examples. With `{subject}`, examples have the same subject as the test row."""
@@ -33,8 +33,8 @@ class SuiteFiles(RecipeModel):
     questions)."""
 
     columns: dict[str, str | tuple[str, ...]] = Field(default={}, examples=[{"question": "query", "answer": "gold"}])
-    """Field -> column, or one column for each choice, with `layout: rows`. A field that is not listed is read from
-    the column of the same name."""
+    """With `layout: rows`: field -> column, or one column for each choice. A field that is not listed is read from the
+    column of the same name."""
 
     choices: tuple[str, ...] = Field(default=(), examples=[["Yes", "No"]])
     """The choices, if all rows have the same choices. The answer of a row is then one of these words."""
@@ -63,15 +63,15 @@ class _Asked(RecipeModel):
     """Text before the examples. It may contain {subject}."""
 
     prompt: str = Field(examples=["{question}\nAnswer:"])
-    """User's turn, in the wording of lm-eval's own task if it has one."""
+    """User's turn. If lm-eval has this task, the wording is lm-eval's."""
 
     few_shot_rows: int = Field(default=0, ge=0)
-    """Number of examples before the question, unless the recipe states another. They are the first rows of their
-    file."""
+    """Number of examples before the question, unless the recipe states another number. Examples are the first rows of
+    the file in `few_shot`."""
 
     def check_prompt(self, **allowed: bool) -> None:
-        """Raise ValueError if the prompt lacks a required field or has an unknown one. `allowed`: field -> whether
-        required."""
+        """Raise ValueError if the prompt lacks a required field or has an unknown field. `allowed`: field -> True if
+        the field is required."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
             for field in sorted(named - known):
@@ -88,7 +88,8 @@ class ChoiceTask(_Asked):
     """Choose the most likely of several choices."""
 
     continuation: Literal["letter", "text"]
-    """Scored text: the choice's letter, which the prompt then lists, or the choice itself."""
+    """Text that is scored. `letter`: the letter of the choice; the prompt must list the choices. `text`: the choice
+    itself."""
 
     metric: Literal["acc", "acc_norm"]
     """Metric: lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
@@ -134,10 +135,10 @@ class SpanTask(_Generated):
 
 
 class CodeTask(_Generated):
-    """The rest of a Python function, which the row's own test then runs in the sandbox (HumanEval)."""
+    """The rest of a Python function. The row's own test then runs the function in the sandbox (HumanEval)."""
 
     kind: Literal["code"]
-    """The rest of a Python function, which the row's own test runs in the sandbox (HumanEval)."""
+    """The rest of a Python function. The row's own test runs the function in the sandbox (HumanEval)."""
 
     prefix: str = ""
     """Beginning of the reply. It may contain {prompt}."""
@@ -178,7 +179,7 @@ class SuiteCard(RecipeModel):
     """Subject matter, shown in lists."""
 
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
-    """Folder in the mirror; null for the suite's name."""
+    """Folder of the suite in the mirror. null: the folder has the suite's name."""
 
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of all files together. Other files are rejected. null accepts any files."""
@@ -187,7 +188,7 @@ class SuiteCard(RecipeModel):
     """The files of the suite in the mirror."""
 
     task: Annotated[AnyTask, Field(discriminator="kind")]
-    """Settings by which a row is prompted and scored."""
+    """Settings for the prompt and the score of each row."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class SuiteFile:
     path: Path
 
     subject: str
-    """Text that matches `{subject}` in the card's pattern, or ""."""
+    """Part of the path that matches `{subject}` in the card's pattern, or ""."""
 
 
 def card_path(settings: Settings, name: str) -> Path:
@@ -237,8 +238,8 @@ def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
 
 
 def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
-    """Return every file of the suite: path inside its folder -> path. Raises SourceError if a pattern matches no
-    file."""
+    """Return every file of the suite: path inside the suite's folder -> path. Raises SourceError if a pattern matches
+    no file."""
     folder = suite_folder(settings, card)
     files: dict[str, Path] = {}
     for pattern in filter(None, (card.files.test, card.files.few_shot)):
@@ -253,8 +254,8 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
 
 
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
-    """Return the SHA-256 of the names and bytes of the suite's files. Raises SourceError if a file is missing, and
-    IntegrityError if the card has another digest."""
+    """Return one SHA-256 over the names and bytes of the suite's files. Raises SourceError if a file is missing, and
+    IntegrityError if the card states another digest."""
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):
         raise IntegrityError(

@@ -1,5 +1,6 @@
 """Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. Open a
-recipe's suites, and render their prompts. Broken rows of a published suite are errors that name file and row."""
+recipe's suites, and render the prompts of their rows. A broken row of a published suite is an error that names file and
+row."""
 
 import csv
 import hashlib
@@ -48,7 +49,7 @@ ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
 
 def level_of_suites(workplace: Workplace) -> str:
     """Return the highest classification level of the recipe's suites. Raises CeilingExceeded for a suite above the
-    ceiling."""
+    line's ceiling."""
     suites = workplace.line.named_evaluation.capability
     for suite in suites:
         _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
@@ -56,8 +57,8 @@ def level_of_suites(workplace: Workplace) -> str:
 
 
 def level_of_red_team(workplace: Workplace) -> str:
-    """Return the classification level of prompts and judge labels. Raises CeilingExceeded if it is above the
-    ceiling."""
+    """Return the classification level of the red team's prompts and judge labels. Raises CeilingExceeded if this level
+    is above the line's ceiling."""
     level = workplace.line.named_evaluation.red_team.classification
     _stop_above_ceiling(workplace, "the red team's material", level)
     return level
@@ -83,7 +84,7 @@ def digest_of_items(path: Path) -> str:
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
-    """Return the rows of a file. Raises SourceError, with file and line, for a row of another kind or a repeated id."""
+    """Return the rows of a file. Raises SourceError, with file and line, for an invalid row or a repeated id."""
     _require(path)
     rows: list[ItemRow] = []
     try:
@@ -128,7 +129,7 @@ class SuiteRow(EvaluationItem):
     """A row of any suite, own or published."""
 
     subject: str = ""
-    """Part of the suite that the row belongs to, or ""."""
+    """Subject of the suite that the row belongs to, or ""."""
 
 
 class Question(SuiteRow):
@@ -171,7 +172,7 @@ class Function(SuiteRow):
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
     """Name of the function."""
     test: str
-    """Code that defines `check`, which takes the completed function and tests it."""
+    """Code that defines `check`. `check` takes the completed function and tests it."""
 
 
 AnyRow = Question | Problem | Passage | Function
@@ -223,8 +224,8 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """Return a row. Its id is its own id or its number, prefixed with the subject or, if there are several files, the
-    file name."""
+    """Return a row. The row's id is the id in the file, or the row's number. The prefix of the id is the subject or, if
+    there are several files, the file name."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](
@@ -266,7 +267,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert a row of any published form: choices become texts, and the answer becomes an index."""
+    """Convert a choice row of any published format: the choices become texts, and the answer becomes an index."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:
@@ -329,8 +330,9 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]
 Expectation = Literal["refusal", "answer", "unmoved", "end"]
-"""Expected behaviour. `refusal`: the model refuses. `answer`: it answers a prompt that only sounds harmful. `unmoved`:
-it does not follow an injected instruction. `end`: it does not loop on an out-of-distribution prompt."""
+"""Expected behaviour. `refusal`: the model refuses. `answer`: the model answers a prompt that only sounds harmful.
+`unmoved`: the model does not follow an injected instruction. `end`: the model does not loop on an out-of-distribution
+prompt."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXPECTED: Mapping[Kind, Expectation] = {
@@ -390,7 +392,8 @@ def prompt_files(data: Path, red_team: RedTeam) -> dict[str, Path]:
 
 
 def read_prompts(*paths: Path) -> list[RedTeamPrompt]:
-    """Return the prompts of files together. Raises SourceError (see `read_items`), also if a kind has no prompt."""
+    """Return the prompts of all files. Raises SourceError (see `read_items`), also if there is no prompt of some
+    kind."""
     prompts = [prompt for path in paths for prompt in read_items(path, RedTeamPrompt)]
     _assert_unique(str(paths[-1]), prompts)
     missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
@@ -423,7 +426,7 @@ class Suite:
     """Selected test rows."""
     total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
-    """Subject -> example rows before the question, at most `few_shot`."""
+    """Subject -> example rows that precede the question in the prompt, at most `few_shot`."""
 
 
 def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
@@ -452,7 +455,8 @@ def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """Return the SHA-256 of a suite's files and task. The recipe, not this digest, identifies the selected rows."""
+    """Return one SHA-256 over a suite's files and task. The selected rows are identified by the recipe, not by this
+    digest."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
     card = load_suite_card(settings, entry.suite)
@@ -461,8 +465,8 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """Return at most `at_most` rows, in the suite's order. The choice depends only on seed and ids, so that a larger
-    number includes the rows of a smaller one."""
+    """Return at most `at_most` rows, in the suite's order. The selection depends only on seed and ids, and a larger
+    `at_most` keeps all rows of a smaller one."""
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     chosen = {row.id for row in ranked[:at_most]}
     return [row for row in rows if row.id in chosen]
@@ -470,7 +474,8 @@ def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[
 
 @dataclass(frozen=True)
 class SuiteState:
-    """The state of a published suite in the mirror. Rows, examples and digest are None if it is missing or damaged."""
+    """The state of a published suite in the mirror. Rows, examples and digest are None if the suite is missing or
+    damaged."""
 
     card: SuiteCard
     folder: str
@@ -563,14 +568,14 @@ def continuations_of(task: AnyTask, question: Question) -> tuple[str, ...]:
 
 
 def prefix_of(task: AnyTask, row: AnyRow) -> str:
-    """Return the given beginning of the assistant's turn, or ""."""
+    """Return the beginning of the assistant's turn that the task prescribes, or ""."""
     if isinstance(task, CodeTask) and isinstance(row, Function):
         return task.prefix.format(prompt=row.prompt)
     return ""
 
 
 def text_of(row: AnyRow) -> tuple[str, str]:
-    """Return the question, and all text of the row that must not occur in a training row."""
+    """Return the question, and all other text of the row that must not occur in a training row."""
     match row:
         case Question():
             return row.question, "\n".join((row.question, *row.choices))

@@ -1,4 +1,5 @@
-"""Log every evaluation against a line's held-out side (a look), and derive the gates' confidence from their number.
+"""Log every evaluation against a line's held-out side (a look), and derive the gates' confidence from the number of
+looks.
 
 With enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at
 look k, a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². Over any
@@ -10,7 +11,7 @@ for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of th
 The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
 are deleted. The same weights under the same settings are one look.
 
-A look of another line counts too if its corpus had at least half of this held-out side: see `_counts`.
+A look of another line also counts if that line's corpus had at least half of this held-out side: see `_counts`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,19 +41,20 @@ from sovereign_pipeline.training.tuned_model import stated_weights
 
 LOOKED, JUDGED = "held-out side evaluated", "evaluation judged"
 BUDGET = 10
-"""Number of looks after which a fresh held-out side is due. At the tenth, the interval is 1.8 times as wide as at the
-first."""
+"""Number of looks after which a fresh held-out side is due. At the tenth look, the interval is 1.8 times as wide as at
+the first."""
 Figures = dict[str, str]
-"""`incumbent` -> its digest, or empty; `files` -> digest of the files of all scores."""
+"""`incumbent` -> digest of the incumbent, or empty without an incumbent; `files` -> digest of the files of all
+scores."""
 SKETCHES = ("rows", "texts", "corpus")
-"""Keys of an entry with the least digests of its split; see `_sketches`."""
+"""Keys under which a log entry stores the smallest digests of its split; see `_sketches`."""
 
 
 class Look(Frozen):
     """One evaluation of some weights against a held-out side."""
 
     weights: str
-    """SHA-256 of the weights, in any artifact."""
+    """SHA-256 of the evaluated weights, whatever artifact contains them."""
     held_out: str
     """SHA-256 of the held-out documents."""
     settings: str
@@ -62,7 +64,7 @@ class Look(Frozen):
     seed: int
     precision: str
     margins: dict[str, float]
-    """Gate's section and key, or suite -> margin."""
+    """Margin of each gate, keyed by section and key of the recipe, or by suite."""
     outcomes: dict[str, Outcome] = {}
     """Gate -> outcome; empty if no report was made."""
 
@@ -78,11 +80,11 @@ class Looks(Frozen):
     of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
     """Number of earlier looks of other lines that count for this held-out side (see `_counts`)."""
     at_other_sides: int = Field(default=0, exclude_if=lambda number: not number)
-    """Number of this line's looks at earlier held-out sides. These looks no longer count."""
+    """Number of this line's looks at earlier held-out sides, which no longer count."""
 
     def loosened(self, margins: Mapping[str, float]) -> list[tuple[int, str, float, float]]:
         """Return each margin that was loosened after its gate did not pass: number of the earlier look, name of the
-        margin, and its values then and now. A look without a report passed no gate."""
+        margin, its value at that look and its value now. A look without a report counts as if no gate had passed."""
         return [
             (number, name, then, margins[name])
             for number, look in enumerate(self.earlier, 1)
@@ -103,7 +105,7 @@ def confidence_at(look: int) -> float:
 
 
 def margins_of(line: Line) -> dict[str, float]:
-    """Return section and key, or suite -> margin of a recipe's gates."""
+    """Return the margins of a recipe's gates, keyed by section and key, or by suite."""
     gates = line.gates.model_dump(include=set(GATE_OF), exclude={"capability"})
     return {
         **{
@@ -123,9 +125,8 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     """Log an evaluation that is about to begin, unless it is logged already.
 
     Args:
-        tests: digest of everything else that decides the verdicts, such as the questions and prompts.
-
-    Raises GateRefused if most of the held-out documents were on a selection side, of any line.
+        tests: digest of everything else that decides the verdicts, such as the questions and prompts. Raises
+            GateRefused if at least half of the held-out documents were on a selection side of any line.
     """
     look, line = _look(workplace, candidate, split), workplace.line.line
     id, before = _id(look, tests), [each.subjects for each in _entries(workplace, LOOKED)]
@@ -149,9 +150,9 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
 
 
 def as_measured(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, figures: Figures) -> str:
-    """Return the digest that identifies a look with these figures. It is `tests`, unless other figures against the same
-    incumbent already decided this look. Figures differ between machines and numbers of threads, so a repeated
-    measurement counts as another look."""
+    """Return the digest that identifies a look with these figures. The digest is `tests`, unless this look is already
+    logged with other figures against the same incumbent. Figures differ between machines and numbers of threads, so a
+    repeated measurement counts as another look."""
     key = {"line": workplace.line.line, "look": _id(_look(workplace, candidate, split), tests)}
     for known in (each.subjects for each in _entries(workplace, JUDGED)):
         if known.get("figures", {}).get("incumbent") == figures["incumbent"] and key.items() <= known.items():
@@ -175,8 +176,8 @@ def enter_outcomes(
 
 
 def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> Looks:
-    """Count the looks up to a candidate's look, which is the next one if it is not logged yet. Later entries do not
-    change the result, so a rebuilt report is the same.
+    """Count the looks up to and including a candidate's look. A look that is not logged yet counts as the next one.
+    Later log entries do not change the result, so a rebuilt report is the same.
     """
     line, id = workplace.line.line, _id(_look(workplace, candidate, split), tests)
     before: dict[tuple[str, str], Mapping[str, Any]] = {}  # two stages that run at the same time may both log a look
@@ -212,10 +213,10 @@ def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, t
 
 
 def _counts(look: Mapping[str, Any], now: Mapping[str, Any], line: str) -> bool:
-    """Return whether an earlier look counts for a held-out side. It counts if at least half of the side's texts were in
-    the corpus of the look's line, on any side, because another split seed or a copied recipe draws no fresh documents.
-    For a look of the same line, one common document suffices, by id, case file or text. Lines may use the same ids for
-    different documents.
+    """Return True if an earlier look counts for a held-out side. A look counts if at least half of the held-out texts
+    were then in the corpus of the look's line, on any side of the split, because another split seed or a copied recipe
+    draws no fresh documents. A look of the same line also counts if both held-out sides share one id, case file or
+    text. Ids of other lines are not compared, because lines may use the same ids for different documents.
     """
     of_line = look["line"] == line and not set(now["rows"]).isdisjoint(look["rows"])
     return of_line or is_mostly_in(now["texts"], look.get("corpus", ()))
@@ -242,8 +243,8 @@ def _look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> L
 
 
 def _sketches(split: Artifact, with_corpus: bool = True) -> dict[str, list[str]]:
-    """Return the least digests of a split: `rows` (names of the held-out documents), `texts` (their texts) and `corpus`
-    (texts of all sides)."""
+    """Return the smallest digests of a split: `rows` (ids, case files and texts of the held-out documents), `texts`
+    (texts of the held-out documents) and `corpus` (texts of all sides)."""
     held_out = list(_documents(split, HELD_OUT))
     sides = (TRAIN, SELECTION, HELD_OUT) if with_corpus else ()
     whole = (normal_form(document) for side in sides for document in _documents(split, side))

@@ -81,7 +81,7 @@ th,td{padding:.3rem .4rem;border-bottom:1px solid var(--line);text-align:left;ve
 .pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
 figure{margin:1rem 0}img{max-width:100%;background:#fff}figcaption,.note{color:var(--soft);font-size:.9rem}
 """
-"""Style of the report as a single file. A server uses the style of its other pages instead."""
+"""CSS for the report as a single file. A web server uses the style of its other pages instead."""
 
 
 class EarlierWaiver(Frozen):
@@ -101,7 +101,8 @@ class EarlierWaiver(Frozen):
 
 
 def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
-    """List the waivers of the line's registered adapters except the present candidate, oldest first."""
+    """List the waivers of all registered adapters of the line, except the present candidate's. The oldest waiver is
+    first."""
     line = workplace.line.line
     candidate = workplace.store.current(line, ALIGNED_ADAPTER.kind)
     besides = candidate.digest if candidate is not None else None
@@ -110,7 +111,8 @@ def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
 
 
 def waiver_digests(workplace: Workplace) -> dict[str, str]:
-    """Return `acceptances` -> digest of the listed waivers, as the stage's external input; empty if there are none."""
+    """Return the stage's external input: `acceptances` -> digest of all listed waivers; empty if there are no
+    waivers."""
     earlier = earlier_waivers(workplace)
     return {"acceptances": digest_of([each.model_dump(mode="json") for each in earlier])} if earlier else {}
 
@@ -119,15 +121,15 @@ class IncumbentFacts(Frozen):
     """The adapter that the candidate would replace."""
 
     id: str
-    """Id in the registry."""
+    """The incumbent's id in the registry."""
     digest: str
-    """Digest of its artifact."""
+    """Digest of the incumbent's artifact."""
     compared: bool
     """True if the incumbent was scored. False if its base model differs from the candidate's."""
 
 
 class LoosenedMargin(Frozen):
-    """A margin that is looser than at an earlier look at which its gate did not pass."""
+    """A margin that is looser now than at an earlier look, at which the margin's gate did not pass."""
 
     look: int
     margin: str
@@ -136,8 +138,8 @@ class LoosenedMargin(Frozen):
 
 
 class EvaluationReport(Frozen):
-    """The report of the evaluation, in `report.json`: losses in nats per token, shares from 0 to 1, candidate minus
-    reference."""
+    """The report of the evaluation, in `report.json`. Losses are in nats per token, shares from 0 to 1. Differences are
+    candidate minus reference."""
 
     line: str
     incumbent: IncumbentFacts | None
@@ -152,11 +154,12 @@ class EvaluationReport(Frozen):
     precision: str
     """Precision in which every arm was loaded."""
     accepted_before: tuple[EarlierWaiver, ...]
-    """Waivers of the line's earlier adapters. Waivers of this adapter come after its report and are in its record."""
+    """Waivers of the line's earlier adapters. Waivers of this candidate are made after this report, and are in the
+    candidate's record."""
     looks: Looks | None = None
     """The looks at the held-out side, up to this evaluation."""
     loosened: tuple[LoosenedMargin, ...] = ()
-    """Margins that are looser than at an earlier look at which their gate did not pass."""
+    """Margins that are looser now than at an earlier look, at which the margin's gate did not pass."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
@@ -198,8 +201,9 @@ def evaluate(
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
-    From the second look on, a gate passes only by the wider interval. It still fails by the 95 % interval of the first
-    look: a wider interval would turn a proven fault into an inconclusive verdict, which an officer may waive.
+    From the second look on, a gate passes according to the wider interval, but still fails according to the 95 %
+    interval of the first look. The wider interval would turn a proven fault into an inconclusive verdict, which an
+    officer may waive.
 
     Raises IntegrityError if a sample lacks a compared arm or has an arm that was not compared.
     """
@@ -337,7 +341,8 @@ def regressions_note(report: EvaluationReport) -> str:
 
 
 def cells_of(figure: Figure) -> tuple[str, ...]:
-    """Return one figure as a table row: label, slice, reference, rows, both values, difference, interval, p."""
+    """Return one figure as a table row: label, slice, reference, rows, values of reference and candidate, difference,
+    interval, p."""
     observed, digits = figure.observed, 1 if figure.unit == "tokens" else 3
     p_value = getattr(observed, "p_value", None)
     return (
@@ -380,7 +385,7 @@ def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
 
 
 def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
-    """Return kind of prompt -> languages of its prompts."""
+    """Return kind of prompt -> languages of the prompts of this kind."""
     languages: dict[str, set[str]] = {}
     for sample in samples:
         languages.setdefault(sample.kind, set()).add(sample.language)
