@@ -424,7 +424,7 @@ def refuse_unproven(entry: JudgeModel, qualities: Sequence[JudgeQuality]) -> Non
     if weak:
         raise GateRefused(
             f"The judge model is not good enough on the labelled answers: {'; '.join(weak)}. The recipe asks for "
-            f"{entry.min_precision:.2f} and {entry.min_recall:.2f}.",
+            f"a precision of {entry.min_precision:.2f} and a recall of {entry.min_recall:.2f}.",
             "Remove judge_model from the recipe to use the package's own judge, or name another model.",
         )
 
