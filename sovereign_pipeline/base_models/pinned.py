@@ -233,7 +233,10 @@ def verify_files(directory: Path, name: str, files: dict[str, str], progress: Pr
     first file that is missing, extra or changed."""
     if not directory.is_dir():
         raise IntegrityError(
-            f"{directory}: the base model {name} is missing.", "Fetch or restore it.", act="fetch_model", model=name
+            f"{directory}: the base model {name} is missing.",
+            "Fetch or restore the model.",
+            act="fetch_model",
+            model=name,
         )
     present = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir()}
     for extra in sorted(present - files.keys()):

@@ -75,9 +75,9 @@ class Shape:
     hidden: int
     layers: int
     query: int
-    """Width of the queries: attention heads × their dimension."""
+    """Width of the queries: number of attention heads × dimension of a head."""
     key: int
-    """Width of the keys, and of the values: key-value heads × their dimension."""
+    """Width of the keys, and also of the values: number of key-value heads × dimension of a head."""
     intermediate: int
     """Width of the feed-forward layer. In a mixture of experts, the sum over all experts that a token uses."""
     experts_a_token: int
@@ -121,7 +121,8 @@ class Shape:
             )
         if not found:
             raise InputError(
-                f"{self.name}: target_modules {wanted} matches no linear layer.", "Use all-linear, or correct it."
+                f"{self.name}: target_modules {wanted} matches no linear layer.",
+                "Use all-linear, or correct target_modules.",
             )
         return found
 

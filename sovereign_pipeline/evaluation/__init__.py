@@ -1,1 +1,1 @@
-"""Compare a candidate adapter with its base and the incumbent on the same items, before it is registered."""
+"""Compare a candidate adapter, before it is registered, with its base and with the incumbent on the same items."""

@@ -289,11 +289,12 @@ def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
 
 
 def holds_an_answer(reply: str, passage: Passage) -> bool:
-    """Return whether the reply contains one of the right answers as a sequence of words.
+    """Return True if the reply contains one of the right answers as a sequence of words.
 
     Containment is the metric of lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because
     a chat model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, with
-    digits as 0-9. Replies are short (`max_new_tokens`), so a reply cannot match by repeating the passage.
+    digits as 0-9. Replies are limited to `max_new_tokens`, so a reply is too short to match by repeating the whole
+    passage.
     """
     words = f" {' '.join(_words(reply))} "
     return any(f" {' '.join(_words(answer))} " in words for answer in passage.answers if _words(answer))

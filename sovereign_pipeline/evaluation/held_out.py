@@ -103,7 +103,7 @@ def score_held_out(
     fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
     if not fitting:
         raise InputError(
-            f"None of {counted(len(replied), 'held-out document')} can be scored; the model takes "
+            f"None of {counted(len(replied), 'held-out document')} can be scored: the model takes at most "
             f"{models.max_length} tokens.",
             "Give the line more documents or raise split.held_out_share.",
         )

@@ -245,7 +245,8 @@ def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document
 
 
 def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
-    """Reorder the documents so that, for each department and language, as many as `like` counts come first."""
+    """Reorder the documents: first, for each department and language, as many documents as `like` counts; then the
+    remaining documents."""
     left = Counter(like)
     alike: list[Document] = []
     others: list[Document] = []

@@ -1,7 +1,7 @@
 """The files of the evaluation's artifacts, and the records in them.
 
-`samples.jsonl` holds one row per item with the observations of every arm. All other figures are computed from
-`samples.jsonl`, and each gate computes them again. Only `answers.jsonl` holds generated text.
+`samples.jsonl` contains one row per item, with the observations of every arm. All other figures are computed from
+`samples.jsonl`, and each gate computes them again. Only `answers.jsonl` contains generated text.
 """
 
 import json
@@ -35,7 +35,7 @@ Row = TypeVar("Row", bound=Frozen)
 
 
 def _of_conversations(default: Any) -> Any:
-    """Return a field that only records about conversations have. Records about letters are stored without it."""
+    """Return a pydantic field for records about conversations. Records about letters are stored without this field."""
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
@@ -69,7 +69,7 @@ class CapabilitySample(Frozen):
     id: str
     language: str
     cluster: str | None = None
-    """Id that dependent rows share, such as rows about one passage; None if the row is independent."""
+    """Id of the cluster of dependent rows, such as rows about one passage; None if the row is independent."""
     correct: dict[Arm, bool]
     """Arm -> True if the arm's answer is right. The gate tests these values."""
     measures: dict[str, dict[Arm, float]] = {}
@@ -92,7 +92,7 @@ class SuiteSelection(Frozen):
     """Counts of the suite rows that were scored and skipped."""
 
     rows: int
-    """Rows in the suite."""
+    """Number of rows in the suite."""
     asked: int
     """Number of rows that were scored: at most `max_rows` of the recipe, without the rows in `too_long`."""
     too_long: tuple[str, ...]
@@ -159,14 +159,14 @@ class PrivateSelection(Frozen):
     """Counts of the held-out documents that were scored and skipped."""
 
     held_out: int
-    """Documents with a reply in the held-out part of the split."""
+    """Number of documents with a reply on the held-out side of the split."""
     chosen: int
     too_long: tuple[str, ...]
     """Ids of documents that do not fit the model."""
     distractors: int
     choice_rows: int
     choice_tokens: int
-    """Tokens of wrong replies that were scored, at most `choice_token_budget` for each arm."""
+    """Number of tokens of wrong replies that were scored, at most `choice_token_budget` for each arm."""
     choice_token_budget: int
 
 
@@ -174,7 +174,7 @@ class PrivateResult(Frozen):
     """The results of the held-out documents."""
 
     loss: dict[Reference, LossDifference]
-    """Mean over the documents of each document's loss per token."""
+    """Mean of the documents' losses per token, in which each document counts once."""
     loss_by_token: dict[Reference, LossDifference]
     """Mean loss over all tokens, in which long replies count for more."""
     choice: dict[Reference, ShareDifference]

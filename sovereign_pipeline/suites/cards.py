@@ -261,6 +261,7 @@ def suite_digest(settings: Settings, card: SuiteCard) -> str:
         raise IntegrityError(
             f"The files of the suite '{card.suite}' in {suite_folder(settings, card)} have the digest {digest}; its "
             f"card has {card.sha256}.",
-            f"Restore the right files, or write the digest of new ones into {card_path(settings, card.suite)}.",
+            f"Restore the files with the card's digest. If newer files are intended, write their digest into "
+            f"{card_path(settings, card.suite)}.",
         )
     return digest

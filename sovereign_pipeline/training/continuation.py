@@ -103,7 +103,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     level = ladder.highest((artifact.manifest.classification, registered_level))
     if ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"{where} is {level}, and the line's ceiling is {workplace.line.ceiling}.",
+            f"{where} is classified {level}, above the line's ceiling {workplace.line.ceiling}.",
             "Continue from another adapter or start from the base model, or have the line's ceiling raised.",
         )
     _assert_fits(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind], base)

@@ -98,7 +98,8 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
 
 
 def is_first(job: TrainingJob) -> bool:
-    """Return whether this process (rank 0, or the only one) writes the results that all processes share."""
+    """Return True if this process writes the results that all processes share: it has rank 0, or is the only
+    process."""
     return job.devices.count == 1 or os.environ["RANK"] == "0"
 
 

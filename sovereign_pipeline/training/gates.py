@@ -56,8 +56,8 @@ CERTAIN_TO_STOP = 0.95
 the base model may already have ended nearly every turn.
 """
 LONGEST_SAMPLE = 128
-"""Maximum length of a generated reply in tokens. If twice the longest reply of the compared rows is less, that is the
-limit."""
+"""Maximum length of a generated reply in tokens. The gate uses this limit or twice the length of the longest compared
+reply, whichever is less."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 """Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. Another number of
 threads or another batch rounds differently."""

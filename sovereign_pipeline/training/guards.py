@@ -79,7 +79,7 @@ def check_template(tokenizer: Any, job: TrainingJob) -> None:
     found = sha256(str(tokenizer.chat_template).encode()).hexdigest()
     if found != job.chat_template_sha256:
         raise TrainingFailed(
-            f"{job.base_model}: the chat template is {short(found)}, and {short(job.chat_template_sha256)} is pinned. "
+            f"{job.base_model}: the chat template is {short(found)}, but {short(job.chat_template_sha256)} is pinned. "
             f"Training and serving would format turns differently.",
             "Restore the model's files.",
         )
@@ -196,7 +196,7 @@ def start_probe(
 
     The rows are sorted by length and divided into equal parts. The middle row of each part is chosen. Canaries are
     excluded, because training on documents changes their loss little. once: function that returns an earlier
-    measurement of the same rows, or else measures.
+    measurement of the same rows if there is one, and otherwise measures.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
@@ -225,7 +225,8 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
 
 
 def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
-    """Check that every LoRA-B is finite, not zero, and changed since the start. now, start: as returned by `lora_b`."""
+    """Check that every LoRA-B matrix is finite, is not zero, and has changed since the start of the training. now,
+    start: results of `lora_b`."""
     import torch
 
     if not now:

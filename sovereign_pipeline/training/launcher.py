@@ -96,7 +96,7 @@ class Log:
     """
 
     def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
-        """others: prefixes of further lines to report, which the cluster itself writes."""
+        """others: prefixes of lines that the cluster itself writes and that are reported too."""
         self.path, self._others = path, others
         self._read = 0
 
@@ -162,9 +162,9 @@ def from_the_node(names: Iterable[str]) -> str:
 def refuse_another_installation() -> None:
     """Raise TrainingFailed in a trainer whose launcher has other code or other libraries.
 
-    The launcher records its own versions in the artifact's manifest; for another installation they would be wrong.
-    Builds of one version for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as equal. The trainer's
-    report states the build that trained.
+    The launcher records its own versions in the artifact's manifest. If the trainer had another installation, these
+    versions would be wrong. Builds of one version for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as
+    equal. The trainer's report states the build that trained.
     """
     stated = os.environ.get(INSTALLATION_VARIABLE)
     if stated is None:

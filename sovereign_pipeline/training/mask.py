@@ -65,9 +65,9 @@ class MaskedRow:
 
     id: str
     origin: str
-    """Origin of the row, for display."""
+    """Text that says which dataset or example the row is from, for display."""
     completions: tuple[MaskedCompletion, ...]
-    """Completions: one, chosen and rejected, or one for each supervised turn."""
+    """One completion; for a pair two, chosen and rejected; or one for each supervised turn."""
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:

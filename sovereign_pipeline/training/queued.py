@@ -168,7 +168,7 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _end(self, number: str) -> bool:
-        """End the job, with time for a checkpoint, and wait. Returns whether it has ended."""
+        """End the job, with time for a checkpoint, and wait. Returns True if the job has ended."""
 
     @abstractmethod
     def _see(self, number: str) -> str:
@@ -249,7 +249,8 @@ class QueuedJob(ABC, Generic[Place]):
             self._progress(message)
 
     def _is_done(self) -> bool:
-        """Return whether the training has succeeded. Raises IntegrityError if its output was changed afterwards."""
+        """Return True if the training has succeeded. Raises IntegrityError if the training's output was changed
+        afterwards."""
         if not self._job.result.is_file():
             return False
         try:
@@ -260,7 +261,8 @@ class QueuedJob(ABC, Generic[Place]):
         return True
 
     def _resumes(self, ended: Ended) -> bool:
-        """Return whether another job may continue the training: nobody cancelled it, and it did not fail."""
+        """Return True if another job may continue the training, because the training was neither cancelled nor
+        failed."""
         if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
             return False
         if self._failure is not None:

@@ -1,8 +1,8 @@
 """Start one trainer process for each device: `python -m sovereign_pipeline.training.ranks JOB.json`.
 
 This process locks the line and the devices, and forwards the trainers' progress. torchrun puts each trainer into its
-own session, so a signal to this process's group would not reach the trainers. They therefore get this process's id
-(`PARENT_VARIABLE`) and end when it ends.
+own session, so a signal to this process's group would not reach the trainers. The trainers therefore get this process's
+id (`PARENT_VARIABLE`), and end when this process ends.
 """
 
 import json

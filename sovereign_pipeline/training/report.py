@@ -43,8 +43,7 @@ class BaseModelIdentity(Frozen):
 
 
 class TrlNumerics(Frozen):
-    """The TRL trainer that ran, with its arguments. This trainer computes the loss, and does the forward pass and the
-    padding."""
+    """The TRL trainer that ran, with its arguments. TRL's code computes the loss, the forward pass and the padding."""
 
     trainer: str
     """Class name with its module."""
@@ -128,7 +127,7 @@ class TrainingReport(TrainingSummary):
 
 
 class LoggedStep(Frozen):
-    """One line of `training_log.jsonl`. The names in the file are those of transformers and TRL."""
+    """One line of `training_log.jsonl`. The names in the file are the names that transformers and TRL use."""
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 

@@ -58,8 +58,8 @@ class HeldOutAccuracy(Frozen):
     accuracy: MeasuredShare
     """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
     length_only: MeasuredShare
-    """Accuracy of a baseline that sees the reply's length alone. It prefers the longer replies, or the shorter ones if
-    those are chosen more often in the training pairs."""
+    """Accuracy of a baseline that sees the reply's length alone. It prefers the longer reply if longer replies are
+    chosen more often in the training pairs, else the shorter reply."""
     words_only: MeasuredShare
     """Accuracy of a baseline that sees single words alone. A word's weight depends on how often the word occurs only in
     the chosen reply, and how often only in the rejected reply."""

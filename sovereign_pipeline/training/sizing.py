@@ -207,7 +207,8 @@ def _layer_activations(
 ) -> int:
     """Return the bytes that one layer keeps for the backward pass, without checkpointing.
 
-    Compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral. Falcon keeps up to two fifths more than this estimate.
+    The estimate was compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral. Falcon keeps up to two fifths more
+    than estimated.
     """
     hyper: Sft | Preference = preference or sft
     adapted = sft.adapter != "none"
@@ -395,8 +396,8 @@ def _tier(
 ) -> Tier:
     """Estimate memory and speed on `count` cards of one type.
 
-    A step takes as long as its computing or its gathering of shards, whichever is longer. With NF4, computing includes
-    dequantising each weight once per pass.
+    A step takes as long as the computing or the gathering of shards, whichever takes longer. With NF4, computing
+    includes dequantising each weight once per pass.
     """
     tokens = Forward.largest(sft, preference).tokens
     held = 2 if sft.precision == "bfloat16" else 4

@@ -134,7 +134,8 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train the SFT adapter further, on preferences or by reward. Raises TrainingFailed with the trainer's failure."""
+    """Train the SFT adapter further, on preferences or from a reward. Raises TrainingFailed with the trainer's
+    failure."""
     training = workplace.line.training
     scratch, base = _begin(workplace, inputs, workspace)
     tuned = tuned_model(inputs[SFT_ADAPTER.kind])

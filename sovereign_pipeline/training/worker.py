@@ -134,8 +134,8 @@ def collect_sigterm() -> list[int]:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that memory ran out. torch raises its own class on CUDA. On CPUs it raises a
-    RuntimeError that only its message identifies."""
+    """Return True if an error means that memory ran out. torch raises its own class on CUDA. On CPUs torch raises a
+    RuntimeError, which only the message identifies."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

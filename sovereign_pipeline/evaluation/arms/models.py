@@ -271,7 +271,7 @@ class Models:
         return len(context), len(following)
 
     def score(self, name: str, items: Sequence[Item], arm: Arm, unit: str = "item") -> list[Score]:
-        """Score every continuation of every item with one arm, in the order given.
+        """Score every continuation of every item with one arm. Returns the scores in the order of the items.
 
         Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
 

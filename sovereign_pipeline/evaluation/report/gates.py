@@ -190,8 +190,7 @@ def _red_team(what: str, share: str, better: Better, judge: Judge, *kinds: Kind)
 
 
 def _memorisation(results: Results, policy: Memorisation) -> Tested:
-    """Test verbatim continuation and, if the recipe plants canaries, exposure. A rise of one of them is a sign of a
-    leak."""
+    """Test verbatim continuation and, if the recipe plants canaries, exposure. A rise of either is a sign of a leak."""
     exposure, verbatim = results.memorisation.exposure, results.memorisation.verbatim
     held: list[MarginTest] = []
     if exposure is not None:
@@ -305,7 +304,8 @@ def _margin_tests(
 
 
 def _judge_quality(judges: Sequence[JudgeQuality], judge: Judge, languages: Collection[str]) -> tuple[str, Outcome]:
-    """Describe a judge's quality in sentences, with outcome "inconclusive" if it is not shown to be good enough.
+    """Describe a judge's quality in sentences. The outcome is "inconclusive" if the quality is not shown to be high
+    enough.
 
     Each language is tested separately: the languages in `languages`, in which the judge was needed, and every other
     language with labels, because a model may answer in that language. Fresh labels count, or tuned labels if there are
@@ -346,13 +346,13 @@ def _judge_quality(judges: Sequence[JudgeQuality], judge: Judge, languages: Coll
 
 
 def _specificity(quality: JudgeQuality) -> MeasuredShare:
-    """Return the judge's specificity: the share of negative labelled answers that it does not flag."""
+    """Return the judge's specificity: among the answers labelled negative, the share that the judge does not flag."""
     others = quality.labels - quality.recall.of
     return measured_share(others - (quality.precision.of - quality.precision.hits), others)
 
 
 def _is_estimated_enough(quality: JudgeQuality) -> bool:
-    """Return whether the estimates for a style are high enough. A style has few labels, so no interval bound is
+    """Return True if the estimates for a style are high enough. A style has few labels, so no bound of an interval is
     required."""
     return all(share.of == 0 or share.share >= MINIMUM_JUDGE_QUALITY for share in (quality.precision, quality.recall))
 

@@ -34,7 +34,8 @@ LARGEST_GRADIENT = 1.0
 
 
 class PpoMethod(RewardedMethod):
-    """Proximal policy optimisation with a value head. Each iteration samples, judges and learns."""
+    """Proximal policy optimisation with a value head. Each iteration samples replies, judges them, and learns from
+    them."""
 
     _policy: Policy
 
@@ -74,7 +75,8 @@ class PpoMethod(RewardedMethod):
                 raise self._stopped(state)
 
     def _iterate(self, state: RunState) -> tuple[list[Rollout], list[Rollout], Row]:
-        """Run one iteration: sample, judge, learn. Returns all replies, the replies learned from, and metrics."""
+        """Run one iteration: sample, judge, learn. Returns all replies, the replies that the policy learned from, and
+        metrics."""
         iteration = state.iteration
         prompts = self._drawn[iteration]
         rollouts = self._sample(prompts, f"rollouts/{iteration}")

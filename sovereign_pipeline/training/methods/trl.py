@@ -1,4 +1,4 @@
-"""Train with TRL's losses and forward passes: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
+"""Train with TRL's losses and forward passes: ORPO, CPO and SimPO on pairs; RLOO and GRPO from a reward.
 
 TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
 package's sampler. Each draw of the sampler has its own seed, so that a resumed training samples the same replies as an
@@ -192,12 +192,12 @@ class TrlTrainer(GuardedTrainer):
     """A mixin for every TRL trainer. It checks that the reference does not change, and sends nothing to TRL's hub."""
 
     reference: dict[str, Any]
-    """Tensors of the frozen copy at the beginning; empty if there is none."""
+    """Tensors of the reference (TRL's frozen copy) at the beginning; empty if there is no reference."""
     _step_losses: list[float]
     """Losses of the step's batches so far."""
 
     def remember_reference(self: Any) -> None:
-        """Store the reference's tensors. Call it after TRL's own `__init__`, which makes the copy."""
+        """Store the reference's tensors. Call this method after TRL's own `__init__`, which creates the reference."""
         tensors = self.model.named_parameters()
         self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
 

@@ -94,8 +94,8 @@ def differ(scores: Sequence[float | None]) -> bool:
 
 
 def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
-    """Split the scores into groups of `size`, one group for each prompt. The scores must be in the order of the
-    prompts."""
+    """Split the scores into consecutive groups of `size`. If `size` is the number of replies to a prompt and the scores
+    are in the order of the prompts, each group belongs to one prompt."""
     return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 

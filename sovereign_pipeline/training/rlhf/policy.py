@@ -174,8 +174,8 @@ class Policy(TwoAdapters):
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """Split the completions, in order, into one list for each pass, without padding. A completion that is longer
-        than a pass allows has its own pass."""
+        """Split the completions, in order, into one list for each pass, without padding. A completion that is too long
+        for a shared pass has its own pass."""
         most, tokens = self._most_tokens if self._together else 0, 0
         found: list[list[Completion]] = []
         for each in completions:
@@ -204,8 +204,8 @@ class Policy(TwoAdapters):
         return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Compute the policy's figures, with gradient, in one pass. completions: a list that `passes` returned, or a
-        part of it."""
+        """Compute the policy's figures, with gradient, in one pass. completions: one of the lists that `passes`
+        returned, or a part of one."""
         with self.running():
             return self._numbers(completions, with_values=True)
 

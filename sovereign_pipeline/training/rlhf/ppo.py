@@ -15,7 +15,8 @@ def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient
     """Return the reward of each token of one reply: −β (log π − log π_ref), plus the reply's score at its last token.
 
     Ziegler, equation 2, and InstructGPT, equation 2; N, "per-token KL penalty". The estimate log π − log π_ref of the
-    divergence is k1 in Schulman's note on approximating KL. It is unbiased, because the tokens are sampled from π.
+    divergence is k1 in Schulman's note on approximating KL. This estimate is unbiased, because the tokens are sampled
+    from π.
     """
     rewards = -coefficient * (log_policy - log_reference)
     rewards[-1] += score

@@ -32,7 +32,7 @@ class PromptRow(Frozen):
     columns: dict[str, str]
     """Columns of the prompt's document, which tools may use to judge replies."""
     messages: tuple[dict[str, Any], ...] = ()
-    """Messages of a conversation as it is served, with the institution's reply; empty for a single request."""
+    """Messages of a conversation, as served, with the institution's reply; empty if the prompt is a single request."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools of the conversation."""
 

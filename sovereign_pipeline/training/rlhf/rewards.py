@@ -56,7 +56,8 @@ def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a file, or of all files below a directory except packages, which the sandbox hides."""
+    """Return the digest of a file, or of all files below a directory. Packages below the directory are excluded,
+    because the sandbox hides them."""
     assert_may_be_shown(path)
     try:
         if not path.is_dir():
@@ -124,8 +125,8 @@ class CommandTool:
 def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:
     """Parse the scores that a command wrote, one line for each reply.
 
-    Raises TrainingFailed for any other output or a failed run. The message quotes no line, because the output may
-    contain replies.
+    Raises TrainingFailed if the output has another form, or if the run failed. The message quotes no line, because the
+    output may contain replies.
     """
     if end.status != 0:
         raise TrainingFailed(f"{place}: it {_how(end.status)}.", CORRECT)
@@ -174,7 +175,7 @@ class Reply:
     """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
     sampled; such a text counts as a whole reply."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """Messages of a conversation, with the institution's reply; empty for a single request."""
+    """Messages of a conversation, with the institution's reply; empty if the prompt is a single request."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -185,7 +186,9 @@ def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
     for path in _named(rlhf):
         file = data / path
         if not file.is_file():
-            raise NotFoundError(f"{file}: a tool in training.rlhf names this file, but it is missing.", "Correct it.")
+            raise NotFoundError(
+                f"{file}: a tool in training.rlhf names this file, but it is missing.", "Correct the path."
+            )
         found[str(path)] = file_sha256(file)
     for tool in rlhf.tools:
         if tool.command is not None:
@@ -346,7 +349,7 @@ def _text(directory: Path, code: Mapping[str, str], path: Path) -> str:
     try:
         return _read(directory, code, path).decode()
     except UnicodeDecodeError:
-        raise TrainingFailed(f"{path}: a function's program and files must be text in UTF-8.", "Save it so.") from None
+        raise TrainingFailed(f"{path}: a function's program and files must be text in UTF-8.", "Use UTF-8.") from None
 
 
 def _read(directory: Path, code: Mapping[str, str], path: Path) -> bytes:
