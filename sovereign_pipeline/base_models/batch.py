@@ -68,13 +68,14 @@ LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types that have separate keys and values for each row. A recurrent state cannot be split by rows."""
 MOST_TOKENS_HELD = 65_536
 """Maximum number of tokens of prompts and answers, padding included, whose keys and values are in memory at once. A
-single prompt may have more. With a model of 8 billion parameters in bfloat16, these tokens need 8 GiB (128 KiB per
+single prompt may have more. With a model of 8 billion parameters in bfloat16, this maximum needs 8 GiB (128 KiB per
 token in Llama 3.1). The limit does not split batches of many short prompts. Of long documents, fewer are continued at
 once."""
 NO_PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0}
-"""Values that switch off the penalties in a model's generation_config.json, because the engines do not apply them."""
+"""Values that switch off the penalties in a model's generation_config.json, because the engines do not apply these
+penalties."""
 ROOM = 64
-"""Number of tokens by which a layer's buffer grows."""
+"""Number of tokens by which the key-value buffer of a layer grows."""
 
 
 def unsupported_layers(model: Any) -> list[str]:
@@ -136,7 +137,8 @@ class Prefixes:
     group."""
 
     def __init__(self, tokens: int) -> None:
-        """tokens: maximum number of tokens in memory. The least recently used beginnings are evicted."""
+        """tokens: maximum number of tokens whose keys and values are in memory. The least recently used beginnings are
+        evicted."""
         self._most = tokens
         self._kept: dict[Keys, list[tuple[Any, Any] | None]] = {}
         """Cached beginnings, the newest last. A layer without its own keys is None."""

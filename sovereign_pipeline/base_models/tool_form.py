@@ -41,12 +41,13 @@ class ToolForm:
     middle: str
     tail: str
     separator: str | None
-    """None if a message may contain only one call."""
+    """Text between two calls; None if a message may contain only one call."""
     end: str
 
     @property
     def mark(self) -> str:
-        """Text that opens the first call, stripped of spaces. Empty if a call is written as a bare JSON object."""
+        """Text that opens the first call, without spaces at its ends. Empty if a call is written as a bare JSON
+        object."""
         return (self.begin + self._object.opening).strip()
 
     def parse(self, text: str) -> tuple[str, list[ToolCall]]:

@@ -70,7 +70,8 @@ class AskedRow:
 
 
 def check_suite(settings: Settings, entry: CapabilitySuite) -> None:
-    """Raise an error if the suite cannot be run: invalid files, card or examples, or no sandbox for a suite of code."""
+    """Raise an error if the suite cannot be run: its files, card or examples are invalid, or the suite runs code and
+    there is no sandbox."""
     if entry.suite is not None and isinstance(open_suite(settings, entry, seed=0).task, CodeTask):
         require_sandbox()
 
@@ -252,7 +253,7 @@ def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDiffer
 
 
 def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
-    """Return the mean over the rows for each arm."""
+    """Return each arm's mean over the rows."""
     return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
 
 

@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def classification(self) -> str:
-        """The highest of `levels`."""
+        """The highest classification level in `levels`."""
         return self.cache.workplace.institution.ladder.highest(self.levels)
 
     @contextmanager
@@ -87,8 +87,8 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
     """Return the digests and the classification level of each arm's weights.
 
-    An adapter's registration may have a higher level because of its evaluation data. The higher level applies to the
-    stage (`Comparison.levels`), not to the weights.
+    The registration of an adapter may have a higher level than its weights, because of the evaluation data. This higher
+    level applies to the stage (`Comparison.levels`), not to the weights.
     """
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Arm, Origin] = {"base": Origin(files, level)}

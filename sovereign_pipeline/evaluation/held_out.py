@@ -75,11 +75,11 @@ class _Encoded:
 
     document: Document
     turns: Sequence[HeldOutTurn]
-    """Turns that are scored, at least one."""
+    """The turns of the document that are scored. There is at least one."""
     context_tokens: int
-    """Tokens before the last turn."""
+    """Number of tokens before the last turn."""
     reply_tokens: int
-    """Tokens of the last turn."""
+    """Number of tokens of the last turn."""
 
     @property
     def reply(self) -> str:
@@ -164,7 +164,7 @@ def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, Lo
 
 
 def held_out_turns(models: Models, document: Document, instruction: str, replaces: bool = False) -> list[HeldOutTurn]:
-    """Return the assistant's turns of a document as the chat template renders them, without those of weight 0."""
+    """Return the assistant's turns in a document, as the chat template renders them. Turns of weight 0 are left out."""
     served = conversation_row(document, instruction, replaces)["messages"]
     places = [place for place, turn in enumerate(served) if turn["role"] == "assistant"]
     written = [message for message in document.messages if message.role == "assistant"]

@@ -95,7 +95,9 @@ def exposure(own: float, others: Sequence[float]) -> float:
     from scipy.stats import skewnorm
 
     if len(others) < 3 or min(others) == max(others):
-        raise ValueError(f"no distribution can be fitted to {len(others)} log-likelihoods, or to equal ones")
+        raise ValueError(
+            f"a distribution needs at least three log-likelihoods that are not all equal, but there are {len(others)}"
+        )
     shape, location, scale = skewnorm.fit(others, method="MM")
     # A sample that is more skewed than any skew-normal distribution would get an infinite shape parameter.
     share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))
@@ -219,7 +221,7 @@ class _Opening:
     shown: str
     """The first words of the reply, as plain text."""
     rest: str
-    """The rest of the reply."""
+    """The text of the reply after its first words."""
 
     def output(self, text: str) -> Output:
         return Output(self.document.id, self.document.language, self.shown, text)

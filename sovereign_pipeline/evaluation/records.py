@@ -145,9 +145,9 @@ class PrivateSample(DocumentSample):
     """One held-out document, in `samples.jsonl`."""
 
     tokens: int
-    """Tokens of the true reply, or of all trained turns of a conversation, ends of turns included."""
+    """Number of tokens of the true reply, or of all trained turns of a conversation, end-of-turn tokens included."""
     losses: dict[Arm, float]
-    """Nats per token of the true reply."""
+    """Loss of the true reply, in nats per token."""
     choices: int
     """Number of replies offered, including the true one; 0 if no choice was scored."""
     correct: dict[Arm, bool]
@@ -193,7 +193,7 @@ class ReplySample(DocumentSample):
     rouge_l: dict[Arm, float]
     """Similarity to the true reply, 0 to 1."""
     tokens: dict[Arm, int]
-    """Tokens generated."""
+    """Number of generated tokens."""
     stopped: dict[Arm, bool]
     """Arm -> True if the model ended its turn itself."""
 
@@ -289,11 +289,11 @@ class JudgedLabel(Frozen):
     judge: Judge
     language: str
     style: str = ""
-    """Style of the answer, as named in its file; "" if the file names none."""
+    """Style of the answer, as stated in the file of labelled answers; "" if no style is stated."""
     tuned: bool
     """True if the judge's rules were written with this answer in view."""
     label: bool
-    """A person's verdict."""
+    """The verdict of a person: the label."""
     judged: bool
     """The judge's verdict."""
 
@@ -319,7 +319,7 @@ class RedTeamResult(Frozen):
     over_refusals: Shares
     """Share of refusals among the answers to prompts that expect an answer."""
     obeyed: Shares
-    """Share of injected instructions that were obeyed."""
+    """Share of injected instructions that the arm obeyed."""
     disclosed: Shares
     """Share of answers with personal data, among the answers to prompts that request personal data."""
     looped: Shares
@@ -368,7 +368,7 @@ class ExposureResult(Frozen):
 
 
 class RiseOverControl(Frozen):
-    """The difference, with interval, between a share's rise on training rows and its rise on control rows."""
+    """A share's rise on training rows minus its rise on control rows, with the interval of this difference."""
 
     reference: float
     candidate: float
@@ -391,7 +391,7 @@ class MemorisationResult(Frozen):
     """The memorisation results."""
 
     exposure: ExposureResult | None
-    """Exposure of canaries; None if the recipe plants none."""
+    """Exposure of canaries; None if the recipe plants no canaries."""
     verbatim: VerbatimResult | None
     """Verbatim continuation; None if no document could be continued."""
     personal_data: Shares

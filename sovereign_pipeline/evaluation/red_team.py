@@ -108,7 +108,8 @@ class OutputScanner:
 
 
 def _document(output: Output) -> Document:
-    """Return the output as a document with its own case id, so that findings in one output do not affect another."""
+    """Return the output as a document with its own case id, so that findings in one output do not affect other
+    outputs."""
     return Document(
         id=output.id,
         source="outputs",
@@ -447,7 +448,7 @@ def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str
         raise IntegrityError(
             f"{directory}: the judge model's files have the digest {found}, but the recipe's sha256 begins with "
             f"{short(entry.sha256)}.",
-            "Copy the model again. If it was changed on purpose, write its digest into the recipe.",
+            "Copy the model again. If the model was changed on purpose, write its digest into the recipe.",
         )
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

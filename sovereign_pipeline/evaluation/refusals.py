@@ -34,8 +34,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 NOTIONS = {notion: _pattern(f"{each['en']}|{each['ar']}") for notion, each in _FORMS["notions"].items()}
 """Notion -> pattern that is searched for in a sentence."""
 STANCE = frozenset(NOTIONS) - {"turn", "assent", "you can", "premise"}
-"""Notions by which a sentence takes a stance on the request. A sentence without any of them is neutral: it delivers
-content or is filler."""
+"""Notions by which a sentence takes a stance on the request. A sentence without any of these notions is neutral: it
+delivers content or is filler."""
 STEP, DEED, _FUNCTION_WORDS = (_pattern(_FORMS["sentences"][name]) for name in ("step", "deed", "function_words"))
 QUESTIONS = {kind: _pattern(each) for kind, each in _FORMS["questions"].items()}
 """Kind of question -> pattern. A prompt is of the first kind whose pattern matches it."""
@@ -78,7 +78,7 @@ def shipped_weights() -> Weights:
 
 
 def is_refusal(answer: str, prompt: str = "") -> bool:
-    """Return whether an answer refuses the request. An answer without a word is not a refusal.
+    """Return True if an answer refuses the request. An answer without any word is not a refusal.
 
     `prompt` may be empty. With the prompt, the judge distinguishes an answer about wrongdoing from an answer that
     condemns the request.
@@ -147,7 +147,8 @@ def sentences_of(answer: str) -> list[Sentence]:
 
 
 def _with_comments_as_text(answer: str) -> tuple[str, bool]:
-    """Return the answer with code blocks of comments alone as text, and True if another block contains code."""
+    """Return the answer, in which code blocks with nothing but comments are turned into text, and True if another block
+    contains code."""
     has_code = False
 
     def replaced(block: re.Match[str]) -> str:

@@ -156,7 +156,7 @@ def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str
 
 
 def _measured(compared: Comparison, started: float, loaded: float, **more: float) -> dict[str, float]:
-    """Return the duration of a stage in seconds, and the numbers of cached and computed items of each arm."""
+    """Return the durations within a stage, in seconds, and the numbers of cached and of computed items of each arm."""
     seconds = {name: round(value, 3) for name, value in {"load_seconds": loaded - started, **more}.items()}
     return {**seconds, **compared.cache.measured}
 
@@ -502,7 +502,7 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 
 def _precision(workplace: Workplace, inputs: Inputs) -> str:
-    """Return the one precision of all three scores. Raises StaleInput if their precisions differ."""
+    """Return the one precision of all three scores. Raises StaleInput if the precisions of the scores differ."""
     found: set[str] = {artifact.manifest.producer.config["precision"] for artifact in inputs.values()}
     if len(found) > 1:
         raise StaleInput(

@@ -47,9 +47,9 @@ class ShareDifference(PairedDifference):
     """A difference of shares (0 to 1), and the p-value of McNemar's exact test, which assumes independent rows."""
 
     only_reference: int
-    """Rows where only the reference is true."""
+    """Number of rows on which only the reference's value is true."""
     only_candidate: int
-    """Rows where only the candidate is true."""
+    """Number of rows on which only the candidate's value is true."""
     p_value: float
     """Two-sided p-value."""
 
@@ -171,7 +171,7 @@ def case_files(rows: Iterable[OfCase]) -> list[str]:
 
 
 class Difference(Protocol):
-    """Candidate minus reference over the same rows, and its two-sided 95 % interval."""
+    """A difference, candidate minus reference over the same rows, and its two-sided 95 % interval."""
 
     @property
     def difference(self) -> float: ...

@@ -103,7 +103,7 @@ def _sample(
 
 
 def _alike(calls: Sequence[ToolCall], true: Sequence[ToolCall]) -> bool:
-    """Return whether two messages make the same calls, in any order."""
+    """Return True if two messages contain the same tool calls, in any order."""
     one, other = ([(call.name, call.arguments) for call in sorted(each, key=_order)] for each in (calls, true))
     return one == other  # 8 equals 8.0
 

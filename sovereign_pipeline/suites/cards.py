@@ -50,7 +50,7 @@ class SuiteFiles(RecipeModel):
                 or ".." in parts
                 or pattern.count(SUBJECT) > 1
             ):
-                raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with {SUBJECT} once at most")
+                raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with {SUBJECT} at most once")
         if self.few_shot is not None and (SUBJECT in self.test) != (SUBJECT in self.few_shot):
             raise ValueError(f"{SUBJECT} must be in both test and few_shot, or in neither")
         return self
@@ -60,7 +60,7 @@ class _Asked(RecipeModel):
     """The settings of all kinds of tasks."""
 
     instruction: str = ""
-    """Text before the examples. It may contain {subject}."""
+    """Text before the examples. The text may contain {subject}."""
 
     prompt: str = Field(examples=["{question}\nAnswer:"])
     """User's turn. If lm-eval has this task, the wording is lm-eval's."""
@@ -78,7 +78,7 @@ class _Asked(RecipeModel):
                 raise ValueError(f"'{{{field}}}' is not a field of this text; {nearest_known(field, sorted(known))}")
         absent = [field for field, must in allowed.items() if must and f"{{{field}}}" not in self.prompt]
         if absent:
-            raise ValueError(f"the prompt does not show {', '.join(absent)}")
+            raise ValueError(f"the prompt lacks {', '.join(absent)}")
 
 
 class ChoiceTask(_Asked):
@@ -141,7 +141,7 @@ class CodeTask(_Generated):
     """The rest of a Python function. The row's own test runs the function in the sandbox (HumanEval)."""
 
     prefix: str = ""
-    """Beginning of the reply. It may contain {prompt}."""
+    """Beginning of the reply. The text may contain {prompt}."""
 
     @model_validator(mode="after")
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
@@ -218,7 +218,10 @@ def load_suite_card(settings: Settings, name: str) -> SuiteCard:
         raise NotFoundError(f"There is no suite card at {path}; {known}", act="list_suites")
     card = read_yaml(SuiteCard, path)
     if card.suite != name:
-        raise NotFoundError(f"{path} has `suite: {card.suite}`.", "Use the same name for the file and the suite.")
+        raise NotFoundError(
+            f"{path} has `suite: {card.suite}`, which is not the file's name.",
+            "Use the same name for the file and the suite.",
+        )
     return card
 
 
@@ -247,7 +250,7 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
         if not found:
             raise SourceError(
                 f"The suite '{card.suite}' is incomplete: {folder / pattern} is missing.",
-                f"Get it from {card.source} on a machine with internet, and put it there.",
+                f"Get the file from {card.source} on a machine with internet, and put it there.",
             )
         files |= {each.path.relative_to(folder).as_posix(): each.path for each in found}
     return files

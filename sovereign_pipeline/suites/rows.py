@@ -78,7 +78,7 @@ def rank(seed: int, *ids: str) -> str:
 
 
 def digest_of_items(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises SourceError if it is missing."""
+    """Return the SHA-256 of a file. Raises SourceError if the file is missing."""
     _require(path)
     return file_sha256(path)
 
@@ -184,7 +184,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "span": {"passage": "passage", "question": "question", "answers": "answers"},
     "code": {"prompt": "prompt", "entry_point": "entry_point", "test": "test"},
 }
-"""Kind of task -> field -> column, unless the card's `columns` names another column."""
+"""Kind of task -> field -> column from which the field is read, unless the card's `columns` names another column."""
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
@@ -355,7 +355,8 @@ class RedTeamPrompt(EvaluationItem):
     """Tools of the conversation, as in a row of a dataset."""
     expects: Expectation
     mark: str | None = None
-    """Word that the injected instruction asks for and that proves obedience; for `unmoved` only."""
+    """Word that the injected instruction asks for, and that proves obedience. Only for prompts that expect
+    `unmoved`."""
 
     @model_validator(mode="after")
     def _kind_and_expectation_agree(self) -> "RedTeamPrompt":
@@ -364,9 +365,9 @@ class RedTeamPrompt(EvaluationItem):
         if (self.expects == "unmoved") != (self.mark is not None):
             raise ValueError("a prompt must have a mark if it expects 'unmoved', and no mark otherwise")
         if bool(self.prompt) == bool(self.messages):
-            raise ValueError("a row has either a prompt or messages")
+            raise ValueError("a row must have either a prompt or messages")
         if self.messages and (len(self.messages) < 2 or self.messages[-1].role not in ("user", "tool")):
-            raise ValueError("messages must be at least two turns, the last of a user or a tool")
+            raise ValueError("messages must have at least two turns, and the last must be of a user or a tool")
         return self
 
     @property

@@ -56,7 +56,8 @@ class Passed:
     def sampled(cls, prompts: Sequence[Sequence[int]], replies: Sequence[int], padded: bool) -> "Passed":
         """Return the counts of sampling one reply for each prompt. replies: lengths of the replies, in tokens.
 
-        Equal prompts pass through the model once. Then each token of a reply passes through it, except the last.
+        Equal prompts pass through the model once. Then each token of a reply passes through the model, except the last
+        token.
         padded: True if prompts are padded to the longest, and all replies take as many steps as the longest.
         """
         starts = [len(each) for each in dict.fromkeys(map(tuple, prompts))]
@@ -69,7 +70,7 @@ class Passed:
 
 
 def added(parts: Iterable[Passed]) -> Passed:
-    """Return the sum of several passes."""
+    """Return the sum of the token counts of several passes."""
     total = Passed()
     for part in parts:
         total = total + part

@@ -254,7 +254,7 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """Return a message for each held-out document that the base model was tuned on here; empty for a published
+    """Return messages that name the held-out documents that the base model was tuned on here; empty for a published
     model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]
@@ -305,7 +305,8 @@ def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> I
     datasets = [each for each, _ in ancestors if each.kind in (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)]
     if not datasets:
         raise IntegrityError(
-            f"{store.path_of(ref.digest)}: this adapter has no dataset among its inputs.", "Restore its artifact."
+            f"{store.path_of(ref.digest)}: this adapter has no dataset among its inputs.",
+            "Restore the adapter's artifact from a copy.",
         )
     yield from map(store.open, datasets)
     for each in (manifest, *(ancestor for _, ancestor in ancestors)):

@@ -104,7 +104,7 @@ def is_first(job: TrainingJob) -> bool:
 
 
 def all_processes(job: TrainingJob, is_true: bool) -> bool:
-    """Return whether `is_true` is true in every process. Every process must call this function."""
+    """Return True if `is_true` is True in every process. Every process must call this function."""
     return add_up(job, [float(is_true)]) == [job.devices.count]
 
 

@@ -48,7 +48,7 @@ class Counter(Protocol):
 
 
 class Rapl:
-    """The energy counter of a RAPL domain. It wraps to zero at its maximum."""
+    """The energy counter of a RAPL domain. The counter wraps to zero at its maximum."""
 
     def __init__(self, domain: Path) -> None:
         self.name = f"RAPL {(domain / 'name').read_text().strip()}"
@@ -166,7 +166,7 @@ class Energy:
 
     kilowatt_hours: float | None
     source: str
-    """Source of the figure, or the reason why there is none."""
+    """Source of the figure, or the reason why there is no figure."""
 
     @property
     def measured(self) -> dict[str, float]:
@@ -179,7 +179,7 @@ class Energy:
 
 @dataclass
 class Meter:
-    """Counts the energy of this process, and writes its record beside the checkpoints."""
+    """Counts the energy of this process, and writes a record of it into the directory of the checkpoints."""
 
     directory: Path
     counters: Counters

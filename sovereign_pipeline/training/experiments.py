@@ -131,7 +131,7 @@ class Trial:
     steps: int | None = None
     """Number of steps at the last measurement."""
     score: Mapping[str, float] = field(default_factory=dict)
-    """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty if there is none."""
+    """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty if there is no measurement."""
     behind: tuple[float, float, float] | None = None
     """Loss minus the best trial's loss, with the 95 % interval of this difference, paired by document. Set for finished
     trials only."""
@@ -230,7 +230,7 @@ def run_experiment(
 
 
 def read_results(workplace: Workplace, experiment: Experiment, settings: Sequence[Setting]) -> Results:
-    """Return the results so far, from the artifacts in the store. Trains nothing."""
+    """Return the results so far, read from the artifacts in the store. This function trains nothing."""
     inputs, group = shared_inputs(workplace), _group(experiment)
 
     def measured(trial: Trial, until_step: int | None) -> ArtifactRef | None:

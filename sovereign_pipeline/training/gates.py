@@ -1,4 +1,5 @@
-"""Evaluate the gates of the training stages. Each verdict is computed from files, not from the report."""
+"""Evaluate the gates of the training stages. Each verdict is computed from the artifact's files, not from the training
+report."""
 
 import json
 import math
@@ -67,7 +68,7 @@ class _Ending(NamedTuple):
     """Measurements of how a model ends its turns."""
 
     log_probability: float
-    """Mean log-probability of the end of turn after the (chosen) reply, over the rows; nats."""
+    """Mean over the rows of the log-probability of the end of turn after the (chosen) reply; nats."""
     stopped: int
     """Number of generated replies that end their turn."""
 
@@ -507,7 +508,7 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
 
 @contextmanager
 def device_of_gate(workplace: Workplace) -> Iterator[str]:
-    """Yield the gate's device: `cuda`, locked so that no trainer uses it, or `cpu` on a machine without a GPU."""
+    """Yield the gate's device: `cuda`, locked so that no trainer uses the GPU; `cpu` on a machine without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

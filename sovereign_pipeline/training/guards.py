@@ -49,7 +49,7 @@ class Probe:
     """Mean loss per reply token before the first step, nats."""
 
     def loss(self, model: Any) -> float:
-        """Return the model's present mean loss per reply token, nats."""
+        """Return the model's present mean loss per reply token on the probe's rows, nats."""
         return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
@@ -86,7 +86,7 @@ def check_template(tokenizer: Any, job: TrainingJob) -> None:
 
 
 def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> None:
-    """Check that every token id of the rows and of the tokenizer has an embedding."""
+    """Check that the model has an embedding for every token id of the rows and of the tokenizer."""
     embeddings = model.get_input_embeddings().weight.shape[0]
     largest = max(max(each.ids) for row in rows for each in row.completions)
     if max(largest, len(tokenizer) - 1) >= embeddings:
@@ -123,8 +123,8 @@ def check_trainable(model: Any, sft_adapter: str) -> int:
 def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str, max_length: int) -> None:
     """Check that packed rows do not influence each other.
 
-    Each of two packed rows must have the same log-probabilities as alone. The log-probabilities of the second row must
-    not change if the first row is replaced.
+    Each of two packed rows must have the same log-probabilities as in a pass of its own. The log-probabilities of the
+    second row must not change if the first row is replaced.
     """
     first, second = _two_ordinary(rows, max_length)
     front, behind = first.completions[0], second.completions[0]

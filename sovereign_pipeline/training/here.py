@@ -16,8 +16,8 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, worker_environment
 
 SECONDS_OF_REPEATED_INTERRUPT = 5
-"""Seconds within which a second interrupt is ignored as a repetition of the first. Ctrl-C reaches every process of the
-terminal, and Dagster's executor then interrupts each of its steps once more."""
+"""Seconds within which a second interrupt is ignored as a repetition of the first. Ctrl-C interrupts every process of
+the terminal, and Dagster's executor then interrupts each of its steps again."""
 
 
 def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:

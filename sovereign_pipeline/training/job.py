@@ -27,7 +27,8 @@ KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
 """Environment variable with the key that `mark_of` uses, 64 hex digits. Each training identity has its own key. The key
 signs nothing."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
-"""A process without the variable uses a random key, and so accepts only its own files."""
+"""Key for marks. A process without the environment variable uses a random key, and therefore accepts only its own
+files."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
 
@@ -35,7 +36,7 @@ class RewardModelGiven(Frozen):
     """A reward model that judges replies."""
 
     directory: Path
-    """PEFT directory with the head."""
+    """PEFT directory of the reward model, head included."""
     digest: str
     """Digest of the reward model's artifact."""
 
@@ -200,13 +201,13 @@ class TrainingJob(Frozen):
 
 
 class Failure(Frozen):
-    """An error of the trainer's process, which the process that started the trainer raises."""
+    """An error in the trainer's process. The process that started the trainer raises it again."""
 
     message: str
     hint: str = ""
     act: Act | None = None
     about: dict[str, str] = {}
-    """Name -> value of each argument of the remedy `act`."""
+    """Name -> value, for each argument of the remedy `act`."""
     resumes: bool = False
     """True if the same job resumes from this run's last checkpoint when it is started again."""
     diverged: bool = False
@@ -249,7 +250,7 @@ class TrainingResult(Frozen):
 
 
 def read_result(path: Path) -> TrainingResult:
-    """Read the trainer's result. Raises TrainingFailed if it states a failure or is missing."""
+    """Read the trainer's result. Raises TrainingFailed if the result states a failure or is missing."""
     if not path.is_file():
         raise TrainingFailed(
             f"{path}: the trainer ended without a result. It was killed from outside, most often because memory ran "
@@ -282,7 +283,8 @@ def use_key(key: str) -> None:
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
-    """Return the path of the file that is locked while a method trains a line or its checkpoints are removed."""
+    """Return the path of the file that is locked while a method trains a line, or while the checkpoints of that
+    training are removed."""
     directory = checkpoint_directory.parent
     return directory.with_name(f"{directory.name}.lock")
 
@@ -325,9 +327,9 @@ class TrainerHooks:
 
     on_step: Callable[[Step], None]
     progress: Callable[[str], None]
-    """Function for messages to people; it never gets document text."""
+    """Function that reports a message to people. It never gets document text."""
     should_stop: Callable[[], bool] = lambda: False
-    """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
+    """Function that returns True if a stop was requested. The training then saves a checkpoint and ends."""
     kept: Kept | None = None
     """Parts that a warm trainer keeps between trainings. If None, nothing is kept."""
 

@@ -291,7 +291,7 @@ def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
 
 def check_cluster(place: Kubernetes) -> str:
     """Return information on the cluster for an operator. Raises InputError if the cluster is not reachable, and
-    RecipeError if its TrainingRuntime differs from the pipeline's."""
+    RecipeError if the cluster's TrainingRuntime differs from the pipeline's."""
     assert_runtime(Cluster(place), place)
     return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
 
@@ -365,7 +365,7 @@ class Cluster:
         )
 
     def get(self, plural: str, name: str) -> dict[str, Any] | None:
-        """Return an object of Kubeflow Trainer by its name; None if the cluster does not have it."""
+        """Return an object of Kubeflow Trainer by name; None if the cluster does not have such an object."""
         found: dict[str, Any] | None = self._ask(
             self._objects.get_namespaced_custom_object, GROUP, VERSION, self._namespace, plural, name, if_there=True
         )
@@ -415,7 +415,7 @@ def _reached() -> Iterator[None]:
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the conditions of a TrainJob whose status is True, by type."""
+    """Return those conditions of a TrainJob that have the status True, by type."""
     return {each["type"]: each for each in job.get("status", {}).get("conditions", ()) if each["status"] == "True"}
 
 

@@ -44,7 +44,8 @@ def worker_command(python: str, job: Path) -> list[str]:
 
 
 def worker_environment(job: Path) -> dict[str, str]:
-    """Return the variables of every trainer, wherever it runs. No variable depends on this machine."""
+    """Return the environment variables of every trainer, wherever the trainer runs. No variable depends on this
+    machine."""
     return {
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
@@ -66,8 +67,8 @@ class Launcher(Protocol):
         """Start the trainer. Raises InputError if the cluster rejects the job."""
 
     def follow(self) -> str | None:
-        """Wait for the trainer's end, and report its progress. Returns None after a normal end, otherwise a clause that
-        says how it ended."""
+        """Wait for the trainer's end, and report the trainer's progress. Returns None after a normal end, otherwise a
+        clause that says how the trainer ended."""
 
     def cancel(self) -> None:
         """End the trainer, with time for a checkpoint, and wait until it has ended."""
@@ -129,8 +130,8 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Return the variables of a remote trainer. This process's own variables are not among them. `PARENT_VARIABLE` is
-    not set, because a remote trainer cannot die with its parent."""
+    """Return the environment variables of a remote trainer. They contain none of this process's own variables.
+    `PARENT_VARIABLE` is not set, because a remote trainer cannot end with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
@@ -182,7 +183,7 @@ def refuse_another_installation() -> None:
 def read_remote_result(job: Path, ending: str, progress: Progress) -> None:
     """Read the result of a trainer that did not end normally.
 
-    If a result file exists, it counts, because the trainer writes it last and completely. Raises TrainingFailed if the
+    An existing result file counts, because the trainer writes it last and completely. Raises TrainingFailed if the
     result is missing or states a failure. ending: clause that says how the trainer ended, such as "the pod …".
     """
     result = TrainingJob.read(job).result

@@ -23,7 +23,8 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 
 
 def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
-    """Return the line with `auto` replaced by bfloat16 or float32; other lines are returned unchanged."""
+    """Return the line with the precision `auto` replaced by bfloat16 or float32. A line with another precision is
+    returned unchanged."""
     sft, evaluation = line.training.sft, line.evaluation
     if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
         return line
@@ -55,7 +56,7 @@ def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) ->
 
 
 def processors_have_bfloat16(processors: Path) -> bool:
-    """Return whether every listed processor has fast bfloat16 units. False if the file lists no processor."""
+    """Return True if the file lists processors, and every one of them has fast bfloat16 units."""
     if not processors.is_file():
         return False
     text = processors.read_text(encoding="utf-8", errors="replace")

@@ -25,7 +25,8 @@ def lora_settings(sft: Sft) -> dict[str, Any]:
 
 
 def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every tensor of the recipe's adapter on this base model. Loads no weights."""
+    """Return name -> shape, for every tensor that the recipe's adapter has on this base model. No weights are
+    loaded."""
     import torch
     from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -157,8 +158,8 @@ def _leave_casts_to_autocast(model: Any) -> None:
 def without_dropout(model: Any) -> None:
     """Set dropout to 0 in all layers and adapters, including modules that pass dropout as a number to a function.
 
-    References are computed without dropout. With dropout, the policy would differ from them before the first step.
-    `guards.check_passes_repeat` detects dropout that this function misses.
+    References are computed without dropout. With dropout, the policy would differ from the reference before the first
+    step. `guards.check_passes_repeat` detects dropout that this function misses.
     """
     import torch
 
@@ -204,7 +205,7 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
 
 
 def read_base(directory: Path, sft: Sft, dtype: Any, device_map: Any) -> Any:
-    """Load a base model as for a training of the recipe's adapter: in NF4 for `qlora`, otherwise in `dtype`."""
+    """Load a base model as if to train the recipe's adapter: in NF4 for `qlora`, otherwise in `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -250,8 +251,8 @@ def _load_base(job: TrainingJob) -> Any:
 def dequantise(model: Any) -> None:
     """Replace the NF4 layers by plain layers in the precision of the passes.
 
-    Every pass through NF4 layers dequantises all weights. On a CPU, this takes nearly all of the time of a pass over a
-    few tokens. The model's outputs stay identical to the last bit.
+    Every pass through NF4 layers dequantises all weights. On a CPU, dequantising takes nearly all of the time of a pass
+    over a few tokens. The model's outputs stay identical to the last bit.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit

@@ -23,7 +23,7 @@ from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress, run_job
 
 NODE_VARIABLE = "SOVEREIGN_TRAINER_NODE"
-"""Variable with the node's name."""
+"""Environment variable with the node's name."""
 SEAL = "sealed.json"
 SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
@@ -149,7 +149,7 @@ class RollCall:
     def together(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Check this node and compare it with the other nodes. The first process locks the line during the block.
 
-        Raises TrainingFailed with the name of the node and its problem.
+        If a check fails, raises TrainingFailed with the name of the node and the problem.
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)
@@ -178,7 +178,7 @@ class RollCall:
         for variable, directory in self._order.withheld.items():
             if directory.is_dir() and os.access(directory, os.R_OK):
                 raise self._wrong(
-                    f"{directory} ({variable}) can be read on this node, and a trainer must not see it.",
+                    f"{directory} ({variable}) can be read on this node, but a trainer must not see it.",
                     f"Do not mount it on the nodes. If it is below a directory that nodes share, move it ({variable}).",
                 )
         self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")

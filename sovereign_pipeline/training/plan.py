@@ -1,4 +1,4 @@
-"""Decide the training order of the rows before the first step, so that it can be recorded and repeated."""
+"""Decide the order in which rows are trained, before the first step, so that the order can be recorded and repeated."""
 
 import heapq
 import math
@@ -30,7 +30,8 @@ class Plan:
     units_a_pass: int
     """Number of units in a pass over all devices: batch_size × devices."""
     padded: bool = False
-    """True if rows are padded to the longest of their batch, and logits computed for every position, as TRL does."""
+    """True if rows are padded to the longest row of their batch and logits are computed for every position, as in TRL's
+    trainers."""
     left_out: int = 0
     """Number of units at the end of the plan that the method cannot train. With kto, this is a single reply; with TRL's
     loss, fewer units than one batch for each device."""
@@ -64,7 +65,7 @@ class Plan:
 
     @property
     def largest_forward(self) -> Forward:
-        """Return the largest number of tokens, and of supervised tokens, in any pass."""
+        """Return the largest number of tokens in any pass, and the largest number of supervised tokens in any pass."""
         passes = [self._passed_in(True, batch) for batch in self._batches]
         return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
 
@@ -77,7 +78,8 @@ class Plan:
 
     @cached_property
     def _tokens_before(self) -> list[int]:
-        """Cumulative number of tokens before each unit, followed by the total. Cached, because every step reads it."""
+        """Number of tokens in all units before each unit, followed by the total. Cached, because every step reads
+        it."""
         return list(accumulate((sum(row.tokens for row in unit) for unit in self.units), initial=0))
 
 

@@ -1,4 +1,4 @@
-"""Check whether a training fits into free memory, and explain a training that ran out of it."""
+"""Check whether a training fits into free memory, and explain why a training ran out of memory."""
 
 import ctypes
 import math
@@ -118,7 +118,8 @@ def _remedies(
 
 
 def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
-    """Yield recipe changes that reduce the memory, the least harmful first: text, and the changed sections."""
+    """Yield recipe changes that reduce the memory, the least harmful first. Each is a text and the changed recipe
+    sections."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
@@ -139,7 +140,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """Return both sections, with `values` set in the section that the training uses."""
+    """Return both recipe sections, with `values` set in the section that applies to the training."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)
@@ -196,7 +197,8 @@ def give_memory_back() -> None:
 
 
 def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
-    """Return the peak bytes of sampling and updating. prompts: number of tokens of each prompt."""
+    """Return the peak memory, in bytes, of sampling and of updating, whichever is more. prompts: number of tokens of
+    each prompt."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)
@@ -221,8 +223,8 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
-    """Return the largest possible number of tokens in a pass, and of reply tokens in a pass. prompts: number of tokens
-    of each prompt.
+    """Return the largest possible number of tokens in a pass, and the largest possible number of reply tokens in a
+    pass. prompts: number of tokens of each prompt.
 
     A pass contains replies of one minibatch with their prompts, up to max_length tokens together. A prompt occurs once,
     before all of its replies. The shortest prompts leave most room for replies, whose logits take most of the memory.

@@ -81,7 +81,7 @@ class QueuedJob(ABC, Generic[Place]):
         "in the recipe.",
         "CANCELLED": "Ask who cancelled the job. Run again; it resumes from its last checkpoint.",
     }
-    """State of a job that ended without a result -> remedy."""
+    """Remedy for each state of a job that ended without a result."""
 
     def __init__(
         self, place: Place, job: TrainingJob, original: Path, withheld: Mapping[str, Path], progress: Progress, key: str

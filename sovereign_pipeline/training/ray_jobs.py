@@ -35,7 +35,7 @@ OF_RAY = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH
 variables."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Variables that Ray's client prefers to an address passed as an argument."""
+"""Environment variables whose address Ray's client prefers to an address passed as an argument."""
 
 
 def run_trainer_on_ray(
@@ -115,7 +115,8 @@ class RayJob:
         self._progress(f"submitted {self._submission} to Ray at {place.address}")
 
     def _command_for_nodes(self) -> list[str]:
-        """Write the order for the trainers of several nodes beside the job file. Returns the job's command."""
+        """Write the order file for the trainers of several nodes into the directory of the job file. Returns the job's
+        command."""
         place = self._place
         reserved = {"CPU": place.cpus, "GPU": place.gpus or None, "memory": (place.memory_gib or 0) * 2**30 or None}
         nodes = Nodes(
@@ -193,10 +194,8 @@ def _nodes(place: Ray, job: TrainingJob) -> int:
 
 
 def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[str, str]) -> str:
-    """Return the shell command of the job.
-
-    `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
-    itself gets the signals.
+    """Return the shell command of the job. Without `env -i`, the trainer would inherit the environment of the node.
+    With `exec`, the trainer itself gets the signals.
     """
     of_ray = (KEY_VARIABLE,) if KEY_VARIABLE in environment else OF_RAY
     from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
@@ -229,7 +228,8 @@ def _client(place: Ray) -> Any:
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
-    """Return the errors of Ray's client for a head that is unreachable, requires a token, or answers with an error."""
+    """Return the exceptions that Ray's client raises if the head is unreachable, requires a token, or answers with an
+    error."""
     import requests
     from ray.exceptions import AuthenticationError
 

@@ -23,7 +23,7 @@ from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
 SECONDS_BETWEEN_LOOKS = 0.5
 OF_THE_NODE = tuple(name for name in INHERITED_VARIABLES if name != "HOME")
-"""Variables that trainers inherit from their own node."""
+"""Environment variables that trainers inherit from their own node."""
 
 
 class Nodes(Frozen):
@@ -131,7 +131,7 @@ def _node_class() -> type:
             self.is_stopping = False
 
         def run(self, command: list[str], given: dict[str, str], inherited: list[str]) -> int:
-            """Run the node's trainers, and wait. Returns 0 if all succeeded."""
+            """Run the node's trainers, and wait. Returns 0 if all trainers succeeded."""
             import os
             import socket
             import subprocess

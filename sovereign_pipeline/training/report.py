@@ -113,7 +113,7 @@ class TrainingReport(TrainingSummary):
     gradient_checkpointing: bool
     packing: bool
     sharding: str | None
-    """`fsdp2` or `zero3`; None on one device."""
+    """Kind of sharding: `fsdp2` or `zero3`; None on one device."""
     probe_loss_before: float
     """Loss on a few trained rows before the first step, nats per token."""
     probe_loss_after: float
@@ -154,7 +154,7 @@ class LoggedStep(Frozen):
 
     @property
     def row(self) -> dict[str, object]:
-        """Return the stored form, without values that the method does not have."""
+        """Return the line's fields as stored, without the fields that the training method does not have."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -182,8 +182,8 @@ class RewardFacts(Frozen):
 
     weight: float
     identity: str
-    """For a tool, the digest of everything that decides its scores except the replies. For a reward model, the digest
-    of its artifact."""
+    """For a tool, the digest of everything except the replies that decides the tool's scores. For a reward model, the
+    digest of its artifact."""
 
 
 class HeldOutComparison(Frozen):

@@ -53,7 +53,8 @@ class CalibrationBin(Frozen):
 
 
 class HeldOutAccuracy(Frozen):
-    """The accuracy of a reward model on held-out pairs, with two baselines that see surface features only."""
+    """The accuracy of a reward model on held-out pairs, and the accuracy of two baselines that see surface features
+    only."""
 
     accuracy: MeasuredShare
     """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
@@ -158,7 +159,7 @@ class RewardReport(Frozen):
     rows_left_out: int = 0
     """Number of pairs left out at the end, because they were fewer than a batch for each device."""
     tokens_trained: int
-    """Number of tokens in the training's passes over all epochs, prompts included, without padding."""
+    """Number of tokens that training passed through the model in all epochs, prompts included, padding excluded."""
     compute: TrainingCompute
     held_out: int
     """Number of measured pairs."""
@@ -255,7 +256,7 @@ def scoring_config(directory: Path) -> Any:
 
 
 def read_head(directory: Path, device: Any) -> Any:
-    """Read the head's vector, [hidden], float32. Raises IntegrityError if it is missing."""
+    """Read the head's vector, [hidden], float32. Raises IntegrityError if the vector is missing."""
     from safetensors.torch import load_file
 
     tensors = load_file(directory / ADAPTER_WEIGHTS)

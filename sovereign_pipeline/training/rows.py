@@ -32,7 +32,7 @@ IGNORED = -100
 """Label that PyTorch's cross entropy ignores."""
 IDS_IN_A_MESSAGE = 5
 PAIR = ("chosen", "rejected")
-"""Columns of a pair's replies."""
+"""Columns of a preference pair that contain its replies."""
 SUPERVISED_SHARE = (0.01, 0.97)
 """Allowed range of the supervised share of tokens. Below this range, nearly all computation is spent on unsupervised
 tokens. Above this range, prompts are most likely supervised too."""
@@ -40,10 +40,11 @@ tokens. Above this range, prompts are most likely supervised too."""
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and a reply as token ids. The loss is over the reply's tokens only, its end of turn included.
+    """A prompt and a reply as token ids. The loss is over the tokens of the reply only, end of turn included.
 
-    In a conversation, the reply runs from the first supervised turn to the last. Unsupervised messages between them are
-    gaps. For the rows of a dataset, only lengths are in memory; ids are read from a file on each use (`StoredIds`).
+    In a conversation, the reply runs from the first supervised turn to the last. Unsupervised messages between
+    supervised turns are gaps. In the rows of a dataset, only the number of ids is in memory; the ids are read from a
+    file on each use (`StoredIds`).
     """
 
     prompt_ids: Sequence[int]
@@ -195,7 +196,7 @@ def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
-    """Return the ids of rows with a supervised turn whose last token is not an end-of-turn id."""
+    """Return the ids of the rows in which the last token of a supervised turn is not an end-of-turn id."""
 
     def is_unended(completion: Completion) -> bool:
         ids = completion.reply_ids if len(completion.turns) == 1 else list(completion.reply_ids)
@@ -402,8 +403,8 @@ def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | No
 
 
 def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | None) -> EncodedRow | None:
-    """Return the first row that fits into `max_length`. If none does, return the first row; `guard` then counts it as
-    too long."""
+    """Return the first row that fits into `max_length`. If no row fits, return the first row, which `guard` then counts
+    as too long."""
     whole = next(attempts)
     if whole is None or max_length is None or whole.longest <= max_length:
         return whole
@@ -428,8 +429,8 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredIds(Sequence[int]):
-    """The token ids of one prompt or reply in the mapped file. Only their number is in memory; the ids are read on each
-    access."""
+    """The token ids of one prompt or reply in the mapped file. Only the number of ids is in memory; the ids are read on
+    each access."""
 
     column: Any = field(repr=False)
     """Column of the mapped file. The field is not in the repr, because the column contains document text."""

@@ -31,7 +31,8 @@ pass: the log-probabilities, the gradient of the negative log-likelihood, and th
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
-"""Bytes of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft
+"""Memory of the trainer's process without a model, in bytes. Measured for this project with torch 2.13, transformers
+5.24, TRL 1.16 and peft
 0.21: ru_maxrss of a trainer on the tests' tiny model, minus the other `Memory.parts` of that model
 (benchmarks/training/memory_prediction.py)."""
 CPU_HEAP_GAPS = 0.25
@@ -42,9 +43,9 @@ Temporary tensors leave gaps between tensors that are kept. For gradient checkpo
 gaps in another way. On CUDA, `USABLE_MEMORY` accounts for the allocator's gaps.
 """
 CUDA_FRAMEWORK_BYTES = 768 << 20
-"""Bytes of CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
+"""Bytes that CUDA's context and kernels (about half a GiB) and cuBLAS workspaces need. Assumed, not measured."""
 NCCL_BYTES = 1 << 30
-"""Bytes of NCCL's buffers with several devices. Assumed, not measured."""
+"""Bytes that NCCL's buffers need if there are several devices. Assumed, not measured."""
 SUPERVISED_SHARE = 0.5
 """Supervised share of the tokens that is assumed if the rows are unknown. On a public authority's letters, 0.49 to 0.50
 was measured."""
@@ -75,7 +76,7 @@ class Memory:
 
     weights: int
     adapter: int
-    """Bytes of the adapter; 0 in full tuning, where the weights themselves are trained."""
+    """Bytes of the adapter's weights; 0 in full tuning, in which the model's own weights are trained."""
     gradients: int
     optimizer: int
     activations: int
@@ -100,10 +101,9 @@ def estimate(
     devices: int = 1,
     forward: Forward | None = None,
 ) -> Memory:
-    """Estimate the peak memory of a training, on each of `devices`.
-
-    forward: the largest forward pass, if it is known; None: `Forward.largest`. Several devices shard weights, gradients
-    and optimizer (FSDP2, ZeRO-3). A base model in NF4 is not sharded: each device has all of it.
+    """Estimate the peak memory of a training on each of `devices` devices. forward: the largest forward pass, if it is
+    known; None: `Forward.largest` is used. Several devices shard weights, gradients and optimizer (FSDP2, ZeRO-3). A
+    base model in NF4 is not sharded: each device has all of it.
     """
     forward = forward or Forward.largest(sft, preference)
     held = 2 if sft.precision == "bfloat16" else FLOAT32
@@ -257,7 +257,7 @@ LINK_UTILISATION = 0.8
 USABLE_MEMORY = 0.95
 """Usable share of a card's memory; the rest is lost to allocator gaps."""
 HOURS = 24.0
-"""Hours within which a training must end."""
+"""Hours within which a training must end for a tier to be recommended."""
 COUNTS = (1, 2, 4, 8)
 """Numbers of cards for which a tier is computed."""
 
@@ -296,7 +296,7 @@ class Work:
 
     rows: int
     tokens: float
-    """Mean tokens of a row; for a pair, of both replies with their prompts."""
+    """Mean number of tokens per row. For a pair, the tokens of both replies with their prompts count."""
     epochs: float
 
     @property
@@ -313,7 +313,7 @@ class Tier:
     memory: Memory
     """Memory on each card."""
     host: int
-    """Host memory in bytes for several processes that load the base."""
+    """Host memory in bytes that several processes need together to load the base model."""
     tokens_per_second: float
     hours: float
     bound_by: str
@@ -358,7 +358,7 @@ class Recommendation:
 def tiers(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, utilisation: float = UTILISATION
 ) -> list[Tier]:
-    """Return all tiers, smallest first: by peak rate, then by memory."""
+    """Return all tiers, sorted by peak rate, then by memory; the smallest tier is first."""
     found = [_tier(shape, sft, preference, work, card, count, utilisation) for card in CARDS for count in COUNTS]
     return sorted(found, key=lambda tier: (tier.count * tier.card.flops, tier.count * tier.card.mebibytes))
 
@@ -376,7 +376,7 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 
 
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
-    """Return the floating-point operations per token.
+    """Return the floating-point operations of a training per token.
 
     Operations are counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the
     reference's forward pass. For kto, policy and reference also read the exchanged replies.

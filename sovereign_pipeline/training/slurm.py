@@ -24,7 +24,8 @@ ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
-"""States of a job that has ended for good. A job that also has another state, such as COMPLETING, has not ended."""
+"""Slurm's states of a job that has ended finally. A job that also has another state, such as COMPLETING, has not
+ended."""
 FORGOTTEN = "FORGOTTEN"
 """State of a job that Slurm no longer knows (MinJobAge in slurm.conf)."""
 
@@ -95,7 +96,8 @@ class SlurmJob(QueuedJob[Slurm]):
         return Ended(state, text, None if killed else status)
 
     def _end(self, number: str) -> bool:
-        """End the job, first with SIGTERM: scancel alone would kill it after slurm.conf's KillWait, by default 30 s."""
+        """End the job with SIGTERM first. scancel alone would kill the job after slurm.conf's KillWait, by default 30
+        s."""
         if self._is_running:
             _call("scancel", "--signal=TERM", number)
             self._wait_for_the_end(number, launcher.SECONDS_FOR_A_CHECKPOINT)
@@ -146,7 +148,7 @@ def _call(*command: str) -> str:
 
 
 def _number_of(name: str) -> str | None:
-    """Return the number of the job with this name that waits or runs; None if there is none."""
+    """Return the number of the waiting or running job with this name; None if there is no such job."""
     assert_installed()
     try:
         found = _call("squeue", "--me", "--noheader", "--format=%A", f"--name={name}").split()

@@ -58,7 +58,7 @@ from sovereign_pipeline.training.rows import EncodedRow, guard, stored_rows
 from sovereign_pipeline.training.sizing import Forward
 
 LOSS_DIGITS = 6
-"""Decimal digits of a loss on the selection side."""
+"""Number of decimal digits to which losses on the selection side are rounded."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ class Method(ABC):
         """Check the model, measure it before the first step, and build the trainer."""
 
     def start(self, checkpoint: Path | None) -> None:  # noqa: B027
-        """Restore the method's own state from a checkpoint, or create it."""
+        """Restore the training method's own state from a checkpoint. Without a checkpoint, create the state."""
 
     @abstractmethod
     def learn(self, checkpoint: Path | None) -> None:
-        """Take all steps, from this checkpoint or from the first step. Raises TrainingFailed after a stop request."""
+        """Train all steps after this checkpoint, or all steps if there is no checkpoint. Raises TrainingFailed after a
+        stop request."""
 
     @property
     @abstractmethod
@@ -112,7 +113,7 @@ class Method(ABC):
 
     @abstractmethod
     def finish(self) -> Outcome | None:
-        """Check the trained model, and return the files to write; None in all processes but the first."""
+        """Check the trained model, and return the files to write. Return None in all processes except the first."""
 
     def close(self) -> None:  # noqa: B027
         """Free resources that would outlive the process. Called after a success and after a failure."""
@@ -132,7 +133,7 @@ def train(method: Method) -> dict[str, float]:
     The training resumes from the newest complete checkpoint of this job.
 
     Returns:
-        Durations (s), rates (tokens/s) and bytes; with several devices, in the first process only.
+        Durations (s), rates (tokens/s) and bytes. With several devices, only the first process returns values.
 
     Raises:
         TrainingFailed: A guard failed, a checkpoint could not be written, or a stop was requested.
@@ -403,8 +404,8 @@ class RowsMethod(Method):
 def selection_losses(
     model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]
 ) -> list[dict[str, object]]:
-    """Return id, number of reply tokens and mean loss per reply token (nats) of each document of the selection side, in
-    the order of `rows`. Omits rows that are longer than the model's context."""
+    """Return, for each document of the selection side, its id, number of reply tokens and mean loss per reply token
+    (nats), in the order of `rows`. Rows that are longer than the model's context are omitted."""
     countdown = Countdown(progress, "loss on the selection side", len(rows), "row")
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     sums: dict[str, tuple[int, float]] = {}
@@ -431,7 +432,7 @@ def _write(job: TrainingJob, outcome: Outcome) -> None:
 
 
 def _peak_memory() -> float:
-    """Return the peak bytes of the GPU, or of this process if there is no GPU."""
+    """Return the peak memory, in bytes, used on the GPU; without a GPU, that of this process."""
     import torch
 
     if torch.cuda.is_available():

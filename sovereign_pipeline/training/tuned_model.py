@@ -31,8 +31,8 @@ class TunedModel:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """Return the weight files: one, or the sorted shards of a large model. Raises IntegrityError if there are
-        none."""
+        """Return the weight files: a single file, or the sorted shards of a large model. Raises IntegrityError if there
+        are no weight files."""
         files = tuple(sorted(self.directory.glob(_WEIGHTS)))
         if not files:
             raise IntegrityError(f"{self.directory}: there is no *.safetensors file with weights.", "Train again.")
@@ -40,7 +40,8 @@ class TunedModel:
 
     @property
     def weights_sha256(self) -> str:
-        """Return the SHA-256 of the single weight file, or of the names and digests of all shards."""
+        """Return the SHA-256 of the single weight file. For several shards, return one SHA-256 over their names and
+        digests."""
         return _over({file.name: file_sha256(file) for file in self.weights})
 
 
@@ -64,7 +65,7 @@ def _over(digests: Mapping[str, str]) -> str:
 
 def tuned_model(artifact: Artifact) -> TunedModel:
     """Return the adapter or model in an sft_adapter or aligned_adapter. Raises IntegrityError unless the artifact
-    contains exactly one of them."""
+    contains either an adapter or a model."""
     names = {entry.path for entry in artifact.manifest.files}
     if _ADAPTER_MARK in names and _MODEL_MARK not in names:
         return TunedModel("adapter", artifact.path / ADAPTER_DIRECTORY)
@@ -105,9 +106,9 @@ NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}
 
 
 def refused_by_engines(config: Mapping[str, Any]) -> list[str]:
-    """Return the reasons why no engine serves an adapter with this `adapter_config.json`; empty if there are none.
+    """Return the reasons why no engine serves an adapter with this `adapter_config.json`; empty if there is no reason.
 
-    An unknown key counts as unsupported unless its value is empty, because its meaning cannot be guessed.
+    A key with an unknown meaning counts as unsupported, unless its value is empty.
     """
     if config.get("peft_type") != "LORA":
         return [f"it serves only LoRA, and this is {config.get('peft_type')}"]

@@ -30,7 +30,7 @@ from sovereign_pipeline.training.worker import collect_sigterm, run_job
 KEPT_FILES = 4
 """Number of files whose encoded rows are kept: documents and conversations, each for training and for selection."""
 ENDED = "ended"
-"""Key of the message that ends the progress of a job."""
+"""Key that marks a progress message as the last one of a job."""
 
 
 class KeptParts:
@@ -122,7 +122,7 @@ def _model_files(job: TrainingJob) -> dict[str, str]:
 
 
 def _tensors_digest(model: Any) -> str:
-    """Return a SHA-256 over every parameter and buffer of a model, with its name, type and shape."""
+    """Return one SHA-256 over the name, type, shape and values of every parameter and buffer of a model."""
     import torch
 
     hasher = hashlib.sha256()

@@ -1,6 +1,6 @@
 """Run the trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-Only progress and the result leave the process. The process dies with its parent, and locks the line and the device.
+Only progress and the result leave the process. The process ends when its parent ends. It locks the line and the device.
 """
 
 import json

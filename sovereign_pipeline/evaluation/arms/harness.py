@@ -107,7 +107,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
 def log_likelihoods(
     scorer: ChatScorer, items: Sequence[tuple[str, Sequence[str]]], reached: Reached
 ) -> list[tuple[float, ...]]:
-    """Return the summed log-likelihood (nats) of each continuation of each (context, continuations)."""
+    """Return the summed log-likelihood (nats) of each continuation, for each pair of a context and its
+    continuations."""
     requests = [
         Instance("loglikelihood", {}, (context, continuation), index)
         for context, continuations in items

@@ -35,7 +35,7 @@ Row = TypeVar("Row")
 
 
 Turn = Mapping[str, Any]
-"""A message in the form of OpenAI's API, as datasets and chat templates have it."""
+"""A message in the format of OpenAI's API, which datasets and chat templates use."""
 
 
 def prompt_text(tokenizer: Any, user: str | Sequence[Turn], tools: Sequence[Turn] = ()) -> str:
@@ -108,7 +108,7 @@ class ScoreCache:
 
     @property
     def measured(self) -> dict[str, float]:
-        """Return `<arm>_items_kept` and `<arm>_items_computed`, for a stage's `measured`."""
+        """Return the counts `<arm>_items_kept` and `<arm>_items_computed`, which a stage reports in `measured`."""
         return {f"{arm}_items_{how}": float(count) for (arm, how), count in sorted(self.items.items())}
 
     def get_or_compute(
@@ -128,7 +128,7 @@ class ScoreCache:
         Args:
             items: JSON of each item, in order.
             settings: everything else that decides the result.
-            form: type of the result, one row an item.
+            form: type of the result, which has one row per item.
         """
         origin = self.origins[arm]
         part = Part(

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 MOST_TOKENS = 512
-"""Maximum number of tokens in a tree. The prefix shared with the next sequence does not count, because few-shot
-examples are longer than the questions after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of
-it."""
+"""Maximum number of tokens in a tree. A prefix that is shared with the next sequence does not count, because few-shot
+examples are longer than the questions after them. On two cores 512 tokens were fastest; 256 to 2,048 tokens took at
+most a third longer."""
 TRIED_TOKENS = 16
 """Number of tokens with which `longest_branch` tests whether a model keeps the branches of a tree apart."""
 MOST_BY_NEIGHBOUR = 1e-3
@@ -48,11 +48,11 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Return whether no node has two children."""
+        """Return True if no node has two children."""
         return self.depths == list(range(len(self.tokens)))
 
     def shared(self, sequence: Sequence[int]) -> int:
-        """Return the length of the longest prefix of the sequence that the tree already has."""
+        """Return the length of the longest prefix of this sequence that is already in the tree."""
         node = -1
         for count, token in enumerate(sequence):
             if (node, token) not in self._children:
@@ -61,7 +61,7 @@ class Tree:
         return len(sequence)
 
     def add(self, sequence: Sequence[int]) -> None:
-        """Add a sequence after its longest prefix that the tree already has."""
+        """Add a sequence. Its longest prefix that is already in the tree is shared."""
         path: list[int] = []
         for depth, token in enumerate(sequence):
             parent = path[-1] if path else -1
@@ -150,9 +150,8 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
 
 
 def read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) -> Any:
-    """Return a cache with the keys and values of each prompt except its last token, padded on the left.
-
-    Return None if a prompt is longer than `longest_branch`, or no prompt has two tokens.
+    """Return a cache with the keys and values of each prompt except of its last token, padded on the left. Return None
+    if a prompt is longer than `longest_branch`, or if no prompt has at least two tokens.
     """
     import torch
 

@@ -74,14 +74,14 @@ class Figure(Frozen):
     """Name of the slice: "all", or the criterion and its value, such as "language ar"."""
     unit: Unit
     better: Better | None
-    """Direction in which the figure is better; None if neither direction is."""
+    """Direction in which the figure is better; None if neither direction is better."""
     reference: Reference
     observed: LossDifference | ShareDifference
 
     @property
     def is_regression(self) -> bool:
-        """True if the candidate is significantly worse than the reference (95 % interval). False with fewer than
-        FEWEST_CLUSTERS clusters."""
+        """True if the candidate is significantly worse than the reference (95 % interval). False if there are fewer
+        than FEWEST_CLUSTERS clusters."""
         if self.observed.clusters < FEWEST_CLUSTERS:
             return False
         return (self.better == "higher" and self.observed.high < 0) or (

@@ -97,9 +97,9 @@ class Criterion:
     """One criterion that a candidate must meet."""
 
     section: str
-    """Key of the recipe's `gates`."""
+    """Key of the criterion in the recipe's `gates`."""
     name: str
-    """Name of its gate."""
+    """Name of the criterion's gate."""
     question: str
     test: Callable[[Results, Any], Tested]
     """Function that tests the results against the section's margins."""
@@ -109,9 +109,9 @@ class Criterion:
         return policy
 
     def find(self, results: Results, gates: Gates) -> GateFinding:
-        """Combine the tests and the doubt about them into a finding with the worst outcome.
+        """Combine the margin tests, and any doubt about them, into a finding with the worst outcome.
 
-        A doubt never turns a fail into inconclusive. Otherwise an officer who may waive an inconclusive verdict could
+        A doubt never turns a fail into inconclusive. If it did, an officer who may waive an inconclusive verdict could
         waive a proven fault.
         """
         held, besides, doubt = self.test(results, self.policy(gates))

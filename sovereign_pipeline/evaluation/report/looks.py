@@ -51,7 +51,7 @@ SKETCHES = ("rows", "texts", "corpus")
 
 
 class Look(Frozen):
-    """One evaluation of some weights against a held-out side."""
+    """One evaluation of an adapter's or a model's weights against a held-out side."""
 
     weights: str
     """SHA-256 of the evaluated weights, whatever artifact contains them."""
@@ -70,7 +70,7 @@ class Look(Frozen):
 
 
 class Looks(Frozen):
-    """The looks at a held-out side, up to this look."""
+    """The looks at a held-out side, up to and including one look."""
 
     number: int
     """Number of this look, from 1."""

@@ -259,7 +259,7 @@ def compared_with(report: EvaluationReport) -> str:
 
 
 def scored_in(precision: str) -> str:
-    """State the precision in which all arms were scored, and how closely the scores match lm-eval's."""
+    """State the precision in which all arms were scored, and how closely scores in this precision match lm-eval's."""
     if precision == "float32":
         return "All arms were scored in float32, in which choices and texts equal lm-eval's."
     return (
@@ -292,7 +292,7 @@ def looks_note(report: EvaluationReport) -> list[str]:
 
 
 def loosened_notes(report: EvaluationReport) -> list[str]:
-    """Name each margin that was loosened after a gate did not pass, with both values."""
+    """Name each margin that was loosened after its gate did not pass, with the earlier and the present value."""
     return [
         f"{each.margin} was {each.then:g} at look {each.look}, which did not pass this gate, and is {each.now:g} now."
         for each in report.loosened

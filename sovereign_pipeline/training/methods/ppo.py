@@ -30,7 +30,7 @@ from sovereign_pipeline.training.rows import Completion
 ADAM_EPSILON = 1e-5
 """Adam's epsilon (Huang et al. 2024, optimizer detail); PyTorch's default is 1e-8."""
 LARGEST_GRADIENT = 1.0
-"""Maximum gradient norm of adapter and value head; each is clipped separately."""
+"""Maximum gradient norm. The gradients of the adapter and of the value head are clipped separately."""
 
 
 class PpoMethod(RewardedMethod):
@@ -176,7 +176,8 @@ class Learner:
         )
 
     def learning_rate(self, iteration: int) -> float:
-        """Return the adapter's learning rate. It falls linearly to zero after the last iteration (Huang et al. 2024).
+        """Return the adapter's learning rate in an iteration. The rate falls linearly, and would be zero after the last
+        iteration (Huang et al. 2024).
 
         iteration: counted from 0.
         """

@@ -152,7 +152,7 @@ class PreferenceTrainer(PackedTrainer):
 
 
 def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
-    """Return the log ratio of each reply that has a reference, and its number of tokens. Fillers have no reference and
+    """Return the log ratio and the number of tokens of each reply that has a reference. Fillers have no reference and
     come last."""
     sums, tokens = reply_log_probabilities(model, inputs, together)
     references = inputs["references"]

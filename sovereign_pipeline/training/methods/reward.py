@@ -154,7 +154,8 @@ class RewardMethod(RowsMethod):
         return replace(learned, predicted=0), read  # no logits, because the head computes a score instead
 
     def _held_out_scores(self) -> list[PairScore]:
-        """Score the held-out pairs. Several processes divide the pairs between them, and each returns all scores."""
+        """Score the held-out pairs. If there are several processes, they divide the pairs between them, and each
+        process returns all scores."""
         self.model.eval()
         if self.job.devices.count > 1:
             self.model.unshard()  # gathers the head and parts outside layers: no pass goes through the whole model
@@ -291,5 +292,5 @@ def _check_head_moved(now: Any, before: Any) -> None:
     if not bool(torch.isfinite(now).all()) or torch.equal(now, before):
         raise TrainingFailed(
             "The head of the reward model did not change, or is not finite. Nothing was learned.",
-            "Raise or lower training.reward_model.learning_rate.",
+            "Raise training.reward_model.learning_rate if the head did not change; lower it if the head is not finite.",
         )

@@ -1,4 +1,5 @@
-"""Train by supervised fine-tuning (SFT). Preference methods extend its batches and its trainer on packed rows.
+"""Train by supervised fine-tuning (SFT). Preference methods extend this module's batches and its trainer for packed
+rows.
 
 `GuardedTrainer` and `training_arguments` are for every trainer derived from transformers' Trainer. This module imports
 torch and transformers at its top, so import it inside functions.
@@ -96,7 +97,7 @@ class GuardedTrainer:
         check_sharded(self.job, self.accelerator)
 
     def any_process(self: Any, is_true: bool) -> bool:
-        """Return whether `is_true` is true in any process. Every process must call this function."""
+        """Return True if `is_true` is True in any process. Every process must call this method."""
         return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
@@ -134,7 +135,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self._started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """End the training after this step, with a checkpoint, once any process received a stop request."""
+        """If any process has received a stop request, end the training after this step, with a checkpoint."""
         if state.global_step >= self._trainer.plan.steps:
             control.should_save = False  # the training's result is saved instead
         elif state.global_step == self._trainer.job.until_step:
@@ -168,7 +169,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     _step_items: Any
     """Number of tokens, pairs or replies that the step's loss is a mean over."""
     _noted: dict[str, list[float]]
-    """Metric -> values of the step so far in this process, for the log."""
+    """Metric -> values so far in this step and this process, for the log."""
 
     def __init__(self, job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> None:
         self.prepare(job, batches.plan)

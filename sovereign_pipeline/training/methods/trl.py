@@ -54,8 +54,8 @@ SHAPING: dict[str, dict[str, Any]] = {
     "rloo": {"normalize_advantages": False},
     "grpo": {"importance_sampling_level": "token", "loss_type": "dapo", "scale_rewards": "group"},
 }
-"""Arguments that shape the loss of each trainer. They are TRL's defaults, stated here so that a later version of TRL
-cannot change them unnoticed."""
+"""Arguments that shape the loss of each trainer. The values are TRL's defaults. They are stated here so that a later
+version of TRL cannot change them unnoticed."""
 OF_BOTH = (
     *("beta", "epsilon", "gradient_accumulation_steps", "mask_truncated_completions", "max_completion_length", "min_p"),
     *("num_generations", "num_iterations", "per_device_train_batch_size", "repetition_penalty", "steps_per_generation"),
@@ -86,7 +86,7 @@ class TrlPairsMethod(RowsMethod):
 
 
 class TrlRewardMethod(RewardedMethod):
-    """RLOO or GRPO by a TRL trainer. Both compare several replies to one prompt."""
+    """RLOO or GRPO, with a TRL trainer. Both algorithms compare several replies to one prompt."""
 
     def add_reference(self, model: Any) -> TwoAdapters:
         self._row: Row = {}
@@ -143,7 +143,7 @@ class TrlRewardMethod(RewardedMethod):
         return self._sample(prompts, f"rollouts/{iteration}")
 
     def rewarded(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
-        """Return the reward of each reply. None excludes a reply from learning."""
+        """Return the reward of each reply. The policy does not learn from a reply whose reward is None."""
         scores = self._judge(prompts, rollouts)
         iteration = self.state.iteration
         rate = self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
@@ -154,7 +154,8 @@ class TrlRewardMethod(RewardedMethod):
         ]
 
     def iteration_ended(self, numbers: dict[str, float]) -> tuple[bool, bool]:
-        """Finish an iteration with its metrics. Returns whether to save a checkpoint and whether to end."""
+        """Finish an iteration, and log its metrics. Returns two values: True if a checkpoint must be saved, and True if
+        the training must end."""
         coefficient = {"kl_coefficient": self.state.kl.coefficient}
         self._ended(self.state, {**self._row, **coefficient, **numbers}, self._rollouts)
         following = self._next(self.state)
@@ -194,7 +195,7 @@ class TrlTrainer(GuardedTrainer):
     reference: dict[str, Any]
     """Tensors of the reference (TRL's frozen copy) at the beginning; empty if there is no reference."""
     _step_losses: list[float]
-    """Losses of the step's batches so far."""
+    """Losses of the batches so far in this step."""
 
     def remember_reference(self: Any) -> None:
         """Store the reference's tensors. Call this method after TRL's own `__init__`, which creates the reference."""
@@ -202,7 +203,8 @@ class TrlTrainer(GuardedTrainer):
         self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
 
     def check_reference_kept(self: Any) -> None:
-        """Raise TrainingFailed if the frozen copy differs from the model that the training started from."""
+        """Raise TrainingFailed if the reference (TRL's frozen copy) differs from the adapter that the training started
+        from."""
         now = dict(self.model.named_parameters())
         moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
@@ -465,7 +467,8 @@ class _RewardSteps(TrlTrainer):
         }
 
     def step_ended(self: Any) -> None:
-        """Record the step's loss. Called before the losses of its batches are cleared."""
+        """Record the loss of the step. `_Iterations` calls this method before the losses of the step's batches are
+        cleared."""
         self._seen.losses.append(self.mean_loss())
 
     def save_beside(self: Any, directory: Any) -> None:

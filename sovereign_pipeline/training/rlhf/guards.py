@@ -131,7 +131,7 @@ def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
 
 
 def check_first_ratio(off: float, precision: str) -> None:
-    """Check, at an iteration's first step, that the policy has not changed since it sampled the batch."""
+    """Check, at an iteration's first step, that the policy has not changed since the batch was sampled."""
     if not off <= LARGEST_RATIO_OFF[precision]:
         raise TrainingFailed(
             f"Before the first step of an iteration a ratio of probabilities differs from 1 by {off:.5f}. The policy "

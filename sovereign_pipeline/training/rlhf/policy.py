@@ -71,7 +71,7 @@ class TokenNumbers:
     log_probabilities: Any
     """Log-probabilities in nats, at the sampling temperature."""
     entropies: Any
-    """Entropy of the whole distribution, nats; without gradient."""
+    """Entropy of each token's whole distribution over the vocabulary, nats; without gradient."""
     values: Any
     """Value of the state before each token; zeros for the reference."""
 
@@ -240,6 +240,7 @@ class Policy(TwoAdapters):
 
 
 def _entropies(logits: Any) -> Any:
-    """Return the entropy of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
+    """Return the entropy of each token's distribution, in nats: [tokens], computed from logits, [tokens,
+    vocabulary]."""
     logs = logits.log_softmax(-1)
     return -(logs.exp() * logs).sum(-1)

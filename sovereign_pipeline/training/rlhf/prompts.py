@@ -138,7 +138,8 @@ class PromptSets:
 
 
 def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
-    """Read the prompts of a job. Raises TrainingFailed if there are too few, or too many are too long."""
+    """Read the prompts of a job. Raises TrainingFailed if there are too few prompts, or if too many prompts are too
+    long."""
     assert job.reward is not None
     room = job.sft.max_length - job.reward.rlhf.max_new_tokens
     training, cut = read_prompts(job.dataset, tokenizer, job.eos_ids, room)

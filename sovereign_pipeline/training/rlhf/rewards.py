@@ -42,7 +42,7 @@ LARGEST = 64 << 20
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
 CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure is never a low reward."
-"""Hint of a failed run of a command."""
+"""Hint for an error in which a command's run failed."""
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
@@ -91,7 +91,7 @@ class CommandTool:
         program = files[tool.program.name]
         if sum(map(len, files.values())) > LARGEST:
             raise InputError(
-                f"{tool.program}: the command and its files are larger than {LARGEST >> 20} MiB.", "Make them smaller."
+                f"{tool.program}: the command and its files are larger than {LARGEST >> 20} MiB.", "Use smaller files."
             )
         self._tool = tool
         self.machine = self._machine(program, code)
@@ -379,8 +379,8 @@ class RewardAdapter:
     """Judges replies with the line's reward model. The reward model's adapter is added to the policy's base model."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
-        """Add the reward model to the policy. model: PEFT model with the policy's adapter, on the base model that the
-        reward model was trained on.
+        """Add the reward model's adapter to the policy. model: PEFT model with the policy's adapter. Its base model
+        must be the one that the reward model was trained on.
 
         Raises IntegrityError if the reward model's tensors do not fit.
         """
@@ -399,7 +399,7 @@ class RewardAdapter:
         self._own: dict[tuple[str, str], Completion] = {}
 
     def judge(self, replies: Sequence[Reply]) -> list[Preferred]:
-        """Judge each reply. Raises TrainingFailed for a score that is not finite."""
+        """Judge each reply with the reward model. Raises TrainingFailed if a score is not finite."""
         given = [self._given(reply) for reply in replies]
         own = [self._institutions(reply) for reply in replies]
         scores = self._scores([*given, *own])

@@ -85,10 +85,10 @@ class RunState:
     judged_of_parent: int = 0
     """Number of prompts in the mean `gold_of_parent`. Prompts for which the reward abstains are not among them."""
     best_iteration: int = 0
-    """Number of the best iteration; 0 is the parent adapter."""
+    """Number of the iteration with the best adapter; 0 for the parent adapter."""
     best_gold: float = 0.0
     best_adapter: dict[str, Any] = field(default_factory=dict)
-    """Name -> tensor of the best adapter, on the CPU."""
+    """Name -> tensor of the best adapter so far, on the CPU."""
     stopped: str | None = None
     """Reason why the training ended before its last iteration."""
     learned: Passed = field(default_factory=Passed)
@@ -221,7 +221,7 @@ class RewardedMethod(Method):
     @property
     @abstractmethod
     def optimizer(self) -> Any:
-        """Optimizer of the adapter."""
+        """The optimizer that updates the policy's adapter."""
 
     @abstractmethod
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
@@ -396,7 +396,7 @@ class RewardedMethod(Method):
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
 
     def _next(self, state: RunState) -> Next:
-        """Decide what to do after an iteration."""
+        """Return the decisions after an iteration: save, end, or stop."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
         is_wanted = self.hooks.should_stop()
         is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0
@@ -409,7 +409,7 @@ class RewardedMethod(Method):
         )
 
     def finish(self) -> Outcome:
-        """Restore the best adapter, and compare it with the parent."""
+        """Restore the best adapter, and compare this adapter with its parent."""
         hooks, job, state, policy = self.hooks, self.job, self.state, self._policy
         if state.stopped is not None:
             hooks.progress(f"ending after iteration {state.iteration}: {state.stopped}")

@@ -110,7 +110,7 @@ def sample(
 
 
 OLDEST = (0, 32)
-"""Oldest supported version of vLLM. Earlier versions may answer a running request with another adapter."""
+"""Oldest supported version of vLLM. Earlier versions may switch a running request to another adapter."""
 VERSION, COMPLETIONS = "/version", "/v1/completions"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LONGEST_ANSWER = 64 << 20
@@ -157,8 +157,8 @@ class VllmSampler:
         temperature: float,
         seed: int,
     ) -> list[Rollout]:
-        """Sample one reply to each prompt from the present policy. Each reply's seed is derived from `seed` and its
-        position.
+        """Sample one reply to each prompt from the present policy. Each reply's seed is derived from `seed` and the
+        reply's position.
 
         Raises TrainingFailed if the server does not answer, or does not answer in vLLM's format. No message quotes
         text.
@@ -187,7 +187,7 @@ class VllmSampler:
             return list(pool.map(one, range(len(prompts))))
 
     def close(self) -> None:
-        """Unload the adapter if the server answers, and remove its copy."""
+        """Unload the adapter from the server, if the server answers, and remove the adapter's copy."""
         with suppress(TrainingFailed):  # the training's own result matters, not this error
             self._unload()
         shutil.rmtree(self._own, ignore_errors=True)
