@@ -78,7 +78,7 @@ class _Asked(RecipeModel):
                 raise ValueError(f"'{{{field}}}' is not a field of this text; {nearest_known(field, sorted(known))}")
         absent = [field for field, must in allowed.items() if must and f"{{{field}}}" not in self.prompt]
         if absent:
-            raise ValueError(f"the prompt lacks {', '.join(absent)}")
+            raise ValueError(f"the prompt does not show {', '.join(absent)}")
 
 
 class ChoiceTask(_Asked):
