@@ -130,11 +130,11 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> tuple[Artifact, str] | None:
     """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
 
-    Returns the artifact and its classification level: that in the manifest or that of the registration, whichever is
-    higher. An incumbent on another base model is skipped, and the report states so. Template and tokens of such an
-    incumbent differ, so its losses per token are not comparable. If this were an error, a line could never change its
-    base model. Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and CeilingExceeded if
-    the incumbent's level is above the line's ceiling.
+    Returns the artifact and its classification level: the level in the manifest or the level of the registration,
+    whichever is higher. An incumbent on another base model is skipped, and the report states so. Template and tokens of
+    such an incumbent differ, so its losses per token are not comparable. If this were an error, a line could never
+    change its base model. Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and
+    CeilingExceeded if the incumbent's level is above the line's ceiling.
     """
     row = _last_registered(workplace, candidate.ref)
     if row is None or not has_base(workplace, row.adapter_digest, base_model):

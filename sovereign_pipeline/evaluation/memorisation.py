@@ -95,7 +95,7 @@ def exposure(own: float, others: Sequence[float]) -> float:
     from scipy.stats import skewnorm
 
     if len(others) < 3 or min(others) == max(others):
-        raise ValueError(f"no distribution can be fitted to {len(others)} log-likelihoods, or if all are equal")
+        raise ValueError(f"no distribution can be fitted: {len(others)} log-likelihoods are too few, or all are equal")
     shape, location, scale = skewnorm.fit(others, method="MM")
     # A sample that is more skewed than any skew-normal distribution would get an infinite shape parameter.
     share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))

@@ -41,9 +41,9 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
     """Compute the power of each gate that compares shares, in the report's order, with one entry for each capability
     suite.
 
-    Each power is for the comparison with the base alone. If there is an incumbent, a candidate must pass the
-    comparisons with both. The held-out loss is left out, because its number of rows is known only after the split.
-    Raises the errors of reading the suites and the prompts.
+    Each power is for the comparison with the base alone. If there is an incumbent, a candidate must pass the comparison
+    with the base and the comparison with the incumbent. The held-out loss is left out, because its number of rows is
+    known only after the split. Raises the errors of reading the suites and the prompts.
     """
     gates = line.gates
     suites = [

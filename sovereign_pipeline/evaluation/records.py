@@ -103,7 +103,7 @@ class SuiteSelection(Frozen):
 
 
 class SuiteResult(Frozen):
-    """The results of one suite. A mean has no arms if there is no value to average."""
+    """The results of one suite. A mapping of means by arm is empty if there are no values to average."""
 
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]

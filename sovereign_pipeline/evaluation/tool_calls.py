@@ -75,8 +75,9 @@ def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
 
 
 def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a call names one of the tools, with arguments that its JSON Schema allows. No call fits an invalid
-    schema. No call fits a schema that refers to another document either, because no document is retrieved."""
+    """Return True if a call names one of the tools, and has arguments that the tool's JSON Schema allows. No call fits
+    an invalid schema. No call fits a schema that refers to another document either, because no document is
+    retrieved."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 

@@ -5,8 +5,8 @@ operations for each weight and token (Kaplan et al. 2020, section 2.1). Attentio
 row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). In the backward pass, the
 gradients of activations cost as much as the forward pass. The gradients of trained weights cost as much again. The
 trained weights are the adapter's in LoRA (Hu et al. 2021, section 4), and all weights in full tuning. The gradient of
-the first layer's input is not needed, so frozen weights of that layer have no backward product. Not counted: norms,
-activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
+the first layer's input is not needed, so frozen weights that are multiplied with this input have no backward product.
+Not counted: norms, activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
 
 A test compares these counts with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
 measurements, and steps repeated after a kill are not counted either, so that equal trainings have equal figures.

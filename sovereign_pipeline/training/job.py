@@ -201,7 +201,7 @@ class TrainingJob(Frozen):
 
 
 class Failure(Frozen):
-    """An error in the trainer's process. The process that started the trainer raises it again."""
+    """An error in the trainer's process. The process that started the trainer raises this error."""
 
     message: str
     hint: str = ""

@@ -1,5 +1,5 @@
 """Run the trainer as a job of a cluster: the common part of `slurm.py` and `kubernetes_jobs.py`. The job can outlive
-this process. Its directory is in the home, so that a later process finds the job, its log and its result.
+this process. The job's directory is in the home, so that a later process finds the job, its log and its result.
 """
 
 import shutil
@@ -261,8 +261,7 @@ class QueuedJob(ABC, Generic[Place]):
         return True
 
     def _resumes(self, ended: Ended) -> bool:
-        """Return True if another job may continue the training, because the training was neither cancelled nor
-        failed."""
+        """Return True if another job may continue the training: the training was not cancelled, and did not fail."""
         if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
             return False
         if self._failure is not None:

@@ -110,8 +110,8 @@ def run_job(
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Return True if an error, or its cause, means that another process of the training ended. gloo raises a
-    RuntimeError for this, which only the message identifies."""
+    """Return True if an error, or its cause, means that another process of the training ended. For this, gloo raises a
+    RuntimeError that can be recognised only by its message."""
     is_named = type(error).__name__ in ("DistBackendError", "DistNetworkError")
     if is_named or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return True
@@ -135,7 +135,7 @@ def collect_sigterm() -> list[int]:
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Return True if an error means that memory ran out. torch raises its own class on CUDA. On CPUs torch raises a
-    RuntimeError, which only the message identifies."""
+    RuntimeError that can be recognised only by its message."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

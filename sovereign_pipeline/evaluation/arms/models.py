@@ -387,8 +387,8 @@ def open_models(
     """Load the base and the models tuned from it from local directories, on the GPU if there is one.
 
     All adapters share one copy of the base; each model tuned in full needs as much memory as the base. Raises
-    InputError if a directory cannot be loaded as the model, tokenizer or adapter of this base that it must contain, if
-    the tokenizer has no chat template, or if a tuned model has another vocabulary.
+    InputError if a model, tokenizer or adapter cannot be loaded, if an adapter is not for this base, if the tokenizer
+    has no chat template, or if a tuned model has another vocabulary.
 
     Args:
         tuned: the candidate, and the incumbent if there is one, each tuned from this base.

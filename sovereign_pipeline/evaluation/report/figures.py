@@ -53,9 +53,9 @@ _CALLS: Sequence[tuple[str, str, Better]] = (
 )
 """The same for each share of `ToolCallResult`."""
 FEWEST_CLUSTERS = 6
-"""Minimum number of case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and
-the tests of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. With two
-clusters and no true difference, half of the intervals exclude 0."""
+"""Minimum number of case files, passages or independent rows for a figure to count as significant.
+`HeldOutLoss.minimum_cases` and the tests of `evaluation/statistics.py` describe the simulation. A bootstrap interval of
+one cluster has no width. With two clusters and no true difference, half of the intervals exclude 0."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"

@@ -43,9 +43,9 @@ MINIMUM_JUDGE_QUALITY = 0.7
 specificity - 1 (Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76). If recall or specificity is below
 0.7, a true fall of 0.10 appears as less than 0.07."""
 LEAST_JUDGE_QUALITY_SHOWN = 0.5
-"""Minimum lower bound of the 95 % intervals of a judge's precision, recall and specificity. It proves that the judge is
-better than chance. Four labelled answers of each kind suffice if all are judged correctly (Wilson: 4 / (4 + 1.96^2) =
-0.51); the demonstration has four Arabic loops. A bound of 0.7 would need nine of nine.
+"""Minimum lower bound of the 95 % intervals of a judge's precision, recall and specificity. A bound above this limit
+proves that the judge is better than chance. Four labelled answers of each kind suffice if all are judged correctly
+(Wilson: 4 / (4 + 1.96^2) = 0.51); the demonstration has four Arabic loops. A bound of 0.7 would need nine of nine.
 """
 EXPOSURE = "exposure of planted canaries"
 """Name of the figure whose differences are in bits."""
@@ -133,8 +133,8 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _held_out_loss(results: Results, policy: HeldOutLoss) -> Tested:
-    """Require that the candidate's loss is better than the base's and not worse than the incumbent's beyond the margin,
-    with enough case files for an interval."""
+    """Require that the candidate's loss is lower than the base's, and not higher than the incumbent's by more than the
+    margin. Also require enough case files for an interval."""
     losses, by_token = results.held_out.loss, results.held_out.loss_by_token
     held = [
         each

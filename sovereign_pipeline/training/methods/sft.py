@@ -76,7 +76,7 @@ class GuardedTrainer:
     """A mixin for a subclass of transformers' Trainer. List it before the trainer among the base classes."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
-        """Set the attributes that the Trainer's `__init__` uses. Call this method before `__init__`."""
+        """Set the attributes that the Trainer's `__init__` uses. Call this method before the Trainer's `__init__`."""
         self.job = job
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)

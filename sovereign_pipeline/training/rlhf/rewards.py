@@ -3,8 +3,8 @@ reward model. A tool that fails or is too slow is an error, never a low reward. 
 learn from the tool's faults. A reward model's raw score is in logits, and only differences between replies to one
 prompt have a meaning (Bradley and Terry 1952). The raw score of a reply is therefore compared with that of the
 institution's reply to the same prompt. The sigmoid of the difference is the probability that the reward model prefers
-the reply. The sigmoid is flat for replies that score far above the institution's; such scores are least reliable (Fu et
-al. 2025, arXiv 2502.18770).
+the reply. The sigmoid is flat for scores far above the score of the institution's reply, where a reward model is least
+reliable (Fu et al. 2025, arXiv 2502.18770).
 """
 
 import json
