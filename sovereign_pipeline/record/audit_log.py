@@ -18,11 +18,12 @@ from sovereign_pipeline.record import merkle, notes, tables, tree
 from sovereign_pipeline.record.checkpoints import Readable
 
 ROWS = "rows"
-"""Key in an entry's subjects. Its value: table -> primary key -> SHA-256 of each row that was added with the entry."""
+"""Key in an entry's subjects. Its value maps table -> primary key -> SHA-256 of the row, for each added row."""
 ADDED = "rows added since the last entry"
 """Key in `Session.info` for the rows added since the last entry."""
 DRAFTED = "named by the transaction's entries"
-"""Key in `Session.info`. Its value: SHA-256 -> content to store with the transaction's entries, which refer to it."""
+"""Key in `Session.info`. Its value maps SHA-256 -> content to store. The transaction's entries refer to this
+content."""
 
 Rows = dict[str, dict[str, bytes]]
 """Table -> primary key of a row -> its columns as canonical JSON."""
@@ -32,7 +33,8 @@ def watch(session: Session, drafted: dict[str, bytes]) -> None:
     """Collect the rows that the session adds from now on, so that the next ledger entry lists them.
 
     Args:
-        drafted: dictionary to fill: SHA-256 -> content of an added row, or a signed statement in the row.
+        drafted: dictionary that is filled with SHA-256 -> bytes: the content of each added row, and each signed
+            statement in a row.
     """
     session.info[DRAFTED] = drafted
 
@@ -94,21 +96,22 @@ def key_of(row: tables.Table) -> str:
 
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"
-"""Key in `Session.info`. Its value: a function to call before the first entry of a transaction (`in_force.py`)."""
+"""Key in `Session.info`. Its value is a function that is called before a transaction's first entry (`in_force.py`)."""
 LAST = "hash of the newest entry"
-"""Key in `Session.info`. Its value: the hash of the newest entry."""
+"""Key in `Session.info`. Its value is the hash of the newest entry."""
 FIRST = "0" * 64
 """Value of `previous` in the first entry."""
 
 SIGNATURE = "signature"
-"""Key in a signed entry's subjects: the signature in hex digits."""
+"""Key in a signed entry's subjects. Its value is the signature in hex digits."""
 
 SIGNED_AS = b"sovereign audit entry 1\n"
 """Prefix of the signed bytes (domain separation): the signature is invalid in any other context."""
 
 
 AFTER_HASH = b'"previous":"'
-"""Bytes that follow the hash in an entry's JSON. No value before them contains them, because JSON escapes quotes."""
+"""Bytes that follow the hash in an entry's JSON. No earlier value can contain these bytes, because JSON escapes
+quotes."""
 
 
 class Parsed(NamedTuple):
@@ -129,7 +132,7 @@ Sign = Callable[[bytes], bytes]
 Damaged = Callable[[int, str], SovereignError]
 """Function that builds the error for a damaged entry from the entry's number and the problem."""
 UNREADABLE = "cannot be read"
-"""Problem, as in `Damaged`, of bytes that are not a ledger entry."""
+"""The problem to pass to a `Damaged` function if bytes are not a ledger entry."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,8 @@ def append(
     sign: Sign | None = None,
     dated: datetime.datetime | None = None,
 ) -> tables.AuditEntry:
-    """Add an entry in the caller's transaction, so that act and entry are committed together. The entry contains the
-    SHA-256 of each row that the transaction added since its last entry.
+    """Add an entry in the caller's transaction, so that the act and its entry are committed together. The entry
+    contains the SHA-256 of each row that the transaction added since its last entry.
 
     Args:
         session: a session of `Registry.writing`.
@@ -181,7 +184,8 @@ def append(
     if dated is not None and dated > now + CLOCKS:
         raise ConflictError(
             f"'{action}' is dated {dated:%Y-%m-%d %H:%M:%S} UTC, which is in the future: a clock is wrong.",
-            "Correct the clocks of this machine and of the signing one. The act can be logged after that time.",
+            "Correct the clocks of this machine and of the signing machine. The act can be logged once that time has "
+            "passed.",
         )
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
@@ -208,8 +212,8 @@ def append(
 
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. Ignores a number, which some
-    acts store under the same key."""
+    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. Some acts store a number under
+    the same key; it is ignored."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
@@ -217,7 +221,8 @@ def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def entries_of_rows(
     session: Session, actions: Collection[str], *conditions: ColumnElement[bool]
 ) -> dict[tuple[str, str], int]:
-    """Return (table, primary key) of a row -> number of the entry that added it, for entries with these actions."""
+    """Return a mapping from (table, primary key) of each row to the number of the entry that added the row. Only reads
+    entries with one of these actions."""
     query = select(tables.AuditEntry.sequence, tables.AuditEntry.subjects).where(
         tables.AuditEntry.action.in_(actions), *conditions
     )
@@ -230,7 +235,8 @@ def entries_of_rows(
 
 
 def proven_entry(session: Session, sequence: int) -> Parsed:
-    """Return one entry after verifying that it is in the tree. Raises IntegrityError if it is missing or changed."""
+    """Return one entry after verifying that the tree contains it. Raises IntegrityError if the entry is missing or
+    changed."""
     size = tree.size_of(session)
     with tree.written_by_this_program():
         data = session.scalar(select(tables.LedgerEntry.data).where(tables.LedgerEntry.sequence == sequence))
@@ -364,8 +370,8 @@ CHECKPOINT = ".checkpoint"
 
 
 def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the subjects of an export's entries with one action, and the number and time of its newest entry. The
-    log's key must have signed the checkpoint beside the export.
+    """Return the subjects of an export's entries that have this action, and the number and time of the export's newest
+    entry. The log's key must have signed the checkpoint beside the export.
 
     Args:
         log: public key of the log, from an independent source.
@@ -442,7 +448,7 @@ def enter_adapter(
 
 
 def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield SHA-256 and bytes of datasets' contents (`contents_of`), with few in memory at a time. Raises
+    """Yield the SHA-256 and the bytes of each dataset's contents (`contents_of`), with few in memory at a time. Raises
     IntegrityError if a dataset's content is missing or changed."""
     ordered = sorted(wanted)
     with tree.written_by_this_program():

@@ -42,7 +42,7 @@ REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
 
 URGENT = "promote_urgently"
-"""The transition of an adapter that is promoted without a passed trial."""
+"""Name of the transition that promotes an adapter without a passed trial."""
 
 TransitionRow = Transition | Row[Any]
 """A transition as an ORM object or, for long lists, as a plain row."""
@@ -231,7 +231,7 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
     """Return the waivers of a line's registered adapters, oldest first.
 
     Args:
-        besides: digest of an adapter's artifact whose waivers are left out.
+        besides: digest of an adapter's artifact. The waivers of this adapter are left out.
     """
     query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
     with registry.reading() as session:
@@ -293,9 +293,9 @@ def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Co
     """Return the adapter that a candidate would replace: the line's adapter in production. If there is none, return the
     line's highest version, or None if the line has no other adapter.
 
-    Ignores rejected, recalled and retired adapters. If the candidate is registered, the states of earlier adapters are
-    those at its registration, so that later transitions do not make its scores stale. Versions decide which adapter is
-    newest: registration times are whole seconds, so two can be equal.
+    Ignores rejected, recalled and retired adapters. If the candidate is registered, earlier adapters count with the
+    states that they had at the candidate's registration. Later transitions then do not make the candidate's scores
+    stale. Versions decide which adapter is newest: registration times are whole seconds, so two can be equal.
 
     Args:
         weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights are ignored.
@@ -383,7 +383,7 @@ def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
 
 
 def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
-    """Return the entries of purges that removed files of an artifact. Does not verify signatures."""
+    """Return the purges that removed files of an artifact, from their ledger entries. Does not verify signatures."""
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 

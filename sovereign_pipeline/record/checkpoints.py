@@ -1,4 +1,4 @@
-"""Manage the ledger's key, second copy and signed checkpoint, which reveal that an older registry was restored."""
+"""Manage the ledger's key, second copy and signed checkpoint. They reveal that an older registry was restored."""
 
 import errno
 import hashlib
@@ -129,7 +129,7 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
-"""Number of bytes read from the file's end to find unconfirmed entries: at first, and at most."""
+"""Number of bytes to read from the file's end in search of unconfirmed entries: in the first attempt, and at most."""
 MOST_TORN = 1_000
 """Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
@@ -177,7 +177,7 @@ class End:
         return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
 
     def newest(self, size: int) -> int:
-        """Return the number of the newest entry among the first `size`, or 0."""
+        """Return the number of the newest entry among the first `size` entries, or 0."""
         return max((number for number in self.entries if number <= size), default=0)
 
 
@@ -257,8 +257,8 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read enough of the second copy's end to contain every entry that may be uncommitted. Raises IntegrityError if
-    that is too much, because another program wrote many lines."""
+    """Read enough of the second copy's end to contain every entry that may be uncommitted. Raises IntegrityError if it
+    would have to read too much, because another program wrote many lines."""
     with _reading(path) as stream:
         length, look = os.fstat(stream.fileno()).st_size, FIRST_LOOK
         while look <= LARGEST_LOOK:
@@ -293,9 +293,8 @@ def _stopping(path: Path) -> Iterator[None]:
 def add(
     path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int, kept: Note
 ) -> None:
-    """Append entries that are about to be committed to the second copy, and flush them to its medium.
-
-    Before them, marks entries that were never committed as void, and appends committed entries that are missing.
+    """Append to the second copy the entries that are about to be committed, and flush them to its medium. First marks
+    the copy's entries that were never committed as void, and appends committed entries that the copy lacks.
 
     Args:
         committed: returns the exact bytes of the committed entries between two numbers.
@@ -385,7 +384,7 @@ HEAD = "/head"
 
 
 class Readable(Protocol):
-    """A registry that can be read (`database.Registry`)."""
+    """Interface of a registry that can be read. `database.Registry` implements it."""
 
     @property
     def settings(self) -> Settings: ...
@@ -506,7 +505,8 @@ def write_entries(session: Session, settings: Settings, named: Mapping[str, byte
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
-    """Write the entries to be committed to the second copy, if there is one. Called before the commit."""
+    """Append to the second copy, if there is one, the entries that are about to be committed. Called before the
+    commit."""
     if settings.ledger_copy is None:
         return
 
@@ -556,7 +556,7 @@ def _keep_signed(
     """Return the checkpoint of the committed state, and write it if an act has not done so yet.
 
     Args:
-        outcome: end of the error's sentence, which states whether the act is logged although the disk failed.
+        outcome: last clause of the error message. It states whether the act is logged although the disk failed.
         then: sentence that is appended to the error's hint.
     """
     path = checkpoint_file(settings)
@@ -591,7 +591,8 @@ def _assert_signed(kept: Kept, verifier: Verifier) -> None:
 
 
 def _says_what_is_there(session: Session, head: TreeHead) -> bool:
-    """Return True if a checkpoint covers exactly the current tree, so that no entry was lost since."""
+    """Return True if a checkpoint covers exactly the current tree. Then no entry was lost after the checkpoint was
+    signed."""
     return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
 
 
@@ -602,7 +603,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
         raise IntegrityError(
             f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
             f"missing: {missing_entries(settings, size + 1, head.size)}.",
-            "Restore the newest copy. With an older one, later acts could be repeated.",
+            "Restore the newest copy of the registry. With an older copy, later acts could be repeated.",
         )
     if head.size == 0:
         return

@@ -35,7 +35,8 @@ SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 _SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
 SQLITE_SILENT = {getattr(sqlite3, f"SQLITE_{name}") for name in _SILENT}
-"""Primary codes of errors about access to a file. All others are about its content, such as `SQLITE_NOTADB`."""
+"""SQLite's primary codes of errors about access to a file. All other codes are about its content, as
+`SQLITE_NOTADB`."""
 POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
@@ -149,7 +150,7 @@ class Registry:
 
 @contextmanager
 def _session(view: View, connection: Connection, disk: Connection) -> Iterator[Session]:
-    """Open a session that uses the view, and for `stored_classes` the database itself."""
+    """Open a session that reads `stored_classes` from the database itself, and all other tables from the view."""
     with Session(connection, binds=dict.fromkeys(stored_classes(), disk), expire_on_commit=False) as session:
         session.info[tree.GROWTH], session.info[audit_log.LAST] = view.growth.copy(), view.last
         before, STORE.read = STORE.read, lru_cache(maxsize=256)(partial(content_in, disk, view.drafted))
@@ -342,7 +343,8 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert database errors: RegistryUnreached for no answer, RegistryLocked for a lock, else IntegrityError."""
+    """Convert database errors: raise RegistryUnreached if the database does not answer, RegistryLocked if it is locked,
+    and IntegrityError for all other errors."""
     try:
         yield
     except Contradiction:
@@ -451,8 +453,9 @@ def _engine_read_only(settings: Settings) -> Iterator[Engine]:
 def _sqlite(path: Path) -> Iterator[Engine]:
     """Open an SQLite file for reading without creating companion files.
 
-    A write-ahead log beside the file means that the file is in use, or was copied while in use. SQLite then reads both.
-    If it cannot create its index beside them, both are copied to a temporary directory and read there.
+    A write-ahead log beside the file means that the file is in use, or was copied while in use. SQLite then reads the
+    file and the log. If SQLite cannot create its index beside them, the file and the log are copied to a temporary
+    directory and read there.
     """
     if not path.is_file():
         raise InputError(

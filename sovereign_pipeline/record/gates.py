@@ -202,7 +202,8 @@ def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> I
 
 
 def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
-    """Return the identity of a waiver. It omits officer and reason, so that a record has one waiver of each kind."""
+    """Return the identity of a waiver. It omits officer and reason, so that a gate's record can have only one waiver of
+    each kind."""
     return Identity(
         kind=GATE_WAIVER,
         line=workplace.line.line,

@@ -32,7 +32,7 @@ INSTITUTION = "institution.yaml"
 
 @dataclass(frozen=True)
 class TrustOnRecord:
-    """The trust root in its newest ledger entry."""
+    """The trust root as its newest ledger entry identifies it."""
 
     sequence: int
     root_sha256: str
@@ -161,8 +161,8 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
     if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
         raise IntegrityError(
             f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
-            f"{known.root_version} and targets {known.targets_version}, under which entry {known.sequence} of the "
-            f"audit log was made.",
+            f"{known.root_version} and targets {known.targets_version}, under which ledger entry {known.sequence} was "
+            f"added.",
             "An older trust root was restored. Copy the newest one again.",
         )
     newer = trust.targets_version > known.targets_version

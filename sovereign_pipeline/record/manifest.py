@@ -1,4 +1,4 @@
-"""Define an artifact's manifest, its confined and readable files, and the interface for signatures."""
+"""Define an artifact's manifest, which of its files stay under the corpus root, and the interface for signatures."""
 
 import hashlib
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class FileEntry(Frozen):
 
 
 class Producer(Frozen):
-    """The stage that produced an artifact, with the version and configuration that it had."""
+    """The stage that produced an artifact, with the stage's version and configuration at that time."""
 
     code_version: str
     config: dict[str, Any]
@@ -133,8 +133,8 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),
     "classified_corpus": frozenset(),
 }
-"""Kind of artifact with unscrubbed text -> its files without such text. All its other files are stored only under the
-corpus root."""
+"""Kind of artifact with unscrubbed text -> its files without such text. All other files of this kind of artifact are
+stored only under the corpus root."""
 
 READABLE: Mapping[str, Mapping[str, str]] = {
     "raw_corpus": {"sources.json": "sources as read"},
@@ -153,7 +153,7 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "registered_adapter": {"record.json": "record"},
     "blind_review": {"review.md": "review"},
 }
-"""Kind of artifact -> file that a browser may display -> label of its link."""
+"""Kind of artifact -> file that a browser may display -> label of the link to the file."""
 
 ARTIFACTS = "artifacts"
 """Directory under the corpus root. Its subdirectory `<digest>/` has the confined files of one artifact."""

@@ -125,8 +125,8 @@ def _are_hashes(*given: bytes) -> bool:
 
 
 def _split(leaves: Range) -> int:
-    """Return the index at which RFC 6962 splits a range: its first part has the largest power of two that is smaller
-    than the range."""
+    """Return the index at which RFC 6962 splits a range. The number of leaves before the index is the largest power of
+    two that is smaller than the range's number of leaves."""
     start, end = leaves
     return start + (1 << ((end - start - 1).bit_length() - 1))
 
@@ -166,7 +166,7 @@ def _consistent(old_end: int, leaves: Range, *, known: bool) -> Iterator[Range]:
 
 
 def _complete(leaves: Range) -> list[Node]:
-    """Return the complete subtrees that together form these leaves, from left to right."""
+    """Return the complete subtrees that together cover these leaves, from left to right."""
     start, end = leaves
     found = []
     while start < end:

@@ -23,7 +23,7 @@ SIGNS, COSIGNS = 0x01, 0x04
 KEY_BYTES, ID_BYTES, TIME_BYTES = 32, 4, 8
 PRIVATE = "PRIVATE+KEY+"
 LONGEST_NOTE = 100_000
-"""Maximum number of characters, far above any real note. It limits the work for a malicious file."""
+"""Maximum number of characters, far above any real note. It limits the work that a malicious file can cause."""
 SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
 
 
@@ -150,7 +150,7 @@ def signed(text: str, signer: Signer) -> Signature:
 
 
 def cosigned(text: str, signer: Signer, at: int) -> Signature:
-    """Return a witness's signature over a text and the time (seconds since 1970)."""
+    """Return a witness's cosignature, which signs a text and the time (seconds since 1970)."""
     return Signature(
         signer.name, signer.verifier.id, at.to_bytes(TIME_BYTES, "big") + signer.sign(_with_time(text, at))
     )

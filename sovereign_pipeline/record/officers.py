@@ -24,7 +24,7 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size and times of each file in a directory. It changes when a file changes."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Cache: directory -> stamp of its files, and the verified trust root. Each opened artifact needs the trust root."""
+"""Cache: directory -> stamp of its files, and the verified trust root. Opening an artifact needs the trust root."""
 
 
 def trust_root(settings: Settings) -> Trust:
@@ -126,7 +126,7 @@ def verify_act(
 
 
 def officer_shown(trust: Trust | None, officer: str) -> str:
-    """Return the name of an officer by key id or, if it is unknown, the start of the id."""
+    """Return the name of the officer with this key id, or the start of the id if the trust root does not list it."""
     known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
     return known.get(officer) or officer_in_short(officer)
 

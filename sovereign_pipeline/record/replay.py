@@ -32,13 +32,14 @@ from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged, written_by_
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": audit_log.SEALED})[:-1] + b","
-"""First bytes of an entry about a sealed artifact. The view omits these entries, which can be nine of ten."""
+"""First bytes of an entry about a sealed artifact. The view omits these entries; nine of ten entries can be of this
+type."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
 NOTE_BYTES = 100_000
 """Maximum size of the signed note in a snapshot. A usual note has about 3 KB."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
-"""Digest of the view's tables. A snapshot with another digest is not used."""
+"""Digest of `REPLAY` and the definitions of the view's tables. A snapshot with another digest is not used."""
 STATE = "/state"
 """Suffix of the log's name in a signed snapshot."""
 _NEWEST = select(LedgerEntry.sequence, LedgerEntry.head).order_by(LedgerEntry.sequence.desc()).limit(1)
@@ -131,7 +132,7 @@ class View:
 
     @property
     def is_due(self) -> bool:
-        """True if the state is many entries newer than the last snapshot."""
+        """Return True if the state is many entries newer than the last snapshot."""
         return self.growth.size - self._kept >= ENTRIES_AT_ONCE
 
     def keep(self, snapshot: Path, signer: Signer) -> None:
@@ -330,10 +331,10 @@ def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, 
     """
     table = _BY_NAME.get(name)
     if table is None or not {*content} <= {*table.columns.keys()}:
-        raise audit_log.damaged_registry(sequence, f"names a row of {name} that this version does not know")
+        raise audit_log.damaged_registry(sequence, f"names a row of the table {name}, which this version does not know")
     row = {column.name: _value(column.type, content.get(column.name), sha256) for column in table.columns}
     if key != "/".join(str(row[column.name]) for column in table.primary_key):
-        raise audit_log.damaged_registry(sequence, f"names a row of {name} with a wrong key")
+        raise audit_log.damaged_registry(sequence, f"names a row of the table {name} with a wrong key")
     return row
 
 

@@ -43,8 +43,7 @@ class Launch(Protocol):
 
 
 class WaiverLog(Protocol):
-    """Interface of the log of officers' waivers. `catalog.py` implements it with the ledger, which depends on this
-    module."""
+    """Interface of the log of officers' waivers. `catalog.py`, which imports this module, implements the interface."""
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
         """Log a waiver before its artifact is stored."""
@@ -107,7 +106,7 @@ class Verdict:
     evidence: dict[str, Any] = field(default_factory=dict)
     """Numbers behind the verdict, as JSON."""
     listed: tuple[dict[str, Any], ...] = ()
-    """Details such as every row id, which the record stores in a separate file."""
+    """Details, such as every row id. The gate's record stores them in a separate file."""
     classification: str | None = None
     """Classification level of data read from outside the store. The record's level is the highest of this and the
     artifact's."""
@@ -153,7 +152,7 @@ class Gate:
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
     def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-        """Return the outcomes that an officer may waive by today's recipe and also by the earlier agreement."""
+        """Return the outcomes that an officer may waive according to both today's recipe and the earlier agreement."""
         return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
@@ -181,10 +180,11 @@ class Stage:
     """Distributions whose version affects the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
-    """Returns the kind of the input that this stage passes through because it has nothing to do for a line, or None if
-    it builds its own artifact."""
+    """Returns the kind of the input that this stage passes through, if the stage has nothing to do for a line. Returns
+    None if the stage builds an artifact."""
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
-    """Returns False if this stage must also record its artifact elsewhere, such as in the registry, and has not."""
+    """Returns False if this stage must also record its artifact elsewhere, such as in the registry, and has not done
+    so."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
     """Returns, for a message, the ids of rows that changed in files outside the store since the artifact was built."""
     reads_corpus: Callable[[Line], bool] = lambda line: False

@@ -97,9 +97,9 @@ class StageExplanation:
 def stale_kinds(stages: Sequence[Stage], workplace: Workplace) -> list[str]:
     """Return the kinds of the stale stages, in the given order.
 
-    A stage is stale if materializing it now could give another artifact. Every stage downstream of a stale one counts
-    as stale; when it runs, it reuses its artifact if its inputs turn out equal. Raises RecipeError, SourceError,
-    NotFoundError or IntegrityError if staleness cannot be decided.
+    A stage is stale if materializing it now could give another artifact. Every stage downstream of a stale stage counts
+    as stale. If its inputs turn out equal when it runs, the downstream stage reuses its artifact. Raises RecipeError,
+    SourceError, NotFoundError or IntegrityError if staleness cannot be decided.
     """
     examination = _Examination(stages, workplace, in_detail=False)
     return [stage.kind for stage in stages if examination.reasons(stage)]

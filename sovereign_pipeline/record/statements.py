@@ -91,7 +91,7 @@ def json_object(content: bytes, complaint: str) -> dict[str, Any]:
 
 
 def _at(content: Any, *path: str) -> Any:
-    """Return the value at a path of nested objects, or None."""
+    """Return the value at a path in nested JSON objects, or None if the path is missing."""
     for key in path:
         content = content.get(key) if isinstance(content, dict) else None
     return content

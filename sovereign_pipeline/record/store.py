@@ -101,7 +101,7 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, directory, bundles)
 
     def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
-        """Open an artifact whose files a logged purge may have removed, and verify the remaining ones.
+        """Open an artifact whose files a logged purge may have removed, and verify the files that remain.
 
         Args:
             may_be_gone: paths of the files that may be missing.
@@ -141,7 +141,8 @@ class ArtifactStore:
         return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
-        """Return the reference to an artifact's input, with the manifest SHA-256 that was read."""
+        """Return the reference to an artifact's input, with the SHA-256 that the input's manifest had when it was
+        read."""
         return self.ref_of(manifest.inputs[kind], manifest.circumstances.input_manifests[kind])
 
     def open_input(self, manifest: Manifest, kind: str) -> Artifact:
@@ -151,7 +152,8 @@ class ArtifactStore:
         """Return the reference to a stored artifact. Raises NotFoundError if it is missing.
 
         Args:
-            manifest_sha256: SHA-256 of the manifest as recorded elsewhere. None uses that of the stored manifest.
+            manifest_sha256: SHA-256 of the manifest as recorded elsewhere. None uses the SHA-256 of the stored
+            manifest.
         """
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
@@ -372,8 +374,8 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """Yield references to an artifact's inputs, from its manifest alone. The `kind` of each is the input's asset
-    name."""
+    """Yield references to an artifact's inputs, from its manifest alone. The `kind` of each reference is the input's
+    asset name."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

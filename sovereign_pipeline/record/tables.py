@@ -36,7 +36,7 @@ NAMING = {
 STORED = "stored"
 """Key in a table's `info` that marks a table of the database. Tables without it belong to the view."""
 ENTRIES = {"info": {STORED: True}}
-"""Options of the tables of entries and of the content that they refer to. Rows of these tables never change."""
+"""Options of the tables with entries, and with the content that entries refer to. Their rows never change."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
@@ -57,8 +57,8 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class Bytes(LargeBinary):
-    """A column of bytes that rejects other types. SQLite can store a number in it, which `bytes(number)` would turn
-    into that many zero bytes."""
+    """A column of bytes that rejects other types. SQLite can store a number in such a column, and `bytes(number)` would
+    return that many zero bytes."""
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], bytes | None]:
         def process(value: Any) -> bytes | None:
@@ -215,7 +215,7 @@ class Adapter(Table):
 
     @property
     def record_ref(self) -> ArtifactRef:
-        """The artifact of the adapter's record, with the registered manifest."""
+        """Reference to the artifact with the adapter's record, including the SHA-256 of its registered manifest."""
         return ArtifactRef(
             kind="registered_adapter",
             line=self.line,
@@ -486,7 +486,7 @@ class KnownIssue(Table):
 
 
 class AdapterReview(Table):
-    """An officer's decision to keep an adapter after a review. The next due date is counted from it."""
+    """An officer's decision to keep an adapter after a review. The next due date is counted from this decision."""
 
     __tablename__ = "adapter_review"
 

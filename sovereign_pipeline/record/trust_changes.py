@@ -276,7 +276,7 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
             raise ConflictError(
-                f"An officer's name is spelled {other} already, not {person}.",
+                f"An officer is already listed as {other}, a name that looks like {person}.",
                 "Use one spelling for each person. Distinguish two people with the same name by their office.",
             )
 

@@ -250,7 +250,8 @@ def make_demonstration(
     keys: Annotated[Path, typer.Argument(help="Directory for all private keys, unencrypted.")],
     log: Annotated[Path | None, typer.Option(help="The log's public key, as `sovereign audit key` prints it.")] = None,
 ) -> None:
-    """Create a trust root for demonstrations on one machine: three root keys, three officers, pipeline and bundle.
+    """Create a trust root for demonstrations on one machine: keys of three root holders, three officers, the pipeline
+    and bundles.
 
     Does not replace existing files. Everything that depends on such a trust root is marked as a demonstration.
     """

@@ -233,7 +233,7 @@ class RootSigner(TufSigner):
 DEMONSTRATION = "demonstration"
 """Field that marks the root of a demonstration, whose keys are on the same machine."""
 ROOT_VERSION = "root_version"
-"""Field in `targets.json`: version of the root whose keys signed it. It reveals that only the root was rolled back."""
+"""Field in `targets.json`: version of the root whose keys signed it. It reveals a rollback of the root alone."""
 KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
 ROLE_FIELDS = {"version", "expires"}
 
@@ -302,7 +302,7 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     made_under = metadata.signed.unrecognized_fields.get(ROOT_VERSION)
     if not isinstance(made_under, int) or made_under > root.version:
         raise IntegrityError(
-            f"{name}: it was made under root {made_under}, but the newest here is {root.version}.",
+            f"{name}: it was signed under root {made_under}, but the newest root here is {root.version}.",
             "An older root was restored. Copy the newest one again.",
         )
     return metadata.signed
@@ -390,8 +390,8 @@ def load_trust(
     now: datetime | None = None,
     at_least: tuple[int, int] = (1, 1),
 ) -> Trust:
-    """Read and verify a trust root. Raises NotFoundError if there is none, and IntegrityError that names the file if
-    one is invalid or the trust root is expired or too old.
+    """Read and verify a trust root. Raises NotFoundError if there is no trust root, and IntegrityError if it is
+    expired, too old or invalid; the error names an invalid file.
 
     Args:
         root_sha256: expected SHA-256 of the first root's file; None accepts any.

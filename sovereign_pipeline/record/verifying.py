@@ -24,7 +24,7 @@ from sovereign_pipeline.record.witnesses import Policy
 
 @dataclass(frozen=True)
 class Claim:
-    """A signed root hash of the tree at a size, and the source of the signature, as named in an error."""
+    """A signed root hash of the tree at a size, and the name of the signature's source for error messages."""
 
     said_by: str
     head: TreeHead

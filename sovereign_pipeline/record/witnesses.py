@@ -1,4 +1,5 @@
-"""Request, create and verify witnesses' cosignatures of checkpoints, and verify the ledger's key by the trust root."""
+"""Request, create and verify witnesses' cosignatures of checkpoints, and verify the ledger's key against the trust
+root."""
 
 import hashlib
 import re
@@ -95,7 +96,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def request(session: Session, note: Note, old: int) -> str:
-    """Return a request to cosign a checkpoint, with a consistency proof, for a witness.
+    """Return a request that asks a witness to cosign a checkpoint. The request contains a consistency proof.
 
     Args:
         old: size of the checkpoint that the witness cosigned last; 0 if none.
@@ -103,7 +104,7 @@ def request(session: Session, note: Note, old: int) -> str:
     head = notes.parse_tree_head(note.text)
     if not 0 <= old <= head.size:
         raise InputError(
-            f"The checkpoint covers {head.size} entries, but the witness is stated to have cosigned {old}."
+            f"The checkpoint covers {head.size} entries, but the given size that the witness cosigned last is {old}."
         )
     proof = tree.consistency_proof(session, old, head.size)
     return f"old {old}\n" + "".join(f"{notes.encoded(hash)}\n" for hash in proof) + f"\n{note}"
@@ -146,8 +147,8 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
             )
         if last is not None and last.size and not is_consistent(last.size, head.size, last.root, head.root, proof):
             raise IntegrityError(
-                f"The log {head.origin} was forked: its {head.size} entries do not begin with the {last.size} that "
-                "this witness cosigned.",
+                f"The log {head.origin} was forked: its {head.size} entries do not begin with the {last.size} entries "
+                f"that this witness cosigned.",
                 "Keep the request as proof, and warn everyone who relies on the log.",
             )
         if old == 0 and proof:
@@ -158,7 +159,8 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
 
 
 def asked(settings: Settings) -> list[Note]:
-    """Return the checkpoints whose cosignatures were requested, with the cosignatures received, newest first."""
+    """Return the checkpoints whose cosignatures were requested, with the cosignatures received so far, newest
+    checkpoint first."""
     found = [read_note(path) for path in _directory(settings).glob("*.note")]
     return sorted(found, key=lambda note: notes.parse_tree_head(note.text).size, reverse=True)
 
@@ -186,7 +188,7 @@ def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[No
             write_atomically(_path(settings, note), str(extended))
             return extended, sorted(policy.cosigned(extended))
     raise IntegrityError(
-        "The answer is not a policy witness's cosignature of a requested checkpoint.",
+        "The answer is not a cosignature of a requested checkpoint by a witness in the policy.",
         "Check that the policy has the witness's key, and request again.",
     )
 
@@ -269,7 +271,7 @@ class Witnessed:
 
 
 def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
-    """Raise IntegrityError if the log's key lacks the role `log`, or is revoked for the newest entry."""
+    """Raise IntegrityError if the log's key lacks the role `log`, or is revoked at the newest entry's index."""
     key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
     if key is None:
         raise IntegrityError(

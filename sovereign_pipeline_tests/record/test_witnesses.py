@@ -127,10 +127,10 @@ def test_an_answer_of_a_stranger_or_over_something_else_is_not_kept(registry: Re
     by = policy(registry, tmp_path)
     stranger = notes.new_signer(FIRST.name, COSIGNS)
     line = answered(registry, asked(registry, 0), stranger, tmp_path)
-    with pytest.raises(IntegrityError, match="not a policy witness's cosignature"):
+    with pytest.raises(IntegrityError, match="not a cosignature of a requested checkpoint"):
         witnesses.add_cosignatures(registry.settings, by, line)
     other = str(notes.cosigned("other\n1\nx\n", FIRST, AT))
-    with pytest.raises(IntegrityError, match="not a policy witness's cosignature"):
+    with pytest.raises(IntegrityError, match="not a cosignature of a requested checkpoint"):
         witnesses.add_cosignatures(registry.settings, by, other)
 
 
