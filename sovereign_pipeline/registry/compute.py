@@ -1,7 +1,7 @@
 """Add up the tokens, operations and energy of an adapter's trainings, and compare the operations with its base model's.
 
-Regulation (EU) 2024/1689, Annex XI, section 1, asks a provider for the "computational resources used to train the model
-(e.g. number of floating point operations)" (2 d) and the "known or estimated energy consumption" (2 e).
+Regulation (EU) 2024/1689, Annex XI, section 1, asks the model's provider for the "computational resources used to train
+the model (e.g. number of floating point operations)" (2 d) and the "known or estimated energy consumption" (2 e).
 
 The Commission's guidelines for providers of general-purpose AI models (C(2025) 7719 final of 19 November 2025, points
 59 and 60): a company that modifies such a model becomes a provider only if the modification is significant. The
@@ -19,13 +19,14 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 THIRD = 1 / 3
-"""Share of the base model's compute above which a modifier is presumed to become a provider."""
+"""Share of the base model's training compute. A company that modifies the model with more is presumed to be a
+provider."""
 _TRAININGS = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 
 
 @dataclass(frozen=True)
 class Training:
-    """The figures of one training in a lineage."""
+    """The figures of one training run in an adapter's lineage."""
 
     kind: str
     line: str
@@ -42,11 +43,11 @@ class Training:
 
 @dataclass(frozen=True)
 class LineageCompute:
-    """The trainings in an adapter's lineage, earliest first, and the operations of its base model's training."""
+    """The training runs in an adapter's lineage, earliest first, and the operations that trained its base model."""
 
     trainings: Sequence[Training]
     base_flops: float | None
-    """Operations of the base model's training, as its card states them."""
+    """Operations that trained the base model, as stated on the base model's card."""
     base_source: str
     """Source of `base_flops`, or the reason why it is None."""
 
@@ -60,19 +61,20 @@ class LineageCompute:
 
     @property
     def kilowatt_hours(self) -> float | None:
-        """Return the energy of all trainings; None if the energy of one training is not known."""
+        """Return the energy of all training runs, or None if the energy of any run is unknown."""
         known = [each.kilowatt_hours for each in self.trainings if each.kilowatt_hours is not None]
         return sum(known) if len(known) == len(self.trainings) else None
 
     @property
     def share(self) -> float | None:
-        """Return the trainings' operations as a share of the base model's. None if the latter are not known."""
+        """Return the operations of all training runs, divided by the operations that trained the base model. None if
+        the base model's operations are unknown."""
         return None if self.base_flops is None else self.flops / self.base_flops
 
 
 def compute_of(read: Callable[[str], Manifest], digest: str) -> LineageCompute:
-    """Return the figures of all trainings behind an adapter: its own, those of its reward model and parent adapters,
-    and of its base model if it was tuned here.
+    """Return the figures of all training runs behind an adapter: of the adapter, of its reward model and parent
+    adapters, and of the base model if the base model was tuned here.
 
     Args:
         read: returns an artifact's manifest by the artifact's digest.

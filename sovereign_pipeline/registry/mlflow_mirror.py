@@ -40,7 +40,7 @@ MIRRORED = "sovereign.mirrored"
 FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
 """MLflow's default experiment, and its tag with the name of the home that uses the database."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
-"""MLflow's limits: metrics in a batch, parameters in a batch, and characters in a parameter."""
+"""MLflow's limits: number of metrics in a batch, of parameters in a batch, and of characters in a parameter."""
 HEADLINES = ("candidate", "difference")
 """Numbers of a criterion that are logged as metrics. All other numbers are only in the evaluation report."""
 
@@ -50,7 +50,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
     Returns the run's id.
 
     Metrics: every number of the training log by step, the measurements in the manifest, and a trial's loss on the
-    selection side. Parameters: the stage's part of the recipe. Tags: the digests.
+    selection side. Parameters: the recipe keys that the stage reads. Tags: the digests.
     """
     manifest = adapter.manifest
 
@@ -64,7 +64,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
-    """Log an evaluation report with any outcome as a run in its line's experiment. Returns the run's id.
+    """Log an evaluation report, whatever its outcome, as a run in its line's experiment. Returns the run's id.
 
     Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
     """
@@ -101,8 +101,8 @@ def _mirror(
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
     """Add a registered adapter as a version of the model named after its line. Returns MLflow's version number.
 
-    Tags: the columns of the adapter's row. Source: the adapter's artifact. The run has the recipe as parameters, and a
-    link to the evaluation report.
+    Tags: the columns of the adapter's row. Source: the adapter's artifact. MLflow's run has the recipe as parameters,
+    and a link to the evaluation report.
     """
     from mlflow.exceptions import MlflowException
 
@@ -293,7 +293,7 @@ ALIASES: Mapping[str, frozenset[State]] = {
     "staging": frozenset({"staged"}),
     "production": frozenset({"production"}),
 }
-"""Alias -> the states that it covers. The newest version in one of these states gets the alias."""
+"""Alias -> states of an adapter. The newest version whose adapter is in one of these states gets the alias."""
 
 _QUERY = """
 SELECT v.name, v.version, v.source, mirrored.value, named.value, a.alias
@@ -316,7 +316,7 @@ class Version:
     number: int
     source: str | None
     record: str | None
-    """Digest of the record that the version mirrors, from its tag."""
+    """Digest of the adapter record that the version mirrors, from the version's tag."""
     adapter: str | None
     """Id of the adapter, from the version's tag."""
     aliases: frozenset[str]
@@ -327,14 +327,14 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """The version that mirrors an adapter wrongly or twice. None for all other differences."""
+    """MLflow's version, if it mirrors an adapter wrongly or a second time. None for all other differences."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
 
 
 def differences(registry: Registry, settings: Settings, line: str | None = None) -> list[Difference]:
-    """List the differences between MLflow and the registry in name, version, source, digest or alias. Changes nothing.
+    """List each difference in name, version, source, digest or alias between MLflow and the registry. Changes nothing.
     Raises NotFoundError if MLflow's database cannot be read.
 
     Args:
@@ -396,8 +396,8 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
 
 
 def repair(registry: Registry, settings: Settings) -> list[Difference]:
-    """Correct the differing entries in MLflow and log the repair in the ledger. Returns the remaining differences:
-    entries that someone else added to MLflow."""
+    """Correct MLflow's entries that differ from the registry, and log the repair in the ledger. Returns the differences
+    that remain: entries that someone else added to MLflow."""
     found = differences(registry, settings) if _is_there(settings) else []
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
@@ -418,7 +418,7 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
 
 
 class Registered(NamedTuple):
-    """The columns of an adapter that its version in MLflow must match."""
+    """The registry columns of an adapter that the adapter's version in MLflow must match."""
 
     id: str
     version: str

@@ -94,12 +94,12 @@ class ParentAdapterFacts(Frozen):
 
 
 class LearnedRewardFacts(Frozen):
-    """The reward function that the adapter was trained with."""
+    """The reward that the adapter was trained with: a reward model, programs or both."""
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> digest of everything, except the replies, that decides the part's scores. For
-    a reward model, it is the artifact's digest.
+    """Name of each part of the reward -> a digest over everything except the replies that decides the part's scores.
+    The digest of a part that is a reward model is the reward model's artifact digest.
     """
     code: dict[str, str]
     """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
@@ -163,7 +163,7 @@ class AdapterRecord(Frozen):
 
 
 def read_record(artifact: Artifact) -> AdapterRecord:
-    """Read and parse `record.json`. Raises IntegrityError if the file is not a valid adapter record."""
+    """Read `record.json` and return it. Raises IntegrityError if the file is not a valid adapter record."""
     path = artifact.file(RECORD_FILE)
     try:
         return AdapterRecord.model_validate_json(path.read_bytes())
@@ -266,7 +266,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """Return the facts of a waiver, or None if the artifact waives another gate record or outcome.
+    """Return the facts of a waiver, or None if the waiver's artifact is for another gate record or another outcome.
 
     Raises IntegrityError if a file changed. Does not verify the officer's signature (`gates.read_waiver` does).
     """

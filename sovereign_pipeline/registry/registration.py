@@ -1,7 +1,7 @@
 """Build an adapter's record as an artifact, and register the adapter with the datasets and base models it depends on.
 
-An adapter counts as trained on its own datasets, the datasets of every parent adapter, and the datasets of a base model
-that was tuned here. Held-out documents do not count. Canaries are rows, so they count.
+An adapter counts as trained on three groups of datasets: its own, those of every parent adapter, and those of its base
+model if the base model was tuned here. Held-out documents do not count. Canaries are rows, so they count.
 """
 
 import datetime
@@ -135,8 +135,8 @@ def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef)
 
 
 def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Return the gate's verdict: derive every fact from the artifacts again, hash the weights, and read each gate's
-    record."""
+    """Return the verdict of the record's gate. Derives every fact from the artifacts again, hashes the weights, and
+    reads the record of each gate."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
     evaluated = {(each.stage, each.gate) for each in record.gates}
@@ -205,7 +205,7 @@ def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Yield each upstream stage once, earliest first, with the artifact that it built for this line."""
+    """Yield each upstream stage once, earliest first, with the artifact that the stage built for this line."""
     seen: set[str] = set()
 
     def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
@@ -292,8 +292,8 @@ def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFa
     """Return the facts of a dataset for the record and the registry.
 
     Args:
-        sources: all source files of the line, as raw_corpus read them. The result omits sources that the dataset does
-            not use.
+        sources: all source files of the line, as raw_corpus read them. The returned facts omit sources that the dataset
+            does not use.
     """
     card_file = dataset.file(CARD)
     card = DatasetCard.model_validate_json(card_file.read_bytes())
@@ -324,7 +324,7 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """Return the report's summary, and under each kind of scores artifact the summary of the adapter's scores."""
+    """Return the report's summary. Adds the summary of the adapter's scores, keyed by kind of scores artifact."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -453,8 +453,8 @@ def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
     """Return the semantic version that follows the line's highest version. A line's first version is 1.0.0.
 
-    Another base model or method raises the major version, other data the minor version, and anything else the patch
-    version (see https://semver.org).
+    A change of base model or method raises the major version, a change of data the minor version, and any other change
+    the patch version (see https://semver.org).
     """
     last = max(earlier, key=lambda adapter: adapter.version_numbers, default=None)
     if last is None:

@@ -62,11 +62,11 @@ class Withheld:
 
 
 Examined = Checked | ChangedSource | str
-"""A verified file, a changed source file, or a note about a changed suite."""
+"""The result for a source file or suite: verified, a changed source file, or a note about a changed suite."""
 
 
 def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
-    """Yield a result for each of the institution's source files that a raw corpus was read from."""
+    """Yield a result for each of the institution's source files from which a raw corpus was built."""
     sources = read_sources(raw_corpus)
     documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
     config = raw_corpus.manifest.producer.config
@@ -79,8 +79,8 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
 
 
 def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
-    """Yield a result for each suite and each red-team file that scored an adapter. A manifest has only a suite's name
-    and digest, so the path comes from today's recipe.
+    """Yield a result for each suite and each red-team file with which an adapter was scored. A manifest has only a
+    suite's name and digest, so the path comes from today's recipe.
 
     Args:
         ancestors: the artifacts in the lineage of the adapter's record.
@@ -166,7 +166,7 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
 
 
 def card_of(artifact: Artifact) -> CardOfDataset:
-    """Return the data card of a dataset that was opened."""
+    """Return the data card of an opened dataset."""
     facts = json.loads(artifact.file(CARD).read_bytes())
     return CardOfDataset(facts, artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8"))
 
@@ -213,7 +213,8 @@ class VerificationReport:
     """Id of the adapter, or digest of the dataset."""
     checked: tuple[Checked, ...]
     withheld: tuple[Withheld, ...]
-    """Files with unscrubbed text that were not readable here. The manifests that list their digests were verified."""
+    """Files with unscrubbed text that were not readable here. The manifests with the digests of these files were
+    verified."""
     changed_sources: tuple[ChangedSource, ...]
     """Source files that are missing or have changed. The artifacts built from these files were still verified."""
     purged: tuple[Purged, ...]
@@ -227,7 +228,8 @@ class VerificationReport:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """`verified`, and one more outcome for each of changed sources, withheld corpus and purged weights."""
+        """`verified`, and one more outcome each if sources changed, if the corpus is withheld, and if weights were
+        purged."""
         further: dict[Outcome, object] = {
             "sources changed": self.changed_sources,
             "corpus withheld": self.withheld,
@@ -384,7 +386,8 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
 
 
 def _checked_verification(artifact: Artifact) -> Iterator[Read]:
-    """Yield the result for an artifact's directory in the store and for its directory under the corpus root, if any."""
+    """Yield a result for the artifact's directory in the store, and one for its directory under the corpus root, if it
+    has one."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
@@ -447,15 +450,16 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Read]:
-    """Verify and yield the record and the waiver of each gate, by their registered manifests. Raises IntegrityError if
-    registry and record name different manifests, or if an officer's signature is invalid."""
+    """Verify each gate's record and waiver against the manifests in the registry, and yield a result for each. Raises
+    IntegrityError if the registry and the adapter's record name different manifests, or if an officer's signature is
+    invalid."""
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
     missing = named.keys() - registered.keys()
     if missing:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: contains {counted(len(missing), 'gate record')} that the "
-            f"registry's row of {row.id} lacks.",
+            f"{artifact.path / RECORD_FILE}: it contains {counted(len(missing), 'gate record')} that the registry's "
+            f"row of {row.id} lacks.",
             "Restore the registry from a copy.",
         )
     for key, each in registered.items():

@@ -28,7 +28,7 @@ from sovereign_pipeline.review.plan import commitment
 SECRET_BYTES = 32
 SEED, KEY, SIGNED = ".seed", ".key", ".acts"
 _NOTED = re.compile(r"^(\d+) ([0-9a-f]{64})$", re.MULTILINE)
-"""A complete line of the file of signed acts: number and digest of an act."""
+"""Pattern of a complete line in the file of signed acts: the number and the digest of an act."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def sign(key: bytes, content: bytes) -> bytes:
 
 
 def is_signed(public_key: str, signature: object, content: bytes) -> bool:
-    """Return whether `signature` (hex) is the key's valid signature over `content`."""
+    """Return True if `signature` (hex) is the key's valid signature over `content`."""
     if not isinstance(signature, str):
         return False
     with suppress(InvalidSignature, ValueError):
@@ -193,8 +193,8 @@ def find_all_open(registry: Registry) -> list[BlindReview]:
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
-    """Return the line's open review, or else the review that was opened last. Raises NotFoundError if the line has had
-    no review."""
+    """Return the line's open review. If no review is open, return the review that was opened last. Raises NotFoundError
+    if the line has had no review."""
     with registry.reading() as session:
         query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
         review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
@@ -215,8 +215,8 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews of candidates with these weights, in any artifact and registered version. After
-    a change of the recipe or of the program, the same weights can be registered again.
+    """Return the line's closed reviews of candidates with these weights, whatever the artifact or registered version.
+    After a change of the recipe or the program, the same weights may be registered again.
 
     Args:
         weights: SHA-256 of the weights (`Adapter.adapter_sha256`).
@@ -232,7 +232,7 @@ LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"
 BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
 REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
-"""Value of `by` in the act of a sign-in for which the institution's proxy named the operator."""
+"""Value of `by` in a sign-in's act, if the institution's proxy named the operator."""
 
 Row = TypeVar("Row", bound=Table)
 HINT = "Restore registry and secrets from the same backup, and find out who changed the registry."
@@ -290,10 +290,8 @@ def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes
 @contextmanager
 def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Iterator[Entering]:
     """Open a transaction for further acts of an open review. After the commit, the acts are added to the file of signed
-    acts.
-
-    Raises ConflictError if the review is closed, and IntegrityError if the key is missing or if earlier acts differ
-    from this file.
+    acts. Raises ConflictError if the review is closed, and IntegrityError if the review's key is missing or if earlier
+    acts differ from the file of signed acts.
     """
     with registry.writing() as session:
         assert_open(session, review_id)
@@ -345,14 +343,14 @@ def digest_of_row(row: Table) -> str:
 
 
 def rows_added(acts: Iterable[Act]) -> dict[tuple[str, str], str]:
-    """Return table and primary key -> SHA-256 of the rows that acts added."""
+    """Return a mapping from (table, primary key) of each row that these acts added to the row's SHA-256."""
     named = [audit.named_rows(act.subjects) for act in acts]
     return {(table, key): sha256 for tables in named for table, keys in tables.items() for key, sha256 in keys.items()}
 
 
 def without_act(rows: Iterable[Row], acts: Iterable[Act]) -> list[Row]:
-    """Return the rows that differ from the rows that these acts added, and rows without an act. Replaying the ledger
-    finds no changed row, but a snapshot that somebody wrote with the log's key may contain one."""
+    """Return the rows that no act added, and the rows that differ from what their act added. Rows replayed from the
+    ledger never differ, but a snapshot that somebody forged with the log's key may contain changed rows."""
     added = rows_added(acts)
     return [row for row in rows if added.get((row.__tablename__, audit.key_of(row))) != _sha256_of(row)]
 
@@ -362,8 +360,8 @@ def _sha256_of(row: Table) -> str:
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
-    """Return the review's last act. Raises IntegrityError if the newest entry is unsigned, or if the last act is older
-    than the last one in the file of signed acts."""
+    """Return the review's last act. Raises IntegrityError if the review's newest ledger entry is unsigned, or if the
+    file of signed acts contains a later act."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]

@@ -35,15 +35,16 @@ class SignedIn:
     review: str
     operator: str
     sign_in: int | None = None
-    """Number of the act in which the operator used a link. None if the institution's proxy named the operator."""
+    """Number of the act that logs the operator's use of a link. None if the institution's proxy named the operator."""
 
 
 def issue_link(entering: custody.Entering, operator: str, days: int, actor: str) -> str:
-    """Create a one-time link in the transaction of an act. Returns the link's token. Only the token's hash is stored.
+    """Create a one-time sign-in link, within the transaction of an act. Returns the link's token; only the token's hash
+    is stored.
 
     Args:
         days: number of days until the link expires.
-        actor: the person who requests the link; logged, because this person could use the link.
+        actor: the person who requests the link. The ledger names this person, who could use the link.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -85,8 +86,8 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raise ConflictError if an open review still needs a person's commitment: as an operator, as an officer who may
-    close early, or as the actor of an entry."""
+    """Raise ConflictError if an open review still needs a person's commitment. The review needs the commitments of its
+    operators, of the officers who may close it early, and of the persons who act in its ledger entries."""
     for review in custody.find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -108,7 +109,7 @@ def link_url(page: str, token: str) -> str:
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
     """Use a link's token and return its operator. A token can be used once. Raises SignInError if the token is unknown,
-    used, expired or replaced by a newer token, or if no act issued its link."""
+    used, expired or replaced by a newer token, or if no signed act issued the token's link."""
     digest = _sha256(token)
     with registry.reading() as session:
         link = session.get(SignInLink, digest)
@@ -134,15 +135,15 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
 
 
 def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
-    """Raise SignInError if a newer link ended this sign-in."""
+    """Raise SignInError if a link that was issued later has ended this sign-in."""
     newest = _newest_link(session, review, who.operator)
     if who.sign_in is not None and (newest is None or newest.number > who.sign_in):
         raise SignInError("A newer link has ended this session.", "Open that link; no rating is lost.")
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> custody.Act | None:
-    """Return the act that issued an operator's newest link, or None. Unsigned entries are ignored, so that they cannot
-    end a session."""
+    """Return the act that issued an operator's newest link, or None. Ignores unsigned entries, so that an unsigned
+    entry cannot end a session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
@@ -193,8 +194,8 @@ def give_ballot(
     preference: Preference,
     ratings: Mapping[str, int],
 ) -> None:
-    """Record one ballot and its act. The caller must authenticate the operator, and check that the pair is assigned to
-    the operator.
+    """Record one ballot and its act. The caller must first authenticate the operator, and check that the operator was
+    assigned the pair.
 
     Args:
         ratings: name of a rating, such as `a.accuracy` -> 1 to 5.
@@ -222,8 +223,8 @@ def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str,
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has given a ballot or a guess. Pairs with identical answers count as
-    rated. Raises IntegrityError if the records differ from the operator's acts."""
+    """Return the pairs for which an operator has given a ballot, and those with a guess. Pairs with identical answers
+    count as rated. Raises IntegrityError if the records differ from the operator's acts."""
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
@@ -273,8 +274,8 @@ def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Return whether an operator gave this ballot or guess. False for a tie that was added automatically for identical
-    answers."""
+    """Return True if an operator gave this ballot or guess, and False for a tie that was recorded automatically because
+    both answers are identical."""
     return isinstance(record, Guess) or record.ratings is not None
 
 
@@ -309,7 +310,8 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: custody.Entering, who: SignedIn) -> int:
-    """Return the number of the act of an operator's sign-in by the proxy. If there is no such act yet, append it."""
+    """Return the number of the act that logs an operator's sign-in by the proxy. If there is no such act yet, append
+    it."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (custody.SIGNED_IN, who.operator) and act.subjects.get("by") == custody.PROXY:
             return act.number

@@ -1,4 +1,4 @@
-"""Read closed reviews, choose a candidate's opponent, and define the stage `blind_review`."""
+"""Read closed reviews, choose the opponent of a candidate, and define the stage `blind_review`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +36,7 @@ Rows = tuple[BlindReview, ReviewClosing]
 
 @dataclass(frozen=True)
 class ReviewsToDate:
-    """The newest closed review of a line's current registered adapter, and all reviews of the line that were closed
-    before it."""
+    """The newest closed review of a line's current registered adapter, and all earlier closed reviews of the line."""
 
     newest: Rows
     earlier: Sequence[Rows]
@@ -73,8 +72,8 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
-    """Return the newest closed review of an adapter's weights, in any artifact and version, with all reviews of the
-    line that were closed before it. Return None if these weights were not reviewed."""
+    """Return the newest closed review of an adapter's weights and all earlier closed reviews of the line, or None if
+    these weights were not reviewed. The weights may belong to any artifact or version."""
     closed = find_closed(registry, adapter.line)
     ids = {review.id for review, _ in find_closed_of(registry, adapter.line, adapter.adapter_sha256)}
     numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
@@ -82,7 +81,7 @@ def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """Return SHA-256 of reviewed weights -> whether they lost their newest review with counted ballots.
+    """Return SHA-256 of reviewed weights -> True if the weights lost their newest review that has counted ballots.
 
     The key is the weights' digest, because a changed recipe can result in another artifact with the same weights.
     Raises IntegrityError if a review was changed.
@@ -92,8 +91,8 @@ def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, 
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of each of the line's weights that lost their newest blind review. Such an adapter cannot be
-    the incumbent. Raises IntegrityError if a review was changed."""
+    """Return the SHA-256 of all weights of the line that lost their newest blind review. Such an adapter cannot be the
+    incumbent. Raises IntegrityError if a review was changed."""
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
@@ -132,7 +131,7 @@ class Opponent:
 def choose_opponent(
     registry: Registry, store: ArtifactStore, candidate: Adapter, named: str | None, actor: str
 ) -> Opponent:
-    """Choose the opponent by rule, or use the opponent in `named`.
+    """Return the opponent `named` or, if it is None, the opponent that the rule chooses.
 
     Args:
         named: id of an adapter of the line, or `base`; None chooses by rule.
@@ -140,8 +139,8 @@ def choose_opponent(
 
     Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
     weights, and ConflictError for an opponent that lost its review. Also raises ConflictError if the candidate was
-    reviewed before and `named` is not the rule's choice. Otherwise a candidate could be reviewed again and again until
-    it meets a weak opponent.
+    reviewed before and `named` is not the rule's choice: a candidate must not be reviewed again and again until it
+    meets a weak opponent.
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)
@@ -152,7 +151,7 @@ def choose_opponent(
         raise ConflictError(
             f"{candidate.id} was reviewed already, so its next opponent must be the rule's choice: "
             f"{_name(candidate, by_rule)}.",
-            "Leave out the opponent.",
+            "Do not name an opponent.",
         )
     return Opponent(
         opponent,
@@ -200,7 +199,7 @@ BALLOTS_FILE, GUESSES_FILE, ANSWERS_FILE = "ballots.jsonl", "guesses.jsonl", "an
 
 
 def blind_review_stage(upstream: Stage) -> Stage:
-    """Return the stage `blind_review`. `upstream`: the stage of the registered adapter."""
+    """Return the stage `blind_review`. `upstream` is the stage that registers the adapter."""
 
     def reviews(workplace: Workplace) -> ReviewsToDate:
         return find_reviews(workplace, workplace.store.current(workplace.line.line, upstream.kind))

@@ -43,7 +43,7 @@ from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, plan_of
 CLOSE = "close"
 """Permission in the trust root that an officer needs to close a review early."""
 STATEMENT = "statement"
-"""Key under which an early closing's entry stores the officer's signed statement."""
+"""Key in an early closing's entry. Its value is the officer's signed statement."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: operators who gave ballots or guesses before any sign-in."""
+    """Yield findings: operators who gave a ballot or guess before their first sign-in."""
     sign_ins = {act.number: act for act in acts if act.action == custody.SIGNED_IN}
     without: Counter[str] = Counter()
     for act in acts:
@@ -243,7 +243,8 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
-    """Yield findings: ballots about pairs that the operator was not shown, and ties that are not in the plan."""
+    """Yield findings: ballots about pairs that the plan did not assign to the operator, and automatic ties that are not
+    in the plan."""
     planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]
@@ -255,7 +256,8 @@ def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
 
 
 def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings about the closing: later entries, other ballots, or an early closing without an officer."""
+    """Yield findings about the closing: entries after it, ballots that differ from those it covers, and an early
+    closing without an officer's signature."""
     closing, last = rows.closing, acts[-1] if acts else None
     if closing is None:
         return
@@ -289,7 +291,7 @@ def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts:
 
 
 def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
-    """Return the content that an officer signs to close a review early."""
+    """Return the content of the statement that an officer signs to close a review early."""
     return {
         "line": review.line,
         "review": review.id,

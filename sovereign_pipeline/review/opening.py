@@ -1,4 +1,4 @@
-"""Open a review: choose candidate and opponent, generate their answers, seal the plan and pre-register it."""
+"""Open a review: choose candidate and opponent, generate their answers, then seal and pre-register the plan."""
 
 import datetime
 import secrets
@@ -39,13 +39,14 @@ class ReviewRequest:
     candidate_stage: Stage
     """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()
-    """Names of the operators, if the recipe gives only their number. The names are not stored, only identifiers."""
+    """Names of the operators, if the recipe only states how many there are. Identifiers are stored instead of the
+    names."""
     prompt_file: Path | None = None
     """File of prompts to use instead of the held-out documents, or None."""
     adapter_id: str | None = None
-    """Id of the candidate. It must be the line's current registered adapter, which is also the default for None."""
+    """Id of the candidate, which must be the line's current registered adapter. None means the same adapter."""
     opponent: str | None = None
-    """Id of the adapter to compare with, or `base`; None: choose by the rule (`choose_opponent`)."""
+    """Id of the adapter to compare with, or `base`. If None, the rule chooses the opponent (`choose_opponent`)."""
     open_contenders: OpenContenders = open_contenders
 
 
@@ -54,7 +55,7 @@ class Opened:
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-    """Operator -> token of a one-time link. Tokens are sent to operators and not stored."""
+    """Operator -> token of a one-time sign-in link. Tokens are sent to the operators, and are not stored."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return operator's name -> stored identifier. Operators without a name are identified by their number."""
+    """Return operator's name -> stored identifier. The identifier of an operator without a name is a number."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -250,8 +251,8 @@ def _assert_not_reviewed_yet(
 ) -> None:
     """Raise ConflictError if the same weights were compared before, in any artifact and version.
 
-    If reviews could be repeated, any candidate would pass in the end. Only a review without counted ballots may be
-    repeated, because it has no result.
+    If reviews could be repeated, any candidate would pass in the end. A review may only be repeated if no ballot
+    counted, because it then has no result.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, acts.find_closed(registry, candidate.line)):

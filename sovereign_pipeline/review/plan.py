@@ -31,14 +31,15 @@ class Prompt(Frozen):
     id: str
     language: str
     text: str
-    """The prompt as operators see it, without the line's instruction, which models also get."""
+    """The prompt as operators see it. Models also get the line's instruction."""
     messages: tuple[Message, ...] = Field(default=(), exclude_if=lambda messages: not messages)
     """Turns of a conversation before the answer; empty for a letter."""
     tools: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=lambda tools: not tools)
 
 
 def readable(message: Message) -> str:
-    """Format a turn for people: its text, with JSON as lines of `name: value`, followed by its tool calls."""
+    """Format a turn for people: the turn's text, with JSON as lines of `name: value`, and then the turn's tool
+    calls."""
     value = None
     with suppress(ValueError, RecursionError):
         value = json.loads(message.content)
@@ -79,8 +80,8 @@ class OpponentChoice(Frozen):
     named_by: str | None
     """Stored identifier of the person who named the opponent; None if the rule chose the opponent."""
     by_rule: str
-    """The opponent by rule: id of the line's newest other adapter that was reviewed and did not lose, or else the base
-    model's name."""
+    """The opponent that the rule chooses: id of the line's newest other adapter that was reviewed and did not lose. If
+    there is none, the base model's name."""
     is_reviewed: bool | None
     """True if the opponent was reviewed and did not lose; None for the base model."""
     never_reviewed: tuple[str, ...]
@@ -97,11 +98,12 @@ class ReviewPlan(Frozen):
     """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Digest of the artifact that generated the candidate's answers. Several registered versions may have it."""
+    """Digest of the artifact with the weights that generated the candidate's answers. Several registered versions may
+    share this artifact."""
     opponent_digest: str
     candidate_weights: str
-    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). The same weights are reviewed only once against
-    an opponent, in whichever artifact they are."""
+    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). The same weights are reviewed only once against an
+    opponent, even if they are in several artifacts."""
     opponent_weights: str | None
     """SHA-256 of the opponent's weights; None for the base model."""
     opponent_choice: OpponentChoice
@@ -152,7 +154,8 @@ def commitment(seed: bytes) -> str:
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts at random by the seed, and distribute them. Return operator -> pairs in display order.
+    """Choose prompts at random from the seed, and assign them to the operators. Return operator -> pairs in display
+    order.
 
     The prompts of each language are dealt to the operators in turn, so that all operators get the same mix of
     languages.

@@ -61,7 +61,7 @@ class UsablePrompts:
 
     prompts: tuple[Prompt, ...]
     classification: str | None
-    """Highest classification level of the prompts. If None, the split's level applies."""
+    """Highest classification level of the prompts. None means the split's level."""
     trained_by_opponent: int
     """Number of prompts that are left out because the opponent was trained on them or on their case."""
 
@@ -70,8 +70,8 @@ def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -
     """Return the candidate's held-out documents as prompts.
 
     Args:
-        trained_by_opponent: the splits of the opponent and of its parent adapters. Documents and cases of their
-            training sides are left out, because they would favour the opponent.
+        trained_by_opponent: the splits of the opponent and of its parent adapters. Documents and cases on the training
+            sides of these splits are left out, because they would favour the opponent.
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
@@ -165,13 +165,13 @@ class Contenders(Protocol):
     def dtype(self) -> str: ...
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Return whether the whole prompt and `max_new_tokens` more tokens fit into the context windows of candidate
-        and opponent."""
+        """Return True if the whole prompt and `max_new_tokens` more tokens fit into the context windows of both
+        candidate and opponent."""
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Generate the answers of candidate and opponent with greedy decoding. Return them trimmed, in the order of the
-        prompts."""
+        """Generate the answers of candidate and opponent with greedy decoding. Return the trimmed answers in the order
+        of the prompts."""
         ...
 
 
@@ -182,12 +182,13 @@ OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContex
 @dataclass(frozen=True)
 class LoadedContenders:
     instruction: str
-    """The line's instruction, which precedes every prompt as in training."""
+    """The line's instruction. It precedes every prompt, as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
-    """Models and arm of the opponent. If both have the same base model, these are the candidate's models."""
+    """Loaded models of the opponent, and the opponent's arm. If candidate and opponent have the same base model, the
+    loaded models are the candidate's."""
     replaces: bool
-    """Whether a system message replaces the line's instruction (`dataset.jsonl.replaces_instruction`)."""
+    """True if a system message replaces the line's instruction (`dataset.jsonl.replaces_instruction`)."""
 
     @property
     def dtype(self) -> str:
@@ -421,7 +422,7 @@ def _plan(
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
     """Return the number of ballots at which the review may be closed: the recipe's number, or the number of pairs to
-    rate if that is smaller. Raises InputError if operators would rate only shared pairs, or none."""
+    rate if that is smaller. Raises InputError if operators would rate no pairs, or only shared pairs."""
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):
@@ -439,7 +440,7 @@ def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
     if workplace.institution.ladder.exceeds(level, ceiling):
         raise CeilingExceeded(
             f"The ceiling of line {workplace.line.line} is {ceiling}, but the opponent is classified {level}, "
-            f"so its answers may not be shown.",
+            f"so operators may not see the opponent's answers.",
             "Raise the ceiling of the line.",
         )
 

@@ -44,7 +44,7 @@ class Estimate(Frozen):
 
 
 class Agreement(Frozen):
-    """Agreement of several raters on the same units."""
+    """Agreement of several raters who rated the same units."""
 
     alpha: float | None
     """Krippendorff's alpha; None if no unit was rated by two raters, or if all values are equal."""
@@ -311,7 +311,7 @@ class ReviewResult(Frozen):
     opponent_chosen: str
     """Reason for the choice of the opponent, with a note if the opponent itself was not reviewed."""
     seed: str
-    """Revealed seed, 64 hex digits, from which every position can be derived again."""
+    """Revealed seed, 64 hex digits. Every position can be derived from it again."""
     operators: int
     ballots: int
     ballots_registered: int
@@ -383,7 +383,8 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def _prompts(closed: ClosedReview) -> set[str]:
-    """Return the ids and the texts of a review's prompts. By its text, a prompt is recognised under another id."""
+    """Return the ids and the texts of a review's prompts. The text identifies a prompt that has another id in another
+    review."""
     asked = {each.prompt for pairs in closed.contents.plan.operators.values() for each in pairs}
     return asked | {normal_text(each.text) for each in closed.contents.prompts.values() if each.id in asked}
 
@@ -393,21 +394,21 @@ def is_counted(closed: ClosedReview) -> bool:
 
 
 def has_lost(closed: ClosedReview) -> bool:
-    """Return whether the candidate lost more pairs than it won; False if no ballot counts."""
+    """Return True if the candidate lost more pairs than it won. Returns False if no ballot counts."""
     return sum(each.preference for each in counted_ballots(unblind_ballots(closed))) < 0
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Return "fail" for a negative mean, "pass" if the whole interval is at or above -margin, or else "inconclusive".
-    A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
+    """Return "fail" for a negative mean, "pass" if the whole interval is at or above -margin, and otherwise
+    "inconclusive". A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
     if net.mean < 0:
         return "fail"
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """Return the verdict on the net preference, with its numbers. An officer may waive it only if it is inconclusive
-    and the recipe permits this."""
+    """Return the verdict on the net preference, with its numbers. An officer may waive the verdict only if it is
+    inconclusive and the recipe permits the waiver."""
     outcome = outcome_of(result.net_preference, result.margin)
     return Verdict(
         outcome == "pass",
@@ -499,7 +500,8 @@ def _confidence(result: ReviewResult) -> str:
 
 
 def _officer(officer: str) -> str:
-    """Shorten a key id. Returns a person's stored identifier or name unchanged: early reviews have no key id."""
+    """Shorten an officer's key id. Early reviews store the officer's identifier or name instead, which is returned
+    unchanged."""
     return officer_in_short(person_in_short(officer))
 
 
@@ -550,7 +552,7 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot])
 
 
 def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
-    """Rank the last review's candidate among the versions linked to it.
+    """Rank the last review's candidate among all versions that comparisons link to it, directly or indirectly.
 
     Args:
         reviews: the line's closed reviews in the order of closing.

@@ -126,7 +126,8 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
-    """Build the web application. Its only state is a read cache, so that several processes may serve it at once."""
+    """Build the web application. The application's only state is a read cache, so several processes may serve it at
+    once."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
     app.add_api_route("/static/review.css", lambda: Response(rendering.STYLE, media_type="text/css"))

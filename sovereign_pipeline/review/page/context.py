@@ -48,7 +48,8 @@ class Sessions:
         return str(self._serializer.dumps([who.review, who.operator, who.sign_in]))
 
     def read(self, signed: str) -> SignedIn:
-        """Verify a session token. Raises SignInError if it was changed or is older than `SESSION_SECONDS`."""
+        """Verify a session token and return its operator. Raises SignInError if the token was changed or is older than
+        `SESSION_SECONDS`."""
         try:
             review, operator, sign_in = self._serializer.loads(signed, max_age=SESSION_SECONDS)
             return SignedIn(review, operator, int(sign_in))
@@ -96,13 +97,13 @@ class Question:
     kind: Literal["ballot", "guess"]
     pair: str
     left: int
-    """Number of remaining questions of this kind, including this one."""
+    """Number of remaining questions of the same kind (ballots or guesses), including this question."""
     total: int
 
 
 @dataclass(frozen=True)
 class PairTexts:
-    """The texts of one pair as they are shown."""
+    """The texts of one pair, as the page shows them."""
 
     prompt: str
     turns: tuple[tuple[str, str], ...]
@@ -121,7 +122,7 @@ class OpenReview:
     """Answers by prompt id."""
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
-        """Return the pairs that an operator rates, by id and in order."""
+        """Return id -> pair for the pairs that an operator rates, in display order."""
         return {each.pair: each for each in self.contents.asked(operator)}
 
     def to_guess(self, operator: str) -> list[str]:
@@ -173,11 +174,9 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """Sign an operator in to the oldest open review in which the operator has questions left, or else to the
-        operator's newest open review.
-
-        A review that cannot be read is logged, and skipped if another review includes the operator. Raises SignInError
-        if no review includes the operator.
+        """Sign an operator in to the oldest open review in which the operator has questions left. If no question is
+        left, sign the operator in to the operator's newest open review. Logs a review that cannot be read, and skips it
+        if another review includes the operator. Raises SignInError if no review includes the operator.
 
         Args:
             name: the operator's name, as the institution's proxy sends it.
@@ -248,8 +247,8 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 
 def signed_in(request: Request, context: Context) -> SignedIn:
-    """Return the operator who sent a request, from the trusted proxy's header or else from the session cookie. Raises
-    SignInError if neither contains an operator, or if a newer link ended the session."""
+    """Return the operator who sent a request, from the trusted proxy's header or, without this header, from the session
+    cookie. Raises SignInError if header and cookie name no operator, or if a newer link ended the session."""
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
     if named is not None:

@@ -33,8 +33,8 @@ CRITERION_MEANINGS = {
 
 
 def direction(text: str) -> Direction:
-    """Return the direction of most characters, by Unicode's bidirectional classes. Placeholders such as NAME_1 are
-    ignored.
+    """Return the writing direction that most characters have according to Unicode's bidirectional classes. Placeholders
+    such as NAME_1 are ignored.
 
     `dir="auto"` in HTML uses the first strong character, so an Arabic answer that begins with a Latin name would run
     from left to right.
@@ -124,7 +124,7 @@ def _unknown(request: Request, error: Exception) -> Response:
 
 
 def _refuse(request: Request, status: int, title: str, text: str) -> Response:
-    """Return a full page to a browser's navigation, and only the sentence to requests by the page's scripts."""
+    """Return a full page if the browser navigates, and only the sentence if the page's script sent the request."""
     if request.method == "GET":
         return render(request, "message.html", status, title=title, text=text)
     return JSONResponse({"error": translate(text, language_of(request))}, status)
