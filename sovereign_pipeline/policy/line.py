@@ -63,8 +63,8 @@ class Line(RecipeModel):
 
     evaluation: Evaluation | None = None
     """The measurements that are required before an adapter is registered. Null: not decided yet; datasets can be built,
-    but no adapter is trained. Once `evaluation` is set, the datasets are checked for contamination by it before they
-    are used."""
+    but no adapter is trained. Once `evaluation` is set, the datasets are checked for text of its suites and prompts
+    before they are used."""
 
     gates: Gates = Gates()
     """Margins of the evaluation's gates, and the blind review."""

@@ -28,7 +28,8 @@ _EXPECTED = {
 """Pydantic's error type -> description of the expected value in YAML terms."""
 
 _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
-"""Pydantic's error type -> Python types that it accepts, to recognise a number or boolean that was put in quotes."""
+"""Pydantic's error type -> Python types of the values that the field accepts. Used to recognise a number or boolean in
+quotes."""
 
 LARGEST_WHOLE_NUMBER = 2**53
 """Largest accepted whole number. Above it, JSON readers may confuse two numbers (RFC 8259, section 6)."""
@@ -171,8 +172,8 @@ _RecipeLoader.add_implicit_resolver(
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The loader of `_RecipeLoader` on libyaml, if PyYAML was built with it. It is five times as fast, which matters
-    with many lines."""
+    """The same loader as `_RecipeLoader`, but based on libyaml, if PyYAML was built with libyaml. It is five times as
+    fast, which matters with many lines."""
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
     yaml_constructors = _RecipeLoader.yaml_constructors
@@ -196,7 +197,7 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: b
     key.
 
     Args:
-        act: the act of an interface that checks the file again after a correction, if there is one.
+        act: name of the act with which an interface checks the corrected file again; empty if there is none.
         content: the file's bytes, if they were read already.
     """
     if path.is_dir():

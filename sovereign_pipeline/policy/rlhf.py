@@ -18,7 +18,7 @@ LARGEST_WEIGHT = 2.0
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
-    """Return those of `names` whose fields differ from their default."""
+    """Return the names, among `names`, of the fields whose values differ from their defaults."""
     return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
 
 
@@ -76,7 +76,7 @@ class Tool(RecipeModel):
 
     A function gets a list of mappings, one per reply, with `prompt`, `reply` and the `columns`. If `files` is set, its
     second argument maps file names to texts: it is called as `function(rows)` or `function(rows, files)`. It can use
-    only the standard library. For each reply it returns a number from 0 to 1, or None to abstain, in a list. A score
+    only the standard library. It returns a list with, for each reply, a number from 0 to 1, or None to abstain. A score
     must depend on its reply alone. A command gets the same mappings as lines of JSON on its standard input, and writes
     a line with a number, or null, for each.
     """
@@ -155,10 +155,10 @@ class Reward(RecipeModel):
     """Tool that scores a reply; null: `reward_model` does."""
 
     reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
-    """Let the line's reward model score replies instead of a tool. The score is the probability that the model prefers
-    the reply to the institution's own reply to the same letter, truncated to `max_new_tokens`: the sigmoid of the
-    difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in
-    RLHF"). 0.5 means as good as the institution's reply. The raw scores are in the log."""
+    """Score replies with the line's reward model, instead of with a tool. The score is the probability that the model
+    prefers the reply to the institution's own reply to the same letter, truncated to `max_new_tokens`: the sigmoid of
+    the difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward
+    Hacking in RLHF"). 0.5 means as good as the institution's reply. The raw scores are in the log."""
 
     weight: float = Field(default=1.0, gt=0)
     """Weight of the part; the weights are normalised to add up to one. If a part abstains for a reply, the weights of
@@ -191,11 +191,10 @@ class Kl(RecipeModel):
 
 
 class Rollouts(RecipeModel):
-    """A vLLM server on this machine that samples the replies of an iteration instead of the trainer.
-
-    It needs vLLM 0.32 or later, with the line's base model, adapters that can be loaded at run time, and
-    log-probabilities at the sampling temperature (`--logprobs-mode processed_logprobs`). The trainer still computes all
-    losses, and the measurements on held-out prompts.
+    """A vLLM server on this machine. The server samples the replies of an iteration, so that the trainer need not. It
+    needs vLLM 0.32 or later, with the line's base model, adapters that can be loaded at run time, and log-probabilities
+    at the sampling temperature (`--logprobs-mode processed_logprobs`). The trainer still computes all losses, and the
+    measurements on held-out prompts.
     """
 
     url: str = Field(examples=["unix:/run/rollouts/api", "http://127.0.0.1:8000"])
@@ -268,9 +267,10 @@ class Rlhf(RecipeModel):
     )
     """How training treats a reply that was truncated at `max_new_tokens`. `terminal`: like a reply that ends there,
     with its score and `missing_end_penalty`. `bootstrap`, `ppo` only: the value of its last state replaces the score,
-    because the reply would continue (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: it is not
-    learned from; with `rloo` and `grpo` TRL's `mask_truncated_completions` does this, and its score still counts in its
-    group's mean. With `bootstrap` and `excluded`, an iteration needs two replies that end."""
+    because the reply would continue (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: the
+    adapter does not learn from the reply. With `rloo` and `grpo`, TRL's `mask_truncated_completions` does this, and the
+    reply's score still counts in the mean of its group. With `bootstrap` and `excluded`, an iteration needs two replies
+    that end."""
 
     epochs: int = Field(default=2, ge=1, le=10)
     """Passes over an iteration's replies."""
@@ -286,8 +286,8 @@ class Rlhf(RecipeModel):
     larger."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
-    """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7), with `rloo` of a whole
-    reply's. `ppo` also clips the value by it."""
+    """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7), with `rloo`, of a whole
+    reply's probability ratio. `ppo` also clips the value to this range."""
 
     discount: float = Field(default=1.0, gt=0, le=1)
     """`ppo` only: discount γ. The default is 1, because a reply is scored as a whole."""
@@ -496,7 +496,7 @@ def _kind(name: str) -> str:
 
 
 def _is_of_its_kind(name: str, value: TrlArgument) -> bool:
-    """Return whether an argument's value has the right type. TRL itself accepts any type, and then fails at the first
+    """Return True if an argument's value has the right type. TRL itself accepts any type, and then fails at the first
     step or trains wrongly."""
     kind = _kind(name)
     if kind == "a text":

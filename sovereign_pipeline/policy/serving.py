@@ -117,8 +117,9 @@ answer."""
 
 
 class Screened(RecipeModel):
-    """How personal data in a line's requests and answers is treated. `sensitive` and the line's `privacy` define its
-    kinds. A kind that is kept in documents is also kept in requests and answers."""
+    """How personal data in a line's requests and answers is treated. The institution's `sensitive` and the line's
+    `privacy` define the kinds of personal data. A kind that is kept in documents is also kept in requests and
+    answers."""
 
     requests: Reaction | None = None
     """Treatment of personal data in requests. `report` counts it. `replace` sends placeholders to the engine, and
@@ -162,7 +163,7 @@ UNIX = "unix:"
 
 
 def is_here(url: str) -> bool:
-    """Return whether an address is a socket or a loopback port of this machine. Host names are not resolved."""
+    """Return True if an address is a socket or a loopback port of this machine. Host names are not resolved."""
     if url.startswith(UNIX):
         return url.startswith(f"{UNIX}/")
     parts = _parts(url)
@@ -340,8 +341,8 @@ Margin = Annotated[float, Field(gt=0, le=1)]
 
 
 class Hold(RecipeModel):
-    """The trial of a staged adapter among users: the minimum amount of use, and the margins by which the adapter may be
-    worse than the one in production."""
+    """The trial of a staged adapter among users: the minimum amount of use, and the margins by which the staged adapter
+    may be worse than the adapter in production."""
 
     days: int = Field(default=7, ge=1, le=60)
     """Minimum number of days before the adapter can pass. 7 days include every weekday."""
@@ -395,8 +396,8 @@ class Rollout(RecipeModel):
     """The users who get a line's staged adapter. All other users get the adapter in production."""
 
     share: float = Field(default=0.1, ge=0, le=0.5)
-    """Share of the users who get the staged adapter, selected by a hash. If the share is raised, these users still get
-    it. The maximum is half, so that enough users remain for the comparison. 0: only the groups."""
+    """Share of the users who get the staged adapter, selected by a hash. If the share is raised, the users selected
+    before still get it. The maximum is half, so that enough users remain for the comparison. 0: only the groups."""
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
     """Groups (roles of the institution's proxy) whose members all get the staged adapter."""

@@ -109,7 +109,7 @@ class Preference(Tuning):
     then computes loss and forward pass, which is recorded."""
 
     beta: float = Field(default=0.1, gt=0)
-    """Strength with which the policy is held near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and
+    """Strength with which the loss keeps the policy near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and
     Ethayarajh et al. 2024, section 5. With `ipo` it is the paper's τ."""
 
     learning_rate: float | None = Field(default=None, gt=0)
@@ -211,11 +211,12 @@ class Canaries(RecipeModel):
     Secret Sharer", section 4). Training on them takes as long as on other short rows."""
 
     count: int = Field(default=8, ge=6, le=100)
-    """Number of different canaries. There must be at least 6, because the confidence interval of their mean exposure is
-    too narrow with fewer, as for `gates.held_out_loss.minimum_cases`."""
+    """Number of different canaries. There must be at least 6, because with fewer canaries the confidence interval of
+    their mean exposure is too narrow, as for `gates.held_out_loss.minimum_cases`."""
 
     repeats: int = Field(default=1, ge=1, le=100)
-    """Number of rows of each canary. Choose how often a sentence that must not be memorised may occur in the corpus."""
+    """Number of rows of each canary. Set it to the number of times that a sentence which must not be memorised may
+    occur in the corpus."""
 
     seed: int = 7
     """Seed of the random words."""
