@@ -82,7 +82,7 @@ class SourceError(InputError):
 
 
 class NotFoundError(InputError):
-    """Raised when a line, artifact, adapter or model with the given name does not exist here."""
+    """Raised when a line, artifact, adapter or model with this name does not exist here."""
 
 
 class CorpusWithheld(InputError):
@@ -116,7 +116,7 @@ class GateRefused(SovereignError):
 
 
 class StaleInput(SovereignError):
-    """Raised when an input was made from an artifact that is no longer the current one of its line of adapters."""
+    """Raised when an input was built from an artifact that is no longer current in its line of adapters."""
 
     usual_hint = "Run the line again."
 

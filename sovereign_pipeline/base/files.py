@@ -122,8 +122,8 @@ def keyed_digest(secret: bytes, purpose: str, content: bytes, size: int = 32) ->
 
 @contextmanager
 def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> Iterator[None]:
-    """Verify the SHA-256 of files before the block. After the block, verify that they were not written to, not even
-    with the same content.
+    """Verify the SHA-256 of files before the block. After the block, verify that nothing was written to these files,
+    not even the same content.
 
     directories: directories that may contain only these files. Raises IntegrityError for an extra or changed file.
     """

@@ -56,7 +56,7 @@ class Proxy:
     """Secret that the proxy sends in X-Proxy-Secret. If None, the proxy is authenticated by its address alone."""
 
     def sent(self, scope: Scope) -> bool:
-        """Return whether the proxy itself opened this connection. Ignores forwarded-address headers."""
+        """Return True if the proxy itself opened this connection. Ignores forwarded-address headers."""
         if scope.get("client") is None or scope["client"][0] not in self.addresses:
             return False
         return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))

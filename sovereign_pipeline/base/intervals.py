@@ -38,7 +38,7 @@ _CONFIDENCE = ContextVar("confidence of the intervals of differences", default=C
 
 
 def confidence() -> float:
-    """Return the confidence of the intervals of differences that are computed now."""
+    """Return the confidence at which intervals of differences are computed in the current block (`at_confidence`)."""
     return _CONFIDENCE.get()
 
 

@@ -26,7 +26,8 @@ HEADERS: Mapping[str, str] = {
 
 @cache
 def style(own: Path) -> str:
-    """Return a server's style sheet: the shared one, with a light and a dark theme, followed by the server's own."""
+    """Return a server's style sheet: the shared rules, with a light and a dark theme, followed by the server's own
+    rules."""
     shared = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return shared + own.read_text(encoding="utf-8")
 
@@ -65,7 +66,8 @@ class Request(Protocol):
 
 
 def language_of(request: Request) -> Language:
-    """Return the language chosen on the page, or else the browser's first preference for English or Arabic."""
+    """Return the language that the user chose on the page. Without a choice, return the one of English and Arabic that
+    the browser prefers."""
     chosen = request.cookies.get(LANGUAGE_COOKIE)
     if chosen is None:
         accepted = [part.strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]

@@ -139,7 +139,7 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """Run an order in the sandbox. Return the report without its nonce, and whether a time limit ended the run.
+    """Run an order in the sandbox. Return the report without its nonce, and True if a time limit ended the run.
 
     Raises SandboxUnavailable.
 
@@ -178,7 +178,7 @@ def run_inside(
 def conversation(
     program: str, mounted: Mapping[str, Path], limits: Limits, shown: Sequence[str] = ()
 ) -> Iterator[socket.socket]:
-    """Run Python source, call its function `main` with the descriptor of a socket, and yield the other end.
+    """Run Python source, call its function `main` with the descriptor of a socket, and yield the socket's other end.
 
     The program sees the paths in `mounted` (path in the sandbox -> path on this machine) and in `shown` (the same path
     in both), read-only, and an empty /tmp. The program must first send one byte. Each receive at the yielded socket

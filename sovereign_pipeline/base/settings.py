@@ -89,8 +89,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
     variable."""
 
     serving: Path = NOT_GIVEN
-    """Directory, outside `home`, of the hashed tokens of the gateway's callers and of the gateway's journal of digests.
-    Only the account that runs the gateway can read it."""
+    """Directory, outside `home`, that contains the hashed tokens of the gateway's callers, and the gateway's journal of
+    digests. Only the account that runs the gateway can read it."""
 
     serving_user_header: str | None = None
     """Header in which the institution's proxy names a caller of the gateway. If None, no header is trusted."""
@@ -112,8 +112,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
     could then run any program with the gateway's account."""
 
     otlp_url: str | None = None
-    """URL for trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. If None, no spans are
-    sent."""
+    """URL to which trace spans of the gateway's answers are sent, such as http://127.0.0.1:4318/v1/traces. If None, no
+    spans are sent."""
 
     pages_url: str = "http://127.0.0.1:8700"
     """URL of the artifact pages for a browser on this machine. Dagster's asset pages link to it."""

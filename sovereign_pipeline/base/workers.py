@@ -49,7 +49,7 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-        """Yield the result of `work` for each item, in the items' order. It can be called several times. Raises
+        """Yield the result of `work` for each item, in the items' order. The method can be called several times. Raises
         WorkerKilled, and the exceptions that `work` raises."""
         under_way: deque[Future[Result]] = deque()
 
@@ -89,7 +89,7 @@ class WorkerPool:
 
         The executor does not detect a worker that was killed while it sent a result: it waits for ever for the rest,
         since other processes could still write to the same pipe (CPython 3.11, `_ExecutorManagerThread`). This method
-        therefore checks the workers. If one is gone, it kills the others and closes the pipe.
+        therefore checks the workers. If one worker is gone, it kills the other workers and closes the pipe.
         """
         pool: Any = self._pool
         was_gone = False

@@ -76,7 +76,7 @@ def is_number(value: object) -> bool:
 
 
 def links_to_files(settings: Settings, artifact: Artifact) -> Page:
-    """Return a link for each file that opens in a browser while `sovereign up` runs."""
+    """Return a link for each file that a browser may display. The links work while `sovereign up` runs."""
     listed = {entry.path for entry in artifact.manifest.files}
     return {
         label: dg.MetadataValue.url(url_of(settings, artifact.ref.digest, file))
@@ -226,7 +226,8 @@ def reward_model(artifact: Artifact) -> Page:
 
 
 def _by_reward(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a training by reward. The comparison with the parent adapter comes first."""
+    """Return the facts of a training run that learned from rewards. The comparison with the parent adapter comes
+    first."""
     comparison = summary["comparison"]
     return {
         "algorithm": summary["algorithm"],
@@ -283,7 +284,7 @@ def red_team_report(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """Return a table with a row for each figure and each reference that the candidate is compared with."""
+    """Return a table with one row for each pair of a figure and a reference that the candidate is compared with."""
     return table(
         [
             {

@@ -157,7 +157,7 @@ FIGURES: Mapping[str, Mapping[str, Source]] = {
         "operators": "summary.operators",
     },
 }
-"""Kind of artifact -> name of a figure -> its path in the manifest's summary or measurements, or a function."""
+"""Kind of artifact -> name of a figure -> path of its number in the manifest, or a function that returns the number."""
 
 
 def _private_scores(artifact: Artifact) -> Figures:
@@ -207,7 +207,8 @@ COMPARED: Mapping[str, Callable[[Artifact], Figures]] = {
     "red_team_report": _red_team_report,
     "evaluation_report": _evaluation_report,
 }
-"""Kind of artifact -> function for its figures, whose names depend on the models that the candidate was compared with.
+"""Kind of artifact -> function that returns its figures. The names of these figures depend on the models that the
+candidate was compared with.
 """
 
 
@@ -234,12 +235,12 @@ def page_of(
     idle: str | None = None,
     before: ArtifactRef | None = None,
 ) -> Page:
-    """Return the metadata of one materialization, in display order.
+    """Return the metadata of one materialization, in the order in which the page shows it.
 
     Args:
         outcome: one-line summary of the verdicts of all gates.
         published: results of publishing, such as the adapter's id and version.
-        idle: reason why the stage had nothing to do (`nothing_to_do`). If it is set, the page is short.
+        idle: reason why the stage had nothing to do (`nothing_to_do`). With a reason, the page is short.
         before: the line's previous artifact of this kind.
     """
     artifact = workplace.store.open(production.ref)

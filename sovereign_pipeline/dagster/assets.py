@@ -170,14 +170,15 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}
-"""Publications for every verdict, because a report whose gates did not pass needs the most attention."""
+"""Functions that publish an artifact whatever its verdicts. A report whose gates did not pass needs the most
+attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {
     "sft_adapter": _mirror_training,
     "aligned_adapter": _mirror_training,
     "registered_adapter": _register,
 }
-"""Publications that happen only if every gate passed or was waived."""
+"""Functions that publish an artifact only if each of its gates passed or was waived."""
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:

@@ -68,13 +68,13 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument or field in Dagster's schema -> kind of object whose name is its value. A line is a partition of each asset,
-and a backfill is a group of runs."""
+"""Argument or field in Dagster's schema -> kind of object that the argument's value names. A line is a partition of
+each asset, and a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
 }
-"""Tag that filters runs -> kind of object whose name is its value."""
+"""Tag by which runs are filtered -> kind of object that the tag's value names."""
 MOST = 100
 """Maximum number of names of one kind that are logged for a query. A query of the whole graph has fewer names."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
@@ -170,8 +170,8 @@ def _few(names: Mapping[str, None]) -> tuple[str, ...]:
 
 
 SECONDS_OF_A_LOOK = 600
-"""Period in seconds in which equal views of a person are logged once. An open page repeats its queries every few
-seconds."""
+"""Period in seconds. Equal views by one person within this period are logged once, because an open page repeats its
+queries every few seconds."""
 
 
 def access_log_of(settings: Settings) -> Path:

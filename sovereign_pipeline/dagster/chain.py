@@ -39,7 +39,8 @@ CHAIN: tuple[Stage, ...] = (
 )
 
 AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
-"""Stages outside a line's run, which wait for people. A sensor materializes such a stage when the people are done."""
+"""Stages that a line's run does not include, because they wait for people. A sensor materializes such a stage when the
+people are done."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Presentation:
 
     pool: str | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
-    """Column of the asset's rows -> its description."""
+    """Column of the asset's rows -> description of the column."""
 
     @property
     def description(self) -> str:
@@ -70,8 +71,8 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Return every stage in order, with stages replaced. A stage that reads a replaced stage reads its replacement.
-    Raises ValueError for an unknown stage name.
+    """Return every stage in order, after replacing some stages. A stage that reads a replaced stage reads the
+    replacement instead. Raises ValueError for an unknown stage name.
 
     replacements: name of a stage -> the stage to use instead.
     """

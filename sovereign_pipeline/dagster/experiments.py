@@ -1,7 +1,7 @@
 """Define the asset `experiment`, which trains the trials of one experiment and writes a page with the results.
 
-A trial is a partition of the asset `experiment_trial`. The run of `experiment` materializes all its trials in one
-trainer process, so that they share one base model in memory.
+A trial is a partition of the asset `experiment_trial`. The run of `experiment` materializes all trials of the
+experiment in one trainer process, so that the trials share one base model in memory.
 """
 
 import base64

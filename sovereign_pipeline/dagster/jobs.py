@@ -1,4 +1,4 @@
-"""Define jobs and sensors: a line's chain, closed reviews' results, and due reviews."""
+"""Define the jobs and sensors for a line's chain, for the results of closed reviews, and for due reviews."""
 
 import json
 import warnings
@@ -20,7 +20,8 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.review.acts import find_closed_of
 
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
-"""Check whose result depends on the date. Runs of the chain leave it out, because it would need a separate process."""
+"""Check whose result depends on the date. Runs of the chain leave this check out, because it would need a separate
+process."""
 
 MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
 """Check whose result depends on adapters' states, which change between runs of the chain."""
@@ -173,7 +174,8 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Return line -> differences between MLflow and the registry. The line's check runs again when they change."""
+    """Return line -> differences between MLflow and the registry. The line's check runs again when these differences
+    change."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
@@ -184,7 +186,7 @@ def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return whether a run of the line is in progress. When the run ends, the review may no longer be due."""
+    """Return True if a run of the line is in progress. When the run ends, the review may no longer be due."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)

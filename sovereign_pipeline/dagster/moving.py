@@ -134,8 +134,8 @@ def _move_mlflow(old: Settings, new: Settings, progress: Progress) -> int:
 
 
 def _move_dagster(old: Settings, new: Settings, progress: Progress) -> int:
-    """Copy runs and schedules row by row, and store each event again. In SQLite, events are numbered within their run;
-    in PostgreSQL, they are numbered over all runs."""
+    """Copy runs and schedules row by row, and store each event again. SQLite numbers the events of each run separately;
+    PostgreSQL numbers the events of all runs together."""
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
     from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageMetadata
     from dagster._core.storage.runs.schema import RunStorageSqlMetadata
@@ -179,7 +179,7 @@ def _in_order(storage: Any, runs: Sequence[dg.RunRecord]) -> Iterator[dg.EventLo
     are open at once.
 
     Args:
-        runs: in order of creation.
+        runs: the runs, in order of creation.
     """
     opened: list[tuple[float, int, Iterator[dg.EventLogEntry], dg.EventLogEntry]] = []
 
@@ -208,7 +208,8 @@ def copy_tables(tables: Sequence[Table], source: Connection, target: Connection)
     """Replace the rows of the target's tables by the source's rows, and return the number of rows.
 
     Args:
-        tables: tables, each after the tables that it references. A table that the source lacks is left empty.
+        tables: tables of the target. Each table comes after the tables that it references. A table that the source
+            lacks is left empty.
     """
     there, rows = {*inspect(source).get_table_names()}, 0
     for table in reversed(tables):

@@ -18,8 +18,8 @@ BY_REWARD = (
     ("loss of the values", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Panels for a training by reward: label, and columns of the training log. The first two panels also show the parts of
-the reward. Columns that the algorithm does not log are skipped."""
+"""Panels of the plot for a training run that learned from rewards: label, and columns of the training log. The first
+two panels also show the parts of the reward. Columns that the algorithm does not log are skipped."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
@@ -73,7 +73,7 @@ def is_by_reward(training_log: Path) -> bool:
 
 
 def reward_curves_png(training_log: Path) -> bytes:
-    """Draw a training by reward as PNG, from its `training_log.jsonl`.
+    """Draw a training run that learned from rewards as PNG, from its `training_log.jsonl`.
 
     The panels show, per iteration, reward and held-out reward with their parts, KL, entropy, length, shares, value loss
     and a reward model's raw scores. The last panel shows both rewards over √KL, which reveals over-optimisation (Gao et

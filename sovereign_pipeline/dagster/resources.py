@@ -34,9 +34,9 @@ NO_CONFIGURATION: dict[str, dg.Field] = {}
 class References(dg.IOManager):
     """An IO manager that passes references to artifacts between assets, not pickles or data.
 
-    Storing a reference also makes the artifact the line's current one of its kind. The run writes the artifact's digest
-    to Dagster's event log as well. If the digest of the current artifact in the store differs from the logged one,
-    loading it fails. Each reader verifies every byte.
+    Storing a reference also makes the artifact the line's current artifact of its kind. The run writes the artifact's
+    digest to Dagster's event log as well. If the digest of the current artifact in the store differs from the logged
+    digest, loading the reference fails. Each reader verifies every byte.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,7 +68,8 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
-    """Return whether an artifact is the asset's last materialization, or Dagster has no materialization of it."""
+    """Return True if an artifact is the asset's last materialization, or if Dagster has no materialization of the
+    asset."""
     latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
     if latest is None:
         return True
@@ -112,7 +113,7 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
 STORAGE = f"\nstorage: {{postgres: {{postgres_url: {{env: {VARIABLES['dagster_url']}}}}}}}\n"
 HOME_IN_DAGSTER = "sovereign-home"
-"""Key of the home's name among Dagster's cursors."""
+"""Key under which Dagster's cursors contain the home's name."""
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

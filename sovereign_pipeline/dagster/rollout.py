@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Role = Literal["staged", "production"]
 ASKED = {"staged": "stage", "production": "promote"}
 SEEN = "sovereign/"
-"""Prefix of a run tag. The tag's value is the adapter that had the role at the sensor's check."""
+"""Prefix of a run tag. The tag's value is the adapter that had the role when the sensor checked."""
 
 
 def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
@@ -111,7 +111,7 @@ def rollouts(
 
 
 def _held(registry: "Registry", known: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return line -> role -> adapter. Lines that are not in `known`, or without an adapter in a role, are left out."""
+    """Return line -> role -> adapter, for the lines in `known`. Leaves out a line that has no adapter in any role."""
     found = {line: dict[str, str]() for line in known}
     with registry.reading() as session:
         for adapter, state in states(session).items():

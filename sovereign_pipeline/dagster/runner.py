@@ -1,4 +1,4 @@
-"""Run a line from the command line, with the job of the Dagster UI, and print progress as text."""
+"""Run a line of adapters from the command line, with the same job as in Dagster's UI, and print progress as text."""
 
 import logging
 import os
@@ -168,7 +168,8 @@ def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:
-    """Return a stage after all stages that it directly or indirectly needs for a line. For None, return all stages."""
+    """Return all stages that a stage directly or indirectly needs for a line, and then the stage itself. For None,
+    return all stages."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)
@@ -219,7 +220,7 @@ def _printing_into(log: Path) -> Iterator[None]:
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Restore the handlers of SIGINT and SIGTERM after the block. Dagster sets SIGTERM's handler to that of SIGINT. A
-    command that a script starts in the background ignores SIGINT, so it would then also ignore SIGTERM."""
+    command that a script starts in the background ignores SIGINT, so the command would then also ignore SIGTERM."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -241,8 +242,8 @@ def _forking_anew() -> Iterator[None]:
 
 
 def reason_of(result: dg.JobExecutionResult) -> RunStopped:
-    """Return the first reason for a failed run in its events: an error of this project, or else a gate that did not
-    pass, or else another error."""
+    """Return the reason why a run failed, from the run's events: the first error of this project; if there is none, the
+    first gate that did not pass; if there is none either, another error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
@@ -318,6 +319,6 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
-    """Return whether a log entry reports a stage's progress. Stages log at INFO within a step. Dagster's own INFO
+    """Return True if a log entry reports a stage's progress. Stages log at INFO within a step. Dagster's own INFO
     entries within a step come from Pipes and begin with `[pipes]`."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

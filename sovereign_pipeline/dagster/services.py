@@ -235,7 +235,7 @@ def _answers(url: str) -> bool:
 
 
 def _has_loaded(dagster: str) -> bool:
-    """Return whether the code location is loaded. Raises ServiceEnded if loading failed."""
+    """Return True if the code location is loaded. Raises ServiceEnded if loading failed."""
     entries = _query(dagster, CODE_LOCATIONS)["workspaceOrError"]["locationEntries"]
     for entry in entries:
         found = entry["locationOrLoadError"] or {}
@@ -247,7 +247,7 @@ def _has_loaded(dagster: str) -> bool:
 
 
 def _daemons_beat(dagster: str, since: float) -> bool:
-    """Return whether every required daemon of the instance has sent a heartbeat since a time."""
+    """Return True if every required daemon of the instance has sent a heartbeat since a time."""
     daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     needed = [each for each in daemons if each["required"]]
     return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)

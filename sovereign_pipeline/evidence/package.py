@@ -325,7 +325,8 @@ def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str],
 
 
 def _decisions(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> set[str]:
-    """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters in them."""
+    """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters in these
+    acts."""
     about: set[str] = set()
     for line in lines:
         holds = (settings.home / "serving" / "holds" / line).glob(f"*/*{SUFFIX}")
@@ -345,8 +346,8 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
 
 
 def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[str], found: Gathered) -> None:
-    """Add the covered adapters' known issues, reviews and purges. Add the recalls and waivers of all adapters of their
-    lines too, because they decide when an adapter could answer.
+    """Add the covered adapters' known issues, reviews and purges. Also add the recalls, and the waivers of recalls, of
+    all adapters of their lines, because these acts decide when an adapter could answer.
 
     Args:
         about: ids of all adapters in the decisions about the lines.
@@ -362,7 +363,7 @@ def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[st
 
 
 def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
-    """Add each adapter's registry row and its ledger entry."""
+    """Add each adapter's registry row, and the ledger entry of its registration."""
     for adapter_id in sorted(about):
         row = session.get_one(Adapter, adapter_id)
         found.files[f"registry/{adapter_id}.json"] = canonical_json(row_as_dict(row))

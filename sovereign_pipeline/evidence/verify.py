@@ -295,7 +295,7 @@ class Trust:
 
 
 def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
-    """Return a key of a trust file. Its id must be derived from it: a key with two ids would count as two people."""
+    """Return a key of a trust file. Its id must be derived from the key: a key with two ids would count twice."""
     value, kind = described["keyval"]["public"], (described["keytype"], described["scheme"])
     key: object = None
     if kind == ("ed25519", "ed25519"):
@@ -309,7 +309,7 @@ def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
 
 
 def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a trust file's content. Enough keys of each given root must have signed it; for a root, also its own."""
+    """Return a trust file's content, signed by enough keys of each of the `roots`. A root also needs its own keys."""
     file = package.json(where)
     said: dict[str, Any] = file["signed"]
     require(said["_type"] == kind, f"{where}: this is not a file of the kind {kind}")
@@ -392,7 +392,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: by
 
 
 def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
-    """Verify a checkpoint (C2SP signed note): signed by the log's key, and otherwise only by trusted witnesses."""
+    """Verify a checkpoint (C2SP signed note). The log's key signed it; every other signer is a trusted witness."""
     where = "log/checkpoint"
     parts = re.fullmatch(r"(([^\n]+)\n([0-9]{1,18})\n([^\n]+)\n)\n((?:— [^\s+]+ [A-Za-z0-9+/]+=*\n)+)", note)
     if parts is None:
@@ -502,8 +502,8 @@ class Said:
 def statement(
     package: Package, bundle: bytes, role: str, kind: str, about: str, index: int, where: str, name: str = "its file"
 ) -> Said:
-    """Verify a statement about the file with the SHA-256 `about`. Its key must have this role at this index of the log,
-    and its predicate type must be `kind`."""
+    """Verify a statement about the file with the SHA-256 `about`. The statement's key must have this role at this index
+    of the log, and its predicate type must be `kind`."""
     package.at = where
     content, keys = parsed(bundle, where), package.trust.roles[role]
     hint, envelope = content["verificationMaterial"]["publicKey"]["hint"], content["dsseEnvelope"]
@@ -687,8 +687,8 @@ def lineage_of(package: Package, digest: str) -> dict[str, str]:
 
 
 def check_lineage(package: Package) -> None:
-    """Check the roots and their lineage: every input is in the package, is the one that was read, and has no higher
-    level. Reject artifacts outside this lineage."""
+    """Check the roots and their lineage: every input is in the package, is the artifact that was read, and has no
+    higher level. Reject artifacts outside this lineage."""
     reached = set[str]()
     for made in beneath(package, package.roots, Artifact.all_inputs):
         reached.add(made.digest)
@@ -719,7 +719,7 @@ def check_level(package: Package) -> None:
 
 
 def read_rows(package: Package) -> dict[str, dict[str, Any]]:
-    """Return each adapter's registry row. Its digest must be in the log entry of its registration."""
+    """Return each adapter's registry row. The row's digest must be in the log entry of the adapter's registration."""
     rows: dict[str, dict[str, Any]] = {}
     for path in package.below("registry"):
         row = package.json(path)
@@ -733,7 +733,7 @@ def read_rows(package: Package) -> dict[str, dict[str, Any]]:
 
 
 def weights_of(adapter: Artifact) -> str:
-    """Return the SHA-256 of the weights file or, for several files, over their names and digests."""
+    """Return the SHA-256 of the weights file or, for several files, the SHA-256 over their names and digests."""
     weights = re.compile(r"(?:adapter|model)/([^/]+\.safetensors)").fullmatch
     found = {match[1]: each for path, each in adapter.files.items() if (match := weights(path))}
     return next(iter(found.values())) if len(found) == 1 else sha256(canonical(found))
@@ -948,7 +948,7 @@ ARROWS: dict[str, tuple[set[str], str]] = {
     "recall": (UNDECIDED | USABLE, "recalled"),
     "retire": (UNDECIDED | USABLE | {"rejected", "recalled"}, "retired"),
 }
-"""Transition (an officer's key may be limited to some of them) -> its start states, and its end state."""
+"""Transition -> its start states, and its end state. An officer's key may be limited to some transitions."""
 
 
 def check_rules(package: Package) -> None:
@@ -981,8 +981,8 @@ def check_request(package: Package, number: int, request: Said) -> None:
 
 
 def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
-    """Return person -> entry of each approval before the entry `until`. Approvals count from officers with the
-    permission, except the requester and officers who withdrew."""
+    """Return person -> entry of each approval before the entry `until`. An approval counts if its officer has the
+    permission, did not withdraw, and is not the requester."""
     asked, requester, where = request.predicate, request.key.person, f"request {request.sha256[:12]}"
     levels, found = (asked["classification"], package.rows[asked["adapter"]]["classification"]), dict[str, Any]()
     for decision, action in DECIDED.items():
@@ -1138,7 +1138,7 @@ def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> li
 
 
 def rolled_back_to(package: Package, flag: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the adapter of an officer's rollback request, if this officer could decide it alone."""
+    """Yield the adapter of an officer's rollback request, if this officer was allowed to decide it alone."""
     for _, asked in package.acts_of("release requested", line=flag["line"], request=flag["request"]):
         said = asked.predicate
         level = package.rows[said["adapter"]]["classification"]
@@ -1157,7 +1157,7 @@ Step = tuple[int, str, str, list[str]]
 
 def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[Step]:
     """Yield a step for each transition that the flag did not follow soon. Either the flag went on serving the same
-    adapters, or its change is missing in the package."""
+    adapters, or the flag's change is missing in the package."""
     for flag, following in zip(flags, [*flags[1:], None], strict=False):
         until = following["entry"] if following else sys.maxsize
         late = f"the next flag change is entry {until}" if following else "no flag change follows"
@@ -1183,8 +1183,9 @@ def answering(
     flags: list[dict[str, Any]],
     recalls: Iterable[tuple[int, str, str, bool, list[str]]] = (),
 ) -> list[tuple[datetime.datetime, str]]:
-    """Return times, each with the adapters that answered from then on, in the log's order: by the flag or, without one,
-    by the transitions. Whatever the flag states, an adapter that is under a recall or out of use answers nobody."""
+    """Return times in the log's order, each with the adapters that answered from then on, as stated by the flag or,
+    without a flag, by the transitions. An adapter under a recall or out of use answers nobody, whatever the flag
+    states."""
     steps: list[Step] = [
         (each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"], served(each))
         for each in flags
