@@ -1183,9 +1183,8 @@ def answering(
     flags: list[dict[str, Any]],
     recalls: Iterable[tuple[int, str, str, bool, list[str]]] = (),
 ) -> list[tuple[datetime.datetime, str]]:
-    """Return times in the log's order, each with the adapters that answered from then on, as stated by the flag or,
-    without a flag, by the transitions. An adapter under a recall or out of use answers nobody, whatever the flag
-    states."""
+    """Return times in the log's order, each with the adapters that answered from then on by the flag or, without a
+    flag, by the transitions. Whatever the flag states, an adapter under a recall or out of use answers nobody."""
     steps: list[Step] = [
         (each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"], served(each))
         for each in flags

@@ -133,7 +133,7 @@ class Pairs(RecipeModel):
     reference: bool = False
     """Pair a reply that cites a reference number, such as `Your ref: 2024/17` or `خطابكم رقم ٢٠٢٤/١٧`, with the letter
     that has this number, such as `Ref: 17/2024`. Both are recognised in English and Arabic. Numbers of laws, permits,
-    invoices and other people's letters are ignored. A correspondence of several letters needs `ours`."""
+    invoices and other people's letters are ignored. If a correspondence consists of several letters, set `ours`."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` must be set together"),
@@ -214,8 +214,9 @@ class Source(RecipeModel):
     and unless `split.by_author` is set, its author. A row that lacks another field is quarantined."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
-    """Document field -> one value for every row, which overrides the file's column of that name. Of two classification
-    levels, the higher applies. subject, author and department may be "", but only if the file has no such column."""
+    """Document field -> one value for every row, which overrides the file's column of that name. If a row states a
+    classification level too, the higher of both levels applies. subject, author and department may be "", but only if
+    the file has no such column."""
 
     date: DateForm | None = None
     """Format of dates; null: ISO only. `sovereign sources look` detects the format."""
@@ -360,7 +361,7 @@ class Source(RecipeModel):
         return next((id for number, id in enumerate(ids) if id in ids[:number]), None)
 
     def has_field(self, name: str) -> bool:
-        """Return whether a column or a constant provides this field of the document."""
+        """Return True if a column or a constant provides this field of the document."""
         return name in self.columns or name in self.constants
 
 

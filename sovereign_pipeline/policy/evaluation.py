@@ -214,15 +214,16 @@ class Review(RecipeModel):
     ballots."""
 
     prompts_each: int = Field(default=20, ge=2, multiple_of=2)
-    """Number of prompts of each operator that no other operator sees. It is even, so that candidate and opponent are
-    each shown as A exactly half the time."""
+    """Number of prompts of each operator that no other operator sees. The number must be even, so that candidate and
+    opponent are each shown as A exactly half the time."""
 
     shared_prompts: int = Field(default=2, ge=0, multiple_of=2)
     """Number of additional prompts that every operator rates. They are used only for inter-rater agreement, because
     otherwise each of these prompts would count once for every operator."""
 
     guess_pairs: int = Field(default=4, ge=2, multiple_of=2)
-    """Number of pairs that an operator sees again at the end, to guess which answer is the candidate's. It is even."""
+    """Number of pairs that an operator sees again at the end, to guess which answer is the candidate's. The number must
+    be even."""
 
     criteria: tuple[Criterion, ...] = Field(default=CRITERIA, min_length=1)
     """Criteria by which each pair is rated."""

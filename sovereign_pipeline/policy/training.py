@@ -105,8 +105,8 @@ class Preference(Tuning):
 
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
-    single replies with binary feedback. `trl` learns from pairs with the trainer of the TRL library in `trainer`. TRL
-    then computes loss and forward pass, which is recorded."""
+    single replies with binary feedback. `trl` learns from pairs with the trainer of the TRL library that `trainer`
+    names. TRL then computes loss and forward pass, which is recorded."""
 
     beta: float = Field(default=0.1, gt=0)
     """Strength with which the loss keeps the policy near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and

@@ -173,7 +173,7 @@ def append(
     Args:
         session: a session of `Registry.writing`.
         subjects: digests, names and counts that identify what the act changed.
-        sign: signs the entry; None leaves it unsigned.
+        sign: function that signs the entry; None leaves the entry unsigned.
         dated: the time in the act's signed statement.
 
     Raises InputError for a text that is too long, and ConflictError if `dated` is in the future, because an evidence
@@ -345,7 +345,7 @@ def export(registry: Readable, file: Path) -> Checkpoint:
 
 def checkpoint_of(file: Path) -> Checkpoint:
     """Verify an export's hashes and return its newest entry. Raises InputError if the file is missing, is not an export
-    or has no entries, and IntegrityError that names the first changed entry."""
+    or has no entries. Raises IntegrityError that names the first changed entry."""
     if not file.is_file():
         raise InputError(f"{file}: the file does not exist.", "Correct the path of the export.")
 
@@ -419,12 +419,13 @@ def content_of(entry: Entry) -> dict[str, Any]:
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
 TRAINED_ON = "trained_on"
-"""Key in a registration's entry: the adapter's datasets, their contents, and its base models."""
+"""Key in a registration's entry. Its value lists the adapter's datasets with their contents, and its base models."""
 CONTENTS_AT_ONCE = 50
 
 
 def contents_of(documents: Collection[str], sources: Collection[str]) -> bytes:
-    """Return the documents and sources of a dataset in their stored form. A registration's entry has their SHA-256."""
+    """Return the documents and sources of a dataset in the form that is stored. A registration's entry contains the
+    SHA-256 of this form."""
     return canonical_json({"documents": sorted(documents), "sources": sorted(sources)})
 
 

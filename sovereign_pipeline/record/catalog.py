@@ -36,7 +36,8 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
-"""Final states. An adapter in a final state is not served, not used as a parent, and not compared with others."""
+"""Final states. An adapter in a final state is not served, not used as a parent, and not compared with other
+adapters."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
@@ -285,7 +286,7 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def line_of(adapter_id: str) -> str:
-    """Return the line in an adapter's id."""
+    """Return the name of the line, which an adapter's id begins with."""
     return adapter_id.rpartition("-")[0]
 
 
@@ -343,7 +344,7 @@ STATEMENT = "bundle"
 
 @dataclass(frozen=True)
 class PurgedFile:
-    """A file that was removed, with its facts from its artifact's manifest."""
+    """A removed file, with the path, size and SHA-256 in the artifact's manifest."""
 
     artifact: str
     path: str
@@ -353,7 +354,7 @@ class PurgedFile:
 
 @dataclass(frozen=True)
 class Purge:
-    """The removal of an adapter's weights, from its ledger entry and signed statement."""
+    """A purge of an adapter's weights, as stated in the purge's ledger entry and signed statement."""
 
     adapter: str
     at: datetime.datetime

@@ -519,7 +519,8 @@ def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]
 
 
 def note_committed(session: Session, settings: Settings) -> Note:
-    """Sign the committed state, write the checkpoint if it is not written yet, and return it. Called after a commit.
+    """Sign the committed state, write the checkpoint if it is not written yet, and return the checkpoint. Called after
+    a commit.
 
     Args:
         session: a session that sees only committed state.

@@ -165,13 +165,14 @@ def is_on_postgresql(url: str) -> bool:
 
 
 def place_of(url: str) -> tuple[object, ...]:
-    """Return a key that identifies a database on a server: equal for two URLs of one database."""
+    """Return a key that identifies a database on a server. Two URLs of the same database give equal keys."""
     parsed = make_url(url)
     return parsed.host, parsed.port, parsed.database, str(parsed.query.get("host", ""))
 
 
 def name_of_home(settings: Settings) -> str:
-    """Return the name that marks a database of MLflow or Dagster as this home's. It stays the same after a restore."""
+    """Return the name that marks a database of MLflow or Dagster as belonging to this home. A restore keeps the
+    name."""
     return keyed_digest(read_secret(settings.home_key), "home", b"").hex()
 
 
@@ -300,8 +301,8 @@ def _engine(settings: Settings) -> Engine:
 
 def _on_server(url: URL, read_only: bool = False) -> Engine:
     """Connect to a database server, with the encoding UTF-8 and the schema `public`, or the schema in the URL's
-    options. A role's own defaults could differ and lead to other tables. A connection is closed when its session ends,
-    because a process opens the registry many times and the server allows few connections."""
+    options. A role's own defaults for these settings could lead to other tables. A connection is closed when its
+    session ends, because a process opens the registry many times and the server allows few connections."""
     engine = create_engine(url, connect_args={"client_encoding": "UTF8"}, poolclass=NullPool)
     settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
     settings += ["SET default_transaction_read_only TO on"] if read_only else []

@@ -52,8 +52,8 @@ KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "overrid
 
 
 class Waiver(Frozen):
-    """The content of `waiver.json`. The artifact's manifest adds the time (in its circumstances) and the record of the
-    waived gate (its only input)."""
+    """The content of `waiver.json`. The artifact's manifest adds the time (in `circumstances`) and the waived gate's
+    record (the artifact's only input)."""
 
     gate: str
     kind: WaiverKind
@@ -327,7 +327,7 @@ class Usable:
         )
 
     def _assert_made_of(self, stage: Stage, ref: ArtifactRef, manifest: Manifest, upstream: Stage) -> None:
-        """Raise StaleInput if the recipe has an optional input that the artifact was built without."""
+        """Raise StaleInput if the recipe now requires an optional input that the artifact was built without."""
         if upstream.kind in manifest.inputs:
             return
         line = self._workplace.line.line
@@ -402,8 +402,8 @@ class GateStatus:
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
-    """Yield the status of every gate of every stage with a current artifact, in the given order. Raises IntegrityError
-    if a gate's record or waiver was changed."""
+    """Yield the status of every gate, for each stage that has a current artifact, in the given order of stages. Raises
+    IntegrityError if a gate's record or waiver was changed."""
     for stage in stages:
         ref = workplace.store.current(workplace.line.line, stage.kind)
         if ref is None or stage.passthrough_of(workplace.line) is not None:

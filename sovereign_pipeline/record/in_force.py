@@ -169,7 +169,8 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
     forked = [name for name, sha256 in known.files.items() if name[0].isdigit() and files.get(name) != sha256]
     if forked or (not newer and files != known.files):
         raise IntegrityError(
-            f"The trust root here has the versions of entry {known.sequence} of the ledger, but different files.",
+            f"The trust root here has the same versions as the one in ledger entry {known.sequence}, but different "
+            f"files.",
             "Two changes were made in parallel. Restore the logged trust root.",
         )
 

@@ -21,7 +21,7 @@ KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size and times of each file in a directory. It changes when a file changes."""
+"""Name, inode, size and times of each file in a directory. This value changes when a file changes."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
 """Cache: directory -> stamp of its files, and the verified trust root. Opening an artifact needs the trust root."""
@@ -107,8 +107,8 @@ def verify_act(
     sha256: str,
     at_index: int | None,
 ) -> Verified:
-    """Verify an officer's signed act at its ledger index, and return its statement. Raises IntegrityError if the
-    signature is invalid, or if the officer lacks the permission at one of the levels.
+    """Verify an officer's signed act at the act's ledger index, and return the signed statement. Raises IntegrityError
+    if the signature is invalid, or if the officer lacks the permission at one of the levels.
 
     Args:
         act: the permission that the officer needs in the trust root.

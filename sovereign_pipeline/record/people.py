@@ -49,7 +49,7 @@ class People:
         return {name: _commitment(salt, name) for name, salt in sorted(self._read().items())}
 
     def shown(self, person: str, names: Mapping[str, str] | None = None) -> str:
-        """Return a known person's name, or else the start of the commitment, for display.
+        """Return a person's name for display, or the start of the commitment if the name is unknown.
 
         Args:
             names: result of `listed`, if the caller has it already.

@@ -1,7 +1,7 @@
 """Replay the ledger's entries into the view, an in-memory database for all reads of the registry.
 
-An entry counts only if the signed head covers it, and a row only if such an entry contains its SHA-256. Changes that
-another program makes to the registry's database therefore affect no result.
+An entry counts only if the signed head covers the entry. A row counts only if such an entry contains the row's SHA-256.
+Changes that another program makes to the registry's database therefore affect no result.
 """
 
 import datetime
@@ -232,7 +232,7 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 def _batches(disk: Connection, growth: Growth) -> Iterator[list[audit_log.Parsed]]:
-    """Yield batches of the database's entries after the tree's last one. Adds every entry to the tree, but does not
+    """Yield batches of the database's entries after the tree's last entry. Adds every entry to the tree, but does not
     yield entries about artifacts."""
     found: list[audit_log.Parsed] = []
     query = _ENTRIES.where(LedgerEntry.sequence > growth.size)

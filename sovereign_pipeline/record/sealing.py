@@ -197,9 +197,7 @@ class LedgerSeals:
     """Signs and verifies one installation's artifacts. Implements `manifest.Seals`."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
-        """Args:
-        opened: opens the registry. Called on first use.
-        """
+        """Args: opened: function that opens the registry. Called on first use."""
         self._settings = settings
         self._opened = opened
 

@@ -77,7 +77,8 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Built:
-    """The result of a stage's build function, which has written the artifact's files to the workspace."""
+    """The result of a stage's build function. The function has already written the artifact's files to the
+    workspace."""
 
     summary: dict[str, Any]
     """Deterministic facts (counts, shares, names). They belong to the artifact's identity."""

@@ -61,7 +61,7 @@ class Reason:
     subject: str = ""
     """Name of the gate or kind of the upstream stage, or empty."""
     changes: tuple[Change, ...] = ()
-    """Changes since the artifact was built or, for a gate without a record, since its last evaluation."""
+    """Changes since the artifact was built or, for a gate without a record, since the gate's last evaluation."""
 
     def __str__(self) -> str:
         changes = "; ".join(map(str, self.changes))
@@ -124,7 +124,8 @@ def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
 
 
 class _Examination:
-    """Examines each stage once. Stops at the first reason unless details are wanted."""
+    """Finds out whether stages are stale, and examines each stage once. Stops at a stage's first reason unless details
+    are wanted."""
 
     def __init__(self, stages: Sequence[Stage], workplace: Workplace, in_detail: bool) -> None:
         self._stages = {stage.kind: stage for stage in stages}

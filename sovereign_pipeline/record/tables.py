@@ -260,7 +260,7 @@ class LedgerEntry(Table):
     """Canonical JSON of `audit_log.as_dict`."""
     head: Mapped[str | None]
     """Size and root hash of the tree that ends with this entry, signed with the ledger's key. Only the last entry of an
-    act has one."""
+    act has such a head."""
 
 
 class LedgerNode(Table):
@@ -501,13 +501,13 @@ class AdapterReview(Table):
 
 @cache
 def stored_tables() -> Sequence[SqlTable]:
-    """Return the tables of the database, parents first."""
+    """Return the tables of the database, each after the tables that it references."""
     return [table for table in Table.metadata.sorted_tables if table.info.get(STORED)]
 
 
 @cache
 def view_tables() -> Sequence[SqlTable]:
-    """Return the tables of the view, parents first."""
+    """Return the tables of the view, each after the tables that it references."""
     return [table for table in Table.metadata.sorted_tables if not table.info.get(STORED)]
 
 

@@ -25,7 +25,7 @@ class RegistryDamaged(IntegrityError):
 
 
 GROWTH = "the ledger's tree"
-"""Key in `Session.info` for the tree that the session sees, including entries that it appended."""
+"""Key in `Session.info` for the tree that the session sees, including entries that the session appended."""
 APPENDED = "appended to the ledger"
 """Key in `Session.info` for the entries and nodes that a transaction appended (`Appended`)."""
 KNOWN = "hashes of the ledger's tree"

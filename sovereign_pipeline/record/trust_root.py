@@ -117,7 +117,7 @@ class Trust:
 
 
 Files = Mapping[str, bytes]
-"""Name -> content."""
+"""Name of a file -> content of the file."""
 T = TypeVar("T", Root, Targets)
 
 ROOT, TARGETS = "root.json", "targets.json"
@@ -295,7 +295,7 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     result = root.get_verification_result(Targets.type, metadata.signed_bytes, metadata.signatures)
     if not result:
         raise IntegrityError(
-            f"{name}: {len(result.signed)} of {result.threshold} keys of root {root.version} signed it.",
+            f"{name}: {len(result.signed)} of the {result.threshold} required keys of root {root.version} signed it.",
             "Have its holders sign it again on the offline machine.",
         )
     _refuse_other_signatures(metadata, set(result.signed), name)
@@ -309,8 +309,8 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError if the metadata has an invalid signature besides enough valid ones. Every byte must be
-    verified."""
+    """Raise IntegrityError if the metadata has an invalid signature in addition to enough valid ones. Every byte must
+    be verified."""
     if other := sorted(set(metadata.signatures) - good):
         raise InvalidTrustRoot(f"{name}: the signature by key {other[0]} is invalid.")
 

@@ -48,7 +48,8 @@ class Report:
     checkpoint: int | None
     """Number of entries that the newest stored checkpoint covers. None before the first act."""
     witnessed: int | None
-    """Number of entries that the newest sufficiently cosigned checkpoint covers. None if no policy was given."""
+    """Number of entries covered by the newest checkpoint that enough witnesses cosigned. None if no policy was
+    given."""
     cosigned: Mapping[str, int]
     """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
 

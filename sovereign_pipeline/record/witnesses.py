@@ -206,7 +206,7 @@ def newest_witnessed(settings: Settings, policy: Policy, covering: int = 0) -> N
 
 
 def newest_cosigned_size(settings: Settings) -> int:
-    """Return the number of entries of the newest checkpoint with any cosignature, or 0."""
+    """Return the number of entries covered by the newest checkpoint with at least one cosignature, or 0."""
     sizes = (notes.parse_tree_head(note.text).size for note in asked(settings) if len(note.signatures) > 1)
     return next(sizes, 0)
 
@@ -265,7 +265,7 @@ class Witnessed:
     """The state of the ledger that the trust root's witnesses cosigned."""
 
     entries: int
-    """Number of entries that the newest sufficiently cosigned checkpoint covers."""
+    """Number of entries covered by the newest checkpoint that enough witnesses cosigned."""
     at: Mapping[str, int]
     """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
 
