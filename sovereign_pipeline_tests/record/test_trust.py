@@ -114,7 +114,7 @@ def test_a_change_needs_as_many_root_keys_as_the_root_says(holders: Holders) -> 
     with pytest.raises(InputError, match="is not a root key"):
         revoke(holders.directory, holders.pipeline.keyid, 5, holders.officers)
     rewrite(holders, lambda targets: None, holders.roots[:1])
-    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of 2 keys of root 1 signed it"):
+    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2 required keys of root 1 signed it"):
         load(holders.directory)
     rewrite(holders, lambda targets: None, (holders.roots[0], holders.pipeline))
     with pytest.raises(IntegrityError, match=r"targets\.json: 1 of 2"):
