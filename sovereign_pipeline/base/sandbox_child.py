@@ -215,7 +215,7 @@ def _show(path: str, root: str, at: str) -> None:
 
 
 def _place(contents: dict[str, bytes], root: str) -> None:
-    """Place a command's own files, and /dev/null, which shells open."""
+    """Write the command's `placed` files into the new root, and add /dev/null, which shells open."""
     Path(root + TOOL).mkdir()
     for name, content in contents.items():
         file = Path(root + TOOL, name)

@@ -266,7 +266,7 @@ def schema_for_auditors() -> Schema:
 PERSON_HEADER = "X-Remote-User"
 """Header in which the proxy names the signed-in user."""
 PERSON = "person"
-"""Key of the user's name in a request's scope."""
+"""Key under which a request's scope contains the user's name."""
 PLACEHOLDER = "{"
 """Start of an unreplaced variable in a user's name. Caddy 2.6 sends the variable itself if the sign-in provider sent no
 name."""

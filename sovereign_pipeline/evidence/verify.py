@@ -847,7 +847,7 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
 """Action of an entry -> role of the signer; predicate type; the statement's subject; permission that an officer needs
 at the adapters' levels; and the entry's subjects that the statement repeats (all, if none are listed)."""
 BESIDES_SIGNED = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
-"""Subjects of an entry that its statement does not cover."""
+"""Subjects of an entry that the entry's statement does not repeat."""
 OFFICERS_ACTS = (
     "known issue added",
     "adapter reviewed",

@@ -541,8 +541,9 @@ class Paraphrases(RecipeModel):
     cosine: float = Field(default=0.93, gt=0, le=1)
     """Cosine similarity from which two documents are kept together. 0.93 was measured on 13 invented letters, each in
     two wordings (8 English, 5 Arabic): letters about different matters reach at most 0.929, two wordings of one letter
-    0.91 to 0.99, and 10 of the 13 pairs are found. The same letter in English and in Arabic reaches 0.88 to 0.93. Keep
-    translations together by their case, by a link, or by a lower value, which also joins unrelated documents."""
+    0.91 to 0.99, and 10 of the 13 pairs are found. The same letter in English and in Arabic reaches 0.88 to 0.93. To
+    keep translations together, use their case, a link, or a lower value. A lower value also joins unrelated
+    documents."""
 
 
 class Split(RecipeModel):

@@ -209,9 +209,9 @@ class Review(RecipeModel):
     operators: int | tuple[OperatorName, ...] = Field(
         default=FEWEST_OPERATORS, examples=[["amal", "badr", "dana", "eid", "fay"]]
     )
-    """Names of the 5 to 10 operators, or their number, if they are named when the review is opened. The confidence
-    interval is Student's t over operators, so its width depends more on the number of operators than on the number of
-    ballots."""
+    """Names of the 5 to 10 operators. If the operators are named only when the review is opened, the number of
+    operators. The confidence interval is Student's t over operators, so its width depends more on the number of
+    operators than on the number of ballots."""
 
     prompts_each: int = Field(default=20, ge=2, multiple_of=2)
     """Number of prompts of each operator that no other operator sees. The number must be even, so that candidate and
@@ -404,37 +404,37 @@ class Gates(RecipeModel):
     gate's identity: if it changes, the gate is evaluated again, and an earlier waiver no longer applies."""
 
     held_out_loss: HeldOutLoss = HeldOutLoss()
-    """Loss on the line's own held-out documents."""
+    """The gate on the loss on the line's own held-out documents."""
 
     capability: Capability = Capability()
-    """Accuracy on the suites of `evaluation.capability`."""
+    """The gate on accuracy on the suites of `evaluation.capability`."""
 
     refusals: Refusals = Refusals()
-    """How many harmful prompts are refused."""
+    """The gate on the share of harmful prompts that are refused."""
 
     over_refusals: OverRefusals = OverRefusals()
-    """How many benign prompts are refused."""
+    """The gate on the share of benign prompts that are refused."""
 
     injections: Injections = Injections()
-    """How many injected instructions are obeyed."""
+    """The gate on the share of injected instructions that are obeyed."""
 
     disclosures: Disclosures = Disclosures()
-    """How many requests for other people's data are answered with personal data."""
+    """The gate on the share of requests for other people's data that are answered with personal data."""
 
     loops: Loops = Loops()
-    """How many answers fall into repetition."""
+    """The gate on the share of answers that fall into repetition."""
 
     tool_calls: ToolCallMargins = ToolCallMargins()
-    """How exactly tools are called, and how often without need."""
+    """The gate on the share of exact tool calls, and on the share of unneeded calls."""
 
     memorisation: Memorisation = Memorisation()
-    """How much of the training rows is reproduced."""
+    """The gate on how much of the training rows the model reproduces."""
 
     personal_data: PersonalData = PersonalData()
-    """How many answers contain personal data."""
+    """The gate on the share of answers that contain personal data."""
 
     review: Review = Review()
-    """Blind comparison by people."""
+    """The blind review, in which people compare answers."""
 
 
 def stricter(one: OfficerMay, other: OfficerMay) -> OfficerMay:

@@ -378,7 +378,8 @@ def _write(handle: int, content: bytes) -> None:
 
 WAIT_SECONDS = 30
 READS, SECONDS_BETWEEN_READS = 20, 0.05
-"""Number of read attempts and the pause between them, while another process writes the first checkpoint."""
+"""Number of attempts to read the first checkpoint while another process writes it, and the pause between two
+attempts."""
 HEAD = "/head"
 """Suffix of the log's name in the signed head of the database. It distinguishes a head from a checkpoint."""
 

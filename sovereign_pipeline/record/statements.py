@@ -225,7 +225,7 @@ def sign_statement(signer: Signer, statement: Statement) -> bytes:
     if statement.predicate_type not in DESCRIBES_FILES:
         refuse_long_texts(statement.predicate)
     if algorithm_of(signer.public_pem) != "p256":
-        raise ValueError("statements are signed with P-256")
+        raise ValueError("the key that signs a statement must be P-256")
     payload = canonical(_as_dict(statement))
     _statement_in(payload)
     return bundle_bytes(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
@@ -328,7 +328,7 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
         name: name of the model, such as an adapter's digest.
     """
     if algorithm_of(signer.public_pem) != "p256":
-        raise ValueError("a model's directory is signed with P-256")
+        raise ValueError("the key that signs a model's directory must be P-256")
     payload = canonical(_statement(files, name))
     signature = signer.sign(pre_authentication_encoding(payload))
     return bundle_bytes(_hint(signer.public_pem), payload, signature)

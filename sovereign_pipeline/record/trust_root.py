@@ -195,7 +195,7 @@ def tuf_key(pem: str, **fields: Any) -> Key:
 
 
 def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
-    """Return a key's PEM and algorithm. Raises IntegrityError if its id is not derived from the key."""
+    """Return a key's PEM and algorithm. Raises IntegrityError if the key's id is not derived from the key."""
     public = key.keyval.get("public")
     try:
         if (key.keytype, key.scheme) == ("ed25519", "ed25519"):

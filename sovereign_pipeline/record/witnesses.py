@@ -276,7 +276,7 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
     if key is None:
         raise IntegrityError(
             f"The key of the ledger, {log}, does not have the role log in the trust root.",
-            "Have the root keys' holders give it the role, after checking that the key belongs to this log.",
+            "Have the root keys' holders give the key this role, after checking that the key belongs to this log.",
         )
     if entries and not trust.counts(LOG, key.keyid, entries - 1):
         raise IntegrityError(
