@@ -134,8 +134,8 @@ class TrainingStopped(TrainingFailed):
 
 
 class TrainingDiverged(TrainingFailed):
-    """Raised when a training diverged or learned nothing. The cause is its settings, so another run would fail in the
-    same way."""
+    """Raised when a training run diverged or learned nothing. Its settings are the cause, so another run would fail in
+    the same way."""
 
 
 class WorkerKilled(SovereignError):

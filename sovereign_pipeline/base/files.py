@@ -30,7 +30,8 @@ TRIES_BETWEEN_MESSAGES = 15
 
 
 class Frozen(BaseModel):
-    """An immutable value that rejects unknown fields. The docstrings of its fields become their descriptions."""
+    """An immutable value that rejects unknown fields. A field's docstring becomes the field's description in the JSON
+    schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -135,7 +136,7 @@ def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> It
         yield
         wrong = [path for path, stamp in before.items() if _stamp(path) != stamp]
     if wrong:
-        raise IntegrityError(f"{wrong[0]}: it was changed between its verification and its use.", FIND_OUT)
+        raise IntegrityError(f"{wrong[0]}: this file was changed between its verification and its use.", FIND_OUT)
 
 
 def _stamp(path: Path) -> "Stamps":

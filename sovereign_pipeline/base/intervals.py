@@ -62,9 +62,9 @@ def clustered_interval(
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. The percentile interval is too narrow for few clusters, so its quantiles are expanded in the
-    ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69: 371-386). With one
-    cluster the interval has no width and no meaning.
+    Evals"), section 2.2. The percentile interval is too narrow for few clusters, so the interval's quantiles are
+    expanded in the ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69:
+    371-386). With one cluster the interval has no width and no meaning.
 
     Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """

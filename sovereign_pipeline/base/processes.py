@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def keep_private() -> None:
     """Set the umask to 077, so that only this account can read the files of this process and its children. Every entry
-    point calls this first, because artifacts, databases and logs hold facts about documents."""
+    point calls this first, because artifacts, databases and logs contain facts about documents."""
     os.umask(0o077)
 
 

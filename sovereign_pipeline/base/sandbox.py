@@ -215,7 +215,8 @@ def require_sandbox() -> None:
 
 @contextmanager
 def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the sandbox's process and yield it with the read end of its report. Kill all of its processes at the end.
+    """Start the sandbox's process, and yield the process with the read end of the pipe for its report. Kill all of its
+    processes at the end.
 
     The report is read after the process has ended, without waiting. A program that writes endlessly blocks on a full
     pipe and cannot fill this process's memory.
@@ -369,7 +370,8 @@ def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
         found = [*parts_of_machine(interpreter)]
         if not _is_own_python(interpreter) and not interpreter.read_bytes().startswith(ELF):
             raise InputError(
-                f"{name}: its interpreter {interpreter} is itself a script.", "Name the interpreter of that script."
+                f"{name}: its interpreter {interpreter} is itself a script.",
+                "Write the path of the script's own interpreter instead.",
             )
     found += [part for path in uses for part in parts_of_machine(path)]
     return [*dict.fromkeys(found)]
@@ -414,7 +416,8 @@ def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
         return []
     if not _is_library(loader):
         raise InputError(
-            f"{program}: its loader {loader} does not exist on this machine.", "Build it on a machine like this one."
+            f"{program}: its loader {loader} does not exist on this machine.",
+            "Build the program on a machine like this one.",
         )
     shown = [loader, *(path for path in (LIBRARY_LIST, *LIBRARIES) if Path(path).exists())]
     placed = {Path(program).name: content} if is_placed else {}
@@ -422,7 +425,7 @@ def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
     if end.status != 0 or b"=> not found" in end.output:
         raise InputError(
             f"{program}: the loader {loader} does not find the shared libraries of this binary.",
-            "Install them, or link it statically.",
+            "Install the libraries, or link the program statically.",
         )
     listed = [os.fsdecode(path) for path in LISTED.findall(end.output)]
     return [loader, *(path for path in (LIBRARY_LIST,) if Path(path).exists()), *filter(_is_library, listed)]

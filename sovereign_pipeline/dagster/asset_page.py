@@ -41,7 +41,7 @@ def figures_of(artifact: Artifact) -> Figures:
 
 
 def _number(artifact: Artifact, source: Source) -> Any:
-    """Return the number at a path, such as `summary.rows` or `measured.energy_kwh`; None if it is missing."""
+    """Return the number at a path, such as `summary.rows` or `measured.energy_kwh`, or None if the path is missing."""
     if not isinstance(source, str):
         return source(artifact)
     place, *keys = source.split(".")

@@ -91,7 +91,7 @@ def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
     """Return one result for each check of the asset. For a passed-through artifact, these results only refer to the
-    asset that produced it, because the asset's own gates had nothing to evaluate."""
+    asset that produced the artifact, because the passing asset's own gates had nothing to evaluate."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -263,7 +263,8 @@ def as_failures(kind: str) -> Iterator[None]:
 
 
 def refusal(error: SovereignError) -> dg.Failure:
-    """Convert an error to Dagster's failure. The command line reads message, hint and remedy from it (`runner.py`)."""
+    """Convert an error to Dagster's failure. The command line (`runner.py`) reads message, hint and remedy from this
+    failure."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,
         "exit_status": error.exit_status,

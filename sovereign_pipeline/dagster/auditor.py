@@ -179,7 +179,7 @@ def access_log_of(settings: Settings) -> Path:
 
 
 class AccessLog:
-    """An access log that appends to one file. If the file was moved away, it creates a new file."""
+    """An access log that appends to one file. If the file was moved away, the log creates a new file."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path

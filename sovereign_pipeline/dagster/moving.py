@@ -146,7 +146,9 @@ def _move_dagster(old: Settings, new: Settings, progress: Progress) -> int:
     found = DagsterSqliteStorage(str(old.dagster_home))
     working = found.run_storage.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=1)
     if working:
-        raise ConflictError(f"The run {working[0].run_id} has not finished.", "Wait for it, or end it in Dagster.")
+        raise ConflictError(
+            f"The run {working[0].run_id} has not finished.", "Wait until the run has finished, or end it in Dagster."
+        )
     rows = 0
     with open_instance(new) as instance:  # creates the tables
         for directory, metadata, leave in (

@@ -25,8 +25,8 @@ two panels also show the parts of the reward. Columns that the algorithm does no
 def loss_curve_png(training_log: Path) -> bytes:
     """Draw the loss and the learning rate per step from a `training_log.jsonl`, and return a PNG.
 
-    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows them: the margins of pairs,
-    or the rewards of replies with positive and with negative feedback.
+    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows these rewards: the margins
+    of pairs, or the rewards of replies with positive and with negative feedback.
     """
     rows = list(read_jsonl(training_log))
     steps = [cast(int, row["step"]) for row in rows]

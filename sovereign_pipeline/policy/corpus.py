@@ -52,7 +52,7 @@ _PARTS_OF_DATES = {
 WantedValue = str | int | bool | None
 
 OPTIONAL_FIELDS = ("subject", "author", "department")
-"""Fields for which a constant may be empty, which means that the file has no such field."""
+"""Fields whose constant may be empty. An empty constant means that the file has no such field."""
 
 
 class Exclusion(RecipeModel):
@@ -132,8 +132,9 @@ class Pairs(RecipeModel):
 
     reference: bool = False
     """Pair a reply that cites a reference number, such as `Your ref: 2024/17` or `خطابكم رقم ٢٠٢٤/١٧`, with the letter
-    that has this number, such as `Ref: 17/2024`. Both are recognised in English and Arabic. Numbers of laws, permits,
-    invoices and other people's letters are ignored. If a correspondence consists of several letters, set `ours`."""
+    that has this number, such as `Ref: 17/2024`. Both kinds of reference are recognised in English and Arabic. Numbers
+    of laws, permits, invoices and other people's letters are ignored. If a correspondence consists of several letters,
+    set `ours`."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` must be set together"),
@@ -183,10 +184,10 @@ class Source(RecipeModel):
     matches `pairs.reply`, is a reply."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
-    """Treatment of attachments of mail. `leave_out` only counts them. `read` appends their text to the turn of their
-    message, after a blank line, also for attachments of attached messages. It reads the file types of the kind
-    `documents`, and leaves out other types and pictures. An unreadable attachment quarantines its conversation, because
-    the turn would be incomplete."""
+    """Treatment of attachments of mail. `leave_out` only counts them. `read` appends the text of each attachment to the
+    turn of its message, after a blank line, including the attachments of attached messages. Only the file types of the
+    kind `documents` are read; pictures and all other types are left out. An unreadable attachment quarantines its
+    conversation, because the turn would be incomplete."""
 
     ocr: Literal["tesseract"] | None = None
     """OCR program for scanned pages of PDFs, in English and Arabic; null: PDFs with such pages are quarantined. Only
@@ -211,7 +212,7 @@ class Source(RecipeModel):
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
     """Document field -> column of the file. A field that is not listed is read from the column with the field's name.
     Letter case does not matter. A file with two columns of the same name is rejected. A row may lack its department,
-    and unless `split.by_author` is set, its author. A row that lacks another field is quarantined."""
+    and unless `split.by_author` is set, its author. A row that lacks any other field is quarantined."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
     """Document field -> one value for every row, which overrides the file's column of that name. If a row states a
@@ -397,7 +398,8 @@ class Corpus(RecipeModel):
 
 
 class RecognizerCanary(RecipeModel):
-    """An invented text in which a recognizer must find a value. It is checked each time the recognizer is loaded."""
+    """An invented text in which a recognizer must find a value. The recognizer is tested with this text each time it is
+    loaded."""
 
     text: str = Field(min_length=1, examples=["My insurance number is AB 12 34 56 C."])
     """Text that contains the value."""

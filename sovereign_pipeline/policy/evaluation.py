@@ -15,7 +15,7 @@ class CapabilitySuite(RecipeModel):
     model_config = ConfigDict(json_schema_extra=optional_in_schema("name"))
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", examples=["coastal_rules"])
-    """Name of an own suite. A published suite has the name of its card."""
+    """Name of one of the institution's own suites. A published suite has the name of its card."""
 
     path: Path | None = Field(default=None, examples=["suites/coastal_rules.jsonl"])
     """Path of an own multiple-choice suite, relative to the data root, or absolute."""
@@ -157,8 +157,8 @@ class Evaluation(RecipeModel):
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format in which base, incumbent and candidate are scored and generate answers. `auto` is bfloat16 if this
-    machine has fast instructions for it, otherwise float32; the precision of `training.sft` does not matter. The format
-    is part of the results' identities and of the report."""
+    machine has fast bfloat16 instructions, and otherwise float32; the precision of `training.sft` does not matter. The
+    format is part of the results' identities and of the report."""
 
     max_held_out_rows: int | None = Field(default=None, ge=10)
     """Maximum number of held-out documents that are evaluated; null: all."""
@@ -311,8 +311,9 @@ class HeldOutLoss(GatePolicy):
     and Statistics 90: 414-427.)"""
 
     margin: float = Field(default=0.05, gt=0)
-    """Largest accepted rise over the incumbent, in nats per token. 0.05 is a perplexity 5 % higher (e^0.05). For
-    comparison: in the demonstration's two lines, the first adapter's loss is 0.4 and 1.1 below its base model's."""
+    """Largest accepted rise of the candidate's loss above the incumbent's, in nats per token. 0.05 is a perplexity 5 %
+    higher (e^0.05). For comparison: in the demonstration's two lines, the first adapter's loss is 0.4 and 1.1 below its
+    base model's."""
 
 
 class Capability(GatePolicy):

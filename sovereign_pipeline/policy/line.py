@@ -41,7 +41,7 @@ class Line(RecipeModel):
     """Owner of the line, in Dagster's format: `team:NAME` or an e-mail address."""
 
     ceiling: str = Field(examples=["CONFIDENTIAL"])
-    """Highest classification level of the line. A document above it stops the line."""
+    """Highest classification level of the line. A document above this level stops the line."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """The institution's files, and how their columns become documents."""

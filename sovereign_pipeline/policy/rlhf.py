@@ -174,8 +174,8 @@ class Kl(RecipeModel):
 
     coefficient: float = Field(default=0.05, ge=0)
     """Weight β of the penalty for each token (Huang 2024: 0.05); with `ppo` its initial value. `ppo` and `rloo`
-    subtract log policy − log reference from the reward; `grpo` adds Schulman's estimate k3 to the loss. It must be
-    above 0 with `rloo` and `grpo`."""
+    subtract log policy − log reference from the reward; `grpo` adds Schulman's estimate k3 to the loss. The weight must
+    be above 0 with `rloo` and `grpo`."""
 
     target: float | None = Field(default=6.0, gt=0)
     """`ppo` only: target KL of a whole reply, in nats; β is adjusted to reach it (Ziegler 2019, section 2.2: 6). Null:
@@ -186,8 +186,8 @@ class Kl(RecipeModel):
     replies."""
 
     budget: float = Field(default=20.0, gt=0)
-    """Maximum KL of a whole reply, in nats, averaged over an iteration. If it is exceeded, the training ends with the
-    best adapter so far."""
+    """Maximum KL of a whole reply, in nats, averaged over an iteration. If the KL rises above this value, the training
+    ends with the best adapter so far."""
 
 
 class Rollouts(RecipeModel):
@@ -211,7 +211,7 @@ class Rollouts(RecipeModel):
     """Maximum time for one reply, in seconds."""
 
     cap: float = Field(default=LARGEST_WEIGHT, ge=1)
-    """Maximum importance weight of a token, min(π/μ, cap), where trainer (π) and vLLM (μ) give it different
+    """Maximum importance weight of a token, min(π/μ, cap), where trainer (π) and vLLM (μ) give the token different
     probabilities (truncated importance sampling, Ionides 2008; TRL's default is 2). A trainer that samples itself in
     bfloat16 uses the same weights, with a cap of 2."""
 
@@ -248,8 +248,8 @@ class Rlhf(RecipeModel):
     longer than replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
 
     max_new_tokens: int = Field(default=48, ge=4)
-    """Maximum length of a sampled reply. Prompts that leave no room for it within `training.sft.max_length` are left
-    out."""
+    """Maximum length of a sampled reply. Prompts that leave no room for a reply of this length within
+    `training.sft.max_length` are left out."""
 
     temperature: float = Field(default=0.7, gt=0, le=2)
     """Temperature of sampling and of every log-probability (Huang 2024: 0.7). There is no top-k or top-p truncation."""

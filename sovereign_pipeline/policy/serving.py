@@ -17,8 +17,8 @@ class FrontEnd(RecipeModel):
     user_header: str | None = Field(
         default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$", examples=["X-OpenWebUI-User-Id"]
     )
-    """Header in which the caller names the person. If it is set, a request's `user` is ignored. Null: `user` names the
-    person."""
+    """Header in which the caller names the person. If a header is set, a request's `user` is ignored. Null: `user`
+    names the person."""
 
     concurrent: int | None = Field(default=None, ge=1)
     """Maximum requests of the caller that are running or waiting. Null: `limits.concurrent_per_caller`."""
@@ -181,7 +181,7 @@ def _is_named(url: str, hosts: Collection[str]) -> bool:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """Parse a URL. Returns None if it has a user name, password, path, query or fragment, or is invalid."""
+    """Parse a URL. Returns None if the URL is invalid, or has a user name, password, path, query or fragment."""
     try:
         parts = urlsplit(url)
         rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.password, parts.port == 0)
@@ -216,9 +216,9 @@ class Vllm(RecipeModel):
     run under this account."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format in which the server computes. In float32 it must reproduce the trainer's most likely tokens
-    exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on average,
-    and must differ by 0.5 between an adapter and its base model."""
+    """Number format in which the server computes. In float32, the server must reproduce the trainer's most likely
+    tokens exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on
+    average, and must differ by 0.5 between an adapter and its base model."""
 
     adapters: int = Field(default=8, ge=1)
     """Maximum number of adapters in the device's memory. Further adapters are loaded again when they are requested.
@@ -387,7 +387,7 @@ class Hold(RecipeModel):
     only if `serving.lines.<line>.privacy.answers` is set."""
 
     def margin_of(self, measure: str) -> float:
-        """Return the margin of a measure. For times and lengths, it is converted to the logarithm of a ratio."""
+        """Return the margin of a measure. The margin of a time or a length is converted to the logarithm of a ratio."""
         margin: float = getattr(self, measure)
         return math.log1p(margin) if measure in ("slower", "longer", "shorter") else margin
 

@@ -65,9 +65,9 @@ class Sft(Tuning):
     (Thinking Machines 2025)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the model's weights in training. `auto` is bfloat16 if this machine has fast instructions for
-    it (a GPU, AMD's AVX512-BF16, Intel's AMX or ARM's BF16), and float32 otherwise. The adapter's identity records the
-    format. Set the format explicitly if the trainers run on other machines than the pipeline."""
+    """Number format of the model's weights in training. `auto` is bfloat16 if this machine has fast bfloat16
+    instructions (a GPU, AMD's AVX512-BF16, Intel's AMX or ARM's BF16), and float32 otherwise. The adapter's identity
+    records the format. Set the format explicitly if the trainers run on other machines than the pipeline."""
 
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     """Optimizer. `auto` is paged 8-bit AdamW on a CUDA device for `qlora` and full tuning (Dettmers et al. 2023,
@@ -110,7 +110,7 @@ class Preference(Tuning):
 
     beta: float = Field(default=0.1, gt=0)
     """Strength with which the loss keeps the policy near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and
-    Ethayarajh et al. 2024, section 5. With `ipo` it is the paper's τ."""
+    Ethayarajh et al. 2024, section 5. With `ipo`, this key is the paper's τ."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Maximum learning rate; null: 2e-5 for an adapter, 1e-6 for full tuning (Rafailov et al. 2023, appendix B)."""
@@ -169,7 +169,7 @@ class Preference(Tuning):
 
     @property
     def name(self) -> str:
-        """Name of the method in records. With method trl, it includes the trainer, such as `trl-orpo`."""
+        """Name of the method in records. With method trl, the name includes the trainer, such as `trl-orpo`."""
         return self.method if self.trainer is None else f"{self.method}-{self.trainer}"
 
     @property

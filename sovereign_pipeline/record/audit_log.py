@@ -26,7 +26,7 @@ DRAFTED = "named by the transaction's entries"
 content."""
 
 Rows = dict[str, dict[str, bytes]]
-"""Table -> primary key of a row -> its columns as canonical JSON."""
+"""Table -> primary key of a row -> the row's columns as canonical JSON."""
 
 
 def watch(session: Session, drafted: dict[str, bytes]) -> None:
@@ -213,7 +213,7 @@ def append(
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return table -> primary key -> SHA-256 of the rows that were added with an entry. Some acts store a number under
-    the same key; it is ignored."""
+    the same key; such a number is ignored."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
@@ -268,7 +268,7 @@ def exact_bytes(entry: Entry) -> bytes:
 
 
 def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = damaged_registry) -> str:
-    """Return an entry's hash after verifying it. Also verifies that `last` is the hash of the previous entry."""
+    """Return an entry's hash after verifying the hash. Also verifies that `last` is the hash of the previous entry."""
     entry = parse(data, sequence, damaged)
     if entry.previous != last:
         raise damaged(sequence, "does not follow the previous entry")
@@ -279,7 +279,7 @@ def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = dama
 
 
 def signed_content(entry: Entry) -> bytes:
-    """Return the bytes that an entry's signature covers: everything but its position in the log."""
+    """Return the bytes that an entry's signature covers: everything but the entry's position in the log."""
     content = {name: value for name, value in content_of(entry).items() if name not in ("sequence", "previous")}
     content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
     return SIGNED_AS + canonical_json(content)
@@ -307,12 +307,12 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
 
 
 def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpoint:
-    """Recompute every hash of a log, and return its newest entry. Raises IntegrityError that names the first missing,
-    changed or misplaced entry.
+    """Recompute every hash of a log, and return the log's newest entry. Raises IntegrityError that names the first
+    missing, changed or misplaced entry.
 
     Args:
         log: the bytes of the entries, oldest first.
-        damaged: builds the error from an entry's number and its problem.
+        damaged: function that builds the error from a damaged entry's number and problem.
     """
     last = BEGINNING
     for sequence, data in enumerate(log, 1):
@@ -327,7 +327,7 @@ def assert_contains(session: Session, kept: Checkpoint) -> None:
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
-    """Verify the log and write it to a new JSONL file, oldest entry first. Returns its newest entry."""
+    """Verify the log and write it to a new JSONL file, oldest entry first. Returns the log's newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 
         def written() -> Iterator[bytes]:
@@ -344,8 +344,8 @@ def export(registry: Readable, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """Verify an export's hashes and return its newest entry. Raises InputError if the file is missing, is not an export
-    or has no entries. Raises IntegrityError that names the first changed entry."""
+    """Verify an export's hashes and return the export's newest entry. Raises InputError if the file is missing, is not
+    an export or has no entries. Raises IntegrityError that names the first changed entry."""
     if not file.is_file():
         raise InputError(f"{file}: the file does not exist.", "Correct the path of the export.")
 

@@ -58,7 +58,8 @@ def transitions_of(session: Session, line: str) -> list[Transition]:
 
 
 def facts_of(row: TransitionRow) -> dict[str, object]:
-    """Return the facts of a transition for its ledger entry, including the SHA-256 of its signed statement."""
+    """Return the facts of a transition for the transition's ledger entry, including the SHA-256 of the signed
+    statement."""
     return {
         "line": row.line,
         "sequence": row.sequence,
@@ -122,7 +123,7 @@ def state_of(session: Session, adapter: Adapter) -> State:
 
 
 def state_and_incumbent(session: Session, adapter: Adapter) -> tuple[State, str | None]:
-    """Return an adapter's state, and the id of its line's adapter in production or None."""
+    """Return an adapter's state, and the id of the adapter that its line has in production, or None."""
     found = states(session, adapter.line)
     return found[adapter.id], next((each for each, state in found.items() if state == "production"), None)
 
@@ -286,7 +287,7 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def line_of(adapter_id: str) -> str:
-    """Return the name of the line, which an adapter's id begins with."""
+    """Return the name of an adapter's line, with which the adapter's id begins."""
     return adapter_id.rpartition("-")[0]
 
 
@@ -377,7 +378,7 @@ def purge_dates(session: Session) -> dict[str, datetime.date]:
 
 
 def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
-    """Return the purge of an adapter's weights, or None. Raises IntegrityError if no officer signed it."""
+    """Return the purge of an adapter's weights, or None. Raises IntegrityError if no officer signed the purge."""
     query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
     entry = session.scalars(query).first()
     return _verified(session, trust, entry) if entry is not None else None

@@ -83,8 +83,8 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """Return the ledger's private key, or None if its file is missing or this account has no permission to read it.
-    Raises the errors of `read_key`."""
+    """Return the ledger's private key, or None if the key file is missing or this account has no permission to read the
+    file. Raises the errors of `read_key`."""
     path = key_file(settings)
     try:
         return read_key(path) if path.exists() else None
@@ -320,8 +320,8 @@ def add(
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Append a checkpoint to the second copy, which confirms all entries that the checkpoint covers. Raises
-    IntegrityError if writing fails."""
+    """Append a checkpoint to the second copy. The checkpoint confirms all entries that it covers. Raises IntegrityError
+    if writing fails."""
     try:
         with _opened(path, os.O_WRONLY | os.O_APPEND) as raw:
             _write_lines(raw.fileno(), _confirmed((), checkpoint))
@@ -612,8 +612,8 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
     proof = tree.consistency_proof(session, head.size, size)
     if not is_consistent(head.size, size, head.root, tree.root_at(session, size), proof):
         raise IntegrityError(
-            f"The ledger's first {head.size} entries are not those of its checkpoint ({kept.path}): "
-            "they were changed or forked.",
+            f"The ledger's first {head.size} entries differ from those of its checkpoint ({kept.path}): the entries "
+            f"were changed, or the ledger was forked.",
             RESTORE,
         )
 

@@ -35,8 +35,8 @@ SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 _SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
 SQLITE_SILENT = {getattr(sqlite3, f"SQLITE_{name}") for name in _SILENT}
-"""SQLite's primary codes of errors about access to a file. All other codes are about its content, as
-`SQLITE_NOTADB`."""
+"""SQLite's primary codes of errors about access to a file. All other codes, such as `SQLITE_NOTADB`, are about its
+content."""
 POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
@@ -223,9 +223,9 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
         from_first_entry: replay every entry without a snapshot.
         under_any_trust: do not compare the trust root with the logged one, because the caller replaces it.
 
-    Raises RegistryUnreached if the database does not answer, InputError if it is not a registry or was created by
-    another version, and IntegrityError if its entries were changed or are older than the last checkpoint, or if the
-    trust root is older than the logged one.
+    Raises RegistryUnreached if the database does not answer, InputError if the database is not a registry or was
+    created by another version, and IntegrityError if the entries were changed or are older than the last checkpoint, or
+    if the trust root is older than the logged one.
     """
     try:
         engine = _engine(settings)

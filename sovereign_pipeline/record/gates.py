@@ -48,7 +48,7 @@ WAIVE = "waive"
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
-"""Outcome of a gate -> kind of waiver for it."""
+"""Outcome of a gate -> kind of waiver for this outcome."""
 
 
 class Waiver(Frozen):
@@ -357,8 +357,9 @@ class Usable:
         ladder = self._workplace.institution.ladder
         if ladder.exceeds(of_input.classification, manifest.classification):
             raise IntegrityError(
-                f"{self._workplace.store.path_of(ref.digest)}: this {manifest.kind} states {manifest.classification}, "
-                f"but its {of_input.kind} is {of_input.classification}. A level can never fall.",
+                f"{self._workplace.store.path_of(ref.digest)}: this {manifest.kind} has the level "
+                f"{manifest.classification}, but its input {of_input.kind} has the level {of_input.classification}. "
+                f"An artifact's level is never lower than its input's.",
                 f"Find out who changed the store. Then materialize {manifest.kind} again.",
             )
 
@@ -489,7 +490,7 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
     if not may_be_waived(gate, workplace, ref, recorded.verdict):
         permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
         raise GateRefused(
-            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and its recipe lets an officer waive "
+            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and the recipe lets an officer waive "
             f"{permitted}: {recorded.verdict.message}",
             f"Correct the cause and materialize {stage.kind} again.",
         )

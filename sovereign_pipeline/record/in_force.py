@@ -124,7 +124,7 @@ def rules_digest(settings: Settings, line: str) -> dict[str, str]:
 
 
 def trust_on_record(session: Session) -> TrustOnRecord | None:
-    """Return the trust root in its newest ledger entry, or None before the first one."""
+    """Return the trust root as its newest ledger entry identifies it, or None before the first such entry."""
     query = select(AuditEntry).where(AuditEntry.action.in_(OF_TRUST)).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     if last is None:
@@ -213,8 +213,8 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
-    """Log the trust root in `data/trust` as the replacement of the one in force. Raises InputError if it is already in
-    force, or if its first root does not have the SHA-256 `root_sha256`."""
+    """Log the trust root in `data/trust` as the replacement of the trust root in force. Raises InputError if the new
+    trust root is already in force, or if its first root does not have the SHA-256 `root_sha256`."""
     directory = settings.data / TRUST
     known = trust_on_record(session)
     if known is not None and known.root_sha256 == root_sha256:

@@ -24,7 +24,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Growth:
-    """A tree that leaves are appended to. Stores at most one hash for each bit of its size."""
+    """A tree that leaves are appended to. Stores at most one hash for each bit of the number of leaves."""
 
     def __init__(self, size: int = 0, peaks: Sequence[bytes] = ()) -> None:
         """Args:

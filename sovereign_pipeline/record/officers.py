@@ -64,13 +64,13 @@ def officer_of(trust: Trust, keyid: str) -> TrustedKey:
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
-    """Return the key that signs this installation's artifacts and acts. Raises NotFoundError if it is not on this
-    machine, IntegrityError if the trust root does not list it, and SignInError if it is revoked."""
+    """Return the key that signs this installation's artifacts and acts. Raises NotFoundError if the key is not on this
+    machine, IntegrityError if the trust root does not list the key, and SignInError if the key is revoked."""
     path = settings.keys / PIPELINE_KEY_FILE
     if not path.exists():
         raise NotFoundError(
             f"{path}: the pipeline's key is missing, so nothing can be signed or built.",
-            "Run as the account that can read the key, or store the key there. SOVEREIGN_KEYS sets the folder.",
+            "Run as the account that can read the key, or store the key in the folder that SOVEREIGN_KEYS names.",
         )
     signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)
@@ -145,14 +145,14 @@ REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "P
 
 
 def officers_words(words: str, what: str) -> str:
-    """Join an officer's text into one line. Raises InputError if it is empty.
+    """Join an officer's text into one line. Raises InputError if the text is empty.
 
     Args:
         what: subject of the error message, such as `A recall`.
     """
     said = on_one_line(words)
     if not said:
-        raise InputError(f"{what} needs a text by the officer: a reason or findings.", "Write them.")
+        raise InputError(f"{what} needs a text by the officer: a reason or findings.", "Write a reason or findings.")
     return said
 
 

@@ -62,7 +62,7 @@ class People:
         for an unknown name.
 
         Args:
-            refuse: raises an error if the commitment is still needed. No person can be added while it runs.
+            refuse: raises an error if the commitment is still needed. No person can be added while this function runs.
         """
         with self._held():
             salts = self._read()

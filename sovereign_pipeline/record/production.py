@@ -73,8 +73,8 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
     """Build a part of a stage's work, or reuse a stored one. Stores nothing on an error.
 
-    A part has no gates, and no other stage reads it: the gates of the stage that uses it check the result. Raises
-    IntegrityError if a file changed, and any error of the build.
+    A part has no gates, and only one stage reads it. The gates of this stage check the result. Raises IntegrityError if
+    a file changed, and any error of the build.
 
     Args:
         build: writes the part's files into the workspace and returns the summary.

@@ -373,7 +373,8 @@ _ONE_BLOB = select(Blob.data).where(Blob.sha256 == bindparam("sha256"))
 
 
 def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> bytes:
-    """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if it is missing or changed.
+    """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if the content is missing or
+    changed.
 
     Args:
         drafted: SHA-256 -> content that the transaction has not written yet.

@@ -86,7 +86,7 @@ ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
         "bill_of_materials.json": (statements.BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
-"""Kind of artifact -> file with its own statement -> predicate type, and the function that builds the predicate."""
+"""Kind of artifact -> file that has a separate statement -> predicate type, and function that builds the predicate."""
 
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
@@ -151,13 +151,13 @@ def signatures(
 
 
 def _attested_files(manifest: Manifest) -> dict[str, str]:
-    """Return name -> SHA-256 of the artifact's files with their own statement."""
+    """Return name -> SHA-256, for the artifact's files that have a separate statement."""
     attested = ATTESTED.get(manifest.kind, {})
     return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
 
 
 def pipeline_actor(settings: Settings) -> str:
-    """Return the pipeline's actor name in the ledger, which contains its key id."""
+    """Return the pipeline's actor name in the ledger. The name contains the id of the pipeline's key."""
     return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
 
 

@@ -224,7 +224,8 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Yield the manifests of this line's gate records. Skips damaged manifests, which raise an error when used."""
+        """Yield the manifests of this line's gate records. Skips damaged manifests, because each of them raises an
+        error when its record is used."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line == self._workplace.line.line:
                 with suppress(IntegrityError):

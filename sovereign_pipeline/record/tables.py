@@ -188,7 +188,7 @@ class Adapter(Table):
     version: Mapped[str]
     adapter_digest: Mapped[str] = mapped_column(DIGEST)
     adapter_sha256: Mapped[str] = mapped_column(DIGEST)
-    """SHA-256 of the weights file, or digest of the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or digest over the names and SHA-256 of the weights' shards."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of the manifest of the adapter's artifact."""
     record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
@@ -393,7 +393,7 @@ class ReleaseRequest(Table):
     __tablename__ = "release_request"
 
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """SHA-256 of the signed statement. Approvals refer to it."""
+    """SHA-256 of the signed statement, to which approvals refer."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]
@@ -450,7 +450,7 @@ class Recall(Table):
 
 
 class RecallAdapter(Table):
-    """An adapter that a recall named when it was opened."""
+    """An adapter that a recall named when the recall was opened."""
 
     __tablename__ = "recall_adapter"
 

@@ -37,7 +37,8 @@ AT_ONCE = 5_000
 
 @dataclass
 class Appended:
-    """Entries and nodes that a transaction adds. They are written at its end, when the new root is signed."""
+    """Entries and nodes that a transaction adds. They are written at the transaction's end, when the new root is
+    signed."""
 
     entries: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, int | bytes]] = field(default_factory=list)

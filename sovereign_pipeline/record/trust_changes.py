@@ -156,8 +156,9 @@ def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = 
 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> trust_root.Trust:
-    """Install a trust root that was changed on the offline machine. Raises IntegrityError if it is invalid, or is older
-    than the installed one or unrelated to it, and ConflictError if a file differs at the same version."""
+    """Install a trust root that was changed on the offline machine. Raises IntegrityError if the new trust root is
+    invalid, older than the installed trust root or unrelated to it, and ConflictError if a file differs at the same
+    version."""
     new = trust_root.load_trust(source, now=now)
     files = trust_root.read_files(source)
     if directory.is_dir() and (here := trust_root.read_files(directory)):
@@ -168,7 +169,8 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> tr
         for name in here:
             if name not in (trust_root.ROOT, TARGETS) and files.get(name) != here[name]:
                 raise ConflictError(
-                    f"{source}/{name}: it differs from the trust root in force here.", "Ask the root keys' holders."
+                    f"{source}/{name}: this file differs from the trust root in force here.",
+                    "Ask the root keys' holders.",
                 )
         if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
             raise ConflictError(

@@ -23,7 +23,7 @@ from sovereign_pipeline.record.keys import Algorithm, Signer, keyid_of, public_p
 
 
 class InvalidTrustRoot(IntegrityError):
-    """Raised when a file of the trust root is malformed or is not signed as it must be."""
+    """Raised when a file of the trust root is malformed or lacks a required signature."""
 
     usual_hint = "Copy the file again from its source."
 
@@ -268,7 +268,10 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
         root = metadata.signed
         _refuse_foreign_keys(root.keys, name)
         if root.version != version:
-            raise IntegrityError(f"{name}: it states the version {root.version}.", "Copy the complete trust root.")
+            raise IntegrityError(
+                f"{name}: this file states root version {root.version}, which its name contradicts.",
+                "Copy the complete trust root.",
+            )
         result = root.get_root_verification_result(
             roots[-1] if roots else None, metadata.signed_bytes, metadata.signatures
         )
@@ -316,7 +319,8 @@ def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str)
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
-    """Raise IntegrityError for a key whose id is not derived from it. A key with two ids would be counted twice."""
+    """Raise IntegrityError for a key whose id is not derived from the key. A key with two ids would be counted
+    twice."""
     for keyid, key in keys.items():
         pem_of(keyid, key, name)
 

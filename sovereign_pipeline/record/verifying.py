@@ -37,7 +37,7 @@ class Verified:
     in_copy: int | None
     """Number of entries in the second copy, or None if there is none."""
     not_committed: int
-    """Number of entries in the second copy whose act was not committed. The next act marks them as void."""
+    """Number of entries in the second copy whose act was not committed. The next act marks these entries as void."""
 
 
 @dataclass(frozen=True)

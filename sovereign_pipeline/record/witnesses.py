@@ -130,7 +130,9 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
             f"The witness is not configured for the log {head.origin}.", "Give the public key of that log."
         )
     if not notes.is_signed(note, log):
-        raise IntegrityError(f"The checkpoint is not signed by the log {head.origin}.", "Get it from the log again.")
+        raise IntegrityError(
+            f"The checkpoint is not signed by the log {head.origin}.", "Get the checkpoint from the log again."
+        )
     if old > head.size:
         raise InputError(
             f"The request's old size, {old} entries, is larger than its checkpoint's size, {head.size}.",

@@ -1,4 +1,5 @@
-"""Add up the tokens, operations and energy of an adapter's trainings, and compare the operations with its base model's.
+"""Add up the tokens, operations and energy of an adapter's training runs, and compare the operations with those that
+trained its base model.
 
 Regulation (EU) 2024/1689, Annex XI, section 1, asks the model's provider for the "computational resources used to train
 the model (e.g. number of floating point operations)" (2 d) and the "known or estimated energy consumption" (2 e).
@@ -38,7 +39,7 @@ class Training:
     flops: int
     kilowatt_hours: float | None
     energy_source: str
-    """Source of the energy figure, or the reason why there is none."""
+    """Source of the energy figure, or the reason why there is no figure."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 MIRRORED = "sovereign.mirrored"
 """Tag of a run or model version. Its value is the digest of the mirrored artifact."""
 FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
-"""MLflow's default experiment, and its tag with the name of the home that uses the database."""
+"""MLflow's default experiment, and the experiment's tag whose value is the name of the home that uses the database."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
 """MLflow's limits: number of metrics in a batch, of parameters in a batch, and of characters in a parameter."""
 HEADLINES = ("candidate", "difference")
@@ -99,7 +99,8 @@ def _mirror(
 
 
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
-    """Add a registered adapter as a version of the model named after its line. Returns MLflow's version number.
+    """Add a registered adapter as a version of the MLflow model that has the name of the adapter's line. Returns
+    MLflow's version number.
 
     Tags: the columns of the adapter's row. Source: the adapter's artifact. MLflow's run has the recipe as parameters,
     and a link to the evaluation report.

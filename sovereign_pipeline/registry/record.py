@@ -83,7 +83,7 @@ class GateFacts(Frozen):
 
 
 class ParentAdapterFacts(Frozen):
-    """The registered adapter from which training continued."""
+    """The registered adapter from which the training of this adapter started."""
 
     adapter: str
     """Id of the parent adapter in the registry."""
@@ -116,7 +116,7 @@ class AdapterRecord(Frozen):
     classification: str
     adapter_digest: str
     adapter_sha256: str
-    """SHA-256 of the weights file, or digest of the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or digest over the names and SHA-256 of the weights' shards."""
     code_version: str
     framework_versions: dict[str, str]
     training_dataset: DatasetFacts
@@ -216,7 +216,7 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
 
 
 def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
-    """Return the reward that an aligned_adapter was trained with, from its manifest, or None."""
+    """Return the reward that an aligned_adapter was trained with, as its manifest states, or None if there was none."""
     summary = adapter.summary.get("rlhf")
     if summary is None:
         return None

@@ -194,7 +194,7 @@ def method_of(line: Line) -> str:
 
 
 def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
-    """Return the given stages and all stages upstream of them for a line, each once, earliest first."""
+    """Return these stages and all stages that are upstream of them for a line, each stage once, earliest first."""
     found: dict[str, Stage] = {}
     for stage in stages:
         for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
@@ -421,8 +421,8 @@ def register(
 
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
-    """Assert that the parent adapter in a record is the one registered under its id. Raises NotFoundError if the id is
-    not registered, and IntegrityError if the id belongs to another adapter.
+    """Assert that the parent adapter in a record is the adapter that is registered under its id. Raises NotFoundError
+    if the id is not registered, and IntegrityError if the id belongs to another adapter.
 
     Args:
         artifact: the record's artifact.
@@ -486,7 +486,8 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
 
 
 def _add_base_model(session: Session, base: BaseModelFacts) -> None:
-    """Add the base model's row if it is new. Raises InputError if it is registered under another name or licence."""
+    """Add the base model's row if the model is new. Raises InputError if the model is registered under another name or
+    licence."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
@@ -522,7 +523,7 @@ class TrainedOn:
     """The datasets and base models in the lineage of an adapter, its parents and a base model that was tuned here."""
 
     datasets: Mapping[ArtifactRef, bool]
-    """Dataset -> True if the adapter itself was trained on it, or False if only a parent or the base model was."""
+    """Dataset -> True if the adapter itself was trained on it. False if only a parent adapter or the base model was."""
     base_models: Mapping[str, bool]
     """Digest of a base model's files -> True if it is the adapter's own base model."""
 
@@ -575,8 +576,8 @@ def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[
 
 
 def as_entered(store: ArtifactStore, found: TrainedOn) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the lineage for the registration's ledger entry, and the documents and sources of each dataset, which are
-    stored with the entry. Recalls search both."""
+    """Return the lineage for the registration's ledger entry, and the documents and sources of each dataset. These are
+    stored with the entry, and recalls search them."""
     contents = {ref: contents_of(*read_dataset(store, ref)) for ref in found.datasets}
     datasets = {
         ref.digest: {"directly": directly, "contents": hashlib.sha256(contents[ref]).hexdigest()}

@@ -100,7 +100,8 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read the seed. Raises IntegrityError if it does not match the commitment made when the review was opened."""
+    """Read the seed. Raises IntegrityError if the seed does not match the commitment made when the review was
+    opened."""
     missing = "the sealed seed of this review is missing. Without it, the answers cannot be unblinded."
     path, seed = _secret(settings, review, SEED, missing)
     if commitment(seed) != review.seed_sha256:
@@ -109,7 +110,7 @@ def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
 
 
 def signing_key(settings: Settings, review: BlindReview) -> bytes:
-    """Read the private key. Raises IntegrityError if it does not belong to the review's public key."""
+    """Read the private key. Raises IntegrityError if this key does not belong to the review's public key."""
     path, key = _secret(settings, review, KEY, "the key that signs this review's acts is missing.")
     if len(key) != SECRET_BYTES or public_key_of(key) != review.act_key:
         raise IntegrityError(f"{path}: this is not the key of this review.")

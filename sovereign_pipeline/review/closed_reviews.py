@@ -57,7 +57,7 @@ class ReviewsToDate:
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
     """Find the closed reviews of the weights in a line's current registered_adapter artifact. Raises NotFoundError if
-    there is none."""
+    no review of these weights is closed."""
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
     found = reviews_of(registry, adapter) if adapter is not None else None
@@ -257,7 +257,8 @@ def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Bui
 
 
 def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) -> Verdict:
-    """Recompute the result from the registry's ballots, the plan and the seed, and compare it with the artifact."""
+    """Recompute the result from the registry's ballots, the plan and the seed, and compare the result with the
+    artifact."""
     closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
     result = review_result(closed, earlier)
     verdict = evaluate_net_preference(result)

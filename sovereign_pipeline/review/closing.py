@@ -145,7 +145,7 @@ def findings_in(
     """Return the findings about one review, one sentence each; empty if there are none.
 
     Args:
-        noted: the acts in the file of signed acts (`acts.signed_acts`); empty if it cannot be read.
+        noted: the acts in the file of signed acts (`acts.signed_acts`); empty if the file cannot be read.
     """
     key = contents.plan.act_key
     if rows.review.act_key != key:
@@ -256,8 +256,8 @@ def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
 
 
 def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings about the closing: entries after it, ballots that differ from those it covers, and an early
-    closing without an officer's signature."""
+    """Yield findings about the closing: entries after it, ballots that differ from the ballots that it covers, and an
+    early closing without an officer's signature."""
     closing, last = rows.closing, acts[-1] if acts else None
     if closing is None:
         return
@@ -333,8 +333,8 @@ def _assert_may_close_early(
     if stands_for(people, officer.person, named) is None:
         allowed = ", ".join(_names(people, named))
         raise SignInError(
-            f"{officer.person} may not close this review of line {review.line} early. The recipe it was opened under "
-            f"allows {allowed or 'nobody'} (gates.review.may_close_early).",
+            f"{officer.person} may not close this review of line {review.line} early. The recipe that applied at its "
+            f"opening allows {allowed or 'nobody'} (gates.review.may_close_early).",
             "Wait for the missing ballots, or have one of these officers close it."
             if allowed
             else "Wait for the missing ballots.",

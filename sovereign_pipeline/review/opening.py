@@ -122,8 +122,8 @@ def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> 
 def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
     """Raise ConflictError if the candidate or opponent changed while the answers were generated.
 
-    A review on another machine can change them, because the file lock covers only this machine. Call this in the
-    transaction that opens the review, which excludes other writers.
+    A review on another machine can change candidate or opponent, because the file lock covers only this machine. Call
+    this function in the transaction that opens the review. The transaction excludes other writers.
     """
     if before != now:
         raise ConflictError(

@@ -195,10 +195,10 @@ def pairs_to_guess(
     seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: Collection[str], count: int
 ) -> list[str]:
     """Choose at most `count` of an operator's own pairs for the guesses at the end. The candidate is A in exactly half
-    of them.
+    of the chosen pairs.
 
     Args:
-        identical: ids of prompts with identical answers. They are not chosen, because a guess is impossible.
+        identical: ids of prompts with identical answers. These prompts are not chosen, because nobody can guess.
     """
     planned = list(pairs)
     positions = candidate_positions(seed, operator, planned)
@@ -263,7 +263,7 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
-    """Read the registered plan of a review. Raises IntegrityError if it does not match the registry's row."""
+    """Read the registered plan of a review. Raises IntegrityError if the plan does not match the registry's row."""
     ref = ref_of_plan(review)
     contents = read_plan(store, ref)
     plan = contents.plan

@@ -63,7 +63,7 @@ class UsablePrompts:
     classification: str | None
     """Highest classification level of the prompts. None means the split's level."""
     trained_by_opponent: int
-    """Number of prompts that are left out because the opponent was trained on them or on their case."""
+    """Number of prompts that are left out because the opponent was trained on the prompt's document or case."""
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
@@ -235,7 +235,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     """Load the adapters of candidate and opponent. Without an opponent, the base model takes its place.
 
     If candidate and opponent have different base models, both are loaded. Raises InputError if a model cannot be
-    loaded, and IntegrityError if its bytes changed.
+    loaded, and IntegrityError if a model's bytes changed.
     """
     store = workplace.store
     loaded = partial(

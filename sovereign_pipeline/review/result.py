@@ -260,7 +260,8 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
     """Return the ballots that count: those on unshared pairs, of every operator who rated at least one such pair.
 
-    Ties for identical answers are recorded even for operators who never took part. They must not count as opinions.
+    Ties for identical answers are recorded even for operators who never took part. Such ties must not count as
+    opinions.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -323,17 +324,18 @@ class ReviewResult(Frozen):
     identical: int
     """Number of ties for identical answers, which are not rated."""
     net_preference: Estimate
-    """(wins - losses) / pairs; ties count 0. The confidence of its interval depends on `look`."""
+    """(wins - losses) / pairs; ties count 0. The confidence of the estimate's interval depends on `look`."""
     criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
     """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
-    """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
+    """Share of correct guesses. Chance alone gives one half, since the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
     """Ranking of the versions linked to this candidate by comparisons, over all reviews of the line so far. Weights
     that are registered as several versions are listed once, as the newest version."""
     look: int = Field(default=1, exclude_if=lambda number: number == 1)
-    """Number of this review among the line's reviews that share a prompt with it and have a counted ballot."""
+    """Number of this review (from 1) among the line's reviews with a counted ballot that share a prompt with this
+    review."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:

@@ -119,7 +119,7 @@ def test_a_second_root_of_the_same_number_is_not_installed(holders: Holders, tmp
     renew(holders.directory, holders.roots[:2], now=BEGINNING)
     for _ in range(2):
         renew(fork, holders.roots[1:], now=BEGINNING)
-    with pytest.raises(ConflictError, match=r"2\.root\.json: it differs from the trust root in force here"):
+    with pytest.raises(ConflictError, match=r"2\.root\.json: this file differs from the trust root in force here"):
         install(fork, holders.directory, now=IN_A_WEEK)
     assert holders.trust.root_version == 2
 

@@ -59,7 +59,7 @@ def test_what_a_review_is_evaluated_by_is_fixed_before_the_first_ballot(reviews:
     reviews.open()
     win_one(reviews)
     reviews.recipe(margin=1.0, officer_may="accept_inconclusive", may_close_early=["officer.salim"])
-    with pytest.raises(SignInError, match="The recipe it was opened under allows nobody"):
+    with pytest.raises(SignInError, match="The recipe that applied at its opening allows nobody"):
         reviews.close(officer="officer.salim", reason="late")
     reviews.close()
     artifact, verdicts = reviews.materialize()

@@ -155,7 +155,8 @@ class OpenReviews:
         self._read: dict[str, OpenReview] = {}
 
     def get(self, review_id: str) -> OpenReview:
-        """Return an open review. Raises ConflictError if it is closed, and SignInError if it does not exist."""
+        """Return an open review. Raises ConflictError if the review is closed, and SignInError if the review does not
+        exist."""
         with self._registry.reading() as session:
             assert_open(session, review_id)
             row = session.get(BlindReview, review_id)
