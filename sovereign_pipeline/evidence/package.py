@@ -399,7 +399,7 @@ def _entries(session: Session, action: str, **subjects: str) -> list[AuditEntry]
 
 
 GIVEN = "evidence given"
-"""Action of the ledger entry that precedes a package."""
+"""Action of the ledger entry that is added before a package is written."""
 INDEX = "index.json"
 A_DAY = len("2027-03-14")
 

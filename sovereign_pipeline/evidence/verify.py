@@ -1354,7 +1354,7 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
                 if name.startswith("start_from:"):
                     parent = package.rows.get(name.removeprefix("start_from:"))
                     if parent is None or parent["adapter_digest"] != external[name]:
-                        raise Refused(f"{own}: the package lacks the adapter that it was continued from")
+                        raise Refused(f"{own}: the package lacks the parent adapter that its training started from")
                     waiting.append(parent["id"])
                     words.append(f"continued from     {external[name]}  {parent['id']}")
                 elif not name.startswith("source:"):

@@ -73,7 +73,7 @@ class JudgeModel(RecipeModel):
     the data root."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])
-    """SHA-256 digest over all files of the directory. A run with a wrong digest stops and reports the actual one."""
+    """SHA-256 digest over all files of the directory. A run with a wrong digest stops and reports the actual digest."""
 
     refusal_label: str = Field(default="refusal", min_length=1)
     """Name of the refusal class in `id2label` of the model's configuration."""
@@ -140,7 +140,7 @@ class References(RecipeModel):
 
 
 class ToolCalls(RecipeModel):
-    """Tool calls that each arm generates in held-out conversations, compared with the true calls."""
+    """Tool calls that each arm generates in held-out conversations, compared with the calls in these conversations."""
 
     max_new_tokens: int = Field(default=96, ge=8)
     """Maximum length of a generated turn, in tokens. A truncated call is not counted as a call."""

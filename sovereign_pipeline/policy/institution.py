@@ -398,7 +398,7 @@ class Slurm(RecipeModel):
     """Python interpreter on the nodes, with this program at the same version."""
 
     partition: str | None = None
-    """Partition; null: the cluster's default."""
+    """Slurm partition of the job; null: the cluster's default partition."""
 
     account: str | None = None
     """Account to which Slurm charges the job; null: the user's default."""

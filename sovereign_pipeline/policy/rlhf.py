@@ -182,8 +182,8 @@ class Kl(RecipeModel):
     β is constant, as it always is with `rloo` and `grpo`."""
 
     horizon: int = Field(default=64, ge=1)
-    """`ppo` only: number of replies over which β changes by at most a fifth. Ziegler uses 10,000 for millions of
-    replies."""
+    """`ppo` only: number of replies over which β changes by at most a fifth. Ziegler uses 10,000 in training runs with
+    millions of replies."""
 
     budget: float = Field(default=20.0, gt=0)
     """Maximum KL of a whole reply, in nats, averaged over an iteration. If the KL rises above this value, the training
@@ -466,7 +466,7 @@ def check_arguments(trainer: str | None, arguments: Mapping[str, TrlArgument]) -
     """Raise ValueError, with a message for the recipe's author, if the trainer or an argument is not supported."""
     known = sorted(TRAINERS)
     if trainer is None:
-        raise ValueError(f"method trl needs a trainer: {', '.join(known)}")
+        raise ValueError(f"method trl needs the key `trainer`; set it to one of: {', '.join(known)}")
     if trainer in REFUSED_TRAINERS:
         raise ValueError(f"trainer {trainer} of TRL is not for preference pairs: {REFUSED_TRAINERS[trainer]}")
     if trainer not in TRAINERS:

@@ -221,8 +221,8 @@ class Vllm(RecipeModel):
     average, and must differ by 0.5 between an adapter and its base model."""
 
     adapters: int = Field(default=8, ge=1)
-    """Maximum number of adapters in the device's memory. Further adapters are loaded again when they are requested.
-    Memory for this number is reserved at the start."""
+    """Maximum number of adapters in the device's memory. If further adapters are requested, they replace adapters in
+    memory. Memory for this number is reserved at the start."""
 
     rank: Literal[8, 16, 32, 64, 128, 256] = 16
     """Largest rank of a served adapter. Every adapter takes as much memory as an adapter of this rank."""

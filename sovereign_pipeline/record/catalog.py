@@ -134,8 +134,8 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
 
 
 def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
-    """Return times in the log's order, corrected for wrong clocks. Each time is lowered to the earliest of all later
-    entries' times."""
+    """Return times in the log's order, corrected for wrong clocks. A time that is later than the time of a later entry
+    is lowered to that entry's time."""
     return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
@@ -340,7 +340,7 @@ PURGED = "release weights purged"
 MAY = "retire"
 """Permission that a purge needs in the trust root."""
 STATEMENT = "bundle"
-"""Key in an entry's subjects: the text of the signed statement."""
+"""Key in an entry's subjects. Its value is the text of the signed statement."""
 
 
 @dataclass(frozen=True)

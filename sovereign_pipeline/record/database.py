@@ -143,7 +143,7 @@ class Registry:
 
     def checkpoint(self) -> Note:
         """Return the signed checkpoint of the committed state. Without access to the ledger's key, return the last
-        written one. Raises NotFoundError before the first act."""
+        written checkpoint. Raises NotFoundError before the first act."""
         with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
 

@@ -255,8 +255,8 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
-    """Assert that the trust root in the data root (if any) is the logged one or a successor, and that the levels in
-    `institution.yaml` have the logged order. Adds no entry.
+    """Assert that the trust root in the data root (if any) is the logged trust root or a successor of it, and that the
+    levels in `institution.yaml` have the logged order. Adds no entry.
 
     Raises IntegrityError otherwise: an older trust root would accept keys that were revoked since, and reordered levels
     would give access to documents of a higher level."""

@@ -38,7 +38,8 @@ variable, because other processes can read both."""
 
 SHORTEST_PASSPHRASE = 12
 ROUNDS = 600_000
-"""Number of PBKDF2 rounds with SHA-256. The default of `cryptography`, 2,048, makes guessing fast."""
+"""Number of PBKDF2 rounds with SHA-256. With `cryptography`'s default of 2,048, a passphrase could be guessed
+quickly."""
 ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
 LONGEST_KEY_FILE = 1 << 16
 

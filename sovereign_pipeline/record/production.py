@@ -37,7 +37,7 @@ class Part:
     libraries: tuple[str, ...]
     """Distributions whose version affects the result."""
     classification: str
-    """Highest classification level of the part's inputs. It belongs to the identity."""
+    """Highest classification level of the part's inputs. The level belongs to the part's identity."""
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:

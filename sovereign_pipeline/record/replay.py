@@ -37,7 +37,7 @@ type."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
 NOTE_BYTES = 100_000
-"""Maximum size of the signed note in a snapshot. A usual note has about 3 KB."""
+"""Maximum size of the signed note in a snapshot, in bytes. A usual note has about 3 KB."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
 """Digest of `REPLAY` and the definitions of the view's tables. A snapshot with another digest is not used."""
 STATE = "/state"

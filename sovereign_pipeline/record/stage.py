@@ -37,7 +37,8 @@ OutsideFiles = Callable[["Workplace"], dict[str, str]]
 
 
 class Launch(Protocol):
-    """Runs the training process with a job file. Raises TrainingFailed if the process ends without a result."""
+    """Function that runs the training process with a job file. Raises TrainingFailed if the process ends without a
+    result."""
 
     def __call__(self, job: Path) -> None: ...
 
@@ -63,13 +64,14 @@ class Workplace:
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Returns the SHA-256 of all weights of a line that lost their blind review. It is injected, because reviews depend
-    on stages."""
+    """Returns the SHA-256 of all weights of a line that lost their blind review. This function is injected, because
+    reviews depend on stages."""
     open_recalls: Callable[[str], Collection[str]]
-    """Returns the ids of the recalls that apply to an adapter. It is injected, because recalls depend on stages."""
+    """Returns the ids of the recalls that apply to an adapter. This function is injected, because recalls depend on
+    stages."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
-    """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. It is
-    injected, because the privacy package depends on the corpus package."""
+    """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. This
+    function is injected, because the privacy package depends on the corpus package."""
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
     """Returns the installation's secret for pseudonyms in columns. Created on first use."""
@@ -85,8 +87,8 @@ class Built:
     measured: dict[str, float] = field(default_factory=dict)
     """Durations and rates; not part of the identity."""
     classification: str | None = None
-    """Classification level of data read from outside the store. The artifact's level is the highest of this and the
-    inputs' levels."""
+    """Classification level of data read from outside the store. The artifact's level is the highest of this level and
+    the inputs' levels."""
     after_commit: Callable[[], None] = lambda: None
     """Called after the artifact is stored, to remove the files for resuming an interrupted build."""
     recorded: dict[str, str] = field(default_factory=dict)
@@ -109,8 +111,8 @@ class Verdict:
     listed: tuple[dict[str, Any], ...] = ()
     """Details, such as every row id. The gate's record stores them in a separate file."""
     classification: str | None = None
-    """Classification level of data read from outside the store. The record's level is the highest of this and the
-    artifact's."""
+    """Classification level of data read from outside the store. The record's level is the higher of this level and the
+    artifact's level."""
     inconclusive: bool = False
     """True if the data support neither pass nor fail; `passed` is then False."""
 

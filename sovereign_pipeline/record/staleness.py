@@ -59,7 +59,7 @@ class Change:
 class Reason:
     cause: Cause
     subject: str = ""
-    """Name of the gate or kind of the upstream stage, or empty."""
+    """Name of the gate, or kind of the upstream stage, that is the reason. Empty for all other reasons."""
     changes: tuple[Change, ...] = ()
     """Changes since the artifact was built or, for a gate without a record, since the gate's last evaluation."""
 
@@ -106,7 +106,8 @@ def stale_kinds(stages: Sequence[Stage], workplace: Workplace) -> list[str]:
 
 
 def explain(stages: Sequence[Stage], workplace: Workplace) -> list[StageExplanation]:
-    """Return every reason why each stage is stale, in the given order. Raises the errors of `stale_kinds`."""
+    """Return every stage with all reasons why the stage is stale, in the given order. Raises the errors of
+    `stale_kinds`."""
     examination = _Examination(stages, workplace, in_detail=True)
     return [StageExplanation(stage.kind, examination.reasons(stage)) for stage in stages]
 

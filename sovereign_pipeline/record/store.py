@@ -59,7 +59,7 @@ class Artifact:
         return self.confined / name
 
     def digests(self, below: Path) -> dict[Path, str]:
-        """Return path -> SHA-256, from the manifest, of a file or of the files in a directory of the artifact."""
+        """Return path -> SHA-256 from the manifest, for one file or for all files in a directory of the artifact."""
         paths = {self.path / entry.path: entry.sha256 for entry in self.manifest.files}
         return {path: digest for path, digest in paths.items() if path.is_relative_to(below)}
 

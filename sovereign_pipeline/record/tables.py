@@ -211,7 +211,8 @@ class Adapter(Table):
     source_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]] = mapped_column(Large("gate_records"))
-    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if waived."""
+    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if the gate was
+    waived."""
 
     @property
     def record_ref(self) -> ArtifactRef:

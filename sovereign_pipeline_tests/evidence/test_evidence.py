@@ -213,7 +213,7 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
     assert f"  continued from     {first.adapter_digest}  {FIRST}" in said
     assert f"artifacts/{first.record_digest}/record.json" in package.files
     without = package.indexed({f"registry/{first.id}.json": None}, office.pipeline)
-    assert without.refusal() == f"{SECOND}: the package lacks the adapter that it was continued from"
+    assert without.refusal() == f"{SECOND}: the package lacks the parent adapter that its training started from"
     card = package.files[f"documents/{second.id}/model-card.md"].decode()
     assert "| **together** | 2,000 | 5e+08 | 0.5 | |" in card, "with the training of the adapter that it continues"
     assert "0.5 of 1e+09 FLOPs (a made figure). That is above a third" in card
