@@ -71,7 +71,8 @@ class Proxy:
 
 
 def read_secret(path: Path) -> bytes:
-    """Read the proxy's secret from a file. Raises InputError if it is missing, short, or readable by other accounts."""
+    """Read the proxy's secret from a file. Raises InputError if the file is missing or readable by other accounts, or
+    if the secret is too short."""
     if not path.is_file():
         raise InputError(f"{path}: the file does not exist.", "Create it with the secret that the proxy sends.")
     if path.stat().st_mode & 0o077:

@@ -355,7 +355,8 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
     if path.name == "env":
         raise InputError(
             f"{name}: its first line lets {path} choose the interpreter.",
-            "Write the interpreter's own path, such as #!/usr/bin/awk -f. Its digest is part of the identity.",
+            "Write the interpreter's own path, such as #!/usr/bin/awk -f. The interpreter's digest is part of the "
+            "adapter's identity.",
         )
     return path
 
@@ -389,7 +390,9 @@ def assert_may_be_shown(path: Path) -> None:
             "Choose another path.",
         )
     if not real.exists():
-        raise InputError(f"{path}: a command needs this file, but it does not exist.", "Install it, or fix the path.")
+        raise InputError(
+            f"{path}: a command needs this file, but it does not exist.", "Install the file, or correct the path."
+        )
 
 
 @cache
@@ -443,7 +446,7 @@ def _loader_of(program: str, binary: bytes) -> str | None:
                 return os.fsdecode(binary[start : start + length].rstrip(b"\0"))
     except (struct.error, IndexError):
         raise InputError(
-            f"{program}: this binary is for another machine type.", "Build it for Linux, 64 bits."
+            f"{program}: this binary is for another machine type.", "Build the program for 64-bit Linux."
         ) from None
     return None
 

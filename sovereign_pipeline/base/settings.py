@@ -102,14 +102,14 @@ class Settings:  # a pydantic model would take 30 ms in every process
     """Addresses of proxies whose user and roles headers the gateway trusts; separated by spaces in the variable."""
 
     serving_proxy_secret: Path | None = None
-    """File with the secret that the proxy sends as X-Proxy-Secret. Without it, no header is trusted."""
+    """File with the secret that the proxy sends as X-Proxy-Secret. Without this file, no header is trusted."""
 
     auditor_proxy_secret: Path | None = None
     """File with the secret that the proxy in front of the auditor's Dagster sends as X-Proxy-Secret."""
 
     vllm_python: Path | None = None
-    """Python interpreter of vLLM's environment. `institution.yaml` does not contain it, because an editor of that file
-    could then run any program with the gateway's account."""
+    """Python interpreter of vLLM's environment. `institution.yaml` does not contain this path, because an editor of
+    that file could then run any program with the gateway's account."""
 
     otlp_url: str | None = None
     """URL to which trace spans of the gateway's answers are sent, such as http://127.0.0.1:4318/v1/traces. If None, no
@@ -200,8 +200,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def caches_key(self) -> Path:
-        """Secret that authenticates checkpoints and cached results (`files.read_secret`). Without it, they are computed
-        again."""
+        """Secret that authenticates checkpoints and cached results (`files.read_secret`). Without the secret, both are
+        computed again."""
         return self.keys / "caches.key"
 
     @property
@@ -219,7 +219,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def transcripts_public_key(self) -> Path:
-        """Public key with which a gateway encrypts transcripts. It cannot decrypt them."""
+        """Public key with which a gateway encrypts transcripts. This key cannot decrypt transcripts."""
         return self.home / "transcripts.pub"
 
     @property
@@ -242,7 +242,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def logs(self) -> Path:
-        """Directory for the output of runs and services, which never contains document text."""
+        """Directory for the output of runs and services. The output never contains document text."""
         return self.home / "logs"
 
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class WorkerPool:
-    """A pool of worker processes that end when this process ends, even if it is killed.
+    """A pool of worker processes that end when this process ends, even if this process is killed.
 
     Workers are spawned instead of forked, because this process may have threads. The function that they run must be at
     module level.
@@ -72,8 +72,8 @@ class WorkerPool:
     def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
         """Submit one item and return its future, for callers that do not use `over`.
 
-        The thread that calls this first starts the workers, and they end with that thread. If a worker was killed, this
-        method and the futures raise BrokenProcessPool, and the pool is no longer usable.
+        The first thread that calls this method starts the workers, and the workers end with that thread. If a worker
+        was killed, this method and the futures raise BrokenProcessPool, and the pool is no longer usable.
         """
         return self._pool.submit(work, item)
 

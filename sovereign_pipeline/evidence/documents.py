@@ -129,8 +129,8 @@ BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
 
 
 def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
-    """Return an adapter's complete CycloneDX bill of materials as a dictionary. Raises RuntimeError if it has dangling
-    or duplicate references."""
+    """Return an adapter's complete CycloneDX bill of materials as a dictionary. Raises RuntimeError if the bill has
+    dangling or duplicate references."""
     record, bill = facts.record, bill_of_materials(facts.record)
     supplier = {"name": facts.institution}
     adapter = bill["metadata"]["component"]

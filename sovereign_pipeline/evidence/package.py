@@ -95,7 +95,7 @@ def write_package(
     """Append a ledger entry, then write a package about adapters to a new folder and, if requested, a `.zip` beside it.
 
     The package's own verifier checks all files before they are written. Raises IntegrityError if the package is invalid
-    or if the witnesses have not cosigned all of its entries, and InputError if the folder exists.
+    or if the witnesses have not cosigned all of the package's entries, and InputError if the folder exists.
 
     Args:
         on: date or time (UTC) whose records of answers are collected; None for today.
@@ -371,8 +371,8 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
 
 
 def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes] | None = None) -> None:
-    """Add the signed statement that an entry refers to: from `in_files` or, if it is not there, from the registry.
-    Raises IntegrityError if the statement is missing."""
+    """Add the signed statement that an entry refers to: from `in_files` or, if `in_files` lacks the statement, from the
+    registry. Raises IntegrityError if the statement is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
     try:
         content = (in_files or {}).get(sha256) or stored_content(sha256)
@@ -385,7 +385,7 @@ def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes]
 
 
 def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:
-    """Return the entries with an action and these subjects, and add them to the entries to prove."""
+    """Return the entries with an action and these subjects, and add these entries to the entries to prove."""
     entries = _entries(session, action, **subjects)
     found.entries |= {entry.sequence for entry in entries}
     return entries
@@ -417,9 +417,9 @@ def _facts(
 
 
 def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
-    """Return the checkpoint for the proofs. If the trust root names witnesses, enough of them have cosigned it. Raises
-    ConflictError if a necessary entry is newer than the checkpoint, and IntegrityError if the log's key lacks its role
-    or the witnesses have not cosigned every entry."""
+    """Return the checkpoint for the proofs. If the trust root names witnesses, enough of these witnesses have cosigned
+    the checkpoint. Raises ConflictError if a necessary entry is newer than the checkpoint, and IntegrityError if the
+    log's key lacks its role or the witnesses have not cosigned every entry."""
     log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just added
     size = notes.parse_tree_head(newest.text).size

@@ -249,7 +249,8 @@ class Source(RecipeModel):
     lists the column's values."""
 
     exclude: tuple[Exclusion, ...] = ()
-    """Rows to leave out, by id, each with a reason. They are counted. An id that matches no row stops the line."""
+    """Rows to leave out, by id, each with a reason. These rows are counted. An id that matches no row stops the
+    line."""
 
     links: str | None = None
     """Column with the ids of related rows. The split never separates related rows. A cell contains a list (also as the

@@ -1,4 +1,4 @@
-"""Define and load an experiment: trainings of one line that differ in keys of the recipe's section `training`."""
+"""Define and load an experiment: training runs of one line that differ in keys of the recipe's section `training`."""
 
 import difflib
 import json

@@ -305,8 +305,8 @@ class Kubernetes(RecipeModel):
     """Network interface of the pods, through which several nodes exchange tensors."""
 
     devices_per_node: int = Field(default=1, ge=1)
-    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
-    on several nodes."""
+    """Number of devices that a training run uses on each node. A line with more devices (`training.devices.count`)
+    trains on several nodes."""
 
     gpu_resource: str | None = "nvidia.com/gpu"
     """Resource name of the devices in the cluster; null: train on CPUs."""
@@ -350,8 +350,8 @@ class Ray(RecipeModel):
     """Python interpreter on the nodes, with this program at the same version."""
 
     devices_per_node: int | None = Field(default=None, ge=1)
-    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
-    on several nodes; null: always on one."""
+    """Number of devices that a training run uses on each node. A line with more devices (`training.devices.count`)
+    trains on several nodes; null: always on one."""
 
     interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
     """Network interface through which several nodes exchange tensors. It has the same name on every node."""
@@ -388,8 +388,8 @@ class Slurm(RecipeModel):
     """Network interface through which several nodes exchange tensors. It has the same name on every node."""
 
     devices_per_node: int = Field(default=1, ge=1)
-    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
-    on several nodes."""
+    """Number of devices that a training run uses on each node. A line with more devices (`training.devices.count`)
+    trains on several nodes."""
 
     gpu_resource: str | None = Field(default="gpu", pattern=r"^[A-Za-z0-9_.:-]+$", examples=["gpu:h100"])
     """Slurm generic resource (GRES) that stands for one device; null: train on CPUs."""

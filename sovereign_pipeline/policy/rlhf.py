@@ -286,7 +286,7 @@ class Rlhf(RecipeModel):
     larger."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
-    """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7), with `rloo`, of a whole
+    """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7); with `rloo`, of a whole
     reply's probability ratio. `ppo` also clips the value to this range."""
 
     discount: float = Field(default=1.0, gt=0, le=1)

@@ -57,7 +57,7 @@ class Role(RecipeModel):
     Otherwise `user` is ignored, and each caller counts as one user of a rollout."""
 
     front_end: FrontEnd = FrontEnd()
-    """Header that names people, and limits, for callers that act for several people."""
+    """For callers that act for several people: the header that names a person, and the limits."""
 
 
 class Limits(RecipeModel):

@@ -20,8 +20,8 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 THIRD = 1 / 3
-"""Share of the base model's training compute. A company that modifies the model with more is presumed to be a
-provider."""
+"""Share of the base model's training compute. A company that uses more compute to modify the model is presumed to
+become a provider."""
 _TRAININGS = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 
 

@@ -218,7 +218,7 @@ class VerificationReport:
     changed_sources: tuple[ChangedSource, ...]
     """Source files that are missing or have changed. The artifacts built from these files were still verified."""
     purged: tuple[Purged, ...]
-    """Weights that an officer purged. The manifests that list them were verified."""
+    """Weights that an officer purged. The manifests that list these weights were verified."""
     notes: tuple[str, ...]
     """Differences that are not errors, such as a suite that changed after the adapter was scored."""
 
@@ -321,7 +321,8 @@ def _report(subject: str, parts: Iterable[Read | Examined]) -> VerificationRepor
 
 
 def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Open:
-    """Return a function that opens and verifies an artifact. It accepts missing weights if an officer purged them."""
+    """Return a function that opens and verifies an artifact. The function accepts missing weights if an officer purged
+    them."""
 
     def opened(ref: ArtifactRef) -> Artifact:
         with registry.reading() as session:

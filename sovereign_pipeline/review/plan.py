@@ -240,7 +240,7 @@ class PlanContents:
 
 
 def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
-    """Encrypt the answers under the seed (ChaCha20-Poly1305, RFC 8439)."""
+    """Encrypt the answers with a key from the seed (ChaCha20-Poly1305, RFC 8439)."""
     content = canonical_json([each.model_dump() for each in answers])
     return ChaCha20Poly1305(_answers_key(seed)).encrypt(ONLY_NONCE, content, None)
 

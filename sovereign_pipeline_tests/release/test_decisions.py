@@ -441,7 +441,7 @@ def test_nothing_signed_is_read_under_a_trust_root_that_was_put_back(office: Off
         lambda: office.ask("retire", adapter, "omar"),
     ]
     for act in acts:
-        with pytest.raises(IntegrityError, match=r"older than root 1 and targets 5, under which entry \d+"):
+        with pytest.raises(IntegrityError, match=r"older than root 1 and targets 5, under which ledger entry \d+"):
             act()
     shutil.copytree(tmp_path / "newest", trust, dirs_exist_ok=True)
     assert list(office.states().values()) == ["approved"]
