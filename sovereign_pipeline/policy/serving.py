@@ -64,7 +64,7 @@ class Limits(RecipeModel):
     """The limits of the gateway. Requests beyond a limit are rejected."""
 
     body_bytes: int = Field(default=1_000_000, ge=1_000)
-    """Maximum size of a request's body."""
+    """Maximum size of a request's body, in bytes."""
 
     tokens: int = Field(default=2048, ge=1)
     """Maximum number of answer tokens that a request may set."""
@@ -135,11 +135,11 @@ class Transcripts(RecipeModel):
     """How a line's requests and answers are stored, encrypted with the public key of `transcripts_key`."""
 
     days: int = Field(default=30, ge=1, le=3_650)
-    """Days after which a file of transcripts is removed."""
+    """Number of days after which a transcript file is removed."""
 
     megabytes: int = Field(default=500, ge=1)
-    """Maximum total size of the line's files of transcripts. The oldest files are removed first, on a busy gateway
-    possibly before `days` have passed."""
+    """Maximum total size of the line's transcript files, in megabytes. The oldest files are removed first, on a busy
+    gateway possibly before `days` have passed."""
 
     preferences: bool = False
     """Store callers' feedback with the answers, so that training preferences can be built from rated answers."""
