@@ -355,7 +355,7 @@ def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) 
     if not plan.may_close_early:
         return GateRefused(
             message,
-            "Wait for the missing ballots. The recipe it was opened under lets nobody close it early "
+            "Wait for the missing ballots. The recipe that applied at its opening lets nobody close the review early "
             "(gates.review.may_close_early).",
             act="review_status",
             line=review.line,
