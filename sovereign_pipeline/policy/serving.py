@@ -323,12 +323,12 @@ class Serving(EngineChoice):
     )
 
     def makes_preferences(self, line: str) -> bool:
-        """Return whether preferences may be built from a line's rated answers."""
+        """Return True if preferences may be built from a line's rated answers."""
         transcripts = self.lines[line].transcripts if line in self.lines else None
         return transcripts is not None and transcripts.preferences
 
     def searches_answers(self, line: str) -> bool:
-        """Return whether a line's answers are searched for personal data."""
+        """Return True if a line's answers are searched for personal data."""
         return line in self.lines and self.lines[line].privacy.answers is not None
 
     def engine_of(self, base_model: str) -> EngineChoice:
