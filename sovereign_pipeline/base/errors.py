@@ -130,7 +130,7 @@ class TrainingFailed(SovereignError):
 class TrainingStopped(TrainingFailed):
     """Raised when the trainer stopped before its last step. Another run resumes from the checkpoint."""
 
-    usual_hint = "Run again; it resumes from the last checkpoint."
+    usual_hint = "Run again; the training resumes from the last checkpoint."
 
 
 class TrainingDiverged(TrainingFailed):
@@ -173,7 +173,7 @@ class EngineLost(SovereignError):
 class ScannerLost(SovereignError):
     """Raised when a text could not be searched for personal data."""
 
-    usual_hint = "Send it again later."
+    usual_hint = "Send the text again later."
 
 
 class TextTooLong(SovereignError):

@@ -21,7 +21,7 @@ BLOCK = 1 << 20
 BYTES_OF_SECRET = 32
 FIND_OUT = "Find out who changed it, and run again."
 RESTORE_SECRET = (
-    "Restore the file from a backup. To create a missing one, the account needs write access to its directory."
+    "Restore the file from a backup. To create a missing file, the account needs write access to its directory."
 )
 ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 SECONDS_BETWEEN_TRIES = 1.0

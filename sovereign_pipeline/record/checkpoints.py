@@ -133,7 +133,9 @@ FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
 MOST_TORN = 1_000
 """Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
-FLOODED = "Find out which one. To start a new copy, move the file away and create an empty one; the next act logs that."
+FLOODED = (
+    "Find out which program. To start a new copy, move the file away and create an empty file; the next act logs this."
+)
 
 
 @dataclass(frozen=True)

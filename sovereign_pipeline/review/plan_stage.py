@@ -106,7 +106,7 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
             raise CeilingExceeded(
                 f"{path}: row {row.id} is {row.classification}. The ceiling of line {workplace.line.line} is "
                 f"{ceiling}.",
-                "Remove the row, or raise the ceiling of the line.",
+                "Remove the row, or set `ceiling` in the line's recipe to the row's level or a higher one.",
             )
     texts = {
         normal_text(text)
@@ -441,7 +441,7 @@ def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
         raise CeilingExceeded(
             f"The ceiling of line {workplace.line.line} is {ceiling}, but the opponent is classified {level}, "
             f"so operators may not see the opponent's answers.",
-            "Raise the ceiling of the line.",
+            "Set `ceiling` in the line's recipe to the opponent's level, or to a higher one.",
         )
 
 

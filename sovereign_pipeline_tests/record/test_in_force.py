@@ -89,7 +89,9 @@ def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
     newest = (trust / "targets.json").read_bytes()
 
     shutil.copy(tmp_path / "older" / "targets.json", trust)
-    with pytest.raises(IntegrityError, match="targets 1, is older than root 1 and targets 2, under which ledger entry 3"):
+    with pytest.raises(
+        IntegrityError, match="targets 1, is older than root 1 and targets 2, under which ledger entry 3"
+    ):
         light(registry, 3)
 
     shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)

@@ -83,7 +83,9 @@ def test_a_root_alone_cannot_be_put_back_though_the_same_keys_signed_it(holders:
     renew(holders.directory, holders.roots[:2], now=BEGINNING)
     (holders.directory / "2.root.json").unlink()
     shutil.copy(holders.directory / "1.root.json", holders.directory / "root.json")
-    with pytest.raises(IntegrityError, match=r"targets\.json: it was signed under root 2, but the newest root here is 1"):
+    with pytest.raises(
+        IntegrityError, match=r"targets\.json: it was signed under root 2, but the newest root here is 1"
+    ):
         load(holders.directory)
 
 

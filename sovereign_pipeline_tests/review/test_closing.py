@@ -58,7 +58,9 @@ def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: Re
     for early in ({"officer": "officer.salim"}, {"reason": "late"}, {"officer": "officer.salim", "reason": "  "}):
         with pytest.raises(InputError, match="needs both"):
             reviews.close(**early)
-    with pytest.raises(SignInError, match=r"officer\.x may not close .* that applied at its opening allows officer\.salim"):
+    with pytest.raises(
+        SignInError, match=r"officer\.x may not close .* that applied at its opening allows officer\.salim"
+    ):
         reviews.close(officer="officer.x", reason="late")
     closing = reviews.close(officer="officer.salim", reason="two operators are on leave")
     officer = officer_called(reviews.bench.settings, "officer.salim").keyid
