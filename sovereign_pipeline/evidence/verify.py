@@ -168,7 +168,7 @@ DOCUMENTS = (
 )
 """Documents about each adapter in external formats. Only the index covers them."""
 LARGEST = 1 << 30
-"""Maximum size of a package, in bytes. A larger one could fill this machine's memory."""
+"""Maximum size of a package, in bytes. A larger package could fill this machine's memory."""
 TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts")
 """Headings of the notes that the checks collect and that are printed at the end."""
 

@@ -397,7 +397,8 @@ class Rollout(RecipeModel):
 
     share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of the users who get the staged adapter, selected by a hash. If the share is raised, the users selected
-    before still get it. The maximum is half, so that enough users remain for the comparison. 0: only the groups."""
+    before still get the adapter. The maximum is half, so that enough users remain for the comparison. 0: only the
+    groups."""
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
     """Groups (roles of the institution's proxy) whose members all get the staged adapter."""
