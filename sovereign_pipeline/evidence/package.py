@@ -126,7 +126,7 @@ def write_package(
         for adapter_id in adapters:
             facts = _facts(registry, session, trust, found, adapter_id, made_at)
             found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
-    classification = max(found.levels, key=found.levels.__getitem__)
+    classification = load_institution(settings.data).ladder.highest(found.levels)
     shown = {"adapters": ", ".join(adapters), "classification": classification}
     found.files["README.md"] = README.read_text(encoding="utf-8").format(**shown).encode()
     found.files["verify.py"] = Path(verify.__file__).read_bytes()
@@ -218,8 +218,8 @@ class Gathered:
 
     files: dict[str, bytes] = field(default_factory=dict)
     entries: set[int] = field(default_factory=set)
-    levels: dict[str, int] = field(default_factory=dict)
-    """Classification level of an artifact -> its position in the ladder."""
+    levels: set[str] = field(default_factory=set)
+    """The artifacts' classification levels."""
 
 
 def gather(
@@ -242,7 +242,7 @@ def gather(
     about = {*covered, *_decisions(session, settings, lines, found)}
     _acts(session, covered, about, found)
     _rows(session, about, found)
-    day = (on or datetime.datetime.now(datetime.UTC).isoformat())[:A_DAY]
+    day = (verify.moment(on) if on else datetime.datetime.now(datetime.UTC)).date().isoformat()
     of_day = AuditEntry.subjects["hour"].as_string().startswith(day, autoescape=True)
     of_lines = AuditEntry.subjects["line"].as_string().in_(lines)
     hours = select(AuditEntry.sequence).where(AuditEntry.action == ANSWERED, of_lines, of_day)
@@ -267,7 +267,7 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
             continue
         manifest = manifests[ref] = store.read_manifest(ref)
         waiting += [*input_refs(manifest), *(origin for origin, _ in artifacts_of(store, manifest.external_inputs))]
-        found.levels[manifest.classification] = manifest.ladder.index(manifest.classification)
+        found.levels.add(manifest.classification)
         for name, content in shown_files(store, ref, manifest):
             found.files[f"artifacts/{ref.digest}/{name}"] = content
             if ref.kind == "gate_waiver" and name.endswith(SUFFIX) and not name.startswith("manifest"):

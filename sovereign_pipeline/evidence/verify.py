@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of trust/1.root.json, the first root. You have it on paper; every check starts from it.
 The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
-**How to read it.** 1,533 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
+**How to read it.** 1,549 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
 uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
  1. Bytes        JSON formats, times, keys
@@ -692,27 +692,33 @@ def check_lineage(package: Package) -> None:
     reached = set[str]()
     for made in beneath(package, package.roots, Artifact.all_inputs):
         reached.add(made.digest)
-        manifest, own = made.manifest, made.manifest["classification"]
-        read = {**manifest["circumstances"]["input_manifests"], **manifest["external_inputs"]}
+        read = {**made.manifest["circumstances"]["input_manifests"], **made.manifest["external_inputs"]}
         for kind, digest in made.all_inputs().items():
             needed = package.artifacts.get(digest)
             if needed is None or needed.manifest_sha256 != read.get(kind):
                 raise Refused(f"{made.folder}: its input {kind} ({digest[:12]}) is not the one that was read")
-            level, other = needed.manifest["classification"], needed.manifest["ladder"]
-            ladders = [manifest["ladder"], *([other] if own in other else [])]  # a changed order cannot lower a level
-            is_above = any(each.index(own) < each.index(level) for each in ladders)
-            require(not is_above, f"{made.folder}: it is {own}, but its input {kind} is {level}")
+            check_level_of_input(made, needed, kind)
     for digest in sorted({*package.artifacts} - reached):
         raise Refused(f"artifacts/{digest}: nothing that the package is about depends on it")
 
 
+def check_level_of_input(made: Artifact, needed: Artifact, kind: str) -> None:
+    """Check that an artifact's level is not below its input's, by the ladder of each that has both levels."""
+    own, level = made.manifest["classification"], needed.manifest["classification"]
+    other = needed.manifest["ladder"]
+    ladders = [made.manifest["ladder"], *([other] if own in other else [])]  # a changed order cannot lower a level
+    is_above = any(each.index(own) < each.index(level) for each in ladders)
+    require(not is_above, f"{made.folder}: it is {own}, but its input {kind} is {level}")
+
+
 def check_level(package: Package) -> None:
-    """Check that the package has the highest classification level of its artifacts."""
+    """Check that the package has the highest classification level of its artifacts, by every ladder that has both."""
     level, manifests = package.index["classification"], [each.manifest for each in package.artifacts.values()]
-    ladders = [(each["ladder"], each["classification"]) for each in manifests]
-    is_above = any(level in ladder and ladder.index(level) < ladder.index(own) for ladder, own in ladders)
-    is_of_one = level in {own for _, own in ladders}
-    require(is_of_one and not is_above, f"index.json: its level is {level}, and not the highest of its artifacts")
+    levels, ladders = {each["classification"] for each in manifests}, [each["ladder"] for each in manifests]
+    for own in levels:
+        both = [each for each in ladders if {level, own} <= {*each}]
+        is_highest = level in levels and both and all(each.index(own) <= each.index(level) for each in both)
+        require(is_highest, f"index.json: its level is {level}, and not the highest of its artifacts")
 
 
 # --- 7. Adapters -----------------------------------------------------------------------------------------------------
@@ -962,8 +968,11 @@ def check_rules(package: Package) -> None:
             package.take(f"policy/{now}.yaml")
 
 
-def check_request(package: Package, number: int, request: Said) -> None:
-    """Check that a request asks for a possible transition, with its adapter's evidence and the rules then in force."""
+def check_request(package: Package, number: int, request: Said, late: datetime.datetime | None) -> None:
+    """Check that a request asks for a possible transition, with its adapter's evidence and the rules then in force.
+
+    `late`: time of a rollback that was made without the registry. The rules in force at that time are accepted, too.
+    """
     asked, where = request.predicate, f"request {request.sha256[:12]}"
     begins, ends = ARROWS.get(asked["transition"], (set[str](), ""))
     is_arrow = asked["from"] in begins and asked["to"] == ends
@@ -976,7 +985,9 @@ def check_request(package: Package, number: int, request: Said) -> None:
     require(is_own, f"{where}: it rests on another adapter's evidence")
     for file, digest in asked["policy"].items():
         rules = [each for each in package.entries("policy changed", file=file) if each["sequence"] < number]
-        in_force = rules and rules[-1]["subjects"]["now"] == digest and f"policy/{digest}.yaml" in package.files
+        of_then = [each for each in rules if late is not None and moment(each["at"]) <= late]
+        newest = {each["subjects"]["now"] for each in (*rules[-1:], *of_then[-1:])}
+        in_force = digest in newest and f"policy/{digest}.yaml" in package.files
         require(in_force, f"{where}: by the log, another {file} than {digest[:12]} was in force")
 
 
@@ -1004,8 +1015,10 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[
 def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
     """Verify every transition of a line of adapters, from the first on, with its request and approvals."""
     requests: dict[str, tuple[dict[str, Any], Said]] = {}
+    flags = [act.predicate for _, act in package.acts_of("flag changed", line=line)]
+    late = {each["request"]: moment(each["at"]) for each in flags if each["cause"] == "rollback"}
     for entry, said in package.acts_of("release requested", line=line):
-        check_request(package, entry["sequence"], said)
+        check_request(package, entry["sequence"], said, late.get(said.sha256))
         approvals_of(package, said, until=0)  # verifies decisions that came too late, too
         requests[said.sha256] = (entry, said)
     changes, state, took_effect = list[dict[str, Any]](), dict[str, str](), set[tuple[str, str]]()
@@ -1027,7 +1040,8 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         level = package.rows[asked["adapter"]]["classification"]
         is_enough = needed > 0 or by.allows(asked["transition"], level)
         require(is_enough, f"{where}: {by.person} was not permitted to decide this alone")
-        in_time = asked_at["sequence"] < entry["sequence"] and moment(made["at"]) < moment(asked["expires"])
+        in_time = asked_at["sequence"] < entry["sequence"]
+        in_time = in_time and late.get(of, moment(made["at"])) < moment(asked["expires"])
         require(in_time, f"{where}: its request had expired, or was made later")
         check_dated(act, entry, after=[asked_at, *approvals.values()])
         require((of, transition) not in took_effect, f"{where}: its request had taken effect before")
@@ -1355,6 +1369,8 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
                     parent = package.rows.get(name.removeprefix("start_from:"))
                     if parent is None or parent["adapter_digest"] != external[name]:
                         raise Refused(f"{own}: the package lacks the parent adapter that its training started from")
+                    require(external[name] in package.artifacts, f"artifacts/{external[name]}: the package lacks it")
+                    check_level_of_input(package.artifacts[digest], package.artifacts[external[name]], name)
                     waiting.append(parent["id"])
                     words.append(f"continued from     {external[name]}  {parent['id']}")
                 elif not name.startswith("source:"):

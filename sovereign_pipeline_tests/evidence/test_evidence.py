@@ -20,9 +20,10 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundE
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.evidence import package as evidence
+from sovereign_pipeline.evidence import verify
 from sovereign_pipeline.evidence.package import GIVEN, Gathered, answered, gather
-from sovereign_pipeline.record import checkpoints
-from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record import checkpoints, tree
+from sovereign_pipeline.record.audit_log import append, entries
 from sovereign_pipeline.record.catalog import transitions_of
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.tables import Adapter
@@ -33,7 +34,8 @@ from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.purge import plan_purge, purge
 from sovereign_pipeline.release.trial import Judgement, accept_hold, enter_judgements, write_judgement
-from sovereign_pipeline_tests.conftest import PROMPTS, QUESTIONS, DemoInstitution, minimal_recipe
+from sovereign_pipeline.serving.gateway.stores import ANSWERED
+from sovereign_pipeline_tests.conftest import LADDER, PROMPTS, QUESTIONS, DemoInstitution, minimal_recipe
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND, Desk, written
 from sovereign_pipeline_tests.evidence.packages import Package, changed
 from sovereign_pipeline_tests.registry.bench import (
@@ -191,6 +193,20 @@ def test_none_is_written_before_witnesses_have_seen_what_it_needs(desk: Desk, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_hours_of_a_time_in_another_zone_are_those_of_its_day_in_utc(
+    institution: DemoInstitution, tmp_path: Path
+) -> None:
+    office = open_office(institution)
+    adapter = office.adapter()
+    hour = {"line": "lamps", "hour": "2027-03-13T22:00Z", "answers": 7, "by_adapter": {adapter.id: 7}}
+    with office.registry.writing() as session:
+        append(session, "gateway", ANSWERED, hour)
+        entered = tree.size_of(session)
+    with office.registry.reading() as session:
+        found = gather(office.registry, office.bench.store, session, [adapter.id], "2027-03-14T01:00+03:00")
+    assert entered in found.entries
+
+
 def _continuing(bench: Bench, parent: Adapter) -> None:
     """Let the line's next adapter be continued from one that is registered."""
     start = {f"start_from:{parent.id}": parent.adapter_digest}
@@ -214,6 +230,10 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
     assert f"artifacts/{first.record_digest}/record.json" in package.files
     without = package.indexed({f"registry/{first.id}.json": None}, office.pipeline)
     assert without.refusal() == f"{SECOND}: the package lacks the parent adapter that its training started from"
+    higher = package.read()
+    higher.artifacts[first.adapter_digest].manifest["classification"] = LADDER[-1]
+    with pytest.raises(verify.Refused, match=f"its input start_from:{FIRST} is {LADDER[-1]}"):
+        verify.check_adapters(higher)
     card = package.files[f"documents/{second.id}/model-card.md"].decode()
     assert "| **together** | 2,000 | 5e+08 | 0.5 | |" in card, "with the training of the adapter that it continues"
     assert "0.5 of 1e+09 FLOPs (a made figure). That is above a third" in card

@@ -260,6 +260,13 @@ def test_the_index_has_the_highest_level(desk: Desk, pipeline: FileSigner) -> No
             verify.check_level(package)
     package.index["classification"] = "SECRET"
     verify.check_level(package)
+    # A level that was inserted later has the place of a higher one in the ladder before it.
+    later = {"classification": "INTERNAL", "ladder": ["PUBLIC", "INTERNAL", "SECRET"]}
+    next(iter(package.artifacts.values())).manifest.update(later)
+    verify.check_level(package)
+    package.index["classification"] = "INTERNAL"
+    with pytest.raises(verify.Refused, match="its level is INTERNAL, and not the highest of its artifacts"):
+        verify.check_level(package)
     invented = desk.package.indexed({}, pipeline, classification="NONE")
     assert invented.refusal() == "index.json: its level is NONE, and not the highest of its artifacts"
 

@@ -12,7 +12,7 @@ from sovereign_pipeline.record.statements import APPROVAL, RECALL, RECALL_WAIVER
 from sovereign_pipeline.record.trust_changes import create_trust, rotate_root
 from sovereign_pipeline.release.standing import ARROWS
 from sovereign_pipeline.serving.rollout.flag import Flag, document
-from sovereign_pipeline_tests.evidence.story import ADAPTER, EVIDENCE, NAMED, OTHER, RECORD, Story, moment
+from sovereign_pipeline_tests.evidence.story import ADAPTER, AT, EVIDENCE, NAMED, OTHER, RECORD, Story, moment
 
 
 @pytest.fixture
@@ -336,6 +336,25 @@ def test_a_rollback_gives_out_what_its_officer_asked_for() -> None:
             continue
         with pytest.raises(verify.Refused, match=f"no transition before it made {ADAPTER} production"):
             story_verify_flags.answered("2026-11-29")
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_late_rollback_follows_the_rules_of_its_time(story: Story, is_late: bool) -> None:
+    """The gateway followed it on the 27th, and it was logged after other rules and after its request had expired."""
+    _replaced(story)
+    story.at, newer = moment(29), b"newer rules"
+    story.package.files[f"policy/{verify.sha256(newer)}.yaml"] = newer
+    story.enter("policy changed", {"file": "institution.yaml", "now": verify.sha256(newer)}, "")
+    asked = {"incumbent": OTHER, "approvals": 0, "expires": moment(28)}
+    back = story.ask("roll_back", "superseded", "production", **asked)
+    story.make(back, "supersede", "production", "superseded", adapter=OTHER)
+    story.make(back, "roll_back", "superseded", "production")
+    if not is_late:
+        with pytest.raises(verify.Refused, match=r"another institution\.yaml than"):
+            story.changes()
+        return
+    story.flag(ADAPTER, cause="rollback", request=back, at=AT)
+    assert story.changes()[-2:] == ["superseded", "production"]
 
 
 @pytest.mark.security_case("A flag's file, statement and entry differ, or its share is invalid", "rejected by name")
