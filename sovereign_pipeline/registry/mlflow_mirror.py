@@ -24,6 +24,7 @@ from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import State, adapters_of, states
 from sovereign_pipeline.record.database import Registry, claim_for_home, is_on_postgresql, name_of_home, parsed_url
+from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, numbers_of, row_as_dict
@@ -414,7 +415,12 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
         follow(registry, settings, line)
     if found:
         with registry.writing() as session:
-            append(session, account(), REPAIRED, {"differences": [str(each) for each in found]})
+            # MLflow has no sign-in: anyone can put any text into its names, sources and tags.
+            repaired = {
+                "lines": sorted({each.line for each in found if each.line in adapters}),
+                "differences": len(found),
+            }
+            append(session, People(settings).commitment_of(account()), REPAIRED, repaired)
     return differences(registry, settings)
 
 

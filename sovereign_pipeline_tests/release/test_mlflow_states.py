@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, REPAIRED, differences, follow, mirror_adapter, repair
@@ -96,7 +97,8 @@ def test_what_was_changed_in_mlflow_is_named_and_repaired(office: Office) -> Non
     assert left == ["version 3 mirrors nothing, but no such adapter is registered"]
     assert aliases(office) == {"production": first.id, "candidate": second.id, LATEST: second.id}
     (entry,) = (each for each in entries(office.registry) if each.action == REPAIRED)
-    assert len(entry.subjects["differences"]) >= 5
+    assert entry.subjects["differences"] >= 5 and entry.subjects["lines"] == ["lamps"]
+    assert entry.actor != account() and "elsewhere" not in str(entry.subjects)
 
 
 def test_an_adapter_that_was_never_mirrored_is_named_and_mirrored_by_the_repair(office: Office) -> None:
