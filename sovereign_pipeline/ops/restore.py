@@ -41,6 +41,7 @@ from sovereign_pipeline.record.sealing import LedgerSeals, open_store
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.witnesses import LOG, assert_log_of
 
 RESTORED = "backup restored"
 """Action of a restore's ledger entry."""
@@ -245,13 +246,18 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:
-    """Verify the ledger and return its number of entries. Raises IntegrityError if it does not match the
-    description."""
+    """Verify the ledger and return its number of entries. Raises IntegrityError if it does not match the description,
+    or if the trust root names the ledger's keys and another one signed it."""
     registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
     if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
         raise DamagedBackup("The ledger in the backup does not match the checkpoint in the signed description.")
+    with registry.reading() as session:
+        log = checkpoints.verifier(session, staged)
+    trust = trust_root(staged)
+    if log is not None and trust.keys(LOG):
+        assert_log_of(trust, log, head.size)
     registry.engine.dispose()
     return head.size
 

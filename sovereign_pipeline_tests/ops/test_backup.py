@@ -18,12 +18,13 @@ from sovereign_pipeline.ops import backup_archive, restore
 from sovereign_pipeline.ops.backup import ASIDE, CREATED, OURS, folder_aside, take
 from sovereign_pipeline.ops.backup_archive import ARCHIVE, DESCRIPTION, LIST, SIGNATURE, Description, Listed
 from sovereign_pipeline.ops.restore import REPAIRED, RESTORED, check, extract, repair
+from sovereign_pipeline.record import checkpoints, notes
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.checkpoints import checkpoint_file
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.keys import generate, read_public_file
 from sovereign_pipeline.record.sealing import open_store
-from sovereign_pipeline.record.trust_changes import revoke, rotate_key
+from sovereign_pipeline.record.trust_changes import add_key, revoke, rotate_key
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
@@ -189,6 +190,24 @@ def test_a_key_that_was_replaced_counts_for_what_was_taken_before(office: Office
     revoke(trust, old.keyid, size, roots)
     with pytest.raises(IntegrityError, match="revoked from index"):
         check(office.settings, tmp_path / "backup", office.pair.private, print)
+
+
+@pytest.mark.security_case(
+    "A backup has an invented ledger that another key signed", "rejected if the trust root names the ledger's key"
+)
+def test_a_ledger_is_signed_by_a_key_of_the_trust_root(office: Office, tmp_path: Path) -> None:
+    trust, roots = office.settings.data / "trust", [demonstration_key("root-1"), demonstration_key("root-2")]
+    office.take(tmp_path / "backup")
+    own, another = tmp_path / "own.pub", tmp_path / "another.pub"
+    log = checkpoints.signer(office.settings)
+    assert log is not None
+    own.write_text(f"{log.verifier}\n")
+    another.write_text(f"{notes.new_signer('ledger.example', notes.SIGNS).verifier}\n")
+    add_key(trust, "log", read_public_file(another), roots)
+    with pytest.raises(IntegrityError, match="does not have the role log"):
+        check(office.settings, tmp_path / "backup", office.pair.private, print)
+    add_key(trust, "log", read_public_file(own), roots)
+    check(office.settings, tmp_path / "backup", office.pair.private, print)
 
 
 def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> None:
