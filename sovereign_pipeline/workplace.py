@@ -13,7 +13,7 @@ from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Launch, Progress, Workplace
-from sovereign_pipeline.release.recall import ids_of_open_recalls
+from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.training.machine import with_decided_precision
 
@@ -53,6 +53,7 @@ def open_workplace(
         launch=launch,
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),
         open_recalls=lambda adapter: ids_of_open_recalls(open_registry(settings), adapter),
+        recalls_of_data=lambda *data: ids_of_recalls_of_data(open_registry(settings), *data),
         kinds_in_columns=kinds_in_columns,
         waivers=LedgerWaivers(lambda: open_registry(settings)),
         column_secret=partial(column_secret, settings, create=True),

@@ -28,7 +28,7 @@ from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.release.recall import ids_of_open_recalls
+from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.training.machine import with_decided_precision
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
@@ -246,6 +246,7 @@ class DemoInstitution:
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),
             open_recalls=lambda adapter: ids_of_open_recalls(open_registry(self.settings), adapter),
+            recalls_of_data=lambda *data: ids_of_recalls_of_data(open_registry(self.settings), *data),
             kinds_in_columns=kinds_in_columns,
             waivers=LedgerWaivers(lambda: open_registry(self.settings)),
             column_secret=partial(column_secret, self.settings, create=True),

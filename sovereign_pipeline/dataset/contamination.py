@@ -93,11 +93,16 @@ class HeldOutInRows:
 
 
 def _evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    rows = row_files(artifact)
-    verdict = evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
-    for side, found in held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]).items():
+    verdict = contamination_of(workplace, artifact)
+    for side, found in held_out_in_rows(workplace, row_files(artifact), inputs[LEAKAGE_SAFE_SPLIT.kind]).items():
         verdict = _with_held_out(verdict, found, side)
     return verdict
+
+
+def contamination_of(workplace: Workplace, dataset: Artifact) -> Verdict:
+    """Compare the rows of a dataset, of this or an earlier line, with every item; see `evaluate_contamination`."""
+    rows = row_files(dataset)
+    return evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
 
 
 def _rows_in(files: Iterable[Path]) -> Iterator[dict[str, Any]]:

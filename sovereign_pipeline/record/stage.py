@@ -69,6 +69,9 @@ class Workplace:
     open_recalls: Callable[[str], Collection[str]]
     """Returns the ids of the recalls that apply to an adapter. This function is injected, because recalls depend on
     stages."""
+    recalls_of_data: Callable[[Collection[str], Collection[str], Collection[str]], Collection[str]]
+    """Returns the ids of the recalls of some datasets and base models (digests) that were not waived for one of some
+    adapters."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
     """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. This
     function is injected, because the privacy package depends on the corpus package."""

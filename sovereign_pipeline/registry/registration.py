@@ -7,7 +7,6 @@ model if the base model was tuned here. Held-out documents do not count. Canarie
 import datetime
 import hashlib
 import json
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
+from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
@@ -34,7 +33,7 @@ from sovereign_pipeline.record.audit_log import contents_of, enter_adapter
 from sovereign_pipeline.record.catalog import adapters_of, find_adapter, is_registered
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.gates import assert_inputs_usable, passing_verdict
-from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import (
@@ -49,7 +48,7 @@ from sovereign_pipeline.record.stage import (
     stated_identity,
 )
 from sovereign_pipeline.record.staleness import compare
-from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs, lineage
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.record import (
     RECORD_FILE,
@@ -65,7 +64,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
     waiver_facts,
 )
-from sovereign_pipeline.training.continuation import parent_adapter, parent_in
+from sovereign_pipeline.training.continuation import all_that_is_beneath, parent_in
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 
@@ -542,30 +541,6 @@ def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str |
         elif manifest.kind == BASE_MODEL.kind:
             base_models.setdefault(read_descriptor(store.open(each))["digest"], False)
     return TrainedOn(datasets, base_models)
-
-
-def all_that_is_beneath(
-    store: ArtifactStore, ref: ArtifactRef, seen: set[str]
-) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
-    artifacts from which a base model was built here.
-
-    Args:
-        seen: digests to skip, with everything upstream of them. Every yielded digest is added.
-    """
-    waiting = deque([ref])
-    while waiting:
-        each = waiting.popleft()
-        if each.digest in seen:
-            continue
-        seen.add(each.digest)
-        manifest = store.read_manifest(each)
-        yield each, manifest
-        waiting.extend(input_refs(manifest))
-        waiting.extend(made for made, _ in artifacts_of(store, manifest.external_inputs))
-        parent = parent_adapter(manifest)
-        if parent is not None:
-            waiting.append(store.ref_of(parent[1]))
 
 
 def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:

@@ -29,8 +29,8 @@ from sovereign_pipeline.record.officers import actor_of, assert_may, officer_of,
 from sovereign_pipeline.record.statements import PURGE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter
-from sovereign_pipeline.registry.registration import all_that_is_beneath
 from sovereign_pipeline.release.standing import assert_signed
+from sovereign_pipeline.training.continuation import all_that_is_beneath
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)

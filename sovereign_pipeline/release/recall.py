@@ -251,6 +251,22 @@ def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
         return [each.id for each in open_recalls(session, registry.settings, adapter_id)]
 
 
+def ids_of_recalls_of_data(
+    registry: Registry, datasets: Collection[str], base_models: Collection[str], adapters: Collection[str]
+) -> list[str]:
+    """Return the recalls of some datasets and base models, oldest first, whatever became of the adapters that were
+    trained on them. Leaves out a recall that was waived for one of `adapters`.
+
+    Data that no registered adapter was trained on is in no recall yet. Raises the errors of `open_recalls`.
+    """
+    with registry.reading() as session:
+        recalls = [each for each in _on_record(session, registry.settings) if not each.waivers.keys() & {*adapters}]
+        stated = training_data(session).values() if recalls else ()
+        known = {digest: said for each in stated for digest, said in each.datasets.items() if digest in datasets}
+        data = {"": TrainingData(known, dict.fromkeys(base_models, True))}
+        return [each.recall.id for each in recalls if holders(session, question_of(each.recall), data)]
+
+
 def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
     """Return the waivers of recalls for an adapter, oldest first. Raises the errors of `open_recalls`."""
     waivers = [each.waivers[adapter_id] for each in _on_record(session, settings) if adapter_id in each.waivers]

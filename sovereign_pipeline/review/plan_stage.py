@@ -19,10 +19,9 @@ from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
 from sovereign_pipeline.evaluation.tool_calls import form_of
 from sovereign_pipeline.policy.evaluation import Review
-from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.review.acts import ReviewSecrets
 from sovereign_pipeline.review.closed_reviews import Opponent
@@ -43,7 +42,7 @@ from sovereign_pipeline.review.plan import (
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import EvaluationItem, digest_of_items, read_items
-from sovereign_pipeline.training.continuation import parent_in
+from sovereign_pipeline.training.continuation import all_that_is_beneath
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
@@ -448,20 +447,18 @@ def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
 def _usable_prompts(
     request: PlanRequest, workplace: Workplace, record: Artifact, opponent: Artifact | None
 ) -> UsablePrompts:
-    own, *earlier = _training_splits(request.registry, workplace.store, record)
-    of_opponent = [] if opponent is None else _training_splits(request.registry, workplace.store, opponent)
+    own, *earlier = _training_splits(workplace.store, record)
+    of_opponent = [] if opponent is None else _training_splits(workplace.store, opponent)
     if request.prompt_file is not None:
         return file_prompts(workplace, request.prompt_file, [own, *earlier, *of_opponent])
     return held_out_prompts(own, of_opponent)
 
 
-def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
-    """Return the splits that an adapter and its parent adapters were trained on."""
-    ancestors = dict(lineage(store, record.manifest))
-    found = [store.open(ref) for ref in ancestors if ref.kind == "leakage_safe_split"]
+def _training_splits(store: ArtifactStore, record: Artifact) -> list[Artifact]:
+    """Return the splits that an adapter was trained on, its own first, then those of its parent adapters and of a base
+    model that was tuned here."""
+    beneath = all_that_is_beneath(store, record.ref, set())  # breadth first, so its own comes first
+    found = [store.open(ref) for ref, _ in beneath if ref.kind == "leakage_safe_split"]
     if not found:
         raise IntegrityError(f"{record.path}: its inputs lack a leakage_safe_split.", "Register the adapter again.")
-    parent = parent_in(ancestors.values())
-    if parent is not None:
-        found += _training_splits(registry, store, store.open(find_adapter(registry, parent[0]).record_ref))
     return found

@@ -1,8 +1,10 @@
-"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here. A model that was
-trained on rows that are held out now is rejected.
+"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here.
+
+Neither may have been trained on rows that are held out now, or on items that the line is evaluated on.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.dataset.contamination import NO_CONTAMINATION, contamination_of
 from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
@@ -21,7 +24,7 @@ from sovereign_pipeline.record.catalog import ENDED, find_adapter, list_adapters
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
-from sovereign_pipeline.record.store import Artifact, lineage
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs
 from sovereign_pipeline.split import HELD_OUT, SELECTION, has_selection
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, shared_with_held_out
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
@@ -30,6 +33,8 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIG
 GATE_NAME = "start_saw_nothing_held_out"
 _EXTERNAL = "start_from:"
 """Prefix of the external input that names the parent adapter."""
+_DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
+_SAW_IT = "was trained on rows that are held out now, or on items of the line's evaluation"
 _RECIPE_KEYS = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
 
 
@@ -77,6 +82,30 @@ def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
     return None
 
 
+def all_that_is_beneath(
+    store: ArtifactStore, ref: ArtifactRef, seen: set[str]
+) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
+    artifacts that a base model was built from here.
+
+    Args:
+        seen: digests to skip, with everything upstream of them. Every yielded digest is added.
+    """
+    waiting = deque([ref])
+    while waiting:
+        each = waiting.popleft()
+        if each.digest in seen:
+            continue
+        seen.add(each.digest)
+        manifest = store.read_manifest(each)
+        yield each, manifest
+        waiting.extend(input_refs(manifest))
+        waiting.extend(made for made, _ in artifacts_of(store, manifest.external_inputs))
+        parent = parent_adapter(manifest)
+        if parent is not None:
+            waiting.append(store.ref_of(parent[1]))
+
+
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
     """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
     return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
@@ -107,26 +136,39 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
             "Continue from another adapter or start from the base model, or have the line's ceiling raised.",
         )
     _assert_fits(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind], base)
-    leaks = _leaks(workplace, artifact.ref, artifact.manifest, inputs)
+    leaks = _leaks(workplace, artifact.ref, inputs)
     if leaks:
         raise GateRefused(
-            f"{where} was trained on rows that are held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
+            f"{where} {_SAW_IT}: {'; '.join(leaks)}. Its scores would be meaningless.",
             "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level, artifact.digests(tuned.directory))
 
 
 def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
-    """Raise RecipeError if the base model has the weights of a registered adapter to which an open recall applies."""
-    made = {ref.digest for ref, _ in artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs)}
-    for row in list_adapters(open_registry(workplace.settings)) if made else ():
-        recalls = workplace.open_recalls(row["id"]) if row["adapter_digest"] in made else ()
-        if recalls:
-            raise RecipeError(
-                f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} has the weights of "
-                f"{row['id']}, which is under {and_more(recalls)}.",
-                "Set another base model, or let an officer waive the recall for that adapter.",
-            )
+    """Raise RecipeError if the base model was tuned here on data to which an open recall applies.
+
+    The data decides, because the adapter with these weights may be retired since, or was never registered.
+    """
+    store = workplace.store
+    made = [ref for ref, _ in artifacts_of(store, inputs[BASE_MODEL.kind].manifest.external_inputs)]
+    datasets, base_models, seen = set[str](), set[str](), set[str]()
+    for ref, manifest in (found for each in made for found in all_that_is_beneath(store, each, seen)):
+        if manifest.kind in _DATASETS:
+            datasets.add(ref.digest)
+        elif manifest.kind == BASE_MODEL.kind:
+            base_models.add(read_descriptor(store.open(ref))["digest"])
+    weights = {ref.digest for ref in made}
+    registered = list_adapters(open_registry(workplace.settings)) if made else ()
+    adapters = [row["id"] for row in registered if row["adapter_digest"] in weights]
+    recalls = workplace.recalls_of_data(datasets, base_models, adapters) if made else ()
+    if recalls:
+        whose = f", the weights of {and_more(adapters)}," if adapters else ""
+        raise RecipeError(
+            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model}{whose} was tuned here on "
+            f"data under {and_more(recalls)}.",
+            "Set another base model, or let an officer waive the recall for the adapter with these weights.",
+        )
 
 
 def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:
@@ -134,15 +176,17 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
         raise GateRefused(
-            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was made here, and was "
-            f"trained on rows that are held out now: {'; '.join(leaks)}. Every score would be meaningless.",
+            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was made here, and "
+            f"{_SAW_IT}: {'; '.join(leaks)}. Every score would be meaningless.",
             "Use a published base model, or a base model that was not trained on these rows.",
         )
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check that no row that is held out now was trained on by an ancestor adapter, or by a base model that was tuned
-    here. If a dataset of an ancestor cannot be opened, raises GateRefused and records no verdict.
+    """Compare the held-out rows of the present split, and the items of the recipe's evaluation, with the training rows
+    of every ancestor adapter and of a base model that was tuned here.
+
+    Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
     """
     base = inputs[BASE_MODEL.kind]
     made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
@@ -152,7 +196,7 @@ def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> 
     evidence = {"base_made_here": [ref.digest for ref in made]}
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
-        found = f"The base model {name} was made here and trained on rows that are held out now: {'; '.join(leaks)}."
+        found = f"The base model {name} was made here, and {_SAW_IT}: {'; '.join(leaks)}."
         return Verdict(False, found, evidence)
     verdict = _evaluate_parent(workplace, artifact, inputs)
     message = f"The base model {name} was made here, on no row that is held out now. {verdict.message}"
@@ -177,21 +221,21 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
             f"{short(registered.ref.digest)}.",
             evidence,
         )
-    leaks = _leaks(workplace, registered.ref, registered.manifest, inputs)
+    leaks = _leaks(workplace, registered.ref, inputs)
     if leaks:
-        return Verdict(False, f"{adapter_id} was trained on rows that are held out now: {'; '.join(leaks)}.", evidence)
-    datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref, registered.manifest)]
+        return Verdict(False, f"{adapter_id} {_SAW_IT}: {'; '.join(leaks)}.", evidence)
+    datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref)]
     return Verdict(
         True,
-        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near a "
-        f"held-out row.",
+        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near a held-out "
+        f"row. They contain no more items of the evaluation than the recipe allows.",
         {**evidence, "datasets": datasets},
     )
 
 
 def parent_config(line: Line) -> dict[str, Any]:
     """Return the part of the recipe that decides the verdict of `evaluate_start`."""
-    return line.split.model_dump(mode="json")
+    return {**line.split.model_dump(mode="json"), "items": NO_CONTAMINATION.config(line)}
 
 
 def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
@@ -257,11 +301,12 @@ def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
     """Return messages that name the held-out documents that the base model was tuned on here; empty for a published
     model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
-    return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]
+    return [leak for ref, _ in made for leak in _leaks(workplace, ref, inputs)]
 
 
-def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
-    """Return messages that name the held-out documents, by id, that a parent adapter or base model was trained on.
+def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
+    """Return messages with the ids of the held-out documents that a parent adapter or base model was trained on, and a
+    message for each of its datasets that contains too many items of the line's evaluation.
 
     Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """
@@ -271,11 +316,14 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: I
     held_out = {document.id for side in sides for document in read_documents(split.file(side))}
     found: list[str] = []
     try:
-        trained_on = list(_trained_on(workplace, ref, manifest))
+        trained_on = list(_trained_on(workplace, ref))
         for each in trained_on:
             leaked = sorted(row_ids(each) & held_out)
             if leaked:
                 found.append(f"{len(leaked)} rows of {each.ref.kind} {short(each.ref.digest)} ({and_more(leaked)})")
+            asked = contamination_of(workplace, each)
+            if not asked.passed:
+                found.append(f"{each.ref.kind} {short(each.ref.digest)}: {asked.message}")
         splits = {each.ref.digest: each for each in (_split_of(workplace, dataset) for dataset in trained_on)}
         for place, each in enumerate(splits.values(), start=1):
             workplace.progress(f"comparing the held-out rows with split {place} of {len(splits)} of the parent adapter")
@@ -295,35 +343,35 @@ def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
     return workplace.store.open_input(dataset.manifest, LEAKAGE_SAFE_SPLIT.kind)
 
 
-def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> Iterator[Artifact]:
-    """Yield every dataset that an adapter or whole model was trained on, or that one of its ancestor adapters or
-    locally tuned base models was trained on. Raises IntegrityError or NotFoundError if a dataset, or an artifact that
-    leads to it, is missing or cannot be opened.
+def _trained_on(workplace: Workplace, ref: ArtifactRef) -> Iterator[Artifact]:
+    """Yield every dataset that an adapter or whole model, its ancestor adapters, or base models tuned here were trained
+    on. Raises IntegrityError or NotFoundError if a dataset, or an artifact on the way to it, is missing or cannot be
+    opened.
+
+    An ancestor may be retired or purged: only its datasets are read.
     """
-    store = workplace.store
-    ancestors = list(lineage(store, manifest))
-    datasets = [each for each, _ in ancestors if each.kind in (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)]
+    store, registry = workplace.store, open_registry(workplace.settings)
+    datasets: list[ArtifactRef] = []
+    for each, manifest in all_that_is_beneath(store, ref, set()):
+        if each.kind in _DATASETS:
+            datasets.append(each)
+        parent = parent_adapter(manifest)
+        if parent is None:
+            continue
+        adapter_id, digest = parent
+        registered = find_adapter(registry, adapter_id).adapter_digest
+        if registered != digest:
+            raise IntegrityError(
+                f"{store.path_of(registered)}: registered as {adapter_id}, which was {short(digest)} when training "
+                f"continued from it.",
+                "Restore the registry from a copy.",
+            )
     if not datasets:
         raise IntegrityError(
             f"{store.path_of(ref.digest)}: this adapter has no dataset among its inputs.",
             "Restore the adapter's artifact from a copy.",
         )
     yield from map(store.open, datasets)
-    for each in (manifest, *(ancestor for _, ancestor in ancestors)):
-        for made, of_made in artifacts_of(store, each.external_inputs):
-            yield from _trained_on(workplace, made, of_made)
-        parent = parent_adapter(each)
-        if parent is None:
-            continue
-        adapter_id, digest = parent
-        registered, _ = _registered(workplace, adapter_id)
-        if registered.ref.digest != digest:
-            raise IntegrityError(
-                f"{registered.path}: this artifact is registered as {adapter_id}, but training continued from "
-                f"{short(digest)} under that id.",
-                "Restore the registry from a copy.",
-            )
-        yield from _trained_on(workplace, registered.ref, registered.manifest)
 
 
 def _place(workplace: Workplace, adapter_id: str) -> str:

@@ -15,6 +15,7 @@ from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.dataset.contamination import NO_CONTAMINATION
 from sovereign_pipeline.dataset.jsonl import replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line, no_evaluation
@@ -447,12 +448,13 @@ _ADAPTER_GATES = (
     Gate(
         name=GATE_NAME,
         question=(
-            "Was the parent adapter, if there is one, trained on no row that is held out now, and so too a base model "
-            "that was made here?"
+            "Was the parent adapter, if there is one, trained on no row that is held out now and on no item of the "
+            "evaluation, and so too a base model that was made here?"
         ),
-        code_version="1",
+        code_version="2",
         evaluate=evaluate_start,
         config=parent_config,
+        external=NO_CONTAMINATION.external,
     ),
 )
 
@@ -493,10 +495,14 @@ REWARD_MODEL = Stage(
         ),
         Gate(
             name=GATE_NAME,
-            question="Was a base model that was made here trained on no row that is held out now?",
-            code_version="1",
+            question=(
+                "Was a base model that was made here trained on no row that is held out now and on no item of the "
+                "evaluation?"
+            ),
+            code_version="2",
             evaluate=evaluate_start,
             config=parent_config,
+            external=NO_CONTAMINATION.external,
         ),
     ),
     passthrough_of=lambda line: PREFERENCE_DATASET.kind if line.training.reward_model is None else None,

@@ -10,6 +10,7 @@ from sovereign_pipeline.training.continuation import assert_base_not_recalled
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.registry.rewarded import TRAINING, with_reward_model
+from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import Holders, change_contents, letters
 
 pytestmark = pytest.mark.slow
@@ -90,6 +91,18 @@ def test_nothing_is_trained_on_a_base_model_that_was_a_recalled_adapter(holders:
     workplace, base = holders.bench.workplace(), {"base_model": holders.bench.artifact("base_model")}
     assert_base_not_recalled(workplace, base)
     recall(holders.registry, Question(document="R-00011"))
+    with pytest.raises(RecipeError):
+        assert_base_not_recalled(workplace, base)
+
+
+def test_nor_on_one_whose_adapter_was_retired_since(office: Office) -> None:
+    holders = Holders(office.bench)
+    tuned = holders.register(sft={"adapter": "none"})
+    holders.base_model_of(tuned, "own")
+    holders.register("buoys", letters(100, 112), base_model="own")
+    workplace, base = holders.bench.workplace(), {"base_model": holders.bench.artifact("base_model")}
+    recall(office.registry, Question(document="R-00011"), office.officers["layla"])
+    office.move("retire", tuned)
     with pytest.raises(RecipeError):
         assert_base_not_recalled(workplace, base)
 

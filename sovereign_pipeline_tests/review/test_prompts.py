@@ -15,6 +15,7 @@ from sovereign_pipeline.record.tables import BlindReview, SignInLink
 from sovereign_pipeline.review.plan_stage import file_prompts
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.evaluation.documents import conversation
+from sovereign_pipeline_tests.release.holders import Holders, letters
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
@@ -117,6 +118,20 @@ def test_a_training_document_in_a_prompt_file_is_refused_by_its_id(
         rows.write(json.dumps({**row, "prompt": prompt}) + "\n")
     with pytest.raises(SourceError, match=r"candidate or opponent was trained on 1 row \(P-x\)"):
         reviews.open(prompt_file=file)
+
+
+@pytest.mark.slow
+def test_a_document_on_which_the_base_model_was_tuned_here_is_refused_too(reviews: ReviewBench, tmp_path: Path) -> None:
+    holders = Holders(reviews.bench)
+    tuned = holders.register(sft={"adapter": "none"})
+    text = next(read_documents(reviews.bench.artifact("leakage_safe_split").file("train.jsonl"))).request
+    holders.base_model_of(tuned, "own")
+    holders.register("buoys", letters(100, 160), base_model="own")
+    file = prompt_file(tmp_path / "prompts.jsonl", 12)
+    with file.open("a") as rows:
+        rows.write(json.dumps({"id": "P-x", "language": "en", "classification": "PUBLIC", "prompt": text}) + "\n")
+    with pytest.raises(SourceError, match=r"an arm was trained on 1 row \(P-x\)"):
+        reviews.open(prompt_file=file, candidate_stage=reviews.bench.chain[-1])
 
 
 @pytest.mark.parametrize("turn", [0, 4])

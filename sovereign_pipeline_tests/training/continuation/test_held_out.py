@@ -11,7 +11,7 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.training.continuation import resolve_parent
-from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.conftest import QUESTIONS, letter
 from sovereign_pipeline_tests.training.continuation.chain import (
     GATE,
     NEW,
@@ -73,6 +73,28 @@ def test_what_an_adapter_two_steps_back_saw_may_not_be_held_out_either(office: O
     workplace = office.line("torches", OLD, start_from=adapter.id)
     with pytest.raises(GateRefused, match=r"rows of training_dataset"):
         office.make(workplace, office.sft)
+
+
+@pytest.mark.security_case(
+    "The parent adapter was trained on the questions of a suite that the line adds", "the line stops before training"
+)
+def test_what_the_earlier_adapter_saw_may_not_be_asked_in_the_evaluation(office: Office, lamps: Adapter) -> None:
+    asked = [dict(QUESTIONS[0], id=f"Q-{row['id']}", question=row["request"]) for row in OLD]
+    office.institution.write_items("suites/suite.jsonl", asked)
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    with pytest.raises(GateRefused, match=r"training_dataset \w+: .* rows hold"):
+        office.make(workplace, office.sft)
+    office.sft = replace(office.sft, build=build_without_check)
+    _, verdicts = office.make(workplace, office.sft)
+    assert not verdicts[GATE].passed
+
+
+def test_an_ancestor_before_the_parent_may_be_purged(office: Office, lamps: Adapter) -> None:
+    adapter, _ = office.register(office.line("lanterns", NEW, start_from="lamps-1.0.0"))
+    workplace = office.line("torches", OLD, start_from=adapter.id)
+    (workplace.store.path_of(lamps.adapter_digest) / "adapter" / "adapter_model.safetensors").unlink()
+    _, verdicts = office.make(workplace, office.sft)
+    assert verdicts[GATE].passed and lamps.dataset_digest in verdicts[GATE].evidence["datasets"]
 
 
 @pytest.mark.parametrize("kind", ["training_dataset", "leakage_safe_split", "scrubbed_corpus"])
