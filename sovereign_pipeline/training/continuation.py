@@ -362,8 +362,8 @@ def _trained_on(workplace: Workplace, ref: ArtifactRef) -> Iterator[Artifact]:
         registered = find_adapter(registry, adapter_id).adapter_digest
         if registered != digest:
             raise IntegrityError(
-                f"{store.path_of(registered)}: registered as {adapter_id}, which was {short(digest)} when training "
-                f"continued from it.",
+                f"{store.path_of(registered)}: this artifact is registered as {adapter_id}, but training continued "
+                f"from {short(digest)} under that id.",
                 "Restore the registry from a copy.",
             )
     if not datasets:
