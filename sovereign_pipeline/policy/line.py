@@ -168,6 +168,12 @@ def check_against_institution(line: Line, institution: Institution) -> None:
             for suite in line.evaluation.capability
         ]
         named.append(("evaluation.red_team.classification", line.evaluation.red_team.classification))
+    if line.training.rlhf is not None:
+        named += [
+            (f"training.rlhf, tool {tool.program}: classification", tool.classification)
+            for tool in line.training.rlhf.tools
+            if tool.classification is not None
+        ]
     unknown = ", ".join(f"{what} is '{level}'" for what, level in named if level not in ladder)
     if unknown:
         raise RecipeError(

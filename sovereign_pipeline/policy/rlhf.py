@@ -100,6 +100,9 @@ class Tool(RecipeModel):
     """Files for the tool, relative to the data root, or absolute. A function gets them as text; a command finds them in
     its directory, `/tool`. The SHA-256 of program and files are part of the adapter's identity."""
 
+    classification: str | None = Field(default=None, examples=["PUBLIC"], exclude_if=lambda level: level is None)
+    """Classification level of the program and its files; required with `files`. The adapter has at least this level."""
+
     columns: tuple[Column, ...] = ()
     """Columns of each reply's document, such as the `response` that the institution sent."""
 
@@ -120,6 +123,10 @@ class Tool(RecipeModel):
             "'function' is for a program at 'path', but this tool is a command",
         ),
         (lambda it: it.path is not None and it.uses, "'uses' is for a command, but this tool is a function"),
+        (
+            lambda it: it.files and it.classification is None,
+            "'files' can teach the adapter what they contain, so 'classification' must state their level",
+        ),
         (
             lambda it: any("\0" in each for each in it.command or ()),
             "an argument of 'command' contains a NUL character, which cannot be passed to a program",

@@ -86,7 +86,7 @@ def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
     """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
-    artifacts that a base model was built from here.
+    artifacts from which a base model was built here.
 
     Args:
         seen: digests to skip, with everything upstream of them. Every yielded digest is added.

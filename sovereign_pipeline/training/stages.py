@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
@@ -175,7 +175,20 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
         parent_adapter=tuned.directory if tuned.holds == "adapter" else None,
         files=files,
     )
-    return _run(workplace, job, workspace)
+    built = _run(workplace, job, workspace)
+    return built if training.rlhf is None else replace(built, classification=_level_of_tools(workplace, training.rlhf))
+
+
+def _level_of_tools(workplace: Workplace, rlhf: Rlhf) -> str:
+    """Return the highest level of the tools, whose files a training by reward can teach. Raises CeilingExceeded."""
+    ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
+    level = ladder.highest(tool.classification for tool in rlhf.tools if tool.classification is not None)
+    if ladder.exceeds(level, ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line}: a tool of training.rlhf is {level}, and the line's ceiling is {ceiling}.",
+            "Use a tool without these files, or have the line's ceiling raised.",
+        )
+    return level
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
@@ -304,10 +317,11 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the reward part of
     the job.
 
-    Training prompts come from the dataset that the SFT adapter was trained on, and held-out prompts from that dataset's
-    split. Raises IntegrityError if that split is not the line's split, or if a tool changed since its digest was
-    computed. Raises SandboxUnavailable if the reward has a tool and this machine cannot run tools.
+    Prompts come from the dataset that the SFT adapter was trained on, held-out prompts from that dataset's split.
+    Raises CeilingExceeded for a tool above the ceiling, IntegrityError if that split is not the line's or a tool
+    changed since its digest was computed, and SandboxUnavailable if there is a tool and this machine cannot run one.
     """
+    _level_of_tools(workplace, rlhf)
     if rlhf.tools:
         require_sandbox()
     store = workplace.store

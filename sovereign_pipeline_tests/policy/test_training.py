@@ -115,7 +115,7 @@ def test_an_identity_has_no_key_of_another_algorithm() -> None:
 @pytest.mark.parametrize(
     ("tool", "said"),
     examples(__file__, "a_tool_is_a_function_or_a_command"),
-    ids=["files", "command and file", "neither", "both", "empty", "function", "uses", "zero"],
+    ids=["files", "command and file", "no level", "neither", "both", "empty", "function", "uses", "zero"],
 )
 def test_a_tool_is_a_function_or_a_command(tool: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):

@@ -251,7 +251,7 @@ def by_reward(institution: DemoInstitution, algorithm: str = "ppo") -> Workplace
     program.write_text(LIKE_THE_REPLY)
     institution.recipe["training"]["sft"]["epochs"] = 3
     institution.recipe["training"]["rlhf"] = {
-        "reward": [reward(program="rewards/score.py")],
+        "reward": [reward(program="rewards/score.py", classification="SECRET")],
         "iterations": 4,
         "prompts": 16,
         "max_new_tokens": 16,
@@ -306,7 +306,7 @@ def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
     assert all(verdict.passed for verdict in verdicts.values()), verdicts
     artifact = chain.workplace.store.open(chain.refs["aligned_adapter"])
     manifest = artifact.manifest
-    assert manifest.classification == "CONFIDENTIAL"
+    assert manifest.classification == "SECRET", "of the tool"
     assert manifest.external_inputs == reward_digests(chain.workplace)
     assert list(manifest.external_inputs) == ["reward rewards/score.py"]
     assert manifest.inputs["sft_adapter"] == chain.refs["sft_adapter"].digest

@@ -59,7 +59,7 @@ def section(tmp_path: Path, program: str, files: dict[str, str] | None = None, *
     for path, text in (files or {}).items():
         (tmp_path / path).write_text(text)
     of_kind = {"command": [name]} if name == "check" else {"path": name}
-    whole = {**of_kind, "files": [*(files or {})], "seconds": SECONDS, **tool}
+    whole = {**of_kind, "files": [*(files or {})], "classification": "PUBLIC", "seconds": SECONDS, **tool}
     return Rlhf.model_validate({"reward": [{"name": "part", "tool": whole}]})
 
 
