@@ -584,6 +584,7 @@ RAW_CORPUS = Stage(
     external=source_digests,
     changed_rows=_changed_rows,
     reads_corpus=lambda line: True,
+    selects_rows=True,
     gates=(
         Gate(
             name="rows_accounted_for",
@@ -617,6 +618,7 @@ CLASSIFIED_CORPUS = Stage(
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
     reads_corpus=lambda line: True,
+    selects_rows=True,
     config=lambda line: {"ceiling": line.ceiling},
     gates=(
         Gate(

@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -473,6 +474,10 @@ class PhoneRegions(RecipeModel):
         return regions
 
 
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
 class Names(RecipeModel):
     """How the detection of people's names is adjusted."""
 
@@ -516,6 +521,17 @@ class Privacy(RecipeModel):
     judged: int | None = Field(default=None, ge=1)
     """Number of replaced values that people must judge (`sovereign privacy preview LINE --judge NAME`) before the
     scrubbed corpus may be used. Null: none."""
+
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: _joined({name for each in it.recognizers for name in each.languages} - {*it.detected}),
+            "a recognizer has languages that neither name_models nor patterns_only lists, so it would never run: {1}",
+        ),
+        (
+            lambda it: _joined(it.name_model_sha256.keys() - it.name_models.keys()),
+            "name_model_sha256 has languages without a model in name_models: {1}",
+        ),
+    )
 
     @property
     def detected(self) -> tuple[str, ...]:

@@ -528,8 +528,8 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path, content: bytes | None = None) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError if the file is invalid, and if a rule or role is for a line that does
-    not exist, because it would have no effect.
+    """Read `institution.yaml`. Raises RecipeError, also for a rule or role of a line or base model that does not exist,
+    because it would have no effect.
 
     Args:
         content: the file's bytes, if they were read already.
@@ -543,13 +543,17 @@ def load_institution(data: Path, content: bytes | None = None) -> Institution:
     institution = read_yaml(Institution, path, content=content)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     named = [(f"sensitive_by_line.{line}", line) for line in institution.sensitive_by_line]
+    named += [(f"rollout_by_line.{line}", line) for line in institution.rollout_by_line]
     named += [(f"serving.lines.{line}", line) for line in institution.serving.lines]
     for name, role in institution.serving.roles.items():
         named += [(f"serving.roles.{name}.lines.{line}", line) for line in role.lines or ()]
-    for key, line in named:
-        if line not in lines:
-            raise RecipeError(
-                f"{path}: '{key}': there is no such line; {nearest_known(line, lines)}",
-                "Correct the name, or remove the entry.",
-            )
+    models = sorted(file.stem for file in (data / "models").glob("*.yaml"))
+    of_models = [(f"serving.base_models.{model}", model) for model in institution.serving.base_models]
+    for what, names, known in (("line", named, lines), ("base model", of_models, models)):
+        for key, name in names:
+            if name not in known:
+                raise RecipeError(
+                    f"{path}: '{key}': there is no such {what}; {nearest_known(name, known)}",
+                    "Correct the name, or remove the entry.",
+                )
     return institution

@@ -106,6 +106,10 @@ class Line(RecipeModel):
             "a source with role 'preferences' or 'labels' needs training.preference or training.reward_model",
         ),
         (lambda it: "letters" not in it.roles, "at least one source must have the role 'letters'"),
+        (
+            lambda it: it.split.by_author and any(each.constants.get("author") == "" for each in it.sources),
+            "split.by_author needs an author for each row, so no source can have an empty author in 'constants'",
+        ),
     )
 
     @property

@@ -265,6 +265,7 @@ SCRUBBED_CORPUS = Stage(
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,
+    selects_rows=True,
     config=lambda line: {"privacy": line.privacy.identity()},
     policy=sensitive_kinds,
     external=detector_parts,

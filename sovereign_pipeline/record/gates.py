@@ -17,7 +17,7 @@ from sovereign_pipeline.base.errors import (
     NotFoundError,
     StaleInput,
 )
-from sovereign_pipeline.base.files import Frozen, canonical_json, short
+from sovereign_pipeline.base.files import Frozen, canonical_json, digest_of, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.evaluation import allows
@@ -305,6 +305,7 @@ class Usable:
         manifest = store.read_manifest(ref)
         if outside:
             self._assert_outside_files(stage, ref, manifest)
+            self._assert_rows_selected_as_now(stage, ref, manifest)
         for gate in stage.gates:
             passing_verdict(stage, gate, self._workplace, ref)
         for upstream in stage.inputs_of(self._workplace.line):
@@ -349,6 +350,17 @@ class Usable:
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale. Files outside the store have changed "
             f"since it was built: {and_more(changed)}{f': {rows}' if rows else ''}.",
+            act="run_line",
+            line=line,
+        )
+
+    def _assert_rows_selected_as_now(self, stage: Stage, ref: ArtifactRef, manifest: Manifest) -> None:
+        if not stage.selects_rows or manifest.producer.config_sha256 == digest_of(stage.config_at(self._workplace)):
+            return
+        line = self._workplace.line.line
+        raise StaleInput(
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. In the recipe or institution.yaml, settings that "
+            f"decide its rows or their levels have changed since it was built.",
             act="run_line",
             line=line,
         )

@@ -195,6 +195,9 @@ class Stage:
     """Returns, for a message, the ids of rows that changed in files outside the store since the artifact was built."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
     """Returns True if the stage reads or writes unscrubbed text, so that its process needs the corpus root."""
+    selects_rows: bool = False
+    """True if the stage's settings decide which rows are used, and at which level. Stages downstream are not built from
+    its artifact once these settings have changed."""
     judges_what_is_recorded: bool = False
     """True if the stage evaluates an input as it was registered, and ignores later changes of the input's sources."""
 

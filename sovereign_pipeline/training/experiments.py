@@ -20,7 +20,7 @@ from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.intervals import clustered_interval
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.dataset.jsonl import SELECTION_ROWS
+from sovereign_pipeline.dataset.jsonl import CONVERSATION_ROWS, SELECTION_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.experiment import Experiment, Setting, Value
 from sovereign_pipeline.policy.line import Line
@@ -283,12 +283,14 @@ def compare(
     settings: Sequence[Setting],
     measured: Callable[[Trial, int | None], ArtifactRef | None],
 ) -> Results:
-    """Advance the trials rung by rung, and compare the finished trials with the best trial.
+    """Advance the trials rung by rung, and compare the finished trials with the best. Raises RecipeError if they would
+    measure different tokens.
 
     Args:
         measured: returns the artifact of a trial at a rung; None if the trial is not trained up to this rung.
     """
     store = workplace.store
+    _assert_same_tokens(workplace, experiment)
     trials = [Trial(setting) for setting in settings]
     going, rows = list(trials), dict[int, list[Row]]()
     for until_step in experiment.rungs:
@@ -310,6 +312,18 @@ def compare(
     if (best := results.best) is not None:
         _compare_with(rows[best.setting.number], trials, rows, workplace.line.split.seed)
     return results
+
+
+def _assert_same_tokens(workplace: Workplace, experiment: Experiment) -> None:
+    """Raise RecipeError if trials would cut conversations at different turns, so that their losses are of different
+    tokens."""
+    files = workplace.store.read_manifest(shared_inputs(workplace)[TRAINING_DATASET.kind]).files
+    if "sft.max_length" in experiment.vary and CONVERSATION_ROWS in {entry.path for entry in files}:
+        raise RecipeError(
+            f"Experiment {experiment.experiment}: sft.max_length cannot vary on line {workplace.line.line}, because it "
+            f"decides which turns of a conversation are measured.",
+            "Set one sft.max_length in the line's recipe.",
+        )
 
 
 def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:

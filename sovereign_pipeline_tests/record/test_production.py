@@ -274,6 +274,26 @@ def test_an_artifact_below_its_input_is_refused(workplace: Workplace) -> None:
 
 
 @pytest.mark.security_case(
+    "A recipe excludes a row or raises a level after a corpus was built, and only downstream stages are run",
+    "every downstream stage is rejected",
+)
+def test_what_was_made_of_rows_that_are_selected_otherwise_now_is_refused(workplace: Workplace) -> None:
+    settings = {"exclude": ""}
+    first = replace(FIRST, config=lambda line: dict(settings), selects_rows=True)
+    second = replace(SECOND, inputs=(first,))
+    third = Stage("third", "1", writes("third"), inputs=(second,))
+    refs = {"first": make(first, workplace)}
+    refs["second"] = make(second, workplace, first=refs["first"])
+    settings["exclude"] = "row 7"
+    for stage in (second, third):
+        with pytest.raises(StaleInput):
+            produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs})
+    assert produce(replace(third, judges_what_is_recorded=True), workplace, {"second": refs["second"]}).ref
+    settings["exclude"] = ""
+    assert produce(third, workplace, {"second": refs["second"]}).ref
+
+
+@pytest.mark.security_case(
     "A file outside the store changes after an artifact was built from it, and only downstream stages are run",
     "every downstream stage is rejected; reviews still evaluate the registered adapter",
 )

@@ -205,6 +205,17 @@ def test_no_trial_begins_once_the_hours_are_over(bench: Bench) -> None:
     assert not results.is_complete and any("budget are over" in each for each in bench.told)
 
 
+def test_trials_measure_the_same_turns_of_a_conversation(bench: Bench) -> None:
+    def with_a_conversation(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "conversations.jsonl").write_text("{}\n")
+        return _build_dataset(workplace, inputs, workspace)
+
+    bench.make(replace(DATASET, build=with_a_conversation, code_version="2"))
+    with pytest.raises(RecipeError):
+        bench.run(bench.experiment(vary={"sft.max_length": [256, 512]}, budget={"trials": 2}))
+    assert bench.jobs == []
+
+
 def test_a_line_without_a_selection_side_has_no_experiments(bench: Bench) -> None:
     without = bench.workplace.line.model_copy(
         update={"split": bench.workplace.line.split.model_copy(update={"selection": 0})}
