@@ -345,7 +345,7 @@ def test_a_late_rollback_follows_the_rules_of_its_time(story: Story, is_late: bo
     story.at, newer = moment(29), b"newer rules"
     story.package.files[f"policy/{verify.sha256(newer)}.yaml"] = newer
     story.enter("policy changed", {"file": "institution.yaml", "now": verify.sha256(newer)}, "")
-    asked = {"incumbent": OTHER, "approvals": 0, "expires": moment(28)}
+    asked: dict[str, Any] = {"incumbent": OTHER, "approvals": 0, "expires": moment(28)}
     back = story.ask("roll_back", "superseded", "production", **asked)
     story.make(back, "supersede", "production", "superseded", adapter=OTHER)
     story.make(back, "roll_back", "superseded", "production")

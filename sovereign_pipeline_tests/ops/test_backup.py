@@ -94,7 +94,7 @@ def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
     act(office.settings)
     size, known = len(entries(open_registry(office.settings))), (checkpoint_file(office.settings),)
     settings = office.elsewhere(tmp_path / "other")
-    with pytest.raises(ConflictError, match=f"lacks 2 entries: entries {size - 1} to {size}"):
+    with pytest.raises(ConflictError, match=f"lacks 2 later entries: entries {size - 1} to {size}"):
         office.restore(settings, tmp_path / "backup", known)
     with pytest.raises(ConflictError):
         office.restore(settings, tmp_path / "backup", known, loses=1)
@@ -117,7 +117,7 @@ def test_a_second_copy_names_what_is_lost_and_is_kept(
     office.take(tmp_path / "backup")
     act(office.settings)
     before, settings = copy.read_bytes(), office.elsewhere(tmp_path / "other")
-    with pytest.raises(ConflictError, match=rf"lacks 1 entry: entry \d+ \({ACT}\)\."):
+    with pytest.raises(ConflictError, match=rf"lacks 1 later entry: entry \d+ \({ACT}\)\."):
         office.restore(settings, tmp_path / "backup")
     done = office.restore(office.elsewhere(tmp_path / "third"), tmp_path / "backup", loses=1)
     assert done.kept_aside is not None and done.kept_aside.read_bytes() == before

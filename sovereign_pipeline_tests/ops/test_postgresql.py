@@ -261,7 +261,7 @@ def test_a_ledger_that_is_not_the_signed_one_is_taken_away_again(
     office.take(tmp_path / "backup")
     act(office.settings)
     url = make_database("other")
-    with pytest.raises(ConflictError, match="lacks 1 entry"):
+    with pytest.raises(ConflictError, match="lacks 1 later entry"):
         office.restore(
             elsewhere(office, tmp_path / "other", url), tmp_path / "backup", (checkpoint_file(office.settings),)
         )

@@ -151,7 +151,7 @@ def test_the_command_ends_0_and_ends_1_for_a_changed_byte(copy: Copy, monkeypatc
 
     good = CliRunner().invoke(app, command)
     assert good.exit_code == 0, good.output
-    assert "5 requests and 3 transitions, every signature" in good.output
+    assert "5 requests and 3 transitions: all signatures valid" in good.output
 
     targets = copy.settings.data / "trust" / "targets.json"
     targets.write_text(targets.read_text().replace("Omar", "Omer"))

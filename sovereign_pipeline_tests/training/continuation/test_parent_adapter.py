@@ -94,10 +94,10 @@ def test_the_trainer_is_given_the_verified_directory(office: Office, lamps: Adap
     [
         ({"start_from": "lamps-2.0.0"}, NotFoundError, "Known adapters: lamps-1.0.0"),
         ({"base_model": "other"}, RecipeError, r"trained on the base model small .* and the line's is other"),
-        ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(it is 8\)"),
-        ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(it is 9\)"),
-        ({"sft": {**SHAPE, "rslora": True}}, RecipeError, r"Set training\.sft\.rslora: false \(it is true\)"),
-        ({"sft": {**SHAPE, "dora": True}}, RecipeError, r"Set training\.sft\.dora: false \(it is true\)"),
+        ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(now 8\)"),
+        ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(now 9\)"),
+        ({"sft": {**SHAPE, "rslora": True}}, RecipeError, r"Set training\.sft\.rslora: false \(now true\)"),
+        ({"sft": {**SHAPE, "dora": True}}, RecipeError, r"Set training\.sft\.dora: false \(now true\)"),
         (
             {"sft": {**SHAPE, "target_modules": ["q_proj"]}},
             RecipeError,
