@@ -240,7 +240,11 @@ def verify_files(directory: Path, name: str, files: dict[str, str], progress: Pr
             act="fetch_model",
             model=name,
         )
-    present = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir()}
+    present = {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()  # the files of a linked directory would not be verified
+    }
     for extra in sorted(present - files.keys()):
         raise IntegrityError(f"{directory / extra}: this file does not belong to the base model {name}.", "Remove it.")
     restore = f"Restore it, or remove {directory} and fetch the model again."

@@ -54,6 +54,20 @@ def test_verifying_names_what_is_wrong(
     assert refusal.value.remedy == (Remedy("fetch_model", {"model": "tiny"}) if can_be_fetched else None)
 
 
+@pytest.mark.security_case(
+    "A directory with another chat template is linked into the base model", "rejected before the model is loaded"
+)
+@pytest.mark.parametrize("inside", ["", "original/"])
+def test_a_linked_directory_does_not_belong_to_the_model(
+    institution: DemoInstitution, directory: Path, inside: str, tmp_path: Path
+) -> None:
+    (tmp_path / "default.jinja").write_text("{{ messages[0].content }}")
+    (directory / inside).mkdir(exist_ok=True)
+    (directory / inside / "additional_chat_templates").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(IntegrityError, match=f"{inside}additional_chat_templates: this file does not belong"):
+        verify(institution.settings, load_card(institution.settings, "tiny"), silent)
+
+
 def test_long_verification_tells_how_far_it_is(
     institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
