@@ -317,7 +317,7 @@ PRIVATE_SCORES = Stage(
 )
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="10",
+    code_version="11",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,
