@@ -205,14 +205,18 @@ def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing
 
 
 def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Return the line's closed reviews in the order of their closings in the ledger, whatever the clocks said."""
     query = (
         select(BlindReview, ReviewClosing)
         .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
         .where(BlindReview.line == line)
-        .order_by(ReviewClosing.closed_at, BlindReview.id)
+        .order_by(BlindReview.id)
     )
     with registry.reading() as session:
-        return [(review, closing) for review, closing in session.execute(query)]
+        entry_of = audit.entries_of_rows(session, (REVIEW_CLOSED, REVIEW_CLOSED_EARLY))
+        closed = [(review, closing) for review, closing in session.execute(query)]
+    # A closing without an entry was inserted. It sorts first, so that each later result reads it and is rejected.
+    return sorted(closed, key=lambda each: entry_of.get((ReviewClosing.__tablename__, each[0].id), 0))
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:

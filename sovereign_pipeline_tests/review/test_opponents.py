@@ -1,6 +1,8 @@
 """What a candidate is compared with: by rule something that was reviewed, by name anything, which is then stated."""
 
 import datetime
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
@@ -8,7 +10,8 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputErro
 from sovereign_pipeline.evaluation.comparison import incumbent_digests
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.release.requests import propose
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost
+from sovereign_pipeline.review import closing
+from sovereign_pipeline.review.closed_reviews import adapters_that_lost, reviews_of
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -163,3 +166,26 @@ def test_an_approval_rests_on_the_newest_review_of_the_weights(reviews: ReviewBe
             store.make_current("lamps", "blind_review", pointed)
         with pytest.raises(GateRefused, match="net_preference"):
             asks()
+
+
+@pytest.mark.security_case(
+    "A review that was won is closed on a host whose clock is ahead, and a later one is lost",
+    "the lost one is the newest, because its closing is the later entry of the ledger",
+)
+def test_the_newest_review_is_the_last_in_the_ledger(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return super().now(tz) + datetime.timedelta(days=8)
+
+    review_it(reviews, 1)
+    adapter = reviews.another_adapter()
+    reviews.open(opponent="base")
+    reviews.vote_all(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(closing, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
+        reviews.close()
+    review_it(reviews, -1)
+    found = reviews_of(reviews.registry, adapter)
+    assert found is not None and found.newest[0].id == reviews.review.id
+    assert adapters_that_lost(reviews.registry, reviews.bench.store, "lamps") == {adapter.adapter_sha256}
