@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.base_models.pinned import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import PAIRS, Row, documents_of, replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
@@ -35,8 +36,10 @@ from sovereign_pipeline.training.reward_model import (
     CHANCE,
     HEAD,
     HELD_OUT_SCORES,
+    LEAST_CASES,
     REWARD_DIRECTORY,
     PairScore,
+    accuracy_by_case,
     held_out_accuracy,
     pair_scores,
     read_reward_report,
@@ -407,19 +410,22 @@ def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
     return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
 
 
-def held_out_pairs(workplace: Workplace, split: Artifact) -> list[Row]:
-    """Return the preference pairs of the held-out side, in the row format of the training pairs."""
+def held_out_pairs(workplace: Workplace, split: Artifact) -> list[tuple[str, Row]]:
+    """Return the case file of each preference pair of the held-out side, and the pair in the row format of the
+    training pairs."""
     replaces = replaces_instruction(workplace.institution, workplace.line)
     instruction = workplace.line.training.instruction
-    return [PAIRS.row_of(each, instruction, replaces)[1] for each in documents_of(PAIRS, split, HELD_OUT)]
+    documents = documents_of(PAIRS, split, HELD_OUT)
+    return [(folded(each.case), PAIRS.row_of(each, instruction, replaces)[1]) for each in documents]
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Score the held-out pairs again with the reward model. The gate passes if the accuracy's interval lies above
-    chance.
+    """Score the held-out pairs again with the reward model. The gate passes if the accuracy's interval, clustered by
+    case file, lies above chance.
 
-    The gate is inconclusive if the interval includes chance. It fails if the interval lies below chance, or if the
-    recorded scores differ from the new scores. The two baselines are reported but do not affect the verdict.
+    The gate is inconclusive if the interval includes chance, or if there are too few case files. It fails if the
+    interval lies below chance, or if the recorded scores differ from the new scores. The two baselines are reported but
+    do not affect the verdict.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -430,7 +436,7 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
     pairs = held_out_pairs(workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     tokenizer = AutoTokenizer.from_pretrained(base)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
-    encoded = [encode(tokenizer, "reward", row, ends, section.max_length) for row in pairs]
+    encoded = [encode(tokenizer, "reward", row, ends, section.max_length) for _, row in pairs]
     kept = [(row, pair) for row, pair in zip(encoded, pairs, strict=True) if row.longest <= section.max_length]
     workplace.progress(f"gate {TOLD_APART}: scoring {len(kept)} held-out pairs")
     with device_of_gate(workplace):
@@ -443,19 +449,26 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
             False, f"{wild} of {len(scores)} held-out pairs have scores that are not finite.", {"pairs": len(scores)}
         )
     training = list(chain.from_iterable(map(read_jsonl, row_files(inputs[PREFERENCE_DATASET.kind]))))
-    found = held_out_accuracy(scores, [pair for _, pair in kept], training)
-    evidence = {**found.model_dump(mode="json"), "pairs": len(kept)}
+    cases = [case for _, (case, _) in kept]
+    found = held_out_accuracy(scores, [pair for _, (_, pair) in kept], training)
+    found = found.model_copy(update={"accuracy": accuracy_by_case(scores, cases)})
+    evidence = {**found.model_dump(mode="json"), "pairs": len(kept), "cases": len(set(cases))}
     precision = workplace.line.training.sft.precision
     differing = _differing(artifact, scores, LARGEST_DIFFERENCE[precision])
     if differing:
         return Verdict(False, f"{differing} of {len(kept)} recorded scores are not those of this model.", evidence)
-    above = found.accuracy.low > CHANCE
     message = (
         f"It prefers the chosen reply in {found.accuracy} of {found.accuracy.of} held-out pairs; chance is {CHANCE}. "
         f"The reply's length alone: {found.length_only}; single words alone: {found.words_only}. Where the length is "
         f"wrong: {found.where_length_is_wrong} of {found.where_length_is_wrong.of}."
     )
-    return Verdict(above, message, evidence, inconclusive=not above and found.accuracy.high >= CHANCE)
+    if found.accuracy.high < CHANCE:
+        return Verdict(False, message, evidence)
+    if evidence["cases"] < LEAST_CASES:
+        few = f"{counted(evidence['cases'], 'case file')}, too few for an interval; {LEAST_CASES} are required."
+        return Verdict(False, f"{message} {few}", evidence, inconclusive=True)
+    above = found.accuracy.low > CHANCE
+    return Verdict(above, message, evidence, inconclusive=not above)
 
 
 def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) -> int:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
-from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
+from sovereign_pipeline.base.intervals import MeasuredShare, clustered_interval, measured_share
 from sovereign_pipeline.dataset.jsonl import Row, conversations_of, message_of
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.store import Artifact
@@ -28,6 +28,8 @@ CHANCE = 0.5
 BINS = 5
 """Largest number of calibration bins. The bins have about equally many pairs."""
 LEAST_PAIRS_IN_A_BIN = 4
+LEAST_CASES = 6
+"""Minimum number of case files for an interval, as `gates.held_out_loss.minimum_cases`."""
 
 
 class PairScore(Frozen):
@@ -57,7 +59,8 @@ class HeldOutAccuracy(Frozen):
     only."""
 
     accuracy: MeasuredShare
-    """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
+    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. The trainer counts every pair as
+    independent, and the gate every case file."""
     length_only: MeasuredShare
     """Accuracy of a baseline that sees the reply's length alone. It prefers the longer reply if longer replies are
     chosen more often in the training pairs, else the shorter reply."""
@@ -85,6 +88,21 @@ def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], trai
         mean_margin=sum(score.margin for score in scores) / len(scores) if scores else 0.0,
         calibration=calibration([score.margin for score in scores]),
     )
+
+
+def accuracy_by_case(scores: Sequence[PairScore], cases: Sequence[str]) -> MeasuredShare:
+    """Compute the accuracy with an interval for pairs that are dependent within case files. It is never narrower than
+    that of independent pairs.
+
+    Args:
+        cases: case file of each pair.
+    """
+    right = [score.margin > 0 for score in scores]
+    share = measured_share(sum(right), len(right))
+    if len(set(cases)) == len(cases):
+        return share
+    low, high = clustered_interval(right, cases, seed=0)
+    return share.model_copy(update={"low": min(low, share.low), "high": max(high, share.high)})
 
 
 def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:

@@ -111,7 +111,7 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
     scratch, base = _begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
     pairs = gates.held_out_pairs(workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs).encode()
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in pairs).encode()
     held_out.write_bytes(content)
     dataset, *conversations = row_files(inputs[PREFERENCE_DATASET.kind])
     job = _job(
@@ -496,7 +496,7 @@ REWARD_MODEL = Stage(
         Gate(
             name=gates.TOLD_APART,
             question="Does it prefer the chosen reply of held-out pairs more often than chance?",
-            code_version="1",
+            code_version="2",
             evaluate=gates.evaluate_told_apart,
             config=_measured_with,
         ),

@@ -109,6 +109,8 @@ class RewardedChain(Chain):
     with_pairs: bool = False
     """Whether there are preference pairs, on both sides, and a reward model."""
     swapped: Swapped = lambda number: False
+    of_one_case: bool = False
+    """Whether all held-out pairs belong to one case file."""
     of_conversations: bool = False
     """Whether each letter and pair is the end of a conversation, and only a canary is a letter."""
     interrupted: bool = False
@@ -118,7 +120,8 @@ class RewardedChain(Chain):
         super().__post_init__()
         rows = letters(28)
         learned_from, held_out = [*map(document, rows[:16])], [*map(document, rows[16:])]
-        held_out += held_out_pairs(self.swapped) if self.with_pairs else []
+        pairs_held_out = held_out_pairs(self.swapped) if self.with_pairs else []
+        held_out += [{**each, "case": "case R-16"} if self.of_one_case else each for each in pairs_held_out]
         if self.of_conversations:
             learned_from, held_out = ([*map(at_the_end, each)] for each in (learned_from, held_out))
         split = stand_in("leakage_safe_split", {"train.jsonl": lines(learned_from), "held_out.jsonl": lines(held_out)})
@@ -178,6 +181,18 @@ def test_a_reward_model_passes_its_gates_and_its_page_shows_what_it_is_worth(
     page = page_of(artifact)
     assert page.keys() == {"loss curve", "held-out pairs told apart", "calibration"}
     assert figures_of(artifact)["held-out pairs told apart"] == pytest.approx(accuracy["share"], abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.security_case(
+    "A reward model is measured on many held-out pairs of one case file", "its gate is inconclusive"
+)
+def test_pairs_of_one_case_file_are_one_observation(institution: DemoInstitution, directory: Path, kept: Path) -> None:
+    chain = RewardedChain(with_reward_model(institution), kept=kept, with_pairs=True, of_one_case=True)
+    verdict = chain.make(chain.reward_model)["pairs_told_apart"]
+    assert (verdict.outcome, verdict.evidence["pairs"], verdict.evidence["cases"]) == ("inconclusive", 12, 1)
+    assert verdict.evidence["accuracy"]["low"] > 0.5
+    assert "1 case file, too few" in verdict.message
 
 
 @pytest.mark.slow

@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.reward_model import PairScore, calibration, held_out_accuracy, read_scorer
+from sovereign_pipeline.training.reward_model import (
+    PairScore,
+    accuracy_by_case,
+    calibration,
+    held_out_accuracy,
+    read_scorer,
+)
 from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.conftest import JobMaker, pairs
 from sovereign_pipeline_tests.training.trainings import files, log, losses, refused, report, run, stopped
@@ -149,6 +156,16 @@ def test_shares_and_baselines_are_those_counted_by_hand() -> None:
     assert (found.length_only.hits, found.words_only.hits) == (1, 2)
     assert (found.where_length_is_wrong.hits, found.where_length_is_wrong.of) == (1, 3)
     assert found.mean_margin == 0.5
+
+
+def test_pairs_of_a_case_file_do_not_count_as_independent() -> None:
+    """By case, 6 of 8 are told apart, which chance may give; 24 of 32 independent pairs would show more."""
+    scores = scored(*[1.0] * 24, *[-1.0] * 8)
+    alone = accuracy_by_case(scores, [str(number) for number in range(32)])
+    assert alone == measured_share(24, 32) and alone.low > 0.5
+    by_case = accuracy_by_case(scores, [str(number // 4) for number in range(32)])
+    assert (by_case.hits, by_case.of, by_case.share) == (24, 32, 0.75)
+    assert by_case.low < 0.5
 
 
 def test_the_shorter_reply_is_the_guess_where_training_chose_the_shorter_ones() -> None:
