@@ -238,6 +238,17 @@ class ToolCallResult(Frozen):
     """Share of turns in which the arm calls a tool, among turns that should call no tool."""
 
 
+class ToolCallSelection(Frozen):
+    """Counts of the conversations with tools, and of the turns that were skipped."""
+
+    trained: int
+    """Documents with tools in the training part of the split."""
+    held_out: int
+    """Held-out conversations with tools."""
+    too_long: int
+    """Turns of these that leave no room for `max_new_tokens`."""
+
+
 class PrivateScores(Frozen):
     """The results of `private_scores`, in `scores.json`."""
 
@@ -247,7 +258,9 @@ class PrivateScores(Frozen):
     replies: ReplyResult | None = None
     """Results of generated replies; None if the recipe does not request them."""
     tool_calls: ToolCallResult | None = _of_conversations(None)
-    """Results of tool calls; None if no held-out conversation has tools."""
+    """Results of tool calls; None if no turn was scored."""
+    tool_call_selection: ToolCallSelection | None = _of_conversations(None)
+    """None if no conversation of either side of the split has tools."""
 
 
 FoundKinds = dict[Kind, int]

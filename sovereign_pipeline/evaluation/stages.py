@@ -105,14 +105,16 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         instruction, seed, evaluation.max_held_out_rows, evaluation.distractors, line.training.sft.supervise, replaces
     )
     _enter_look(workplace, inputs)
-    held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
+    split = inputs[LEAKAGE_SAFE_SPLIT.kind]
+    trained, held_out = read_documents(split.file(TRAIN)), list(read_documents(split.file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
-        calls, answers = score_tool_calls(
-            models, held_out, instruction, evaluation.tool_calls, batch_size, seed, replaces
+        calls, answers, selection = score_tool_calls(
+            models, trained, held_out, instruction, evaluation.tool_calls, batch_size, seed, replaces
         )
+        scores = scores.model_copy(update={"tool_call_selection": selection})
         if calls:
             scores = scores.model_copy(update={"tool_calls": tool_call_result(calls)})
             write_rows(workspace / TOOL_CALLS, calls)
@@ -308,7 +310,7 @@ CAPABILITY_SCORES = Stage(
 )
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="9",
+    code_version="10",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,

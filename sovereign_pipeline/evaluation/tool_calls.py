@@ -1,6 +1,6 @@
 """Compare the arms' tool calls in held-out conversations with the true calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sovereign_pipeline.base.errors import InputError
@@ -10,7 +10,13 @@ from sovereign_pipeline.corpus.document import Document, ToolCall
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.held_out import held_out_turns
-from sovereign_pipeline.evaluation.records import DOCUMENT_FACTS, AnswerRow, ToolCallResult, ToolCallSample
+from sovereign_pipeline.evaluation.records import (
+    DOCUMENT_FACTS,
+    AnswerRow,
+    ToolCallResult,
+    ToolCallSample,
+    ToolCallSelection,
+)
 from sovereign_pipeline.evaluation.statistics import case_files, share_differences
 from sovereign_pipeline.policy.evaluation import ToolCalls
 from sovereign_pipeline.suites.rows import rank
@@ -18,30 +24,40 @@ from sovereign_pipeline.suites.rows import rank
 
 def score_tool_calls(
     models: Models,
+    trained: Iterable[Document],
     held_out: Sequence[Document],
     instruction: str,
     settings: ToolCalls,
     batch_size: int,
     seed: int,
     replaces: bool = False,
-) -> tuple[list[ToolCallSample], list[AnswerRow]]:
+) -> tuple[list[ToolCallSample], list[AnswerRow], ToolCallSelection | None]:
     """Let every arm generate each of the assistant's turns in the held-out conversations with tools, and parse the tool
     calls in these turns.
 
     Turns are generated greedily, as served, after the true earlier turns. Conversations are selected in the order in
-    which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped. Returns no samples
-    if no conversation has tools. Raises InputError if the chat template has no form for tools.
+    which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped and counted. Returns
+    no samples if no held-out conversation has tools, and no counts if no training document has tools either. Raises
+    InputError if the chat template has no form for tools.
     """
     with_tools = [document for document in held_out if document.tools and not document.is_preference]
+    selection = ToolCallSelection(
+        trained=sum(bool(document.tools) for document in trained), held_out=len(with_tools), too_long=0
+    )
     if not with_tools:
-        return [], []
+        return [], [], selection if selection.trained else None
     form = form_of(models.tokenizer)
-    turns = [
+    found = [
         (document, turn)
         for document in sorted(with_tools, key=lambda document: rank(seed, document.id))
         for turn in held_out_turns(models, document, instruction, replaces)
+    ]
+    fitting = [
+        (document, turn)
+        for document, turn in found
         if models.token_counts(turn.item)[0] + settings.max_new_tokens <= models.max_length
-    ][: settings.max_turns]
+    ]
+    turns = fitting[: settings.max_turns]
     prompts = [turn.item.context for _, turn in turns]
     answers = {
         arm: models.answer(prompts, arm, settings.max_new_tokens, batch_size, "turn", special_tokens=True)
@@ -53,7 +69,7 @@ def score_tool_calls(
         samples.append(_sample(document, turn.number, turn.message.tool_calls, calls))
         texts = {arm: answers[arm][place].text.strip() for arm in models.arms}
         rows.append(AnswerRow(id=f"{document.id}, turn {turn.number}", answers=texts))
-    return samples, rows
+    return samples, rows, selection.model_copy(update={"too_long": len(found) - len(fitting)})
 
 
 def form_of(tokenizer: Any) -> ToolForm:

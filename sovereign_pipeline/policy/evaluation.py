@@ -370,7 +370,8 @@ class Loops(GatePolicy):
 
 
 class ToolCallMargins(GatePolicy):
-    """The gate on tool calls in held-out conversations."""
+    """The gate on tool calls in held-out conversations. It is inconclusive if documents have tools and no call can be
+    measured."""
 
     margin: Share = 0.10
     """Largest accepted fall, on turns that call a tool, in the share of exact calls and in the share of calls that fit

@@ -11,6 +11,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.evaluation.arms.models import Answer, Models
+from sovereign_pipeline.evaluation.records import ToolCallSelection
 from sovereign_pipeline.evaluation.tool_calls import fits, score_tool_calls, tool_call_result
 from sovereign_pipeline.policy.evaluation import ToolCalls
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
@@ -72,7 +73,9 @@ def test_a_call_is_exact_valid_or_neither(
     with_tools: Models, written: str, called: bool, valid: bool, exact: bool
 ) -> None:
     models = scripted(with_tools, written, "On day 1.", call(TRUE))
-    samples, answers = score_tool_calls(models, [conversation(1), document(2)], INSTRUCTION, ToolCalls(), 2, 7)
+    held_out = [conversation(1), document(2)]
+    samples, answers, selection = score_tool_calls(models, [], held_out, INSTRUCTION, ToolCalls(), 2, 7)
+    assert selection == ToolCallSelection(trained=0, held_out=1, too_long=0)
     assert [(each.turn, each.expected) for each in samples] == [(1, True), (2, False), (3, False)]
     first = samples[0]
     assert [by["candidate"] for by in (first.called, first.valid, first.exact)] == [called, valid, exact]
@@ -98,15 +101,21 @@ def test_a_schema_is_read_without_the_network_and_a_broken_one_fits_no_call(
     assert (fits(ToolCall(name="when", arguments=TRUE), [tool]), opened) == (expected, [])
 
 
-def test_turns_are_limited_and_those_without_room_are_left_out(with_tools: Models) -> None:
+def test_turns_are_limited_and_those_without_room_are_counted(with_tools: Models) -> None:
     held_out = [conversation(number) for number in range(4)]
     limited = scripted(with_tools, "", "")
-    assert len(score_tool_calls(limited, held_out, INSTRUCTION, ToolCalls(max_turns=2), 2, 7)[0]) == 2
-    no_room = replace(limited, written=())
-    assert score_tool_calls(no_room, held_out, INSTRUCTION, ToolCalls(max_new_tokens=4000), 2, 7) == ([], [])
+    samples, _, selection = score_tool_calls(limited, [], held_out, INSTRUCTION, ToolCalls(max_turns=2), 2, 7)
+    assert (len(samples), selection) == (2, ToolCallSelection(trained=0, held_out=4, too_long=0))
+    no_room, tight = replace(limited, written=()), ToolCalls(max_new_tokens=4000)
+    found = score_tool_calls(no_room, [*held_out, document(9)], held_out, INSTRUCTION, tight, 2, 7)
+    assert found == ([], [], ToolCallSelection(trained=4, held_out=4, too_long=12))
 
 
 def test_without_tools_nothing_is_generated_and_a_template_without_a_form_is_an_error(unchanged: Models) -> None:
-    assert score_tool_calls(scripted(unchanged), [document(1)], INSTRUCTION, ToolCalls(), 2, 7) == ([], [])
+    models, tools = scripted(unchanged), ToolCalls()
+    assert score_tool_calls(models, [document(2)], [document(1)], INSTRUCTION, tools, 2, 7) == ([], [], None)
+    only_trained = ToolCallSelection(trained=1, held_out=0, too_long=0)
+    found = score_tool_calls(models, [conversation(2)], [document(1)], INSTRUCTION, tools, 2, 7)
+    assert found == ([], [], only_trained)
     with pytest.raises(InputError):
-        score_tool_calls(scripted(unchanged), [conversation(1)], INSTRUCTION, ToolCalls(), 2, 7)
+        score_tool_calls(models, [], [conversation(1)], INSTRUCTION, tools, 2, 7)

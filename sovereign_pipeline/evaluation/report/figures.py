@@ -17,6 +17,7 @@ from sovereign_pipeline.evaluation.records import (
     RedTeamSample,
     ReplySample,
     ToolCallSample,
+    ToolCallSelection,
     VerbatimSample,
 )
 from sovereign_pipeline.evaluation.red_team import red_team_result
@@ -117,7 +118,9 @@ class Samples:
     canaries: Sequence[CanarySample]
     verbatim: Sequence[VerbatimSample]
     tool_calls: Sequence[ToolCallSample] = ()
-    """Calls in held-out conversations; empty if no conversation has tools."""
+    """Calls in held-out conversations; empty if no turn was scored."""
+    tool_call_selection: ToolCallSelection | None = None
+    """None if no conversation has tools."""
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:

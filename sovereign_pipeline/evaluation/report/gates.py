@@ -19,6 +19,7 @@ from sovereign_pipeline.evaluation.records import (
     RiseOverControl,
     SuiteResult,
     ToolCallResult,
+    ToolCallSelection,
 )
 from sovereign_pipeline.evaluation.statistics import (
     Better,
@@ -66,6 +67,7 @@ class Results:
     """Kind of red-team prompt -> languages of the prompts of this kind."""
     memorisation: MemorisationResult
     tool_calls: ToolCallResult | None = None
+    tool_call_selection: ToolCallSelection | None = None
 
 
 class MarginTest(Frozen):
@@ -213,20 +215,31 @@ def _memorisation(results: Results, policy: Memorisation) -> Tested:
 
 def _tool_calls(results: Results, policy: ToolCallMargins) -> Tested:
     """Require that the shares of exact and of valid calls are not inferior to any reference. Also require that the
-    candidate does not call tools more often on turns that should have no call."""
-    shares = results.tool_calls
+    candidate does not call tools more often on turns that should have no call. The gate is inconclusive if documents
+    have tools and no turn was scored."""
+    shares, selection = results.tool_calls, results.tool_call_selection
+    skipped = ""
+    if selection is not None and selection.too_long:
+        turns = counted(selection.too_long, "held-out turn was", "held-out turns were")
+        skipped = f"{turns} skipped for lack of room for evaluation.tool_calls.max_new_tokens."
     if shares is None:
-        return [], "No held-out conversation has tools.", "pass"
+        if selection is None:
+            return [], "No held-out conversation has tools.", "pass"
+        few = "No turn of a held-out conversation with tools could be scored."
+        if not selection.held_out:
+            trained = counted(selection.trained, "training document has", "training documents have")
+            few = f"{trained} tools, and no held-out conversation. Raise split.held_out_share."
+        return [], f"{few} {skipped}".strip(), "inconclusive"
     held = [
         *_margin_tests("exact tool calls", shares.exact, policy.margin, "higher"),
         *_margin_tests("valid tool calls", shares.valid, policy.margin, "higher"),
         *_margin_tests("false tool calls", shares.false_calls, policy.false_calls, "lower"),
     ]
     if shares.exact and shares.false_calls:
-        return held, "", "pass"
+        return held, skipped, "pass"
     absent = "without a call" if shares.exact else "with a call"
     few = f"No turn {absent} is held out. Raise split.held_out_share, or evaluation.tool_calls.max_turns."
-    return held, few, "inconclusive"
+    return held, f"{few} {skipped}".strip(), "inconclusive"
 
 
 CRITERIA: tuple[Criterion, ...] = (

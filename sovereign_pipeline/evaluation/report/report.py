@@ -20,6 +20,7 @@ from sovereign_pipeline.evaluation.records import (
     JUDGED_LABELS,
     REPLIES,
     SAMPLES,
+    SCORES_FILE,
     TOOL_CALLS,
     VERBATIM,
     CanarySample,
@@ -27,6 +28,7 @@ from sovereign_pipeline.evaluation.records import (
     JudgedLabel,
     JudgeQuality,
     PrivateSample,
+    PrivateScores,
     RedTeamSample,
     ReplySample,
     ToolCallSample,
@@ -188,7 +190,15 @@ def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
         canaries=read_rows(red_team / CANARIES, CanarySample),
         verbatim=read_rows(red_team / VERBATIM, VerbatimSample),
         tool_calls=read_rows(tool_calls, ToolCallSample) if tool_calls.exists() else [],
+        tool_call_selection=_read_scores(private / SCORES_FILE).tool_call_selection,
     )
+
+
+def _read_scores(path: Path) -> PrivateScores:
+    try:
+        return PrivateScores.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise IntegrityError(f"{path}: not a PrivateScores.", "Materialize the artifact again.") from None
 
 
 def evaluate(
@@ -243,6 +253,7 @@ def _results(line: Line, samples: Samples) -> Results:
         prompt_languages=_languages(samples.red_team),
         memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
         tool_calls=tool_call_result(samples.tool_calls) if samples.tool_calls else None,
+        tool_call_selection=samples.tool_call_selection,
     )
 
 

@@ -13,10 +13,14 @@ from sovereign_pipeline.evaluation.records import (
     CapabilitySample,
     Judge,
     JudgedLabel,
+    PrivateResult,
     PrivateSample,
+    PrivateScores,
+    PrivateSelection,
     RedTeamSample,
     ReplySample,
     ToolCallSample,
+    ToolCallSelection,
     VerbatimSample,
     write_rows,
 )
@@ -284,6 +288,7 @@ def samples(
     prompts: Sequence[RedTeamSample] | None = None,
     labelled: Sequence[JudgedLabel] | None = None,
     calls: Sequence[ToolCallSample] = (),
+    selection: ToolCallSelection | None = None,
 ) -> Samples:
     scored = against if against is not None and against.scored else None
     return Samples(
@@ -296,6 +301,18 @@ def samples(
         canaries=canaries(leaked, scored is not None),
         verbatim=continuations(verbatim, form, scored is not None),
         tool_calls=calls,
+        tool_call_selection=selection,
+    )
+
+
+def scores(selection: ToolCallSelection | None) -> PrivateScores:
+    """What `private_scores` states beside its samples, with counts of documents that no gate reads."""
+    counts = {"held_out": 20, "chosen": 20, "distractors": 2, "choice_rows": 0, "choice_tokens": 0}
+    return PrivateScores(
+        dtype="float32",
+        selection=PrivateSelection(too_long=(), choice_token_budget=0, **counts),
+        result=PrivateResult(loss={}, loss_by_token={}, choice={}, by_language={}, by_department={}),
+        tool_call_selection=selection,
     )
 
 
@@ -329,7 +346,15 @@ def run(
     written = {name: rows for name, rows in optional.items() if rows}
     stages: tuple[Stage, ...] = (
         planted(CAPABILITY_SCORES, {"samples.jsonl": planted_samples.capability}, external),
-        planted(PRIVATE_SCORES, {"samples.jsonl": planted_samples.private, **written}, external),
+        planted(
+            PRIVATE_SCORES,
+            {
+                "samples.jsonl": planted_samples.private,
+                "scores.json": [scores(planted_samples.tool_call_selection)],
+                **written,
+            },
+            external,
+        ),
         planted(
             RED_TEAM_REPORT,
             {

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.evaluation.records import JudgedLabel
+from sovereign_pipeline.evaluation.records import JudgedLabel, ToolCallSelection
 from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.policy.corpus import Privacy
@@ -25,6 +25,10 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+def selection(trained: int = 0, held_out: int = 0, too_long: int = 0) -> ToolCallSelection:
+    return ToolCallSelection(trained=trained, held_out=held_out, too_long=too_long)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,10 @@ pytestmark = pytest.mark.slow
         ({"calls": tool_calls(lost=4)}, ["tool_calls_not_worse"], "inconclusive"),
         ({"calls": tool_calls(due=0)}, ["tool_calls_not_worse"], "inconclusive"),
         ({"calls": tool_calls(others=0)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"selection": selection(held_out=20, too_long=60)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"selection": selection(held_out=20)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"selection": selection(trained=80)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"calls": tool_calls(), "selection": selection(held_out=60, too_long=9)}, [], "pass"),
     ],
 )
 def test_each_planted_fault_is_refused_by_its_gate_alone(
@@ -94,6 +102,24 @@ def test_a_suite_without_samples_fails(institution: DemoInstitution) -> None:
     verdicts = found(institution)
     assert verdicts["capability_not_inferior"].outcome == "fail"
     assert "other" in verdicts["capability_not_inferior"].message
+
+
+@pytest.mark.security_case(
+    "Conversations with tools are too long to be scored, or none is held out, so that no tool call is measured",
+    "the gate is inconclusive, and states how many there are",
+)
+@pytest.mark.parametrize(
+    ("counts", "stated"),
+    [
+        (selection(held_out=20, too_long=60), "60 held-out turns were skipped for lack of room"),
+        (selection(trained=80), "80 training documents have tools, and no held-out conversation"),
+    ],
+)
+def test_tool_calls_that_were_not_measured_are_inconclusive_in_the_store(
+    counts: ToolCallSelection, stated: str, institution: DemoInstitution
+) -> None:
+    verdict = run(institution.workplace(), selection=counts)[2]["tool_calls_not_worse"]
+    assert verdict.outcome == "inconclusive" and stated in verdict.message
 
 
 def test_a_margin_is_part_of_what_was_judged(institution: DemoInstitution) -> None:
