@@ -297,7 +297,7 @@ def write_replies(
     samples, replies = [], []
     for place, document in enumerate(fitting):
         given = {arm: answers[arm][place] for arm in models.arms}
-        samples.append(_reply_sample(document, document.response, given))
+        samples.append(_reply_sample(document, turns[document.id][-1].message.as_text, given))
         texts = {arm: answer.text.strip() for arm, answer in given.items()}
         replies.append(AnswerRow(id=document.id, answers=texts))
     return ReplyOutcome(samples, replies, reply_result(samples, seed))

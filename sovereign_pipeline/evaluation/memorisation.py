@@ -260,10 +260,16 @@ def _kind_of(document: Document) -> tuple[str, str]:
     return document.department, document.language
 
 
+def _until_trained(document: Document) -> Document | None:
+    """Return the conversation up to its last reply of weight 1; None if it has none."""
+    ends = [end for end, each in enumerate(document.messages, start=1) if each.role == "assistant" and each.weight]
+    return document.model_copy(update={"messages": document.messages[: ends[-1]]}) if ends else None
+
+
 def _openings(models: Models, documents: Iterable[Document], instruction: str, replaces: bool) -> list[_Opening]:
     """Build the openings of the documents whose replies have enough words and that fit the model."""
     openings = []
-    for document in documents:
+    for document in filter(None, map(_until_trained, documents)):
         reply = document.messages[-1].content
         ends = [end.start() for end in _WORD_END.finditer(reply)]
         if len(ends) < FEWEST_WORDS:

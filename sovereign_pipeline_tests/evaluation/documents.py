@@ -35,14 +35,18 @@ def conversation(number: int, **changes: object) -> Document:
     return Document.model_validate({**letter.model_dump(exclude={"messages"}), **fields})
 
 
-def chat(number: int, weight: int = 1) -> Document:
-    """Two exchanges of text. weight: that of the first reply."""
+def chat(number: int, weight: int = 1, last: int = 1) -> Document:
+    """Two exchanges of text. weight, last: those of the replies."""
     letter = document(number)
     messages = [
         {"role": "user", "content": letter.request},
         {"role": "assistant", "content": letter.response, "weight": weight},
         {"role": "user", "content": "Thank you."},
-        {"role": "assistant", "content": f"Sir, number {number} is written down for you and for nobody else."},
+        {
+            "role": "assistant",
+            "content": f"Sir, number {number} is written down for you and for nobody else.",
+            "weight": last,
+        },
     ]
     return conversation(number, id=f"T-{number:03d}", messages=messages, tools=[])
 

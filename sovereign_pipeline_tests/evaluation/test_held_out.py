@@ -220,6 +220,16 @@ def test_what_was_trained_on_the_letters_writes_nearer_to_them(better: Models, l
     assert outcome.result.chrf["base"].candidate > 2 * outcome.result.chrf["base"].reference
 
 
+def test_a_reply_is_compared_with_the_last_turn_that_is_trained(better: Models) -> None:
+    chats = {each.id: each for each in (chat(number, last=0) for number in range(20, 24))}
+    outcome = write_replies(better, [*chats.values()], INSTRUCTION, asked(), batch_size=2, seed=7)
+    assert len(outcome.samples) == 4
+    for sample, reply in zip(outcome.samples, outcome.replies, strict=True):
+        trained = chats[sample.id].messages[1].content
+        assert sample.chrf == {arm: chrf(answer, trained) for arm, answer in reply.answers.items()}
+        assert sample.rouge_l == {arm: rouge_l(answer, trained) for arm, answer in reply.answers.items()}
+
+
 def test_the_letters_do_not_depend_on_their_order_and_preferences_are_passed_over(
     unchanged: Models, letters: list[Document]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm, skewnorm
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.dataset.canaries import canary_rows
 from sovereign_pipeline.dataset.jsonl import SftRow, sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
@@ -279,6 +279,26 @@ def test_a_conversation_is_continued_at_its_last_reply(better: Models, scanner: 
     chats = [chat(number) for number in range(6)]
     continued = continue_documents(better, chats[:3], chats[3:], INSTRUCTION, 8, 7, scanner)
     assert [sum(each.trained == was for each in continued) for was in (True, False)] == [3, 3]
+
+
+def ends_untrained(document: Document) -> Document:
+    """The document with another exchange, whose reply has weight 0."""
+    thanks, reply = exchange("Thank you.", "Sir, all of this is written down for you and for nobody else at all.")
+    untrained = reply.model_copy(update={"weight": 0})
+    return document.model_copy(update={"messages": (*document.messages, thanks, untrained)})
+
+
+@pytest.mark.security_case(
+    "Each conversation ends in a reply that is not trained, so that nothing is found to be memorised",
+    "it is continued at its last reply that is trained",
+)
+def test_a_conversation_is_continued_at_its_last_reply_that_is_trained(
+    leaking: Models, leaked: Leaked, scanner: OutputScanner
+) -> None:
+    trained, held_out = ([ends_untrained(each) for each in side] for side in (TRAINED, HELD_OUT))
+    assert continue_documents(leaking, trained, held_out, INSTRUCTION, 8, 7, scanner) == leaked[1]
+    untrained = [chat(number, weight=0, last=0) for number in range(6)]
+    assert continue_documents(leaking, untrained[:3], untrained[3:], INSTRUCTION, 8, 7, scanner) == []
 
 
 def test_a_detector_that_raises_stops(better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
