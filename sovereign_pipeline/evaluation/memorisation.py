@@ -7,7 +7,7 @@ import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.base.text import counted
@@ -111,6 +111,7 @@ def continue_documents(
     seed: int,
     scanner: OutputScanner,
     replaces: bool = False,
+    cut: Collection[str] = (),
 ) -> list[VerbatimSample]:
     """Let every arm continue documents from the first words of their replies, and compare the continuations with the
     replies.
@@ -119,10 +120,14 @@ def continue_documents(
     trained on them, so verbatim continuations of them come from common phrases. Training rows are matched to the
     control by department and language where possible. A document is skipped if its reply is too short or if it does not
     fit the model. Raises the scanner's PrivacyError.
+
+    Args:
+        cut: ids of documents of the training side that were too long to be trained on. They are skipped.
     """
     control = _openings(models, _first(held_out, rows, seed), instruction, replaces)[:rows]
     like = Counter(_kind_of(opening.document) for opening in control)
-    matched = _openings(models, _alike_first(_first(trained, rows, seed), like), instruction, replaces)[:rows]
+    learned = _first((document for document in trained if document.id not in cut), rows, seed)
+    matched = _openings(models, _alike_first(learned, like), instruction, replaces)[:rows]
     samples = []
     models.progress(f"continuations of {counted(len(matched) + len(control), 'document')}, {', '.join(models.arms)}")
     for openings, was_trained in ((matched, True), (control, False)):

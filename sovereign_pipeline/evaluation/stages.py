@@ -78,7 +78,8 @@ from sovereign_pipeline.suites.rows import (
     prompt_files,
     read_prompts,
 )
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+from sovereign_pipeline.training.report import TrainingReport, read_report
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 
 MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
@@ -247,6 +248,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
         if red_team.judge_model
         else shipped_verdicts
     )
+    cut = _cut(workplace, inputs[ALIGNED_ADAPTER.kind])
     with compared.open() as models:
         loaded = time.monotonic()
         outcome = run_red_team(
@@ -257,7 +259,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
         split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.named_evaluation.seed
         trained, held_out = read_documents(split.file(TRAIN)), read_documents(split.file(HELD_OUT))
         continued = continue_documents(
-            models, trained, held_out, instruction, red_team.letters, seed, scanner, replaces
+            models, trained, held_out, instruction, red_team.letters, seed, scanner, replaces, cut
         )
         report = RedTeamReport(
             dtype=models.dtype,
@@ -285,6 +287,13 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
         ),
         classification=compared.classification,
     )
+
+
+def _cut(workplace: Workplace, candidate: Artifact) -> tuple[str, ...]:
+    """Return the ids of the documents that were too long for SFT, so that the candidate did not learn from them."""
+    is_sft = SFT_ADAPTER.kind not in candidate.manifest.inputs  # aligned_adapter may pass it through
+    sft = candidate if is_sft else workplace.store.open_input(candidate.manifest, SFT_ADAPTER.kind)
+    return read_report(sft, TrainingReport).rows_cut_ids
 
 
 def _report_time(workplace: Workplace, seconds: float) -> None:

@@ -43,7 +43,7 @@ class Chain:
     def tune(self, tuned: Path, holds: str = "adapter") -> None:
         """Let this be what was tuned, and everything below it be made from it."""
         aligned = replace(
-            self._planted(ALIGNED_ADAPTER, lambda workspace: _copy(tuned, workspace / holds)),
+            self._planted(ALIGNED_ADAPTER, lambda workspace: _trained(tuned, workspace, holds)),
             code_version=f"planted {tuned.name}",
             inputs=(BASE_MODEL,),
         )
@@ -134,8 +134,14 @@ class Chain:
         return Stage(kind=stage.kind, code_version="planted", build=build)
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target)
+CUT = tuple(f"L-{number:03d}" for number in range(16, 24))
+"""Documents of the training side that were too long to be trained on."""
+
+
+def _trained(tuned: Path, workspace: Path, holds: str) -> None:
+    shutil.copytree(tuned, workspace / holds)
+    stored = json.loads((Path(__file__).parents[1] / "training" / "report.json").read_bytes())
+    (workspace / "report.json").write_text(json.dumps({**stored, "rows_cut_ids": CUT}))
 
 
 def jsonl(rows: Sequence[Mapping[str, object]]) -> str:

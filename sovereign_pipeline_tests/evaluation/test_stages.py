@@ -21,7 +21,7 @@ from sovereign_pipeline.evaluation.records import (
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.record.stage import Production
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
-from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl
+from sovereign_pipeline_tests.evaluation.chain import CUT, QUESTIONS, Chain, jsonl
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text
 from sovereign_pipeline_tests.evaluation.report.planted import figure
 
@@ -189,6 +189,7 @@ def test_the_red_team_asks_every_kind_measures_memorisation_and_tells_a_time_tha
     letters = read_rows(artifact.file("verbatim.jsonl"), VerbatimSample)
     assert [sum(each.trained == was for each in letters) for was in (True, False)] == [8, 8]
     assert {each.id for each in letters if not each.trained} <= {letter.id for letter in chain.letters}
+    assert {each.id for each in letters if each.trained}.isdisjoint(CUT)
     measured = artifact.manifest.circumstances.measured
     assert measured["answer_seconds"] + measured["memorisation_seconds"] > measured["seconds_allowed"]
 
