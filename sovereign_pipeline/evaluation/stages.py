@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import StaleInput
-from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents
@@ -48,7 +48,14 @@ from sovereign_pipeline.evaluation.red_team import (
     shipped_verdicts,
 )
 from sovereign_pipeline.evaluation.report.gates import CRITERIA, Criterion
-from sovereign_pipeline.evaluation.report.looks import Figures, as_measured, enter_look, enter_outcomes, looks_at
+from sovereign_pipeline.evaluation.report.looks import (
+    Figures,
+    as_measured,
+    enter_look,
+    enter_measured,
+    enter_outcomes,
+    looks_at,
+)
 from sovereign_pipeline.evaluation.report.report import (
     EvaluationReport,
     IncumbentFacts,
@@ -105,8 +112,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     settings = HeldOutSettings(
         instruction, seed, evaluation.max_held_out_rows, evaluation.distractors, line.training.sft.supervise, replaces
     )
-    _enter_look(workplace, inputs)
-    split = inputs[LEAKAGE_SAFE_SPLIT.kind]
+    look, split = _enter_look(workplace, inputs), inputs[LEAKAGE_SAFE_SPLIT.kind]
     trained, held_out = read_documents(split.file(TRAIN)), list(read_documents(split.file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
@@ -128,6 +134,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
             write_rows(workspace / ANSWERS, answers)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
+    _enter_measured(workplace, look, PRIVATE_SCORES.kind, workspace)
     return Built(
         summary={
             "selection": scores.selection.model_dump(mode="json"),
@@ -138,11 +145,23 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     )
 
 
-def _enter_look(workplace: Workplace, inputs: Inputs) -> None:
-    """Log the look at the held-out documents before the documents are read."""
+def _enter_look(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str]:
+    """Log the look at the held-out documents before the documents are read. Returns the candidate, the split and the
+    digest of the tests."""
     scores = (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT)
     tests = _tests(workplace, [(each.config_at(workplace), each.external(workplace)) for each in scores])
-    enter_look(workplace, inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests)
+    look = inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests
+    enter_look(workplace, *look)
+    return look
+
+
+def _enter_measured(
+    workplace: Workplace, look: tuple[ArtifactRef, ArtifactRef, str], kind: str, workspace: Path
+) -> None:
+    """Log the figures of a score, which are its files."""
+    incumbent = next(iter(incumbent_digests(workplace).values()), "")
+    files = digest_of({path.name: file_sha256(path) for path in workspace.iterdir()})
+    enter_measured(workplace, *look, incumbent, kind, files)
 
 
 def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str]]]) -> str:
@@ -234,7 +253,7 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
 
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    _enter_look(workplace, inputs)
+    look = _enter_look(workplace, inputs)
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.named_evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(*prompt_files(data, red_team).values()), read_labels(data / red_team.judge_labels)
@@ -273,6 +292,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     write_rows(workspace / CANARIES, canaries)
     write_rows(workspace / VERBATIM, continued)
     (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
+    _enter_measured(workplace, look, RED_TEAM_REPORT.kind, workspace)
     finished = time.monotonic()
     _report_time(workplace, finished - loaded)
     return Built(
@@ -424,7 +444,8 @@ def _measured_tests(
     incumbent = incumbent_in(scores[0])
     files = [{entry.path: entry.sha256 for entry in each.files} for each in scores]
     figures = {"incumbent": incumbent[1] if incumbent is not None else "", "files": digest_of(files)}
-    return as_measured(workplace, candidate, split, tests, figures), figures
+    of_scores = {each.kind: digest_of(of) for each, of in zip(scores, files, strict=True)}
+    return as_measured(workplace, candidate, split, tests, figures, of_scores), figures
 
 
 def _gate(criterion: Criterion) -> Gate:

@@ -18,7 +18,10 @@ from sovereign_pipeline.evaluation.records import (
     VerbatimSample,
     read_rows,
 )
+from sovereign_pipeline.evaluation.report.looks import MEASURED
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Production
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import CUT, QUESTIONS, Chain, jsonl
@@ -44,11 +47,25 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
         text = chain.workplace.store.read_manifest(chain.made[kind]).to_bytes().decode()
         assert "mended" not in text
 
+    measured = {kind: digest_of_files(chain, kind) for kind in ("private_scores", "red_team_report")}
+    assert [entered(chain, kind) for kind in measured] == [[each] for each in measured.values()]
+
     shutil.rmtree(chain.workplace.store.root)
     again = prepare(adapter)
     again.make_all()
+    assert [entered(chain, kind) for kind in measured] == [[each] for each in measured.values()], "and nothing more"
     digests = {kind: ref.digest for kind, ref in chain.made.items()}
     assert {kind: ref.digest for kind, ref in again.made.items()} == digests
+
+
+def digest_of_files(chain: Chain, kind: str) -> str:
+    return digest_of({each.path: each.sha256 for each in chain.workplace.store.read_manifest(chain.made[kind]).files})
+
+
+def entered(chain: Chain, kind: str) -> list[str]:
+    """The figures of a score in the ledger."""
+    found = [each.subjects for each in entries(open_registry(chain.workplace.settings)) if each.action == MEASURED]
+    return [each["files"] for each in found if each["score"] == kind]
 
 
 def test_a_model_tuned_in_full_is_evaluated_against_its_base(

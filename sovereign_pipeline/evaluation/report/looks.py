@@ -9,7 +9,7 @@ for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of th
 429-444). The first look is at the usual 95 %.
 
 The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
-are deleted. The same weights under the same settings are one look.
+are deleted. The same weights under the same settings are one look, unless a score is measured again with other figures.
 
 A look of another line also counts if that line's corpus had at least half of this held-out side: see `_counts`.
 """
@@ -39,7 +39,7 @@ from sovereign_pipeline.split.similarity import is_mostly_in, least_digests, nor
 from sovereign_pipeline.split.stages import SELECTION_DRAWN
 from sovereign_pipeline.training.tuned_model import stated_weights
 
-LOOKED, JUDGED = "held-out side evaluated", "evaluation judged"
+LOOKED, MEASURED, JUDGED = "held-out side evaluated", "held-out side measured", "evaluation judged"
 BUDGET = 10
 """Number of looks after which a fresh held-out side is due. At the tenth look, the interval is 1.8 times as wide as at
 the first."""
@@ -149,11 +149,48 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     _append(workplace, LOOKED, {"line": line, "look": id, **stated, "split": split.digest, **sketches})
 
 
-def as_measured(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, figures: Figures) -> str:
-    """Return the digest that identifies a look with these figures. The digest is `tests`, unless this look is already
-    logged with other figures against the same incumbent. Figures differ between machines and numbers of threads, so a
-    repeated measurement counts as another look."""
-    key = {"line": workplace.line.line, "look": _id(_look(workplace, candidate, split), tests)}
+def enter_measured(
+    workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, incumbent: str, kind: str, files: str
+) -> None:
+    """Log the figures of one score before it is committed. Figures differ between machines and numbers of threads, so
+    other figures of the same score against the same incumbent count as another look, which is logged too.
+
+    Args:
+        incumbent: digest of the incumbent, or empty.
+        kind: the score's stage.
+        files: digest of the score's files.
+    """
+    look = _id(_look(workplace, candidate, split), tests)
+    key = {"line": workplace.line.line, "look": look, "incumbent": incumbent, "score": kind}
+    known = [each.subjects["files"] for each in _entries(workplace, MEASURED) if key.items() <= each.subjects.items()]
+    if files in known:
+        return
+    if known:
+        tests = digest_of([tests, kind, files])
+        enter_look(workplace, candidate, split, tests)
+    _append(workplace, MEASURED, {**key, "files": files, "tests": tests})
+
+
+def as_measured(
+    workplace: Workplace,
+    candidate: ArtifactRef,
+    split: ArtifactRef,
+    tests: str,
+    figures: Figures,
+    scores: Mapping[str, str],
+) -> str:
+    """Return the digest that identifies a look with these figures. The digest is `tests`, unless a score was measured
+    again with other figures, or this look is already logged with other figures against the same incumbent.
+
+    Args:
+        scores: stage of each score -> digest of its files.
+    """
+    line, look = workplace.line.line, _look(workplace, candidate, split)
+    key = {"line": line, "look": _id(look, tests), "incumbent": figures["incumbent"]}
+    measured = [each.subjects for each in _entries(workplace, MEASURED) if key.items() <= each.subjects.items()]
+    found = [each["tests"] for each in measured if scores.get(each["score"]) == each["files"]]
+    tests = next((each for each in reversed(found) if each != tests), tests)  # the latest look of any score
+    key = {"line": line, "look": _id(look, tests)}
     for known in (each.subjects for each in _entries(workplace, JUDGED)):
         if known.get("figures", {}).get("incumbent") == figures["incumbent"] and key.items() <= known.items():
             return tests if known["figures"] == figures else digest_of([tests, figures])

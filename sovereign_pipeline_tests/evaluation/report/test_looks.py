@@ -14,7 +14,16 @@ from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import at_confidence
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
-from sovereign_pipeline.evaluation.report.looks import BUDGET, LOOKED, Looks, confidence_at, enter_look, looks_at
+from sovereign_pipeline.evaluation.report.looks import (
+    BUDGET,
+    LOOKED,
+    Looks,
+    as_measured,
+    confidence_at,
+    enter_look,
+    enter_measured,
+    looks_at,
+)
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
 from sovereign_pipeline.evaluation.statistics import compare_losses, compare_shares
@@ -145,6 +154,35 @@ def test_other_figures_of_the_same_weights_are_another_look(institution: DemoIns
         return looks.number
 
     assert [number(gain) for gain in (-0.5, 0.5, -0.5)] == [1, 2, 1]
+
+
+@pytest.mark.security_case(
+    "Scores are measured again and again, read and deleted, before the first report is made",
+    "each measurement with other figures is another look, because its figures are entered into the ledger before it is "
+    "committed",
+)
+def test_figures_that_no_report_judged_are_looks_too(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    of, side = (make(workplace, stage, {}) for stage in (candidate("one"), split()))
+    enter_look(workplace, of, side, "")
+
+    def measure(kind: str, files: str, incumbent: str = "") -> None:
+        enter_measured(workplace, of, side, "", incumbent, kind, files)
+
+    def number(private: str, red_team: str, incumbent: str = "") -> int:
+        scores = {"private_scores": private, "red_team_report": red_team, "capability_scores": "any"}
+        figures = {"incumbent": incumbent, "files": digest_of(scores)}
+        return looks_at(workplace, of, side, as_measured(workplace, of, side, "", figures, scores)).number
+
+    for files in "abac":
+        measure("red_team_report", files)
+    measure("private_scores", "a")
+    assert [number("a", files) for files in "abc"] == [1, 2, 3]
+    measure("private_scores", "b")
+    assert [number("b", files) for files in "abc"] == [4, 4, 4]
+    measure("red_team_report", "b", "of an incumbent")
+    assert number("a", "b", "of an incumbent") == 1
+    assert look(institution, "two").number == 5
 
 
 def test_a_look_that_two_stages_enter_at_once_counts_once_and_the_ledger_verifies(institution: DemoInstitution) -> None:
