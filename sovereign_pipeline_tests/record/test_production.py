@@ -269,7 +269,9 @@ def test_an_artifact_below_its_input_is_refused(workplace: Workplace) -> None:
         ref = workplace.store.seal(workspace, lambda files: lowered)
     workplace.store.remember(identity_of(SECOND, workplace, {"first": first}).fingerprint, ref)
     workplace.store.make_current("lamps", "second", ref)
-    with pytest.raises(IntegrityError, match=r"this second has the level PUBLIC, but its input first has the level INTERNAL"):
+    with pytest.raises(
+        IntegrityError, match=r"this second has the level PUBLIC, but its input first has the level INTERNAL"
+    ):
         produce(third, workplace, {"second": ref})
 
 
