@@ -91,8 +91,8 @@ def find_deployable(
 ) -> FoundAdapters:
     """Verify the staged and production adapters of every line.
 
-    answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because the
-    gateway may not have applied the promotion yet.
+    answering: adapters that users get now. A superseded adapter among them is also returned, because the gateway may
+    not have applied the promotion yet.
 
     Raises RegistryUnreached if the registry stops answering during the search.
     """
@@ -145,7 +145,7 @@ def _held(
     rows = {adapter.id: adapter for adapter in adapters_of(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
-        is_kept = name == before or (state == "superseded" and rows[name].adapter_digest in answering)
+        is_kept = name == before or (state == "superseded" and name in answering)
         if state in SERVED or is_kept:
             yield rows[name], state
 

@@ -391,7 +391,7 @@ class Deployment:
         progress: Progress = silent,
         answering: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """Create the loop. answering: returns the digests of the adapters that the flags in force give to users now."""
+        """Create the loop. answering: returns the adapters that the flags in force give to users now."""
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
@@ -410,7 +410,7 @@ class Deployment:
                 await self.look()
             except Exception as error:  # a bug here must not end the updates of served adapters
                 self._say(replace(self.deployed, refused={"deployment": place_of(error)}))
-                await self._unload_all_but(set())
+                await self._unload_all_but(())
             until = time.monotonic() + seconds
             while True:
                 await asyncio.sleep(min(seconds, SECONDS_TO_NOTICE))
@@ -429,7 +429,7 @@ class Deployment:
             return await self._go_on_without(error)
         except SovereignError as error:
             self._is_complete = False
-            await self._unload_all_but(set())
+            await self._unload_all_but(())
             return self._say(Deployed(refused={"registry": error.message}))
         return await self._deploy(found, moved)
 
@@ -447,7 +447,7 @@ class Deployment:
                 await self._deploy(await asyncio.to_thread(self._sources.find_last), None)
                 self._is_complete = False
         except (SovereignError, OSError) as missed:
-            await self._unload_all_but(set())
+            await self._unload_all_but(())
             return self._say(Deployed(refused={"last verified": _message(missed), **why}, unreached_at=since))
         return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}, unreached_at=since))
 
@@ -461,7 +461,7 @@ class Deployment:
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
         """Load the adapters that may be served, and unload all others. An adapter that users still get stays loaded, so
         a promotion leaves no gap."""
-        await self._unload_all_but({each.deployable.digest for each in found.verified})
+        await self._unload_all_but([each.deployable for each in found.verified])
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
         is_complete = True
@@ -482,12 +482,12 @@ class Deployment:
         self._files = await asyncio.to_thread(_identities, served)
         return self._say(Deployed(tuple(served), refused, found.withdrawn))
 
-    async def _unload_all_but(self, digests: set[str]) -> None:
-        """Unload all adapters except `digests`, and stop serving those that the engine has lost."""
-        before = self.deployed.served
+    async def _unload_all_but(self, kept: Sequence[Deployable]) -> None:
+        """Unload all adapters except `kept`, and stop serving those that the engine has lost."""
+        before, names = self.deployed.served, {each.adapter for each in kept}
         known = {*self._engine.loaded(), *(each.digest for each in before)}
-        self._say(replace(self.deployed, served=tuple(each for each in before if each.digest in digests)))
-        for digest in known - digests:
+        self._say(replace(self.deployed, served=tuple(each for each in before if each.adapter in names)))
+        for digest in known - {each.digest for each in kept}:
             await self._unload(digest)
 
     async def _unload(self, digest: str) -> None:
@@ -503,11 +503,11 @@ class Deployment:
         for name in before.refused.keys() - deployed.refused.keys():
             if name in names or name in OF_ALL:
                 self._progress(f"resolved: {name}")
-        now, then = ({each.digest: each.adapter for each in of.served} for of in (deployed, before))
-        for digest in now.keys() - then.keys():
-            self._progress(f"served: {now[digest]}")
-        for digest in then.keys() - now.keys():
-            self._progress(f"no longer served: {then[digest]}")
+        then = {each.adapter for each in before.served}
+        for name in names - then:
+            self._progress(f"served: {name}")
+        for name in then - names:
+            self._progress(f"no longer served: {name}")
         return deployed
 
 

@@ -59,6 +59,13 @@ class Office:
         rows.append(letter(len(rows)))
         return self.bench.register(" ".join(transitions), move)
 
+    def twin_of(self, adapter: Adapter) -> Adapter:
+        """One more version of the line, with the weights of the newest one."""
+        self.bench.recipe["purpose"] = "The same weights for another purpose."
+        twin = self.bench.register()
+        assert twin.adapter_digest == adapter.adapter_digest
+        return twin
+
     def ask(self, transition: str, adapter: Adapter, officer: str = "layla", reason: str = "It is needed.") -> Standing:
         workplace = self.bench.workplace()
         now = datetime.datetime.now(datetime.UTC)

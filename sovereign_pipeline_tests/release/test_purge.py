@@ -166,9 +166,7 @@ def test_what_another_version_or_a_child_rests_on_stays(office: Office) -> None:
     parent = office.adapter()
     office.bench.recipe["training"]["start_from"] = parent.id
     child = office.adapter()
-    office.bench.recipe["purpose"] = "The same weights for another purpose."
-    twin = office.bench.register()
-    assert twin.adapter_digest == child.adapter_digest
+    twin = office.twin_of(child)
     office.move("retire", parent)
     with pytest.raises(ConflictError, match=rf"{child.id} needs the weights of {parent.id}"):
         purged(office, parent)

@@ -72,11 +72,11 @@ def test_what_answers_users_stays_until_a_later_one_is_loaded(
     """Two promotions between two looks: the gateway's flag waits for the second one, and goes on with the first."""
     first = served_office.in_production()
     deploying.look()
-    deploying.answering = {first.adapter_digest}
+    deploying.answering = {first.id}
     second, third = served_office.in_production(), served_office.in_production()
     assert [each.adapter for each in deploying.look().served] == [third.id, first.id, second.id]
     assert deploying.said.count(f"no longer served: {first.id}") == 0
-    deploying.answering = {third.adapter_digest}
+    deploying.answering = {third.id}
     served_office.office.move("retire", second)
     listed: list[str] = []
     deploying.engine.before_unloading = lambda _: listed.extend(
@@ -87,6 +87,20 @@ def test_what_answers_users_stays_until_a_later_one_is_loaded(
     assert deploying.said.count(f"no longer served: {first.id}") == 1
 
 
+def test_what_has_the_weights_of_what_answers_is_not_kept_for_them(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    office, officer = served_office.office, served_office.office.officers["layla"]
+    first = served_office.in_production()
+    twin = office.twin_of(first)
+    office.to_production(twin)
+    recall(office.registry, Question(source="letters"), officer)
+    waive_recall(office.registry, "recall-1", twin.id, officer, "It was checked.")
+    deploying.answering = {twin.id}
+    deployed = deploying.look()
+    assert ([each.adapter for each in deployed.served], deployed.withdrawn) == ([twin.id], ())
+
+
 @pytest.mark.security_case(
     "An adapter is retired while it answers users",
     "it is unloaded, whatever the flag says",
@@ -94,7 +108,7 @@ def test_what_answers_users_stays_until_a_later_one_is_loaded(
 def test_what_answers_users_and_is_retired_goes_at_once(served_office: ServedOffice, deploying: Deploying) -> None:
     first = served_office.in_production()
     deploying.look()
-    deploying.answering = {first.adapter_digest}
+    deploying.answering = {first.id}
     served_office.in_production()
     third = served_office.in_production()
     served_office.office.move("retire", first)

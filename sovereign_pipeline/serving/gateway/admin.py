@@ -74,7 +74,8 @@ def overview(
     """Return the state of the engines and of every line with an adapter that the caller may see. Counts are those of
     this gateway since it started."""
     flags, behind = sources.flags(), sources.behind()
-    loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
+    in_engine = catalog.engine.loaded()
+    loaded = {each.adapter for each in catalog.served() if each.digest in in_engine}
     lines = []
     for line in sorted({*catalog.lines(), *flags}):
         flag, due = flags.get(line), sources.review(line)
@@ -90,7 +91,7 @@ def overview(
         lines.append(
             {
                 "line": line,
-                "adapters": [_adapter(each, each.digest in loaded, figures, now) for each in seen],
+                "adapters": [_adapter(each, each.adapter in loaded, figures, now) for each in seen],
                 "running": figures.running.get(line, 0) if sees_all else 0,
                 "waiting": figures.waiting.get(line, 0) if sees_all else 0,
                 "is_behind": line in behind,

@@ -55,19 +55,20 @@ class Condition:
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
-    """Compute the condition. loaded: digests of adapters that are verified and in the engine."""
+    """Compute the condition. loaded: adapters that are verified and in the engine."""
     named = [flag for flag in flags.flags().values() if flag.production is not None]
-    given = {flag.adapters[flag.production].digest for flag in named if flag.production is not None}
-    withdrawn = {each.digest for each in deployed.withdrawn} & given
+    given = {flag.production for flag in named}
+    recalled = {each.adapter for each in deployed.withdrawn}
+    withdrawn = recalled & given
     given -= withdrawn
     in_production = any(each.is_in_production for each in deployed.served)
     # If a flag names the adapter in production, a rejected other adapter of the line does not matter, because no user
     # depends on it.
     others = {each for flag in named for each in flag.adapters if each != flag.production}
-    refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn} - others
+    refused = {*deployed.refused} - recalled - others
     is_asked_of = bool(given or in_production or refused)
     unreached = time.monotonic() - deployed.unreached_at if deployed.unreached_at is not None else None
-    unloaded = flags.answering() - {each.digest for each in deployed.withdrawn} - {*loaded}
+    unloaded = flags.answering() - recalled - {*loaded}
     answers = not is_asked_of or bool(given & {*loaded})
     return Condition(answers, bool(flags.problems()), len(withdrawn), unreached, len(unloaded))
 

@@ -110,18 +110,18 @@ class Catalog:
         for each in self.withdrawn():
             is_named = model == each.adapter and caller.may_name(each, self.ladder)
             is_line = model == each.line and caller.may_use(each, self.ladder)
-            if is_named or (is_line and each.digest == self._last_resort(each.line, caller)):
+            if is_named or (is_line and each.adapter == self._last_resort(each.line, caller)):
                 return refused("model_withdrawn")
         return refused("model_not_found")
 
     def _last_resort(self, line: str, caller: Caller) -> str | None:
-        """Return the digest of the line's adapter in production, or else of the caller's staged adapter."""
+        """Return the line's adapter in production, or else the caller's staged adapter."""
         choice = self.choose(line, caller.key, caller.groups)
-        return (choice.otherwise or choice.digest) if choice is not None else None
+        return (choice.otherwise or choice.adapter) if choice is not None else None
 
     def visible(self, caller: Caller, user: object = None) -> dict[str, Visible]:
         """Return model name -> adapter, for everything that a caller may use."""
-        served = {each.digest: each for each in self.served()}
+        served = {each.adapter: each for each in self.served()}  # by id: two adapters may have the same weights
         names = {
             each.adapter: Visible(each)
             for each in served.values()
@@ -132,10 +132,10 @@ class Catalog:
             choice = self.choose(line, f"{caller.key}\n{person}" if person is not None else caller.key, caller.groups)
             if choice is None:
                 continue
-            for digest in (choice.digest, choice.otherwise):
-                adapter = served.get(digest or "")
+            for name in (choice.adapter, choice.otherwise):
+                adapter = served.get(name or "")
                 if adapter is not None and adapter.line == line and caller.may_use(adapter, self.ladder):
-                    names[line] = Visible(adapter, choice if digest == choice.digest else None)
+                    names[line] = Visible(adapter, choice if name == choice.adapter else None)
                     break
         return names
 

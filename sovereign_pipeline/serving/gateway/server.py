@@ -106,7 +106,8 @@ class _Installation:
             await engine.begin(first.digest)
 
         def loaded() -> set[str]:
-            return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
+            in_engine = engine.loaded()
+            return {each.adapter for each in deployment.deployed.served if each.digest in in_engine}
 
         flags = Flags(settings, loaded)
         deployment = Deployment(engine, sources, report, flags.answering)

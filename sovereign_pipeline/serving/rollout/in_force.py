@@ -44,7 +44,7 @@ SECONDS_BETWEEN_TRIES = 0.5
 """Seconds between retries while a named adapter is not loaded."""
 
 Loaded = Callable[[], Collection[str]]
-"""Function that returns the digests of the loaded adapters."""
+"""Function that returns the loaded adapters."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Choice:
     staged: str | None
     """Staged adapter that some users get; None if there is no rollout."""
     otherwise: str | None
-    """Digest of the adapter in production, which answers if the user may not use the chosen adapter."""
+    """Adapter in production, which answers if the user may not use the chosen adapter."""
     began: int
     """Number of the flag's change at which the comparison of the two adapters began."""
 
@@ -117,7 +117,7 @@ class Flags:
             not in_group,
             hashed,
             flag.staged if is_tried else None,
-            flag.adapters[flag.production].digest if flag.production is not None else None,
+            flag.production,
             flag.began,
         )
 
@@ -130,9 +130,9 @@ class Flags:
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Return the digests of the adapters that users get according to the flags read last."""
+        """Return the adapters that users get according to the flags read last."""
         flags = [state.in_force[0] for state in list(self._lines.values()) if state.in_force is not None]
-        return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
+        return {adapter for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
         """Return line -> reason why the newest change of its flag is not in force, or the problem of the flag in
@@ -216,7 +216,7 @@ class Flags:
         if self._loaded is None or state.in_force is None or state.in_force[0] == flag:
             return
         loaded = self._loaded()
-        missing = [each for each in _given(flag) if flag.adapters[each].digest not in loaded]
+        missing = [each for each in _given(flag) if each not in loaded]
         if missing:
             state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # a load takes a moment: retry soon
             raise IntegrityError(

@@ -201,7 +201,7 @@ class Bench:
         user = hashlib.sha256(user.encode()).hexdigest()
         for each in (*self.served, *self.gone):
             if each.line == line and each.is_in_production:
-                return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
+                return Choice(each.adapter, each.digest, "production", True, user, None, each.adapter, 1)
         return None
 
     def token(self, clearance: str = "SECRET", **changes: Any) -> str:
@@ -282,7 +282,7 @@ class TryingOut(Bench):
         hashed = hashlib.sha256(user.encode()).hexdigest()
         arm: Arm = "staged" if int(hashed[-1], 16) % 2 == 0 else "production"
         one = staged if arm == "staged" else production
-        return Choice(one.adapter, one.digest, arm, self.drawn, hashed, staged.adapter, production.digest, BEGAN)
+        return Choice(one.adapter, one.digest, arm, self.drawn, hashed, staged.adapter, production.adapter, BEGAN)
 
     def client(self, token: str) -> TestClient:
         return TestClient(self.app(), base_url=HERE, headers={"Authorization": f"Bearer {token}"})

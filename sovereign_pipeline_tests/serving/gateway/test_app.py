@@ -333,8 +333,8 @@ def test_nothing_is_in_production(desk: Desk) -> None:
 def test_what_is_in_production_must_be_loaded(desk: Desk) -> None:
     adapter, flags = desk.in_production(), desk.gateway()
     assert condition_of(Deployed(), (), flags) == Condition(answers=False, unloaded=1)
-    assert condition_of(Deployed(), {adapter.adapter_digest}, flags) == Condition()
-    unreached = condition_of(Deployed(unreached_at=time.monotonic() - 9), {adapter.adapter_digest}, flags)
+    assert condition_of(Deployed(), {adapter.id}, flags) == Condition()
+    unreached = condition_of(Deployed(unreached_at=time.monotonic() - 9), {adapter.id}, flags)
     assert unreached.answers and 9 <= (unreached.unreached_seconds or 0) < 60
 
 
@@ -382,8 +382,8 @@ def test_a_withdrawn_staged_adapter_does_not_explain_why_a_line_is_missing(bench
 def test_a_newer_flag_that_is_not_taken_is_behind(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_force, "SECONDS_BETWEEN_LOOKS", 0.0)
     adapter, flags = desk.in_production(), desk.gateway()
-    assert not condition_of(Deployed(), {adapter.adapter_digest}, flags).is_behind
+    assert not condition_of(Deployed(), {adapter.id}, flags).is_behind
     desk.in_production()
     number = sequences(desk.settings, LINE)[-1]
     (root_of(desk.settings) / LINE / f"{number:08d}" / FLAGS_FILE).write_text("{}")
-    assert condition_of(Deployed(), {adapter.adapter_digest}, flags) == Condition(is_behind=True)
+    assert condition_of(Deployed(), {adapter.id}, flags) == Condition(is_behind=True)

@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from sovereign_pipeline.serving.gateway.auth import (
 )
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import PROXY, SECRET, Bench, adapter, ask, named
+from sovereign_pipeline_tests.serving.gateway.scripted import PROXY, SECRET, Bench, adapter, answered_in, ask, named
 
 
 @pytest.mark.security_case(
@@ -54,6 +55,23 @@ def test_the_clearance_must_reach_the_level(bench: Bench, client: Client, cleara
                 sorted(nobody.headers.items()),
             )
             assert caller.get(f"/v1/models/{model}").content == caller.get("/v1/models/buoys").content
+
+
+@pytest.mark.security_case(
+    "Two versions of a line have the same weights and different levels, and a caller requests the line",
+    "clearance, headers and logs are those of the version that the flag assigns",
+)
+def test_versions_with_the_same_weights_keep_their_own_levels(bench: Bench, client: Client) -> None:
+    production = bench.serve(adapter("lamps", "1.0.1", "SECRET"))
+    bench.serve(replace(adapter("lamps", level="CONFIDENTIAL"), digest=production.digest, in_reserve=True))
+    assert ask(client(bench.token("CONFIDENTIAL"))).status_code == 404
+    caller = client(bench.token("SECRET", versions=True))
+    assert [each["id"] for each in caller.get("/v1/models").json()["data"]] == ["lamps", "lamps-1.0.1"]
+    for model in ("lamps", "lamps-1.0.1"):
+        headers = ask(caller, model=model).headers
+        assert (headers["x-sovereign-adapter"], headers["x-sovereign-classification"]) == ("lamps-1.0.1", "SECRET")
+    answered = [each.adapter for file in bench.journal.glob("*.jsonl") for each in answered_in(file)]
+    assert answered == ["lamps-1.0.1"] * 2
 
 
 def test_a_caller_has_the_lines_and_versions_of_the_grant(bench: Bench, client: Client) -> None:

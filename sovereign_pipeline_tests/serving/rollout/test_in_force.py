@@ -197,13 +197,27 @@ def test_an_adapter_that_is_not_loaded_takes_over_from_none(desk: Desk) -> None:
     first = desk.in_production()
     flags = desk.gateway()
     adapter_of(flags)
-    desk.loaded.add(first.adapter_digest)
+    desk.loaded.add(first.id)
     second = desk.in_production()
     assert adapter_of(flags) == first.id
     assert "waits until" in flags.problems()[LINE]
-    desk.loaded.add(second.adapter_digest)
+    desk.loaded.add(second.id)
     assert adapter_of(flags) == second.id
     assert flags.problems() == {}
+
+
+def test_the_same_weights_under_another_version_are_not_loaded_yet(desk: Desk) -> None:
+    desk.loaded = set()
+    first = desk.in_production()
+    flags = desk.gateway()
+    adapter_of(flags)
+    desk.loaded.add(first.id)
+    twin = desk.office.twin_of(first)
+    desk.office.to_production(twin)
+    desk.follow()
+    assert adapter_of(flags) == first.id
+    desk.loaded.add(twin.id)
+    assert adapter_of(flags) == twin.id
 
 
 def test_eight_threads_never_see_half_a_change(desk: Desk) -> None:
