@@ -467,9 +467,7 @@ def _gate_records(
         yield from _checked_verification(store.open(_registered_ref(row, GATE_RECORD, each)))
         in_record, in_registry = named.get(key), dict(each.get("waiver") or {})
         if in_registry:
-            waiver = store.open(_registered_ref(row, GATE_WAIVER, in_registry))
-            read_waiver(store, registry.settings, catalog.LedgerWaivers(lambda: registry), waiver)
-            yield from _checked_verification(waiver)
+            yield from _checked_verification(_waiver(registry, store, row, in_registry))
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(
@@ -477,6 +475,20 @@ def _gate_records(
                 f"'{each['gate']}'.",
                 "Restore the registry from a copy.",
             )
+
+
+def assert_waivers_count(registry: Registry, store: ArtifactStore, row: Adapter) -> None:
+    """Verify the officers' signatures of an adapter's gate waivers. Raises IntegrityError, also for a key that was
+    revoked before the waiver."""
+    for each in row.gate_records:
+        if "waiver" in each:
+            _waiver(registry, store, row, each["waiver"])
+
+
+def _waiver(registry: Registry, store: ArtifactStore, row: Adapter, entry: dict[str, Any]) -> Artifact:
+    waiver = store.open(_registered_ref(row, GATE_WAIVER, entry))
+    read_waiver(store, registry.settings, catalog.LedgerWaivers(lambda: registry), waiver)
+    return waiver
 
 
 def _registered_ref(row: Adapter, kind: str, entry: dict[str, Any]) -> ArtifactRef:

@@ -41,7 +41,7 @@ from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
-from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline.registry.verification import assert_waivers_count, verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import (
     DECIDED,
@@ -283,6 +283,11 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
         )
 
 
+def _assert_waivers_count(registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow) -> None:
+    if asked.stops_at_recall:  # an adapter can be taken from users whatever its waivers are worth
+        assert_waivers_count(registry, workplace.store, adapter)
+
+
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
     """Assert that the adapter's state and the incumbent are still the ones in the request. Raises ConflictError
     otherwise."""
@@ -309,6 +314,7 @@ def make_transition(
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
     assert_not_recalled(session, registry.settings, adapter, asked)
+    _assert_waivers_count(registry, workplace, adapter, asked)
     _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(

@@ -27,6 +27,7 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import AdapterRecord, disagreements, read_record
+from sovereign_pipeline.registry.verification import assert_waivers_count
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.serving.engines.engine import Deployable
@@ -125,6 +126,7 @@ def find_deployable(
                             )
                         )
                         continue
+                    assert_waivers_count(registry, store, adapter)
                     verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)

@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record import officers
-from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.audit_log import append, entries
 from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
+from sovereign_pipeline.record.gates import propose_waiver, waive
 from sovereign_pipeline.record.in_force import INSTITUTION, rule_file, rules
 from sovereign_pipeline.record.keys import FileSigner, generate
 from sovereign_pipeline.record.officers import actor_of
@@ -25,7 +26,7 @@ from sovereign_pipeline.record.statements import (
     sign_statement,
 )
 from sovereign_pipeline.record.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
-from sovereign_pipeline.record.trust_changes import add_officer
+from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release.standing import (
     DECIDED,
     Decision,
@@ -35,8 +36,11 @@ from sovereign_pipeline.release.standing import (
     standing_of,
     standings,
 )
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.record.owner import forge
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.registry.bench import small_bench
+from sovereign_pipeline_tests.registry.test_waivers import Demanding
+from sovereign_pipeline_tests.release.conftest import Office, open_office
 
 NOW = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
 
@@ -257,6 +261,46 @@ def test_rights_of_officers_are_asserted_at_each_reading(
     monkeypatch.setattr(officers, "assert_may", lambda *_: None)
     office.ask("reject", adapter, "dana")
     assert_refused(office, "its approvals are not logged")
+
+
+def waiving_office(institution: DemoInstitution) -> Office:
+    """An office whose recipe lets officers waive the gate of the report, which is inconclusive."""
+    small_bench(institution)
+    demanding = Demanding(institution)
+    demanding.demand("inconclusive")
+    demanding.may("accept_inconclusive")
+    return open_office(institution, demanding)
+
+
+def waived(office: Office) -> tuple[Adapter, FileSigner]:
+    """A registered adapter, and the key that waived its gate."""
+    bench, key = office.bench, generate()
+    add_officer(bench.settings.data / "trust", key.public_pem, "Dana Aziz", ["waive"], ["*"], office.roots[:2])
+    (report,) = (stage for stage in bench.chain if stage.kind == "evaluation_report")
+    ref = bench.run(until=report)
+    waive(propose_waiver(report, report.gates[0], bench.workplace(), ref, "It will do."), key)
+    return bench.register(), key
+
+
+def revoke_before_its_act(office: Office, key: FileSigner) -> None:
+    (entry,) = (each for each in entries(office.registry) if each.actor == actor_of(key.keyid))
+    revoke(office.bench.settings.data / "trust", key.keyid, entry.sequence - 1, office.roots[:2])
+
+
+@pytest.mark.security_case(
+    "A stolen officer's key waives a gate, and is revoked before the last approval of the adapter",
+    "the approval is rejected; the adapter can still be retired",
+)
+def test_a_waiver_of_a_revoked_key_lets_no_adapter_move_on(institution: DemoInstitution) -> None:
+    office = waiving_office(institution)
+    adapter, stolen = waived(office)
+    asked = office.decide(office.ask("approve", adapter), "omar")
+    revoke_before_its_act(office, stolen)
+    with pytest.raises(IntegrityError, match="is revoked from index"):
+        office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "registered"}
+    office.move("retire", adapter)
+    assert office.states() == {adapter.id: "retired"}
 
 
 def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) -> None:

@@ -19,7 +19,6 @@ from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.fingerprints import compute
-from sovereign_pipeline_tests.registry.bench import CHAIN
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
@@ -68,10 +67,11 @@ class ServedOffice:
     def _chain(self) -> tuple[Stage, ...]:
         builds = {"base_model": build_base_model, "sft_adapter": self._train}
         made: dict[str, Stage] = {}
-        for stage in CHAIN[:-1]:
+        chain = self.office.bench.chain
+        for stage in chain[:-1]:
             inputs = tuple(made[each.kind] for each in stage.inputs)
             made[stage.kind] = replace(stage, inputs=inputs, build=builds.get(stage.kind, stage.build))
-        return (*made.values(), registered_adapter_stage(tuple(made[each.kind] for each in CHAIN[-1].inputs)))
+        return (*made.values(), registered_adapter_stage(tuple(made[each.kind] for each in chain[-1].inputs)))
 
     def _train(self, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         seed = int(digest_of([workplace.line.line, inputs["training_dataset"].ref.digest])[:7], 16)

@@ -22,9 +22,10 @@ from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline.serving.rollout.publishing import follow
-from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change
+from sovereign_pipeline_tests.release.test_rights import revoke_before_its_act, waived, waiving_office
 from sovereign_pipeline_tests.serving.engines.conformance import Running, until
 from sovereign_pipeline_tests.serving.engines.test_local import process_of
 from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
@@ -128,6 +129,24 @@ def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffi
     deploying.engine.adapters.clear()  # the engine was started again
     assert deploying.look().served == first.served
     assert len(deploying.engine.loads) == 2
+
+
+@pytest.mark.security_case(
+    "A stolen officer's key waives a gate, the adapter goes to production, and the key is revoked from before that",
+    "the adapter is unloaded, and stays so after a restart",
+)
+def test_an_adapter_whose_gate_a_revoked_key_waived_is_not_served(
+    institution: DemoInstitution, tiny: TinyAdapters
+) -> None:
+    served = ServedOffice(waiving_office(institution), tiny)
+    adapter, stolen = waived(served.office)
+    served.office.to_production(adapter)
+    deploying = Deploying(served)
+    assert deploying.serves() == [adapter.id]
+    revoke_before_its_act(served.office, stolen)
+    for gateway in (deploying, Deploying(served)):
+        assert gateway.serves() == []
+        assert "is revoked from index" in gateway.deployment.deployed.refused[adapter.id]
 
 
 @pytest.mark.security_case(
