@@ -11,6 +11,7 @@ from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.in_force import rules_digest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Launch, Progress, Workplace
 from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
@@ -41,6 +42,7 @@ def open_workplace(
 
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line without a recipe.
     """
+    rules = rules_digest(settings, line)  # before reading: a change in between is then noticed
     institution = load_institution(settings.data)
     recipe = with_decided_precision(load_line(settings.data, line, institution))
     store = open_store(settings, settings.corpus if with_corpus is not None and with_corpus(recipe) else None)
@@ -49,6 +51,7 @@ def open_workplace(
         settings=settings,
         institution=institution,
         line=recipe,
+        rules=rules,
         progress=progress,
         launch=launch,
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),

@@ -26,6 +26,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.in_force import rules_digest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
@@ -235,6 +236,7 @@ class DemoInstitution:
 
     def workplace_as_written(self, **changes: Any) -> Workplace:
         """Without writing anything: for a process beside another one that reads the same files."""
+        rules = rules_digest(self.settings, self.recipe["line"])
         institution = load_institution(self.settings.data)
         store = open_store(self.settings, self.settings.corpus)
         workplace = Workplace(
@@ -242,6 +244,7 @@ class DemoInstitution:
             settings=self.settings,
             institution=institution,
             line=with_decided_precision(load_line(self.settings.data, self.recipe["line"], institution)),
+            rules=rules,
             progress=lambda message: None,
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),

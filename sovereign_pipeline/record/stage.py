@@ -61,6 +61,8 @@ class Workplace:
     settings: Settings
     institution: Institution
     line: Line
+    rules: Mapping[str, str]
+    """File -> SHA-256, of the files that `institution` and `line` were read from."""
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]

@@ -124,7 +124,7 @@ def unsigned_request(
         "incumbent": incumbent,
         "evidence": evidence_of(workplace, registry, adapter, asked),
         "approvals": workplace.institution.release.approvals_for(asked.name, adapter.classification, before),
-        "policy": rules_digest(workplace.settings, adapter.line),
+        "policy": dict(workplace.rules),
     }
 
 
@@ -421,8 +421,7 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
-        if rules_digest(workplace.settings, adapter.line) != proposal.predicate["policy"]:
-            raise ConflictError("The institution's rules changed after the request was shown.", "Request it again.")
+        _assert_rules_as_read(workplace)
         subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
         bundle = sign_statement(signer, Statement((subject,), REQUEST, proposal.predicate))
         row = enter_signed_request(session, trust, officer, adapter, proposal.arrow, bundle)
@@ -432,6 +431,12 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
         follow_after_act(registry, workplace.settings, row.line, workplace.progress)
     with registry.reading() as session:
         return standing_of(session, workplace.settings, trust, row)
+
+
+def _assert_rules_as_read(workplace: Workplace) -> None:
+    """Raise ConflictError if the rules or the recipe changed since the workplace was opened."""
+    if rules_digest(workplace.settings, workplace.line.line) != workplace.rules:
+        raise ConflictError("The institution's rules changed after the request was shown.", "Repeat the command.")
 
 
 def decide(
@@ -453,7 +458,8 @@ def decide(
         now: time for the expiry check; the current time if None.
 
     Raises:
-        ConflictError: the request is closed or outdated, or the same person approved or withdrew already.
+        ConflictError: the request is closed or outdated, the same person approved or withdrew already, or the rules
+            changed since the workplace was opened.
         SignInError: the officer may not decide about it. A requester may not approve their own request.
     """
     trust = officers.trust_root(workplace.settings)
@@ -461,6 +467,7 @@ def decide(
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
+        _assert_rules_as_read(workplace)
         row = find_request(session, request_id)
         standing = standing_of(session, workplace.settings, trust, row, now)
         if standing.ended is not None:

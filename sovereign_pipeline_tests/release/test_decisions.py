@@ -392,6 +392,23 @@ def test_nothing_is_promoted_before_its_hours_in_staging(office: Office) -> None
         office.decide(asked, "ines")
 
 
+@pytest.mark.security_case(
+    "The rules become stricter while the last officer is asked to confirm",
+    "the approval is rejected, and the new rules apply to the next one",
+)
+def test_rules_that_change_while_an_officer_is_asked_apply(office: Office) -> None:
+    adapter = office.adapter("approve", "stage")
+    asked = office.decide(office.ask("promote", adapter), "omar")
+    workplace = office.bench.workplace()
+    office.bench.institution.rules["release"] |= {"staged_hours": 48}
+    office.bench.institution.write()
+    with pytest.raises(ConflictError, match="rules changed after the request was shown"):
+        decide(office.registry, workplace, asked.request.id, "approve", office.officers["ines"])
+    with pytest.raises(ConflictError, match="stays staged for 48 hours"):
+        office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "staged"}
+
+
 def test_a_changed_byte_stops_a_request_and_the_last_approval(office: Office) -> None:
     adapter = office.adapter()
     asked = office.ask("approve", adapter)
