@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of trust/1.root.json, the first root. You have it on paper; every check starts from it.
 The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
-**How to read it.** 1,549 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
+**How to read it.** 1,562 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
 uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
  1. Bytes        JSON formats, times, keys
@@ -889,10 +889,14 @@ def read_acts(package: Package) -> dict[int, Said]:
         where = f"statements/{digest}.sigstore.json"
         bundle = subjects["bundle"].encode() if "bundle" in subjects else package.take(where)
         require(sha256(bundle) == digest, f"{where}: it is not the statement that entry {number} names")
-        signer = package.trust.roles["officer"].get(entry["actor"].removeprefix("officer:"))
-        if signer is not None and not signer.counts_at(number - 1):
-            revoked = f"{place(entry)}: {entry['action']} by {signer.person} DOES NOT COUNT: this key is revoked from"
+        signer = package.trust.roles[role].get(entry["actor"].removeprefix(f"{role}:"))
+        may_not_count = role == "officer" or (of == "file" and "overtaken" in subjects)
+        if signer is not None and may_not_count and not signer.counts_at(number - 1):
+            by = signer.person or f"the {role}"
+            revoked = f"{place(entry)}: {entry['action']} by {by} DOES NOT COUNT: this key is revoked from"
             package.words["Officers' acts"].append(f"{revoked} index {signer.revoked_from} of the log")
+            if of == "file":
+                package.take(f"flags/{subjects['line']}/{subjects['change']}.json")
             continue
         named = subjects.get("adapters", [subjects.get("adapter")])
         rows = [package.rows[each] for each in named if each in package.rows]
@@ -1124,13 +1128,17 @@ def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> li
 
     A flag may serve only adapters that earlier transitions staged or put in production. So the pipeline's key alone
     cannot let an adapter answer. Two types of change may be made without the registry and logged later: a stop, and an
-    officer's rollback. Both may keep the previous flag's adapters, and a rollback may serve the requested adapter.
+    officer's rollback. Both may keep the previous flag's adapters, and a rollback may serve the requested adapter. A
+    change is skipped if it does not count, because a key was revoked or the rules changed before its entry.
     """
     flags: list[dict[str, Any]] = []
-    for number, (entry, act) in enumerate(package.acts_of("flag changed", line=line), start=1):
-        flag, where = act.predicate, f"flags/{line}/{number}.json"
-        is_next = (flag["sequence"], entry["subjects"]["change"]) == (number, number)
+    for number, entry in enumerate(package.entries("flag changed", line=line), start=1):
+        told, act, where = entry["subjects"], package.acts.get(entry["sequence"]), f"flags/{line}/{number}.json"
+        is_next = number == told["change"] == (act.predicate["sequence"] if act else number)
         require(is_next, f"{where}: a change is missing before it")
+        if act is None:
+            continue
+        flag = act.predicate
         check_flag(package, entry, act, where)
         made = [each for each in changes if each["entry"] < entry["sequence"]]
         state = {each["adapter"]: each["to"] for each in made}
@@ -1142,9 +1150,14 @@ def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> li
         else:
             puts = [each for each in made if each["adapter"] in (flag["production"], flag["staged"])]
             check_dated(act, entry, after=[package.log[each["entry"]] for each in puts[-1:]])
-        for arm in PUT:
-            is_so = flag[arm] is None or state.get(flag[arm]) == arm or (arm, flag[arm]) in kept
-            require(is_so, f"{where}: no transition before it made {flag[arm]} {arm}, or a later one ended that")
+        puts_in = [(arm, flag[arm]) for arm in PUT if flag[arm] is not None and state.get(flag[arm]) != arm]
+        if {*puts_in} - kept and flag["cause"] == "rollback" and "overtaken" in told:
+            words = f"{place(entry)}: the rollback to {flag['production']} DOES NOT COUNT: {quoted(told['overtaken'])}"
+            package.words["Officers' acts"].append(words)
+            continue
+        for arm, each in puts_in:
+            is_kept = (arm, each) in kept
+            require(is_kept, f"{where}: no transition before it made {each} {arm}, or a later one ended that")
         ended = [each for each in (flag["production"], flag["staged"]) if state.get(each) not in (None, *PUT)]
         against = "".join(f", although {each} was already {state[each]} by the transitions" for each in ended)
         flags.append({**flag, "entry": entry["sequence"], "entered": entry["at"], "against": against})

@@ -41,6 +41,8 @@ adapters."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
+OVERTAKEN = "overtaken"
+"""Key in the ledger entry of a flag's change, set if the change does not count, because another decision came first."""
 
 URGENT = "promote_urgently"
 """Name of the transition that promotes an adapter without a passed trial."""

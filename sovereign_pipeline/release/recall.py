@@ -16,10 +16,18 @@ from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_in, entries_of_rows
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, STATE_CHANGED, State, in_order, line_of, states
+from sovereign_pipeline.record.catalog import (
+    FLAG_CHANGED,
+    OVERTAKEN,
+    STATE_CHANGED,
+    State,
+    in_order,
+    line_of,
+    states,
+)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import officers_words
+from sovereign_pipeline.record.officers import PIPELINE, officers_words, trust_root
 from sovereign_pipeline.record.statements import RECALL, RECALL_WAIVER
 from sovereign_pipeline.record.tables import (
     AuditEntry,
@@ -336,7 +344,7 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
         if entry.action == STATE_CHANGED:
             state[said["adapter"]] = said["to"]
         elif entry.action == FLAG_CHANGED:
-            flag = said
+            flag = flag if _is_of_revoked_key(entry, settings) else said
         elif entry.action == OPENED:
             for each in recalled.get(said["recall"], ()):  # none if the officer's key was revoked before the act
                 under[each].add(said["recall"])
@@ -358,6 +366,12 @@ def answering_at(session: Session, settings: Settings, line: str, at: datetime.d
     change."""
     steps = answering(session, settings, line)
     return next((each for each in reversed(steps) if at is None or each.at <= at), None)
+
+
+def _is_of_revoked_key(change: AuditEntry, settings: Settings) -> bool:
+    """Return whether the pipeline's key that signed a flag's change was revoked before the change was logged."""
+    keyid = change.actor.removeprefix(f"{PIPELINE}:")
+    return OVERTAKEN in change.subjects and trust_root(settings).is_revoked_at(PIPELINE, keyid, change.sequence - 1)
 
 
 ENTERED_LATE = datetime.timedelta(seconds=5)

@@ -200,31 +200,41 @@ def enter_rollback(
         bundle: the officer's signed request.
         records: id of each permitted adapter -> SHA-256 of its record's manifest.
 
-    Returns a message if no transition was made, because another decision came first, such as a recall of the adapter to
-    restore.
+    Returns a message if no transition was made, because another decision came first: a recall of the adapter to
+    restore, other rules, or the revocation of the officer's key.
     """
-    officer = officers.officer_of(trust, signed_by(bundle))
-    adapter, asked = _requested(session, trust, bundle, records)
+    assert_in_force(session, workplace.settings, trust)
+    officer = trust.key(officers.OFFICER, signed_by(bundle))
+    if officer.revoked_from is not None:
+        return f"The officer's key {officer.keyid} is revoked."
+    adapter, predicate = _requested(session, trust, bundle, records)
+    asked, levels = arrow_of(predicate), [adapter.classification, predicate["classification"]]
+    if not all(officer.allows(asked.name, level) for level in levels):
+        return f"The officer with the key {officer.keyid} may not decide about '{asked.name}'."
+    rules = rules_on_record(session, registry.settings)
+    needed = max(predicate["approvals"], rules.approvals_for(None, asked.name, levels, predicate["from"]))
+    if needed:
+        return f"'{asked.name}' needs {needed} approvals, and a rollback has none."
     row = enter_signed_request(session, trust, officer, adapter, asked, bundle)
     standing = standing_of(session, workplace.settings, trust, row)
-    officers.assert_may(officer, asked.name, [adapter.classification])
-    if not standing.is_complete:
-        raise ConflictError(
-            f"Request {row.id[:12]} needs {standing.needed} approvals, but a rollback by flag has none.",
-            "Request the rollback in the registry, and have it approved.",
-        )
     try:
         assert_still_so(session, row, standing.predicate, adapter)
         assert_not_recalled(session, registry.settings, adapter, asked)
     except ConflictError as error:
         return error.message
+    try:
+        _assert_waivers_count(registry, workplace, adapter, asked)
+    except IntegrityError:
+        return f"A gate of {adapter.id} was waived, and the waiver does not count."
     make_transition(session, registry, workplace, trust, standing)
     return None
 
 
-def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[str, str]) -> tuple[Adapter, Arrow]:
-    """Return the adapter and the transition of an officer's signed request. Raises IntegrityError if the request is
-    about none of `records`."""
+def _requested(
+    session: Session, trust: Trust, bundle: bytes, records: Mapping[str, str]
+) -> tuple[Adapter, Mapping[str, Any]]:
+    """Return the adapter and the content of an officer's signed request. Raises IntegrityError if the request is about
+    none of `records`."""
     for name, record_manifest in records.items():
         adapter = session.get(Adapter, name)
         if adapter is None or adapter.record_manifest_sha256 != record_manifest:
@@ -233,7 +243,7 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
             verified = verify_statement(bundle, trust, officers.OFFICER, predicate_type=REQUEST, sha256=record_manifest)
         except IntegrityError:
             continue
-        return adapter, arrow_of(verified.statement.predicate)
+        return adapter, verified.statement.predicate
     raise IntegrityError(
         f"The officer's request that is stored with a flag is not about {', '.join(records)}.",
         "Find out who wrote the request.",

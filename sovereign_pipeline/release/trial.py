@@ -18,7 +18,14 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record import officers, statements
 from sovereign_pipeline.record.audit_log import CLOCKS, append
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, adapters_of, find_adapter, in_production, transitions_of
+from sovereign_pipeline.record.catalog import (
+    FLAG_CHANGED,
+    OVERTAKEN,
+    adapters_of,
+    find_adapter,
+    in_production,
+    transitions_of,
+)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
@@ -181,8 +188,8 @@ def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
-    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Raises IntegrityError if the
-    pipeline did not sign a result."""
+    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Skips results whose key was
+    revoked meanwhile. Raises IntegrityError if the pipeline did not sign a result."""
     files = judgement_files(settings, line)
     with registry.reading() as session:
         entered = [each.subjects for each in _entries(session, JUDGED, line)]
@@ -192,6 +199,9 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
         adapter = path.parent.name[:-9]
         if adapter not in records or (path.parent.name, path.name[:4]) in known:
             continue
+        bundle = read_bounded(path, statements.LARGEST_BUNDLE, LOOK)
+        if trust.key(officers.PIPELINE, signed_by(bundle)).revoked_from is not None:
+            continue  # it does not count, and the line's flag is signed anew, which begins another comparison
         signed = read_judgement(path, trust, records[adapter])
         judged = signed.judgement
         with registry.writing() as session:
@@ -448,10 +458,11 @@ def taken_back(session: Session, adapter: Adapter) -> str | None:
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
     """Return the newest change of the line's flag for the adapter's latest staging, or None. Later changes may be about
-    another adapter."""
+    another adapter. A change that does not count is returned only if it is a stop."""
     now = (adapter.id, _staged_by(session, adapter))
     found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
-    return next((dict(each) for each in found if (each["staged"], each["staged_by"]) == now), None)
+    about = (dict(each) for each in found if (each["staged"], each["staged_by"]) == now)
+    return next((each for each in about if each["stopped"] or OVERTAKEN not in each), None)
 
 
 def _subjects(session: Session, action: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.purge import plan_purge, purge
 from sovereign_pipeline.release.trial import Judgement, accept_hold, enter_judgements, write_judgement
 from sovereign_pipeline.serving.gateway.stores import ANSWERED
+from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.conftest import LADDER, PROMPTS, QUESTIONS, DemoInstitution, minimal_recipe
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND, Desk, written
 from sovereign_pipeline_tests.evidence.packages import Package, changed
@@ -53,6 +54,12 @@ from sovereign_pipeline_tests.registry.bench import (
 from sovereign_pipeline_tests.registry.rewarded import with_reward_model
 from sovereign_pipeline_tests.release.conftest import Office, open_office
 from sovereign_pipeline_tests.review.conftest import ReviewBench, row
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk as Rollout
+from sovereign_pipeline_tests.serving.rollout.test_rollback import (
+    need_approvals,
+    revoke_officer,
+    rotate_pipeline_key,
+)
 
 
 def today() -> str:
@@ -288,6 +295,22 @@ def test_none_is_written_of_what_does_not_hold(
     with pytest.raises(IntegrityError):
         written(office, tmp_path / "bad", [adapter.id])
     assert [path.name for path in tmp_path.iterdir() if "bad" in path.name] == []
+
+
+@pytest.mark.parametrize("change", [revoke_officer, rotate_pipeline_key, need_approvals])
+def test_a_rollback_that_counts_no_more_is_told(
+    institution: DemoInstitution, tmp_path: Path, change: Callable[[Rollout], None]
+) -> None:
+    rollout = Rollout(open_office(institution), tmp_path / "gateway")
+    first, second = rollout.in_production(), rollout.in_production()
+    rollback(rollout.settings, "lamps", first.id, rollout.office.officers["omar"], "It answers in verse.")
+    change(rollout)
+    rollout.follow()
+    said: list[str] = []
+    assert written(rollout.office, tmp_path / "package", [second.id]).refusal(said=said) is None
+    assert "DOES NOT COUNT" in "\n".join(said)
+    answered_last = next(each for each in said if each.startswith("  at "))
+    assert answered_last.endswith(f"production: {second.id}")
 
 
 @pytest.mark.security_case("A witness with a revoked key cosigned a checkpoint", "the log counts as unwitnessed")

@@ -298,9 +298,10 @@ def test_a_staging_that_no_flag_follows_is_said() -> None:
 
 @pytest.mark.security_case("A flag serves an adapter that was withdrawn before", "the evidence package is rejected")
 @pytest.mark.parametrize("cause", ["transition", "regression", "rollback"])
-def test_a_flag_gives_out_nothing_that_was_taken_back(story_verify_flags: Story, cause: str) -> None:
+@pytest.mark.parametrize("told", [{}, {"overtaken": "Others decided."}], ids=["counting", "overtaken"])
+def test_a_flag_gives_out_nothing_that_was_taken_back(story_verify_flags: Story, cause: str, told: Any) -> None:
     story_verify_flags.move("unstage", "staged", "approved", OTHER)
-    story_verify_flags.flag(ADAPTER, OTHER, cause=cause)
+    story_verify_flags.flag(ADAPTER, OTHER, cause=cause, told=told)
     with pytest.raises(verify.Refused, match=r"or a later one ended that|it does not stop the staged adapter"):
         story_verify_flags.answered("2026-11-29")
 

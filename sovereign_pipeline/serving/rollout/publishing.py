@@ -13,9 +13,9 @@ from sovereign_pipeline.base.files import stamps
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, State, lines_in, states
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, OVERTAKEN, State, lines_in, states
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE, pipeline_signer, trust_root
+from sovereign_pipeline.record.officers import PIPELINE, PIPELINE_KEY_FILE, pipeline_signer, trust_root
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.statements import signed_by
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, Transition
@@ -41,9 +41,6 @@ from sovereign_pipeline.serving.rollout.flag import (
 )
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
-OVERTAKEN = "overtaken"
-"""Key in the ledger entry of a change. It is set if a later decision prevented the transition of the change."""
-
 
 def on_record(session: Session) -> dict[str, FlagMark]:
     """Return line name -> newest change of the line's flag, according to the ledger."""
@@ -66,7 +63,9 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
     for sequence in sequences(settings, line):
         if newest is None or sequence > newest.sequence:
             change = read_change(settings, line, sequence)
-            enter(registry, workplace, trust, change, verified_flag(change, line, trust))
+            revoked_from = trust.key(PIPELINE, signed_by(change.signature)).revoked_from
+            at_index = None if revoked_from is None else revoked_from - 1  # what a revoked key signed is logged, too
+            enter(registry, workplace, trust, change, verified_flag(change, line, trust, at_index))
     enter_judgements(registry, settings, line, trust)
 
 
@@ -85,16 +84,19 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition that its request asks for. Raises ConflictError if the change's time is
-    in the future. Such a change stays in force, and is logged later."""
+    """Log one change, and make the transition that its request asks for. A change does not count if its key was revoked
+    meanwhile. Raises ConflictError if the change's time is in the future. Such a change stays in force, and is logged
+    later."""
+    key = trust.key(PIPELINE, signed_by(change.signature))
+    is_revoked = key.revoked_from is not None
+    overtaken = f"The pipeline's key {key.keyid} is revoked." if is_revoked else None
     with registry.writing() as session:
-        told = told_of(change, flag)
-        if change.request is not None:
+        if not is_revoked and change.request is not None:
             records = {name: named.record_manifest for name, named in flag.adapters.items()}
             overtaken = enter_rollback(session, registry, workplace, trust, change.request, records)
-            told |= {OVERTAKEN: overtaken} if overtaken is not None else {}
-        append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told, dated=flag.at)
-    if change.request is not None and OVERTAKEN not in told:
+        told = told_of(change, flag) | ({OVERTAKEN: overtaken} if overtaken is not None else {})
+        append(session, f"pipeline:{key.keyid}", FLAG_CHANGED, told, dated=None if is_revoked else flag.at)
+    if change.request is not None and overtaken is None:
         follow_after_act(registry, workplace.settings, flag.line, workplace.progress)
 
 

@@ -36,6 +36,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Severity, read_reports
 from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Traffic
+from sovereign_pipeline_tests.serving.rollout.test_rollback import rotate_pipeline_key
 
 
 class Held:
@@ -55,6 +56,10 @@ class Held:
 
     def judge(self, lost: float = 0.05) -> None:
         """Eight days later a gateway looks, and the ledger follows."""
+        self.look(lost)
+        self.desk.follow()
+
+    def look(self, lost: float = 0.05) -> None:
         institution = self.office.bench.workplace().institution
         rules = institution.rollout.model_copy(update={"hold": Hold(lost=lost)})
         institution = institution.model_copy(update={"rollout": rules})
@@ -64,7 +69,6 @@ class Held:
         with self._monkeypatch.context() as patch:
             patch.setattr(flags, "flags", lambda: {LINE: old})
             Watcher(self.desk.settings, institution, flags, telemetry, self.traffic.said.append).look()
-        self.desk.follow()
 
     def accept(self, officer: str = "ines", shown: str | None = None) -> None:
         """shown: SHA-256 of the judgement that the officer saw; None: the newest."""
@@ -115,6 +119,17 @@ def test_an_open_hold_refuses_a_promotion_until_it_is_judged(held: Held) -> None
     held.office.decide(standing, "omar")
     assert held.office.decide(standing, "ines").is_made
     assert held.office.states()[held.staged.id] == "production"
+
+
+def test_a_judgement_whose_key_is_revoked_before_it_is_logged_does_not_count(held: Held) -> None:
+    held.traffic.ask(12)
+    held.look()
+    began = held.traffic.flag.began
+    rotate_pipeline_key(held.desk)
+    assert held.desk.follow().began > began
+    assert held.judgement.exists() and held.told(JUDGED) == []
+    with pytest.raises(GateRefused, match="its trial is open"):
+        held.office.ask("promote", held.staged)
 
 
 def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

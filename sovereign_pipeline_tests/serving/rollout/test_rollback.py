@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Self
 
@@ -9,14 +10,16 @@ import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.record import audit_log
-from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.keys import generate, write_key
+from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
-from sovereign_pipeline.record.trust_changes import add_officer
+from sovereign_pipeline.record.trust_changes import add_officer, revoke, rotate_key
 from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout import rollback as module
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, current_flag, root_of, sequences, write_change
-from sovereign_pipeline.serving.rollout.rollback import rollback
+from sovereign_pipeline.serving.rollout.rollback import rollback, stop
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of
@@ -109,6 +112,65 @@ def test_back_to_an_adapter_that_was_recalled_meanwhile(desk: Desk) -> None:
     assert desk.follow().production == second.id
     assert "overtaken" in desk.told()[-2]
     assert desk.office.states() == {first.id: "superseded", second.id: "production"}
+
+
+def rotate_pipeline_key(desk: Desk) -> None:
+    """From the current entry on; the new key is installed."""
+    replacement, trust = generate(), desk.settings.data / "trust"
+    size = len(entries(desk.office.registry))
+    rotate_key(trust, "pipeline", replacement.public_pem, size, desk.office.roots[:2])
+    for path in desk.settings.keys.glob(f"{PIPELINE_KEY_FILE}*"):
+        path.unlink()
+    write_key(desk.settings.keys / PIPELINE_KEY_FILE, replacement, None)
+
+
+def revoke_officer(desk: Desk) -> None:
+    trust, size = desk.settings.data / "trust", len(entries(desk.office.registry))
+    revoke(trust, desk.office.officers["omar"].keyid, size, desk.office.roots[:2])
+
+
+def need_approvals(desk: Desk) -> None:
+    desk.office.bench.institution.rules["release"]["approvals"] = {"roll_back": 1}
+
+
+@pytest.mark.security_case(
+    "An officer rolls back while the registry is down, and then the officer's or the pipeline's key is revoked, or the "
+    "rules require approvals",
+    "the rollback does not count; the line goes on with the ledger's adapter, and can be decided about",
+)
+@pytest.mark.parametrize("change", [revoke_officer, rotate_pipeline_key, need_approvals])
+def test_a_rollback_that_counts_no_more_leaves_the_line_as_the_ledger_has_it(
+    desk: Desk, change: Callable[[Desk], None]
+) -> None:
+    first, second = desk.in_production(), desk.in_production()
+    rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "It answers in verse.")
+    assert adapter_of(desk.gateway()) == first.id
+    change(desk)
+    assert desk.follow().production == second.id
+    assert desk.office.states() == {first.id: "superseded", second.id: "production"}
+    assert "overtaken" in desk.told()[-2] and "overtaken" not in desk.told()[-1]
+    assert "Omar" not in str(desk.told())
+    assert adapter_of(desk.gateway()) == second.id
+    desk.office.move("recall", second)
+    assert desk.follow().production is None
+
+
+@pytest.mark.parametrize("is_lifted", [False, True], ids=["stopped", "stopped, then let go on by the stolen key"])
+def test_a_stop_stays_when_its_key_is_revoked(desk: Desk, is_lifted: bool) -> None:
+    desk.in_production()
+    desk.rules(share=0.5)
+    staged = desk.staged()
+    stop(desk.settings, LINE, staged.id, "errors: 0.4 more")
+    if is_lifted:
+        flag = desk.follow()
+        write_change(
+            desk.settings,
+            desk.office.pipeline,
+            flag.model_copy(update={"sequence": flag.sequence + 1, "stopped": None}),
+        )
+    rotate_pipeline_key(desk)
+    assert desk.follow().stopped == "errors: 0.4 more"
+    assert "overtaken" in desk.told()[-2]
 
 
 def test_who_may_not_roll_back(desk: Desk) -> None:
