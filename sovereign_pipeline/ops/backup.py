@@ -1,8 +1,8 @@
 """Create an encrypted backup of an installation while it is in use.
 
-Registry, checkpoint and keys are copied first, while the ledger is locked. The files of the home follow, then those of
-the corpus. References to artifacts are copied before the artifacts. Other databases are copied with SQLite's backup API
-or dumped with pg_dump.
+Registry, checkpoint, keys, flags and the gateway's marks are copied first, while the ledger is locked. The files of the
+home follow, then those of the corpus. References to artifacts are copied before the artifacts. Other databases are
+copied with SQLite's backup API or dumped with pg_dump.
 """
 
 import datetime
@@ -13,9 +13,9 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
@@ -153,6 +153,9 @@ SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
 """Name prefixes of folders with unfinished work, which are not backed up."""
+FLAGS, MARKS = "home/serving/flags", ("serving/high-water-marks.json", "serving/last-verified.json")
+"""Names in the archive of files that must not be newer than the registry: a gateway rejects a registry that is older
+than its marks, and a flag may name an adapter only after its transition."""
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Snapshot:
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger and keys under the ledger's lock. Returns the checkpoint of this copy."""
+        """Copy registry, ledger, keys, marks and flags under the ledger's lock. Returns the checkpoint of this copy."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):
@@ -176,12 +179,23 @@ class Snapshot:
                     for path in _files(directory, self.links):
                         to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
                         shutil.copyfile(path, to)
+                for name, path in self._marks_and_flags():
+                    with suppress(FileNotFoundError):  # no gateway has written it yet
+                        shutil.copyfile(path, self._aside(name))
                 checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
             if (
                 server is not None
             ):  # outside the lock, because processes that wait for the lock time out before a dump ends
                 postgresql.dump(server, self._aside(REGISTRY_DUMP), state)
         return checkpoint
+
+    def _marks_and_flags(self) -> Iterator[tuple[str, Path]]:
+        """Yield each file's name in the archive and its path: marks first, because flags may change meanwhile."""
+        for name in MARKS:
+            yield name, self.settings.serving / PurePosixPath(name).name
+        for change in (self.settings.home / "serving" / "flags").glob("*/[0-9]*"):
+            for path in _files(change, self.links):
+                yield f"{FLAGS}/{change.parent.name}/{change.name}/{path.name}", path
 
     def write(self, archive: Archive, progress: Progress) -> None:
         for name, server in on_servers(self.settings).items():
@@ -193,7 +207,7 @@ class Snapshot:
         done = {each.name for each in archive.listed}
         database = database_file(self.settings)
         for name, path in self._others():
-            if name in done or path == database:
+            if name in done or path == database or name.startswith((f"{FLAGS}/", *MARKS)):
                 continue
             self._add(archive, name, path)
             if len(archive.listed) % 1000 == 0:

@@ -8,8 +8,22 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.ops.backup import Snapshot, take
+from sovereign_pipeline.ops.backup_archive import Archive
+from sovereign_pipeline.ops.restore import restore
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.serving.deployment import Sources
 from sovereign_pipeline.serving.high_water_marks import FlagMark, HighWaterMarks
+from sovereign_pipeline.serving.rollout.in_force import Flags
+from sovereign_pipeline.serving.rollout.publishing import follow
+from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline_tests.ops.conftest import Pair
+from sovereign_pipeline_tests.ops.conftest import pair as pair
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 
 TRUST = Trust("a" * 64, 3, 5, False, datetime.datetime.max.replace(tzinfo=datetime.UTC), {})
 OTHER = replace(TRUST, root_sha256="b" * 64, root_version=1, targets_version=1)
@@ -74,3 +88,32 @@ def test_a_damaged_file_accepts_nothing(marks: HighWaterMarks, tmp_path: Path) -
         marks.accept_trust(TRUST, is_on_record=True)
     with pytest.raises(IntegrityError):
         marks.flag("lamps")
+
+
+@pytest.mark.security_case(
+    "A backup is taken while adapters are promoted and a gateway runs, and is restored",
+    "the gateway starts without removing its protection against older states",
+)
+def test_marks_and_flags_in_a_backup_are_not_newer_than_its_registry(
+    desk: Desk, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, first, write = desk.settings, desk.in_production(), Snapshot.write
+
+    def run_gateway() -> None:
+        Sources(settings).find()
+        assert Flags(settings).problems() == {}
+
+    def write_after_a_promotion(snapshot: Snapshot, archive: Archive, progress: Progress) -> None:
+        desk.in_production()
+        run_gateway()
+        write(snapshot, archive, progress)
+
+    run_gateway()
+    monkeypatch.setattr(Snapshot, "write", write_after_a_promotion)
+    take(settings, tmp_path / "backup", pair.public, print)
+    restored = Settings(home=tmp_path / "other" / "home", data=settings.data)
+    restore(restored, tmp_path / "backup", pair.private, "the disk died", print)
+    assert Sources(restored).find().entries > 0
+    flag, is_new = follow(open_registry(restored), open_workplace(restored, LINE))
+    assert (flag.production, is_new) == (first.id, False)
+    assert Flags(restored).problems() == {}
