@@ -107,15 +107,17 @@ class Rates:
         rules = [grant.front_end for grant in caller.grants]
         accounts = {caller.key: self._allowance([(each.concurrent, each.per_minute) for each in rules])}
         if user is not None:
-            of_user = [(each.user_concurrent, each.user_per_minute) for each in rules]
+            of_people = [grant.front_end for grant in caller.grants if grant.users]
+            of_user = [(each.user_concurrent, each.user_per_minute) for each in of_people]
             accounts[f"{caller.key}\n{user}"] = self._allowance(of_user)
         return accounts
 
     def _allowance(self, given: Sequence[tuple[int | None, float | None]]) -> Allowance:
         limits = self._limits
-        concurrent = max((each for each, _ in given if each is not None), default=limits.concurrent_per_caller)
-        requests = max((each for _, each in given if each is not None), default=limits.requests_per_minute)
-        return Allowance(concurrent, requests, limits.tokens_per_minute * requests / limits.requests_per_minute)
+        at_once, per_minute = limits.concurrent_per_caller, limits.requests_per_minute
+        concurrent = max((each or at_once for each, _ in given), default=at_once)
+        requests = max((each or per_minute for _, each in given), default=per_minute)
+        return Allowance(concurrent, requests, limits.tokens_per_minute * requests / per_minute)
 
     def _of(self, key: str, allowance: Allowance, now: float) -> tuple[Bucket, Bucket]:
         found = self._buckets.pop(key, None) or (Bucket(allowance.requests, now), Bucket(allowance.tokens, now))

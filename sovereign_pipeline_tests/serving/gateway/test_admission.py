@@ -93,6 +93,26 @@ async def test_a_front_end_has_limits_of_its_own_and_so_has_each_of_its_people()
             await rates.request(LAYLA).__aenter__()
 
 
+async def test_of_several_grants_the_largest_limit_counts_and_a_default_is_a_limit_too() -> None:
+    ordinary = Role(clearance="SECRET")
+    narrow = FrontEnd(concurrent=2, per_minute=3, user_concurrent=1, user_per_minute=2)
+    caller = Caller("front end", (ordinary, Role(clearance="SECRET", users=True, front_end=narrow)))
+    clock = Clock()
+    rates = Rates(limits(concurrent_per_caller=4, requests_per_minute=5, tokens_per_minute=500), clock)
+    async with rates.request(caller), rates.request(caller), rates.request(caller), rates.request(caller, "a"):
+        with pytest.raises(Refusal, match="concurrent"):
+            await rates.request(caller).__aenter__()
+    async with rates.request(caller, "a"):
+        pass
+    with pytest.raises(Refusal, match=r"You have .* per minute"):
+        await rates.request(caller).__aenter__()
+    clock.now += 60
+    rates.charge(caller, 499)
+    async with rates.request(caller, "a"):
+        with pytest.raises(Refusal, match="This person"):  # a grant without people does not widen theirs
+            await rates.request(caller, "a").__aenter__()
+
+
 class Crowd:
     """Requests of several lines for one set of places; each holds its place until it is told."""
 
