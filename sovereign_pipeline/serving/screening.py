@@ -63,8 +63,7 @@ def _plain(folded: str) -> str:
 
 
 _WRITTEN = re.compile(rf"(?<![A-Z_])({'|'.join(KINDS)})_(\d{{1,3}})(?!\d)")
-_MAY_GO_ON = re.compile(r"(?<![A-Z_])[A-Z][A-Z_]*\d*\Z")
-_LONGEST = max(map(len, KINDS)) + 10
+_MAY_GO_ON = re.compile(r"(?<![A-Z_])[A-Z_]+\d*\Z")
 
 
 class Placeholders:
@@ -118,7 +117,7 @@ class PuttingBack:
         if not self._originals:
             return text
         text = self._held + text
-        found = _MAY_GO_ON.search(text, max(0, len(text) - _LONGEST))
+        found = _MAY_GO_ON.search(text)
         end = found.start() if found is not None else len(text)
         self._held = text[end:]
         return self._put_back(text[:end])

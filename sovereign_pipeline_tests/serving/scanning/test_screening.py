@@ -8,13 +8,15 @@ from typing import Any
 
 import pyrage
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from openai import BadRequestError, OpenAI
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.gateway.stores import Answered, Rated, digest_of_answer, read_hour
 from sovereign_pipeline.serving.rated_answers import JournalCopy, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
-from sovereign_pipeline.serving.screening import SentTexts
+from sovereign_pipeline.serving.screening import PuttingBack, SentTexts, with_originals
 from sovereign_pipeline.serving.transcripts import Transcript, sealed_in, unseal
 from sovereign_pipeline_tests.base_models.test_tool_form import HERMES, write_calls
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -223,6 +225,20 @@ def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
     answer = say(client(bench.token()), content=f"NAME_1 wrote to Ms {NAME}. PHONE_{PHONE.replace(' ', '')}")
     assert "NAME_1 wrote to Ms NAME_2. PHONE_PHONE_1" in bench.engine.asked[0].messages[0]["content"]
     assert text_of(answer, False) == f"NAME_1, {NAME} and NAME_12."
+
+
+ORIGINALS = {"NAME_1": "Layla", "NAME_12": "Omar", "EMAIL_1": MAIL}
+PARTS = ["NAME_1", "NAME_12", "NAME_123", "EMAIL_1", "NAME_", "NAME", "_", "1", "2", "N", "X", "x", " ", "ز", "X" * 40]
+
+
+@given(pieces=st.lists(st.sampled_from(PARTS), max_size=9))
+@example(["_", "NAME_1", "_"])
+@example(["X" * 40, "NAME_1"])
+def test_how_an_answer_is_cut_does_not_decide_what_is_put_back(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    for cut in (pieces, [*text]):
+        putting = PuttingBack(dict(ORIGINALS))
+        assert "".join(map(putting.feed, cut)) + putting.end() == with_originals(text, ORIGINALS)
 
 
 @pytest.mark.parametrize("stream", [False, True])
