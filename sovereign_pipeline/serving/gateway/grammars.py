@@ -211,8 +211,8 @@ class CallReader:
 
     def feed(self, text: str) -> str:
         """Return the text that cannot be part of a call or of a call's marks."""
-        is_plain = not self._form.mark and self._text.strip() and not self._is_begun
         self._text += text
+        is_plain = not self._form.mark and re.match(r"\s*[^\s{]", self._text)  # as `TEXT` in the grammar
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:

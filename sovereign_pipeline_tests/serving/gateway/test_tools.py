@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline.serving.gateway import grammars
-from sovereign_pipeline.serving.gateway.grammars import AnswerForm, assert_enforceable
+from sovereign_pipeline.serving.gateway.grammars import AnswerForm, CallReader, assert_enforceable
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
 from sovereign_pipeline_tests.base_models.test_tool_form import FORMS, write_calls
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -77,6 +79,29 @@ def test_json_is_not_mistaken_for_a_bare_call(bench: Bench, calling: TestClient)
     assert parts_of(ask(calling, response_format={"type": "json_object"}), False)["content"] == ' {"name": "Nadia"}'
     bench.engine.words = ["\n{", '"name": "fee_for_vessel", "parameters": {"metres": 1}}']
     assert parts_of(ask(calling, tools=TOOLS), False)["calls"] == [["fee_for_vessel", {"metres": 1}]]
+
+
+WRITTEN = [
+    *("[", "{", "}", "$", "a", " ", "\n", "<", "<tool_", "call>", "[TOOL", "_CALLS] ["),
+    *(write_calls(form, [ToolCall(name="f", arguments={"a": 1})]) for form in FORMS.values()),
+]
+
+
+@pytest.mark.parametrize("template", FORMS)
+@given(pieces=st.lists(st.sampled_from(WRITTEN), max_size=6))
+@example([" [", '{"a": 1}, {"a": 2}] Both are free.'])
+@example(["Write ${HOME}/x", ", then start."])
+def test_how_an_answer_is_cut_does_not_decide_what_is_a_call(template: str, pieces: list[str]) -> None:
+    def read(cut: list[str]) -> tuple[str, list[ToolCall]]:
+        reader = CallReader(FORMS[template])
+        text = "".join(map(reader.feed, cut))
+        rest, calls = reader.end()
+        return text + rest, calls
+
+    text = "".join(pieces)
+    assert read(pieces) == read([*text]) == read([text])
+    if not FORMS[template].mark and not text.lstrip().startswith("{"):
+        assert read([text]) == (text, [])
 
 
 def nested(levels: int) -> dict[str, Any]:
