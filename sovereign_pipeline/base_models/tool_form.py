@@ -80,7 +80,7 @@ class ToolForm:
 
     def _read(self, text: str, place: int) -> tuple[ToolCall, int]:
         """Return the call at a position in the text, and the position after its arguments or object."""
-        decoder = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite)
+        decoder = json.JSONDecoder(strict=False, parse_constant=finite, parse_float=finite)
         if self._object.name is None:
             named = re.compile(rf"\s*([\w.-]+){_loosely(self.middle)}").match(text, place)
             if named is None:
@@ -185,6 +185,13 @@ def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return ready
 
 
+def finite(number: str) -> float:
+    """Parse a JSON number. Raises ValueError for NaN, and for a number that is too large, such as 1e999."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number that JSON has not")
+    return value
+
+
 _NAME, _KEY, _VALUE, _ANSWER, _RESULT = "probe_function", "probe_key", "probe_value", "Probe answer", "Probe result"
 _NUMBERED = r"\bcall\d{5}\b"
 _TOOL: dict[str, Any] = {
@@ -199,13 +206,6 @@ _TOOL: dict[str, Any] = {
         },
     },
 }
-
-
-def _finite(number: str) -> float:
-    """Parse a JSON number. Raises ValueError for NaN, and for a number that is too large, such as 1e999."""
-    if not math.isfinite(value := float(number)):
-        raise ValueError("a number that JSON has not")
-    return value
 
 
 def _common_start(one: str, other: str) -> str:

@@ -85,6 +85,11 @@ def nesting_of(value: Any) -> int:
     return depth
 
 
+def is_unreadable(value: Any) -> bool:
+    """Return whether a value contains a lone surrogate, which JSON allows but UTF-8 cannot encode."""
+    return re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)) is not None
+
+
 class FormCheck:
     """Checks the form of a request's answers. The check runs once, even if the request has several answers."""
 
@@ -216,10 +221,13 @@ class CallReader:
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:
-        """Return the remaining text, and the calls. Drops a call that was cut or is nested too deep."""
+        """Return the remaining text, and the calls. Drops a call that was cut, is nested too deep or is unreadable."""
         if not self._is_begun:
             return self._spaces + self._mark.end(), []
-        return "", [each for each in self._form.parse(self._text)[1] if nesting_of(each.arguments) <= MOST_NESTED]
+        calls = self._form.parse(self._text)[1]
+        return "", [
+            each for each in calls if nesting_of(each.arguments) <= MOST_NESTED and not is_unreadable(each.arguments)
+        ]
 
     @property
     def _is_begun(self) -> bool:

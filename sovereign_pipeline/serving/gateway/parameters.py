@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from sovereign_pipeline.base_models.tool_form import finite
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, MOST_NESTED, AnswerForm, nesting_of
+from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, MOST_NESTED, AnswerForm, is_unreadable, nesting_of
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -43,12 +44,7 @@ class Parameter:
         if not self.schema:
             return True
         is_searched = self.is_used and self.name != "messages"  # each message is checked later
-        return bool(self.validator.is_valid(value)) and not (is_searched and _is_unreadable(value))
-
-
-def _is_unreadable(value: Any) -> bool:
-    """Return whether a value contains a lone surrogate, which JSON allows but UTF-8 cannot encode."""
-    return re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)) is not None
+        return bool(self.validator.is_valid(value)) and not (is_searched and is_unreadable(value))
 
 
 def _parameters(rows: Iterable[dict[str, Any]]) -> tuple[Parameter, ...]:
@@ -188,11 +184,8 @@ def _form(sent: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> Answer
 
 
 def _json(body: bytes | str) -> dict[str, Any]:
-    def no_number(name: str) -> None:
-        raise ValueError(name)
-
     try:
-        given = json.loads(body, parse_constant=no_number)
+        given = json.loads(body, parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError):
         raise Refusal(400, "The body is not JSON.", "invalid_json") from None
     if not isinstance(given, dict):
@@ -276,15 +269,16 @@ def _message(given: Any, path: str, ignored: list[str]) -> dict[str, Any]:
 
 
 def _call(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    function = given["function"]
+    function, param = given["function"], f"{path}.function.arguments"
+    no_object = Refusal(400, f"The parameter '{param}' must be a JSON object.", "invalid_parameter", param=param)
     try:
         arguments = _json(function["arguments"]) if isinstance(function["arguments"], str) else function["arguments"]
     except Refusal:
-        param = f"{path}.function.arguments"
-        message = f"The parameter '{param}' must be a JSON object."
-        raise Refusal(400, message, "invalid_parameter", param=param) from None
+        raise no_object from None
     if nesting_of(arguments) > MOST_NESTED:
-        raise _too_deep(f"{path}.function.arguments")
+        raise _too_deep(param)
+    if is_unreadable(arguments):
+        raise no_object
     named = {"id": given["id"]} if "id" in given else {}
     return {"type": "function", **named, "function": {"name": function["name"], "arguments": arguments}}
 

@@ -176,6 +176,10 @@ class RoutedRequest:
         """Return messages of this request with the line's instruction."""
         return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
+    def digest_with(self, answer: str) -> str:
+        """Return the digest under which the journal has this request with its answer."""
+        return digest_of_answer(self.id, self.adapter.adapter, self.prompt(self.sent.conversation).messages, answer)
+
 
 class RunningAnswer:
     """An answer that has begun: its prompt's length, and its pieces."""
@@ -328,6 +332,7 @@ class RequestHandler:
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
                 limit.progress(self.limits.first_token_seconds)
+                request.digest_with("")  # raises if the answer could not be journalled
                 is_computed, prompt = True, request.prompt(screen.sent.messages)
                 callable_names = {tool["function"]["name"] for tool in request.sent.form.tools}
                 tools = [tool for tool in screen.sent.tools if tool["function"]["name"] in callable_names]
@@ -418,14 +423,15 @@ class RequestHandler:
         text, screen = answer.as_text, answer.screen
         self.metrics.found(line, adapter, "answer", screen.in_answer)
         self.metrics.unsearched(line, adapter, screen.failures)
-        digest = digest_of_answer(request.id, adapter, request.prompt(request.sent.conversation).messages, text)
         ended: Ended = "stopped" if screen.is_stopped else outcome
         holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
-        self._compare(request, ended, seconds, text, answer.answer_tokens, holds_personal_data)
-        transcript = self._transcribe(request, screen) if ended == "complete" else None
-        self.journal.note(
-            Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
-        )
+        noted = Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=request.digest_with(text))
+        try:
+            self._compare(request, ended, seconds, text, answer.answer_tokens, holds_personal_data)
+            if ended == "complete":
+                noted = noted.model_copy(update={"transcript": self._transcribe(request, screen)})
+        finally:
+            self.journal.note(noted)
 
     def _transcribe(self, request: RoutedRequest, screen: Screen) -> str | None:
         """Seal a complete answer if its line keeps transcripts. Returns the digest of the sealed record."""

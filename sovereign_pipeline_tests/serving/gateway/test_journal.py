@@ -9,11 +9,25 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.parameters import CompletionRequest
+from sovereign_pipeline.serving.gateway.request_handler import RoutedRequest
 from sovereign_pipeline.serving.gateway.stores import Answered, Journal, digest_of_answer, read_hour
+from sovereign_pipeline.serving.transcripts import TranscriptFiles
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter, answered_in
+from sovereign_pipeline_tests.serving.gateway.scripted import (
+    LINE,
+    PROMPT_TOKENS,
+    WORDS,
+    Bench,
+    adapter,
+    answered_in,
+    ask,
+)
 
 NINE = datetime.datetime(2026, 11, 26, 9, 30, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -132,6 +146,26 @@ def test_each_answer_is_noted_and_its_caller_can_show_it(bench: Bench, client: C
     assert whole.digest != streamed.digest, "one text, two ids: nobody can try texts"
     assert whole.tokens == streamed.tokens == PROMPT_TOKENS + len(WORDS)
     assert id not in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_answer_whose_transcript_cannot_be_sealed_is_noted(bench: Bench, client: Client) -> None:
+    bench.serve(adapter(LINE))
+    bench.transcripts = TranscriptFiles(bench.directory / "transcripts", "no public key", {LINE: Transcripts()})
+    answer = ask(client(bench.token()), stream=True)
+    assert WORDS[-2] in answer.text and '"code":"internal_error"' in answer.text
+    (file,) = bench.journal.glob("*.jsonl")
+    (noted,) = answered_in(file)
+    assert (noted.outcome, noted.transcript) == ("complete", None)
+
+
+@pytest.mark.anyio
+async def test_a_request_that_cannot_be_noted_reaches_no_engine(bench: Bench) -> None:
+    served, handler = bench.serve(adapter(LINE)), bench.app().state.gateway.handler
+    sent = CompletionRequest("chat", {"model": LINE}, [{"role": "user", "content": "\ud800"}])
+    with pytest.raises(UnicodeEncodeError):
+        async with handler.answer(RoutedRequest(Caller("layla", ()), served, sent, Sampling(max_tokens=9))):
+            pass
+    assert not bench.engine.asked
 
 
 def test_where_answers_cannot_be_noted_none_is_given(

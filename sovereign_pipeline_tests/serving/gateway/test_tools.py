@@ -154,12 +154,27 @@ def test_what_is_too_large_is_refused_by_name(bench: Bench, calling: TestClient,
     assert ask(calling, **called_with(json.dumps(nested(50)))).status_code == 200
 
 
-def test_a_call_that_is_nested_too_deep_is_left_out(bench: Bench, calling: TestClient) -> None:
-    for levels, calls in ((300, 0), (50, 1)):
-        written = json.dumps({"name": "f", "arguments": nested(levels)})
+def test_a_call_that_is_nested_too_deep_or_unreadable_is_left_out(bench: Bench, calling: TestClient) -> None:
+    for arguments, calls in ((nested(300), 0), (nested(50), 1), ({"a": "\ud800"}, 0)):
+        written = json.dumps({"name": "f", "arguments": arguments})
         bench.engine.words = [f"<tool_call>\n{written}\n</tool_call>"]
         answer = ask(calling, tools=[tool_with({})])
         assert len(parts_of(answer, False)["calls"]) == calls
+
+
+@pytest.mark.security_case(
+    "The arguments of a call that a caller sends contain 1e400 or half a character, which no journal can record",
+    "400, and the engine is not asked",
+)
+@pytest.mark.parametrize("arguments", ['{"a": 1e400}', r'"{\"a\": 1e400}"', r'"{\"a\": \"\\ud800\"}"'])
+def test_arguments_that_cannot_be_journalled_are_refused(bench: Bench, calling: TestClient, arguments: str) -> None:
+    body = json.dumps({"model": "lamps", "stream": True, **called_with("sent")})
+    headers = {"Content-Type": "application/json"}
+    statuses = [
+        calling.post("/v1/chat/completions", content=body.replace('"sent"', each), headers=headers).status_code
+        for each in ('{"a": 1e4}', arguments)
+    ]
+    assert statuses == [200, 400] and len(bench.engine.asked) == 1
 
 
 def test_schemas_are_compiled_within_the_rate_and_once_a_request(
