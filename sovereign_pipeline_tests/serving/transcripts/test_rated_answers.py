@@ -83,7 +83,7 @@ def test_what_the_journal_does_not_name_is_left_out(kept: Kept, tmp_path: Path) 
         stream.write(b"cut sho")
     opened = kept.open("prompts", tmp_path / "prompts.jsonl")
     assert opened.exit_code == 0
-    assert "not in the journal: 1" in opened.output and "not readable: 1" in opened.output
+    assert "not in the journal: 1" in opened.output and "unreadable lines: 1" in opened.output
     assert [each.prompt for each in read_items(tmp_path / "prompts.jsonl", PromptRow)] == ["Is the lamp lit?"]
 
 
@@ -138,7 +138,7 @@ def test_a_disliked_answer_becomes_no_liked_one(kept: Kept, tmp_path: Path, tamp
         assert "one of its ratings is missing: 1" in opened.output and "but missing: " in opened.output
     else:
         assert opened.exit_code == 0, opened.output
-        assert ("there twice: 2" in opened.output) == (tampering == "repeated")
+        assert ("duplicate records: 2" in opened.output) == (tampering == "repeated")
     assert [each["label"] for each in rows_of(out)] == ["deleted" in tampering]
     assert [each["request"] for each in rows_of(out)] == [
         "Who signs?" if "deleted" in tampering else "Is the lamp lit?"
