@@ -136,10 +136,10 @@ def adapters_rollback(
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
-    asked = way_back(home.settings, line, to, home.trust)[1].request
-    question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
+    _, shown = way_back(home.settings, line, to, home.trust)
+    question = {name: shown.request[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
     signer = officers_signer(home.settings, key, question)
-    _print_flag(rollback(home.settings, line, to, signer, reason))
+    _print_flag(rollback(home.settings, line, to, signer, reason, shown))
     _let_ledger_follow(home, line)
 
 

@@ -4,13 +4,15 @@ import datetime
 import io
 import json
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, NotFoundError
 from sovereign_pipeline.cli import terminal
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.release import let_flag_follow
@@ -18,7 +20,8 @@ from sovereign_pipeline.evidence.package import answered
 from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.release.recall import Question, ask, open_recall, waive_recall
 from sovereign_pipeline.release.standing import history_of
-from sovereign_pipeline.serving.rollout.flag import root_of
+from sovereign_pipeline.serving.rollout.flag import current_flag, root_of
+from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.conftest import office as office
 
@@ -65,6 +68,43 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
     given = call("rollback", "lamps", "--reason", "It was not.", "--key", str(key))
     assert "the ledger is updated" in given.output
     assert office.states() == {first.id: "production", second.id: "superseded"}
+
+
+class Meanwhile(io.StringIO):
+    """Output, and what others do at the moment when a text is printed."""
+
+    def __init__(self, printed: str, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.printed, self.act = printed, act
+
+    def write(self, text: str) -> int:
+        if self.printed in text:
+            self.act()
+        return super().write(text)
+
+
+@pytest.mark.security_case(
+    "The gateway stops a rollout while an officer confirms that the staged adapter is withdrawn",
+    "the officer's key does not sign the rollback of the adapter in production",
+)
+def test_an_officer_signs_the_rollback_that_was_shown(office: Office, key: Path) -> None:
+    first, second, third = office.adapter(), office.adapter(), office.adapter()
+    for each in (first, second):
+        office.to_production(each)
+    for transition in ("approve", "stage"):
+        office.move(transition, third)
+    settings = office.bench.settings
+    let_flag_follow(office.registry, office.bench.workplace())
+    written = Meanwhile("Signing as", lambda: stop(settings, "lamps", third.id, "errors: 0.4 more"))
+    rollback = ["adapters", "rollback", "lamps", "--reason", "It answers in verse.", "--key", str(key)]
+    with redirect_stdout(written), pytest.raises(ConflictError, match="after the rollback was shown"):
+        app(rollback, standalone_mode=False)
+    assert "unstage" in written.getvalue()
+    flag = current_flag(settings, "lamps", office.trust)
+    assert (flag.cause, flag.production, flag.staged) == ("regression", second.id, third.id)
+    with redirect_stdout(io.StringIO()):
+        app(rollback, standalone_mode=False)
+    assert current_flag(settings, "lamps", office.trust).production == first.id
 
 
 def test_the_doctor_says_what_is_wrong_with_a_flag(office: Office, key: Path) -> None:

@@ -48,11 +48,16 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
     )
 
 
-def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str) -> Flag:
+def rollback(
+    settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str, shown: WayBack | None = None
+) -> Flag:
     """Roll back by an officer's signature, effective at once. Returns the new flag.
 
+    Args:
+        shown: the rollback that the officer confirmed, if it was shown.
+
     Raises InputError if there is no reason, SignInError if the officer may not roll back, ConflictError if other
-    officers must approve, and the errors of `way_back`.
+    officers must approve or if the rollback is no longer the one that was shown, and the errors of `way_back`.
     """
     if not reason.strip():
         raise InputError("A rollback needs a reason.", "Give a reason; every page about the adapter shows it.")
@@ -61,6 +66,8 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
     institution = load_institution(settings.data)
     with changing(settings, line):
         flag, way = way_back(settings, line, to, trust)
+        if shown not in (None, way):
+            raise ConflictError(f"Line {line} changed after the rollback was shown.", "Repeat the command.")
         asked, named = way.request, flag.adapters[way.adapter]
         assert_may(officer, asked["transition"], [named.classification])
         _assert_needs_nobody_else(institution, asked)
