@@ -297,8 +297,9 @@ def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
 def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
     table = Table(show_header=False)
     for name, value in facts.items():
-        text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
-        table.add_row(name.replace("_", " "), escape(text))
+        is_json = isinstance(value, dict | list)
+        text = json.dumps(value, ensure_ascii=False, indent=1) if is_json else str(value)
+        table.add_row(escape(on_one_line(name.replace("_", " "))), escape(on_one_line(text, "\n" if is_json else "")))
     console.print(table)
 
 

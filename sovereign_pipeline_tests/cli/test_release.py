@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from sovereign_pipeline.cli.release import let_flag_follow
 from sovereign_pipeline.evidence.package import answered
 from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.release.recall import Question, ask, open_recall, waive_recall
+from sovereign_pipeline.release.requests import propose, request
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import current_flag, root_of
 from sovereign_pipeline.serving.rollout.rollback import stop
@@ -105,6 +107,24 @@ def test_an_officer_signs_the_rollback_that_was_shown(office: Office, key: Path)
     with redirect_stdout(io.StringIO()):
         app(rollback, standalone_mode=False)
     assert current_flag(settings, "lamps", office.trust).production == first.id
+
+
+@pytest.mark.security_case(
+    "A requester signs a text that moves the cursor or sets colours in the terminal of the officer who approves",
+    "the terminal shows it as plain text",
+)
+def test_a_request_cannot_repaint_what_an_officer_confirms(office: Office, key: Path) -> None:
+    adapter, workplace = office.adapter(), office.bench.workplace()
+    asked = propose(
+        office.registry, workplace, adapter.id, "approve", "It is needed.", datetime.datetime.now(datetime.UTC)
+    )
+    hostile = {"reason": "Fine.\n\x1b[3A\x1b[2K\x9b2J", "[/]\x1b[1Anote": "x"}
+    forged = replace(asked, predicate={**asked.predicate, **hostile})
+    standing = request(office.registry, workplace, office.officers["layla"], forged)
+    given = call("approve", standing.request.id, "--key", str(key))
+    assert given.exit_code == 0, given.output
+    assert "Fine." in given.output and "[/]" in given.output
+    assert given.output.replace("\n", "").isprintable()
 
 
 def test_the_doctor_says_what_is_wrong_with_a_flag(office: Office, key: Path) -> None:
