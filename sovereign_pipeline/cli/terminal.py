@@ -330,13 +330,14 @@ def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def moment(text: str) -> datetime.datetime:
-    """Parse a UTC time. A date without a time means the last microsecond of that day. Raises InputError for other
-    text."""
+    """Parse a UTC time. A date without a time (`YYYY-MM-DD`) means the last microsecond of that day. Raises InputError
+    for other text."""
     try:
-        if len(text) == len("2027-03-14"):
-            day = datetime.date.fromisoformat(text)
-            return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
         found = datetime.datetime.fromisoformat(text)
+        if len(text) <= len("2027-03-14"):
+            if text != found.date().isoformat():  # such as 20270314, which is midnight for `fromisoformat`
+                raise ValueError
+            return datetime.datetime.combine(found, datetime.time.max, datetime.UTC)
     except ValueError:
         raise InputError(
             f"'{text[:40]}' is not a valid date or time.", "Write 2027-03-14 or 2027-03-14T09:30."

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.base.errors import ConflictError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.cli import terminal
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.release import let_flag_follow
@@ -207,6 +207,16 @@ def test_what_answered_leaves_out_the_time_under_a_recall_and_after_retirement(o
             answered(session, registry.settings, "lamps", "2027-01-01", *dark)
         for since, until in ((times["in production"], times["recalled"]), (times["waived"], times["waived"])):
             assert answered(session, registry.settings, "lamps", "2027-01-01", since, until) == [adapter.id]
+
+
+def test_a_day_is_written_in_one_way(office: Office, key: Path, tmp_path: Path) -> None:
+    """Other dates of ISO 8601 would be midnight, and leave out what answered later on that day."""
+    found = json.loads(call("production", "lamps", "--at", "2027-03-14", "--json").stdout)
+    assert found["at"] == "2027-03-14T23:59:59.999999+00:00"
+    for text in ("20270314", "2027W107", "2027-W10-7", "2027W10T09"):
+        package = ["evidence", "--line", "lamps", "--on", text, "--out", str(tmp_path / "package")]
+        for given in (call("production", "lamps", "--at", text), CliRunner().invoke(app, package)):
+            assert type(given.exception) is InputError, text
 
 
 def now() -> datetime.datetime:
