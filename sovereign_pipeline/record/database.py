@@ -93,11 +93,13 @@ class Registry:
         Added rows are a draft that only readers in the same thread see. At the end, the new entries are written to the
         second copy, committed to the database, replayed from there, and covered by a new signed checkpoint.
 
-        Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full.
+        Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full, and
+        RegistryUnreached if its file was moved or replaced.
         """
         view = self.view
         # The view's lock comes first: while this process waits for its readers, other processes can write.
         with view.lock, checkpoints.only_writer(self.settings):
+            self._assert_in_place()
             with _errors_named(), _writing_connection(self.engine) as disk:
                 if view.disk is not None:
                     raise RuntimeError("a registry cannot be written inside one of its own reading or writing sessions")
@@ -122,6 +124,15 @@ class Registry:
                 if self.snapshot is not None and view.is_due and (signer := checkpoints.signer(self.settings)):
                     with suppress(OSError):  # a state that cannot be stored is replayed next time
                         view.keep(self.snapshot, signer)
+
+    def _assert_in_place(self) -> None:
+        """Raise RegistryUnreached if the SQLite file was moved or replaced, because open connections write into the old
+        file."""
+        if not (is_there(self.settings) and _identity(self.settings) == self.identity):
+            raise RegistryUnreached(
+                f"{registry_url(self.settings).database}: the registry was moved or replaced while this program ran.",
+                "Start the program again. After `sovereign databases move`, set SOVEREIGN_REGISTRY_URL first.",
+            )
 
     def keep_anew(self) -> None:
         """Replace the stored snapshot, if there is one, by the state that was just replayed. Without access to the

@@ -21,7 +21,7 @@ from sovereign_pipeline.dagster.resources import open_instance
 from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted
 from sovereign_pipeline.ops.postgresql import Database, assert_empty
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.database import RegistryUnreached, open_registry
 from sovereign_pipeline.record.tables import AuditEntry, row_as_dict
 from sovereign_pipeline.registry.mlflow_mirror import mirrored
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -144,7 +144,8 @@ def test_files_move_to_a_server_with_all_that_is_in_them(institution: DemoInstit
     workplace = institution.workplace()
     settings = workplace.settings
     make(RAW_CORPUS, workplace)
-    with open_registry(settings).writing() as session:
+    running = open_registry(settings)  # as a gateway that was started by itself
+    with running.writing() as session:
         append(session, "clerk", "lamp lit", {"lamp": "harbour"})
     with open_registry(settings).reading() as session:
         entries = _acts(session)
@@ -163,6 +164,8 @@ def test_files_move_to_a_server_with_all_that_is_in_them(institution: DemoInstit
         move(moved_to, print)
     assert {each.variable for each in move(moved_to, print)} == {VARIABLES[setting] for setting in urls}
     assert not {"registry.db", "mlflow.db", "history", "schedules"} & {path.name for path in settings.home.rglob("*")}
+    with pytest.raises(RegistryUnreached), running.writing() as session:
+        append(session, "gateway", "lamp out", {"lamp": "harbour"})
     with open_registry(moved_to).reading() as session:
         assert _acts(session) == entries
     with open_registry(moved_to).writing() as session:

@@ -1,9 +1,11 @@
 """Opening a registry makes its tables, once, on both databases."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, inspect, select, text
@@ -11,9 +13,9 @@ from sqlalchemy import create_engine, inspect, select, text
 from sovereign_pipeline.base.errors import ConflictError, InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.record import database as record_database
-from sovereign_pipeline.record.database import FORMAT, format_of, open_registry
+from sovereign_pipeline.record.database import FORMAT, RegistryUnreached, format_of, open_registry, registry_url
 from sovereign_pipeline.record.tables import Adapter
-from sovereign_pipeline_tests.record.lamps import light
+from sovereign_pipeline_tests.record.lamps import kept, light
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -115,3 +117,20 @@ def test_nobody_is_refused_while_others_open_the_same_new_file(bench: Bench) -> 
         for thread in threads:
             thread.join()
     assert not refused
+
+
+def test_a_file_that_was_moved_or_replaced_is_not_written_by_a_program_that_has_it_open(bench: Bench) -> None:
+    """Such as a gateway that runs on after `sovereign databases move`: the new ledger would lack its entries."""
+    registry, file = bench.open_registry(), Path(registry_url(bench.settings).database or "")
+    light(registry, 1)
+    size, moved = kept(bench.settings).size, file.with_name("moved.db")
+    file.rename(moved)
+    with pytest.raises(RegistryUnreached):
+        light(registry, 2)
+    shutil.copyfile(moved, file)
+    with pytest.raises(RegistryUnreached):
+        light(registry, 2)
+    assert kept(bench.settings).size == size
+    moved.replace(file)
+    light(registry, 2)
+    assert kept(bench.settings).size == size + 1
