@@ -37,8 +37,8 @@ def guarded(app: App) -> App:
                 message = {**message, "headers": [*message.get("headers", []), *NOT_FRAMED]}
             await send(message)
 
-        is_query = scope["type"] == "http" and scope["method"] != "POST" and b"query=" in scope["query_string"]
-        if is_query and scope["path"].rstrip("/").endswith("/graphql"):
+        has_query = scope["type"] == "http" and scope["method"] != "POST" and scope["query_string"]
+        if has_query and scope["path"].rstrip("/").endswith("/graphql"):
             await send_not_framed({"type": "http.response.start", "status": 405, "headers": []})
             await send({"type": "http.response.body", "body": b"Send queries by POST.\n"})
             return
