@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.processes import die_with_parent
 from sovereign_pipeline.base.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.base.text import and_more
@@ -24,6 +25,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Gate, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import (
     differences,
@@ -134,11 +136,26 @@ def publish(stage: Stage, workplace: Workplace, ref: ArtifactRef, *, passed: boo
 
 
 def _mirror_training(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    return {"mlflow run": mirror_training(workplace.settings, workplace.store.open(ref))}
+    return {"mlflow run": mirrored_run(workplace, ref, mirror_training)}
 
 
 def _mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    return {"mlflow run": mirror_evaluation(workplace.settings, workplace.store.open(ref))}
+    return {"mlflow run": mirrored_run(workplace, ref, mirror_evaluation)}
+
+
+def mirrored_run(workplace: Workplace, ref: ArtifactRef, mirror: Callable[[Settings, Artifact], str]) -> str:
+    """Mirror an artifact as a run in MLflow. Return the run's id or an error message."""
+    artifact, what = workplace.store.open(ref), f"{ref.kind} {short(ref.digest)} is stored"
+    return _mirrored(lambda: mirror(workplace.settings, artifact), workplace, what, "the next run writes it again")
+
+
+def _mirrored(mirror: Callable[[], str], workplace: Workplace, what: str, remedy: str) -> str:
+    """Return the result of `mirror`. If it fails, report and return an error message: MLflow decides nothing."""
+    try:
+        return mirror()
+    except Exception as error:  # any error of MLflow, its database or its disk
+        workplace.progress(f"{what}, but MLflow does not show it yet ({type(error).__name__})")
+        return f"none: {type(error).__name__}; {remedy}"
 
 
 def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
@@ -161,12 +178,13 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
 def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
     """Mirror the adapter to MLflow. Return MLflow's version or an error message. If mirroring fails, the adapter is
     still registered."""
-    try:
+
+    def mirror() -> str:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
-    except Exception as error:  # any error of MLflow, its database or its disk
-        workplace.progress(f"{adapter.id} is registered, but MLflow does not show it yet ({type(error).__name__})")
-        return f"none: {type(error).__name__}; `sovereign adapters mlflow --repair` writes it again"
-    return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
+        return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
+
+    remedy = "`sovereign adapters mlflow --repair` writes it again"
+    return _mirrored(mirror, workplace, f"{adapter.id} is registered", remedy)
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}

@@ -23,7 +23,7 @@ from sovereign_pipeline.base.processes import die_with_parent
 from sovereign_pipeline.base.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.base.text import counted, duration, silent
 from sovereign_pipeline.dagster.asset_details import picture, table
-from sovereign_pipeline.dagster.assets import as_failures
+from sovereign_pipeline.dagster.assets import as_failures, mirrored_run
 from sovereign_pipeline.dagster.chain import DEVICE_POOL
 from sovereign_pipeline.dagster.launching import key_of_marks, launch_with_pipes
 from sovereign_pipeline.dagster.plots import experiment_png
@@ -100,7 +100,7 @@ def _materialization(context: dg.AssetExecutionContext, settings: Settings) -> d
             "digest": ref.digest,
         }
         if "diverged" not in summary:
-            facts["mlflow run"] = mirror_training(settings, artifact)
+            facts["mlflow run"] = mirrored_run(workplace, ref, mirror_training)
         context.log_event(
             dg.AssetMaterialization(TRIAL, partition=key, metadata=facts, tags={DATA_VERSION_TAG: ref.digest})
         )

@@ -15,8 +15,9 @@ from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.record.staleness import stale_kinds
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline_tests.conftest import QUESTIONS
+from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
+from sovereign_pipeline_tests.registry.bench import small_bench
 
 pytestmark = pytest.mark.slow
 
@@ -192,3 +193,14 @@ def test_an_optional_input_is_asked_for_by_the_lines_that_read_it_alone(
     ref = line.workplace.store.current("lamps", "aligned_adapter")
     assert ref is not None
     assert list(line.workplace.store.read_manifest(ref).inputs) == ["reward_model"]
+
+
+def test_what_mlflow_cannot_show_is_published_all_the_same(institution: DemoInstitution) -> None:
+    bench = small_bench(institution)
+    bench.register()
+    (bench.settings.home / "mlflow").write_text("Where the directory of its database would be.")
+    for stage in bench.chain:
+        published = assets.publish(stage, bench.workplace(), bench.artifact(stage.kind).ref, passed=True)
+        shown = {name: value for name, value in published.items() if name.startswith("mlflow")}
+        mirrored = stage.kind in {*assets.ONCE_PASSED, *assets.WHATEVER_THE_VERDICT}
+        assert [value.startswith("none: ") for value in shown.values()] == [True] * mirrored, stage.kind
