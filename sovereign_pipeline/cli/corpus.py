@@ -619,13 +619,16 @@ def privacy_train(
     missing = next((path for path in on if not path.is_file()), None)
     if missing is not None:
         raise InputError(f"{missing}: there is no such file.", "Give files of texts with labelled names.")
+    sets = {path.name: path for path in on}
+    if len(sets) < len(on):
+        raise InputError("Two of the files have the same name.", "Rename one; the model's card lists files by name.")
     signer = pipeline_signer(home.settings, home.trust)
 
     def report(epoch: int, count: int, loss: float) -> None:
         err.print(f"pass {epoch} of {count}: loss {loss:.2f}")
 
     go_offline()
-    trained = train_own(language, {path.name: path for path in on}, to, parent, report)
+    trained = train_own(language, sets, to, parent, report)
     files = model_files(to)
     digest = files_digest(to)
     (to / f"model{SUFFIX}").write_bytes(sign_listed(signer, files, digest))

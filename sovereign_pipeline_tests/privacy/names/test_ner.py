@@ -29,6 +29,7 @@ def bio(path: Path, count: int, per_document: int = 20) -> Path:
     for number, (words, labels) in enumerate(sentences(1, count)):
         lines += ["-DOCSTART- O"] * (number % per_document == 0)
         lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -87,6 +88,10 @@ def test_sets_that_cannot_be_used_are_refused_without_their_text(
         read_bio(torn)
     assert "line 2" in str(error.value)
     assert "Quorvan" not in str(error.value)
+    sets = [bio(tmp_path / name / "set.txt", 240, 12) for name in ("first", "second")]
+    twice = train(institution, monkeypatch, "--on", sets[0], "--on", sets[1], "--to", tmp_path / "own", "--anew")
+    assert isinstance(twice.exception, InputError)
+    assert not (tmp_path / "own").exists()
     there = train(institution, monkeypatch, "--on", small, "--to", tmp_path)
     assert isinstance(there.exception, InputError)
 
