@@ -185,7 +185,7 @@ def summary_of(results: Results) -> str:
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """Return a table row for each trial. Finished trials come first, by loss."""
-    order = sorted(results.trials, key=lambda trial: (trial.state != "finished", -(trial.steps or 0), _loss(trial)))
+    order = sorted(results.trials, key=_rank)
     return [
         {
             "trial": trial.setting.number,
@@ -202,8 +202,9 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _loss(trial: Trial) -> float:
-    return trial.score.get("loss", math.inf)
+def _rank(trial: Trial) -> tuple[bool, int, float]:
+    is_finished = trial.state == "finished"
+    return not is_finished, 0 if is_finished else -(trial.steps or 0), trial.score.get("loss", math.inf)
 
 
 def diff_of(settings: Settings, results: Results) -> str:
