@@ -453,9 +453,9 @@ class Sandboxes:
         for _ in range(MOST_ENDS):
             try:
                 for item in self._parsed(path, count):
+                    if len(item) > LARGEST_RESULT or size + len(item) > most:
+                        raise MemoryError  # later messages may be smaller
                     size += len(item)
-                    if len(item) > LARGEST_RESULT or size > most:
-                        raise MemoryError
                     if item == _RESTART:
                         restarts += 1
                         if restarts > MOST_RESTARTS:
@@ -470,8 +470,6 @@ class Sandboxes:
             except (OSError, EOFError, MemoryError, RecursionError, ValueError) as error:
                 yield {"broken": _why_it_ended(error)}
                 count += 1
-                if size > most:
-                    return
         try:
             for item in self._parsed(path, count, unread=f"behind {MOST_ENDS} messages that ended the parser"):
                 yield _checked(json.loads(item))

@@ -183,6 +183,36 @@ def test_outlook() -> None:
         assert _read(content).left_out == reason
 
 
+@pytest.mark.security_case(
+    "A message of an mbox parses to more text than the limit, or several do together",
+    "it is quarantined; every later message is read, or quarantined by name",
+)
+@pytest.mark.parametrize(
+    ("text", "most", "expected", "level"),
+    [("x" * 10_000, 4_000, "rrLrrrr", "SECRET"), ("x", 800, "rrrLLBB", "PUBLIC")],
+    ids=["one message", "several together"],
+)
+def test_too_much_text_loses_no_later_message(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, text: str, most: int, expected: str, level: str
+) -> None:
+    monkeypatch.setattr(parsing, "MOST_ENDS", 2)
+    monkeypatch.setattr(parsing, "LARGEST_RESULT", most)
+    monkeypatch.setattr(parsing, "RESULT_PER_BYTE", 0)
+    texts = ["May I build?", "x", text, "x", "x", "x", "SECRET\n\nThanks"]
+    heads = [_HEAD.replace(b"<1@x>", b"<%d@x>\nIn-Reply-To: <1@x>" % number) for number in range(2, 8)]
+    envelope = b"From a@mail.example Mon Feb  5 08:30:00 2024\n"
+    messages = zip((_HEAD, *heads), texts, strict=True)
+    put(institution, {"all": b"".join(envelope + head + b"\n%s\n\n" % each.encode() for head, each in messages)})
+    reply = _HEAD.replace(b"From: A <a@mail.example>\nTo: b@coasts", b"To: a@mail.example\nFrom: b@coasts")
+    put(institution, {"reply.eml": reply.replace(b"<1@x>", b"<8@x>\nIn-Reply-To: <1@x>") + b"\nYou may."})
+    institution.recipe["quarantine"] = {"max_share": 0.95}
+    raw = raw_corpus(institution, kind="mail", ours=["coasts.example"])
+    states = {"holds more than": "L", "behind 2 messag": "B"}
+    found = [reason for name, (_, reason) in sorted(outcomes(raw).items()) if name.startswith("all#")]
+    assert "".join(states.get(reason[:15], "r") for reason in found) == expected
+    assert [each.classification for each in read_documents(raw.file(DOCUMENTS))] == [level]
+
+
 def test_each_message_behind_those_that_end_the_parser_is_counted(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
