@@ -538,7 +538,7 @@ def _parse_attached(stream: IO[bytes], suffix: str, depth: int, **options: Any) 
     if message["left_out"] is not None:
         yield {"left_out": message["left_out"]}
     else:
-        kept = {name: message[name] for name in ("id", "text", "markings")}
+        kept = {name: message[name] for name in ("id", "text", "markings", "aside")}
         yield {**kept, "margins": [message["subject"]], "properties": {}}
     reason = "its message is left out"
     yield from _attached(parts, options, depth) if is_read else (_left_out(part, reason) for part in parts)

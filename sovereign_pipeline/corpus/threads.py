@@ -504,8 +504,12 @@ def _level_of(mail: Mail, markings: Markings) -> str | None:
 
 def _level_of_attachment(unit: Unit, markings: Markings) -> str | None:
     level, _ = markings.in_document(unit.name, unit.item)
+    aside = unit.item.get("aside", ())
     return markings.highest(
-        level, markings.in_path(unit.item.get("stem", "")), *map(markings.in_header, unit.item.get("markings", ()))
+        level,
+        *map(markings.in_header, unit.item.get("markings", ())),
+        markings.in_lines("\n".join(aside)),
+        *map(markings.in_path, (unit.item.get("stem", ""), *aside)),
     )
 
 

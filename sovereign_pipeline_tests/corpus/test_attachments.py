@@ -61,6 +61,12 @@ def forwarded(text: str, files: Sequence[File] = (), headers: Mapping[str, str] 
     return message("other", "omar@mail.example", text, files, headers=headers)
 
 
+def _with_html(html: str) -> EmailMessage:
+    made = forwarded("x")
+    made.add_alternative(html, subtype="html")
+    return made
+
+
 class Example(NamedTuple):
     letter: Sequence[File]
     """Attachments of the letter."""
@@ -182,6 +188,10 @@ EXAMPLES: dict[str, Example] = {
     "a marking that the ladder lacks": Example(
         [("a.docx", office.docx(TEXT, header="RESTRICTED"))], None,
         {"1.docx": "quarantined: its message is quarantined"},
+        message="quarantined: a marking is not in the ladder, nor in `levels`",
+    ),
+    "a marking that the ladder lacks, in HTML of an attached message": Example(
+        [("", _with_html("<p>RESTRICTED</p>"))], None, {"1.eml": "quarantined: its message is quarantined"},
         message="quarantined: a marking is not in the ladder, nor in `levels`",
     ),
     "messages in messages in messages": Example(
@@ -370,6 +380,8 @@ LEVELS: dict[str, tuple[File, str]] = {
     "subject of an attached message": (("", forwarded("x", headers={"Subject": "[SECRET] Lamp"})), "SECRET"),
     "header of an attached message": (("", forwarded("x", headers={"X-Classification": "Secret"})), "SECRET"),
     "attachment of an attached message": (("", forwarded("x", [("a.html", office.html(TEXT, "SECRET"))])), "SECRET"),
+    "HTML alternative of an attached message": (("", _with_html("<p>SECRET</p>")), "SECRET"),
+    "file name in an attached message": (("", forwarded("x", [("SECRET_plan.xlsx", b"x")])), "SECRET"),
     "a letter that is not answered": (NONE, "SECRET"),
     "a word within a sentence": (("a.txt", f"This is no secret. {TEXT}".encode()), "PUBLIC"),
 }
