@@ -21,6 +21,7 @@ from pydantic_core import to_json
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.base.files import file_sha256, short
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, Manifest
 
@@ -122,8 +123,14 @@ def public_key_of(private_key: str) -> str:
     return str(_identity(private_key).to_public())
 
 
-def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[tuple[Path, list[MappingRow]]]:
+def read_vault(
+    directory: Path, private_key: str, line: str | None = None, unopened: list[Path] | None = None
+) -> Iterator[tuple[Path, list[MappingRow]]]:
     """Decrypt a vault, or one line of adapters in it, and yield each file with its rows, in order of file name.
+
+    Args:
+        unopened: receives the files that the key does not decrypt, such as those of an earlier key; None to raise for
+            them.
 
     Raises PrivacyError for an invalid private key, or a file that the key does not decrypt or that contains anything
     but rows. Raises InputError for an impossible name of a line.
@@ -137,6 +144,9 @@ def read_vault(directory: Path, private_key: str, line: str | None = None) -> It
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
         except pyrage.DecryptError:
+            if unopened is not None:
+                unopened.append(file)
+                continue
             raise PrivacyError(
                 f"{file}: this key does not open the file, or its bytes were changed.",
                 "Use the private key that was in use when the file was written, or restore the file.",
@@ -238,8 +248,9 @@ class StatedMapping:
                 "Use the private key of that public key. If nobody here made it, whoever swapped it has the originals.",
             )
 
-    def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]]) -> None:
-        """Raise PrivacyError unless the rows of this run in all files are exactly the rows that the artifact states."""
+    def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]], unopened: Sequence[Path] = ()) -> None:
+        """Raise PrivacyError unless the rows of this run in all files are exactly the rows that the artifact states.
+        The message names the files that the key did not decrypt (`unopened`)."""
         own = {file: [row for row in rows if row.run == self.run] for file, rows in by_file.items()}
         own = {file: rows for file, rows in own.items() if rows}
         if _digest(own.values()) == self.mapping_sha256:
@@ -248,6 +259,8 @@ class StatedMapping:
             file for file in own if _digest(rows for other, rows in own.items() if other != file) == self.mapping_sha256
         ]
         which = f"{foreign[0]} does not belong to it" if foreign else f"rows of {len(own)} files were compared"
+        if unopened and not foreign:
+            which += f", and the key does not open {and_more(map(str, unopened))}"
         raise PrivacyError(
             f"The mapping of artifact {short(self.artifact)} in the vault is not the one that the artifact states: "
             f"{which}. Nothing is shown.",

@@ -79,9 +79,10 @@ def reveal(
     stated = [StatedMapping.of(directory) for directory in artifact or ()]
     for each in stated:
         each.check_key(fingerprint_of(public_key_of(private_key)))
-    by_file = dict(read_vault(vault, private_key, line))
+    unopened: list[Path] = []
+    by_file = dict(read_vault(vault, private_key, line, None if unchecked else unopened))
     for each in stated:
-        each.check_rows(by_file)
+        each.check_rows(by_file, unopened)
     runs = {each.run for each in stated}
     of_case = dict.fromkeys(row for rows in by_file.values() for row in rows if folded(row.case) == folded(case))
     rows = [row for row in of_case if unchecked or row.run in runs]

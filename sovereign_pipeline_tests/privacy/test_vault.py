@@ -290,6 +290,21 @@ def test_rows_of_another_run_are_neither_shown_nor_in_the_way(scrubbed: Scrubbed
     assert originals(scrubbed.reveal("--artifact", scrubbed.artifact)) == [TRUE]
 
 
+@pytest.mark.security_case(
+    "The vault has files of an earlier key, or files that nobody can decrypt, beside those of an artifact",
+    "`reveal` shows the artifact's rows if they are complete; otherwise it shows nothing and names the other files",
+)
+def test_files_of_another_key_are_not_in_the_way(scrubbed: Scrubbed) -> None:
+    own = next(scrubbed.vault.rglob("*.age"))
+    other = Vault(scrubbed.vault, str(pyrage.x25519.Identity.generate().to_public()))
+    other.add("lamps", [row()])
+    assert originals(scrubbed.reveal("--artifact", scrubbed.artifact)) == [TRUE]
+    own.write_bytes(own.read_bytes()[:-1])
+    message = refusal(scrubbed.reveal("--artifact", scrubbed.artifact))
+    assert "is not the one that the artifact states" in message and str(own) in message
+    assert "does not open the file" in refusal(scrubbed.reveal("--unchecked"))
+
+
 def test_rows_that_an_interrupted_run_sealed_before_are_the_same_rows(scrubbed: Scrubbed) -> None:
     scrubbed.seal(*(row for row in scrubbed.rows if row.case in (CASE, "CASE/00001")))
     assert originals(scrubbed.reveal("--artifact", scrubbed.artifact)) == [TRUE]
