@@ -46,7 +46,6 @@ from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
     LinkTally,
-    format_levels,
     format_values,
     is_a_text,
     is_identifier,
@@ -293,7 +292,7 @@ class SourceReader:
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
-                f"'{self._column('classification')}': {format_levels(self.unknown_levels)}.",
+                f"'{self._column('classification')}': {format_values(self.unknown_levels)}.",
                 f"Give each word a level under `levels`: {', '.join(self._ladder.levels)}.",
             )
 
@@ -640,7 +639,7 @@ def sample_of(
     sample.reasons = dict(sorted(sample.reasons.items(), key=lambda each: -len(each[1])))
     sample.remedy = remedy_for(broken, ladder) if broken else ""
     sample.above_ceiling = dict(+above)
-    sample.unknown_levels = format_levels(reader.unknown_levels)
+    sample.unknown_levels = format_values(reader.unknown_levels)
     sample.languages = dict(languages.most_common())
     sample.not_read = reader.columns_not_read if extraction is None else []
     sample.share = count.quarantined / max(1, count.documents + count.quarantined)

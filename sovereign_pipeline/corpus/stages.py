@@ -34,7 +34,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import unsearched_language
 from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.corpus.parsing import digest_of_source
-from sovereign_pipeline.corpus.values import format_levels
+from sovereign_pipeline.corpus.values import format_values
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
 from sovereign_pipeline.policy.line import Line
@@ -160,7 +160,7 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
     rows = count.rows - count.not_selected - count.excluded
     if not broken or len(broken) <= limit * rows:
         return
-    levels = f" Unknown levels: {format_levels(reader.unknown_levels)}." if reader.unknown_levels else ""
+    levels = f" Unknown levels: {format_values(reader.unknown_levels)}." if reader.unknown_levels else ""
     raise QuarantineExceeded(
         f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{reader.source.name}' "
         f"({reader.path}) are broken, {len(broken) / rows:.1%}; the recipe allows {limit:.1%}. "

@@ -110,8 +110,6 @@ _SHOWN = frozenset(
 ) | {"in progress", "on hold", "top secret", "not answered", "e-mail", "no reply"}
 """Words for states, levels, kinds and languages. Any other word may be a person's name."""
 _MOST_SHOWN = 8
-_MOST_LEVELS = 12
-"""Maximum number of distinct words in a column of levels. A column with more words may contain names."""
 
 
 def truth_of(value: Any) -> bool | None:
@@ -148,7 +146,8 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """Return the values of a column for a message, each with its count. Values that may be texts are only counted."""
+    """Return the values of a column for a message, each with its count. Values that may be texts or names are only
+    counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -158,16 +157,6 @@ def format_values(seen: Mapping[str, int]) -> str:
     more = [f"{others:,} {'values' if others > 1 else 'value'} not shown"] if others else []
     cut = [f"{len(shown) - _MOST_SHOWN:,} more"] if len(shown) > _MOST_SHOWN else []
     return ", ".join([*shown[:_MOST_SHOWN], *cut, *more])
-
-
-def format_levels(words: Mapping[str, int]) -> str:
-    """Return the words of a level column for a message, each with its count. Words that may be texts or names are only
-    counted."""
-    short = [each for each in words if len(each) <= 30 and len(each.split()) <= 3 and not any(map(str.isdigit, each))]
-    shown = short if len(words) <= _MOST_LEVELS else []
-    others = len(words) - len(shown)
-    more = [f"{others:,} not shown"] if others else []
-    return ", ".join([*(f"{word} ({words[word]:,})" for word in sorted(shown, key=lambda each: -words[each])), *more])
 
 
 def _compared(value: Any) -> str:

@@ -215,6 +215,22 @@ def test_more_broken_rows_than_allowed_stop_the_line(institution: DemoInstitutio
         run(institution)
 
 
+@pytest.mark.security_case(
+    "A recipe maps `classification` to a column of persons' names, so that all rows are broken",
+    "no message shows a name, only known words for levels",
+)
+@pytest.mark.parametrize(("levels", "error"), [({}, QuarantineExceeded), ({"Open": "PUBLIC"}, SourceError)])
+def test_names_in_a_column_of_levels_are_in_no_message(
+    institution: DemoInstitution, levels: dict[str, str], error: type[Exception]
+) -> None:
+    institution.recipe["sources"][0]["levels"] = levels
+    for number, row in enumerate(institution.rows):
+        row["classification"] = ("Salma Al Zadjali", "Ahmed Harthi", "Restricted")[number % 3]
+    with pytest.raises(error, match=r"Restricted \(13\), 2 values not shown") as stopped:
+        run(institution)
+    assert "Salma" not in str(stopped.value) and "Harthi" not in str(stopped.value)
+
+
 def test_a_missing_source_is_named_with_its_remedy(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     institution.source.unlink()
