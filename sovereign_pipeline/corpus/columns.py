@@ -253,11 +253,9 @@ class ColumnScreen:
         connected. Raises RowRejected if the recipe quarantines such rows, and PrivacyError for a kind of personal data
         with the treatment `stop`.
         """
-        found = {name: kinds for name in COLUMNS if (kinds := self.kinds_in(fields[name]))}
-        in_links = [bool(kinds) for kinds in map(self.kinds_in, links)]
-        kinds = sorted({kind for each in found.values() for kind in each})
-        if any(in_links):
-            kinds = sorted({*kinds, *(kind for link in links for kind in self.kinds_in(link))})
+        found = {name: kinds for name in COLUMNS if (kinds := self.kinds_of(name, fields[name]))}
+        in_links = [self.kinds_of("id", link) for link in links]
+        kinds = sorted({kind for each in (*found.values(), *in_links) for kind in each})
         if not kinds:
             return fields, tuple(links)
         where = ", ".join([*found, *(["links"] if any(in_links) else [])])
@@ -274,18 +272,22 @@ class ColumnScreen:
             )
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 
+    def kinds_of(self, column: str, value: str) -> Collection[Kind]:
+        """Return the kinds of personal data in a column's value, equal for all spellings of an id or case."""
+        return kinds_of(self.kinds_in, column, value)
+
     def shown(self, id: str) -> str | None:
         """Return the id for use in messages, or None if it contains personal data."""
-        return None if self.kinds_in(id) else id
+        return None if self.kinds_of("id", id) else id
 
     def case_of(self, case: str) -> str:
         """Return the case as documents store it: a pseudonym if the case contains personal data."""
-        return self._key("case", case) if self.kinds_in(case) else case
+        return self._key("case", case) if self.kinds_of("case", case) else case
 
     def tied(self, id: str) -> str | None:
         """Return an id as links store it: its pseudonym if the id contains personal data. Return None if rows with such
         links are quarantined."""
-        if not self.kinds_in(id):
+        if not self.kinds_of("id", id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None
 
@@ -303,13 +305,30 @@ NO_SCREEN = ColumnScreen("replace", lambda value: frozenset(), frozenset(), lamb
 def pseudonym(secret: bytes, column: str, value: str) -> str:
     """Return the value that replaces personal data in a column. All spellings of an id or case have the same
     pseudonym."""
-    written = link_key(value) if column == "id" else folded(value) if column == "case" else value
-    digest = hmac.new(secret, f"{column}\0{written}".encode(), sha256).hexdigest()
+    digest = hmac.new(secret, f"{column}\0{_compared(column, value)}".encode(), sha256).hexdigest()
     return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"
 
 
+def kinds_of(kinds_in: KindsIn, column: str, value: str) -> Collection[Kind]:
+    """Return the kinds of personal data in a column's value, equal for all spellings of an id or case.
+
+    An id or case is searched in capitals, as file numbers are usually written, and for names also in title case.
+    """
+    compared = _compared(column, value)
+    if column not in ("id", "case") or _PSEUDONYM.fullmatch(compared):
+        return kinds_in(compared)
+    return {*kinds_in(compared.upper()), *(kind for kind in kinds_in(compared.title()) if kind == "NAME")}
+
+
+def _compared(column: str, value: str) -> str:
+    return link_key(value) if column == "id" else folded(value) if column == "case" else value
+
+
+_PSEUDONYM = re.compile(rf"(?:id|case)-[a-p]{{{_LETTERS_OF_KEY}}}")
+
+
 def is_pseudonym(id: str) -> bool:
-    return re.fullmatch(rf"id-[a-p]{{{_LETTERS_OF_KEY}}}", id) is not None
+    return id.startswith("id-") and _PSEUDONYM.fullmatch(id) is not None
 
 
 # --- words of names ---------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Exclusions:
         corpus."""
         for number, each in enumerate(self.all, start=1):
             for name, value in (("id", each.id), ("reason", each.reason)):
-                if kinds := sorted(self._screen.kinds_in(value)):
+                if kinds := sorted(self._screen.kinds_of(name, value)):
                     raise PrivacyError(
                         f"Source '{self._source.name}', exclude {number}: the {name} contains personal data "
                         f"({', '.join(kinds)}). The corpus records ids and reasons. Nothing was written.",

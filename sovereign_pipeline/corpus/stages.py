@@ -577,7 +577,7 @@ def _letters(name: str) -> str:
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="8",
+    code_version="9",
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,

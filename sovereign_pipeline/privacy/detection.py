@@ -369,12 +369,17 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
     treatments: dict[Kind, str] = config["sensitive"]
 
     @lru_cache(maxsize=1 << 16)
+    def begins_with_a_name(file_number: str) -> bool:
+        letters = file_number[: next(place for place, each in enumerate(file_number) if not each.isalpha())]
+        # Not in title case, in which `Grant` and `Bill` are names.
+        return any(patterns.spans(each) for each in (letters, letters.lower()))
+
+    @lru_cache(maxsize=1 << 16)
     def kinds_in(value: str) -> frozenset[Kind]:
         if not value:
             return frozenset()
-        if _FILE_NUMBER.fullmatch(value):
-            letters = value[: next(place for place, each in enumerate(value) if not each.isalpha())]
-            is_name = bool(patterns.spans(letters)) and treatments["NAME"] != "keep"
+        if _FILE_NUMBER.fullmatch(value.upper()):
+            is_name = begins_with_a_name(value.upper()) and treatments["NAME"] != "keep"
             return frozenset({"NAME"}) if is_name else frozenset()
         text = normalise(value).text
         spans = [*structured_spans(text), *patterns.spans(text)]

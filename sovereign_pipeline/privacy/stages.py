@@ -10,6 +10,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import PrivacyError, SovereignError
 from sovereign_pipeline.base.files import digest_of, read_secret
 from sovereign_pipeline.base.text import Countdown, and_more
+from sovereign_pipeline.corpus.columns import kinds_of
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution
@@ -123,7 +124,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
             readings = [each for name, text in document.texts.items() for each in readings_of(document, name, text)]
             found = [detector.read_again(document.language, each) for each in readings]
             found.append(detector.read_again(document.language, document.author))
-            in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
+            in_columns = [kind for each in _columns_of(document) for kind in kinds_of(kinds_in, *each)]
             for word in set(kept_words(document)):
                 in_columns += [kind for kind in kinds_in(word) if kind != "NAME" or not names_a_field(word)]
         except SovereignError:
@@ -228,9 +229,10 @@ def _columns(document: Document) -> dict[str, object]:
     return {**columns, "texts": texts}
 
 
-def _columns_of(document: Document) -> tuple[str, ...]:
-    """Return the column values that are kept and may contain personal data."""
-    return (document.id, document.case, document.department, *document.links)
+def _columns_of(document: Document) -> list[tuple[str, str]]:
+    """Return the column and value of each kept column that may contain personal data."""
+    ids = [("id", each) for each in (document.id, *document.links)]
+    return [*ids, ("case", document.case), ("department", document.department)]
 
 
 def _rows_in(artifact: Artifact) -> int:
@@ -277,7 +279,7 @@ SCRUBBED_CORPUS = Stage(
                 "Does a second, stricter reading find no structured identifier in the texts, and no personal data in "
                 "the columns?"
             ),
-            code_version="7",
+            code_version="8",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
             officer_may=lambda line: line.privacy.officer_may,

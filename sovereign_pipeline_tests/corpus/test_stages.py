@@ -160,9 +160,21 @@ def test_a_case_file_above_the_ceiling_stops_the_line_although_its_highest_row_i
     "A document of a SECRET case file spells its case in lower case, with spaces and Arabic digits",
     "it inherits SECRET like the others",
 )
-def test_another_spelling_of_a_case_file_does_not_escape_its_level(institution: DemoInstitution) -> None:
-    institution.rows[3]["case"] = "PRM/2024/017"
-    institution.rows[4].update(case="prm / ٢٠٢٤/017", classification="SECRET")
+@pytest.mark.parametrize(
+    ("spelling", "other"),
+    [
+        ("PRM/2024/017", "prm / ٢٠٢٤/017"),
+        # One spelling of each looks like a number of an account or passport.
+        ("HR-2024-001234", "hr-2024-001234"),
+        ("2024-123456", "2024–123456"),
+        ("A1234567", "a1234567"),
+    ],
+)
+def test_another_spelling_of_a_case_file_does_not_escape_its_level(
+    institution: DemoInstitution, spelling: str, other: str
+) -> None:
+    institution.rows[3]["case"] = spelling
+    institution.rows[4].update(case=other, classification="SECRET")
     _, classified = run(institution)
     levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
     assert levels["R-00003"] == levels["R-00004"] == "SECRET"

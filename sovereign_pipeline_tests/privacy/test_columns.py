@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, QuarantineExceeded
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.detection import SECRET_FILE, kinds_in_columns
@@ -66,6 +68,20 @@ def test_personal_data_in_a_column_is_found(value: str, expected: set[str]) -> N
 @pytest.mark.parametrize("value", examples(__file__, "an_ordinary_column_is_not_touched"))
 def test_an_ordinary_column_is_not_touched(value: str) -> None:
     assert kinds(value) == set()
+
+
+@pytest.mark.security_case(
+    "An id, case or link occurs in several spellings, some of which look like a name or identifier",
+    "all spellings stay as they are, or all become one pseudonym",
+)
+@pytest.mark.parametrize("spellings", examples(__file__, "spellings_of_one_value"))
+def test_all_spellings_of_a_value_have_one_decision(spellings: list[str]) -> None:
+    config = {"columns": {"keep_words": [], "personal_data": "replace"}, "sensitive": TREATMENTS}
+    screen = ColumnScreen.of(config, kinds_in_columns, lambda: bytes(32))
+    respelt = (way(each) for each in spellings for way in (str, str.lower, str.upper, str.title))
+    found = [(screen.case_of(each), screen.tied(each) or "", bool(screen.kinds_of("id", each))) for each in respelt]
+    assert len({(folded(case), folded(id), is_found) for case, id, is_found in found}) == 1
+    assert found[0][0].startswith("case-") == found[0][1].startswith("id-") == found[0][2]
 
 
 def test_a_kind_that_the_policy_keeps_stays_in_columns_too() -> None:
@@ -129,7 +145,7 @@ def test_a_kind_at_which_the_policy_stops_stops_the_line(institution: DemoInstit
     institution.write()
     path = institution.settings.data / "institution.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "sensitive": {"IBAN": "stop"}}))
-    with pytest.raises(PrivacyError, match="holds IBAN in case") as stopped:
+    with pytest.raises(PrivacyError, match="contains IBAN in case") as stopped:
         produce(RAW_CORPUS, institution.workplace_as_written(), {})
     assert "OM82" not in str(stopped.value)
 
