@@ -8,7 +8,8 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
-from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
+from sovereign_pipeline.privacy.corrections import load_word_lists
+from sovereign_pipeline.privacy.detection import column_parts, column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import rules_digest
@@ -57,7 +58,8 @@ def open_workplace(
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),
         open_recalls=lambda adapter: ids_of_open_recalls(open_registry(settings), adapter),
         recalls_of_data=lambda *data: ids_of_recalls_of_data(open_registry(settings), *data),
-        kinds_in_columns=kinds_in_columns,
+        kinds_in_columns=lambda config: kinds_in_columns(config, load_word_lists(settings.data, line)),
+        column_parts=lambda: column_parts(settings.data, recipe),
         waivers=LedgerWaivers(lambda: open_registry(settings)),
         column_secret=partial(column_secret, settings, create=True),
     )

@@ -23,7 +23,8 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
+from sovereign_pipeline.privacy.corrections import load_word_lists
+from sovereign_pipeline.privacy.detection import column_parts, column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import rules_digest
@@ -237,20 +238,22 @@ class DemoInstitution:
     def workplace_as_written(self, **changes: Any) -> Workplace:
         """Without writing anything: for a process beside another one that reads the same files."""
         rules = rules_digest(self.settings, self.recipe["line"])
-        institution = load_institution(self.settings.data)
+        institution, data = load_institution(self.settings.data), self.settings.data
         store = open_store(self.settings, self.settings.corpus)
+        line = with_decided_precision(load_line(data, self.recipe["line"], institution))
         workplace = Workplace(
             store=store,
             settings=self.settings,
             institution=institution,
-            line=with_decided_precision(load_line(self.settings.data, self.recipe["line"], institution)),
+            line=line,
             rules=rules,
             progress=lambda message: None,
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),
             open_recalls=lambda adapter: ids_of_open_recalls(open_registry(self.settings), adapter),
             recalls_of_data=lambda *data: ids_of_recalls_of_data(open_registry(self.settings), *data),
-            kinds_in_columns=kinds_in_columns,
+            kinds_in_columns=lambda config: kinds_in_columns(config, load_word_lists(data, line.line)),
+            column_parts=lambda: column_parts(data, line),
             waivers=LedgerWaivers(lambda: open_registry(self.settings)),
             column_secret=partial(column_secret, self.settings, create=True),
         )

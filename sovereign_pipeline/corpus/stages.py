@@ -56,6 +56,8 @@ COLUMN_SECRET = "column_secret"
 
 def _raw_config(line: Line) -> Config:
     extractors = {source.kind: version for source in line.sources if (version := extractor_of(source)) is not None}
+    privacy = line.privacy.identity()
+    of_columns = {name: privacy[name] for name in ("recognizers", "phone_regions") if name in privacy}
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
@@ -64,13 +66,21 @@ def _raw_config(line: Line) -> Config:
         **({"extractors": extractors} if extractors else {}),
         **({"ocr": find_tesseract().version} if any(source.ocr for source in line.sources) else {}),
         **({"keeps_turns": True} if any(source.layout != "columns" for source in line.sources) else {}),
-        "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
+        "columns": {
+            "personal_data": line.privacy.columns,
+            "keep_words": list(line.privacy.keep_words),
+            **of_columns,
+        },
     }
 
 
 def _sensitive_kinds(institution: Institution, line: Line) -> Config:
     """Return the institution's treatment of each kind of personal data in this line of adapters."""
     return {"sensitive": dict(institution.treatments(line.line))}
+
+
+def _outside_files(workplace: Workplace) -> dict[str, str]:
+    return {**source_digests(workplace), **workplace.column_parts()}
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -268,8 +278,8 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Verify that every row of the source files is stored unchanged as a document, quarantined, excluded, or not
     selected. Code that is separate from the build determines the rows' levels again."""
-    if artifact.manifest.external_inputs != source_digests(workplace):
-        return Verdict(False, "a source file has changed since it was read.", {})
+    if artifact.manifest.external_inputs != _outside_files(workplace):
+        return Verdict(False, "a source file or a word list has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
     found = compare_with_sources(artifact, DOCUMENTS, QUARANTINE, readers.of_sources, ladder)
     evidence = {
@@ -581,7 +591,7 @@ RAW_CORPUS = Stage(
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,
-    external=source_digests,
+    external=_outside_files,
     changed_rows=_changed_rows,
     reads_corpus=lambda line: True,
     selects_rows=True,

@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,10 +18,11 @@ from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest, 
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.languages import in_script_of
-from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.corpus import AddedRecognizer, PhoneRegions, Privacy
 from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
+from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists, load_word_lists
 from sovereign_pipeline.privacy.identifiers.forms import DIGITS_OF_A_NATIONAL_ID, count_of_digits
 from sovereign_pipeline.privacy.identifiers.numbers import without_file_numbers
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
@@ -359,14 +360,28 @@ _FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0
 _DATE = re.compile(r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]\d)?)?(?!\d)")
 
 
-def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
-    """Return a function that finds the kinds of personal data in a column's value, by patterns and word lists alone.
+def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> KindsIn:
+    """Return a function that finds the kinds of personal data in a column's value, without a name model.
 
     Args:
         config: the configuration of the raw corpus, as in its manifest.
+        words: the word lists of the line of adapters. Their `never` entries do not apply to columns.
     """
-    patterns = NamePatterns(config["columns"]["keep_words"])
+    columns = config["columns"]
+    patterns = NamePatterns(columns["keep_words"])
+    regions = PhoneRegions.model_validate(columns.get("phone_regions", {}))
+    listed = Corrections(_always_personal(words))
+    recognizers = [AddedRecognizer.model_validate(each) for each in columns.get("recognizers", ())]
     treatments: dict[Kind, str] = config["sensitive"]
+
+    @cache
+    def added() -> "list[AddedRecognizers]":
+        if not recognizers:
+            return []
+        from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
+
+        languages = dict.fromkeys(language for each in recognizers for language in each.languages)
+        return [AddedRecognizers(recognizers, language) for language in languages]
 
     @lru_cache(maxsize=1 << 16)
     def begins_with_a_name(file_number: str) -> bool:
@@ -378,17 +393,44 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
     def kinds_in(value: str) -> frozenset[Kind]:
         if not value:
             return frozenset()
-        if _FILE_NUMBER.fullmatch(value.upper()):
-            is_name = begins_with_a_name(value.upper()) and treatments["NAME"] != "keep"
-            return frozenset({"NAME"}) if is_name else frozenset()
         text = normalise(value).text
-        spans = [*structured_spans(text), *patterns.spans(text)]
+        spellings = (text, text.lower())  # a recognizer may read letter case
+        spans = [
+            *listed.applied(text, ()),
+            *(span for each in added() for way in spellings for span in each.spans(way)),
+        ]
         kinds = {span.kind for span in spans}
-        if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
-            kinds.add("NID")  # with any separators and even a wrong check digit
+        if _FILE_NUMBER.fullmatch(value.upper()):
+            kinds |= {"NAME"} if begins_with_a_name(value.upper()) else set()
+        else:
+            kinds |= {span.kind for span in (*structured_spans(text, regions=regions), *patterns.spans(text))}
+            if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
+                kinds.add("NID")  # with any separators and even a wrong check digit
         return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 
     return kinds_in
+
+
+def column_parts(data: Path, line: Line) -> dict[str, str]:
+    """Return the digests of what `kinds_in_columns` reads outside the configuration: `recognizer:CLASS` of an added
+    recognizer's code version, and `column_words` of the words that are always personal data, if there are any."""
+    words = _always_personal(load_word_lists(data, line.line))
+    lists = {"column_words": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
+    return {**recognizer_digests(line.privacy), **lists}
+
+
+def recognizer_digests(privacy: Privacy) -> dict[str, str]:
+    """Return `recognizer:CLASS` -> digest of the code version of each added recognizer that is a class."""
+    classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
+    if not classes:
+        return {}
+    from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
+
+    return {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
+
+
+def _always_personal(words: WordLists) -> WordLists:
+    return words.model_copy(update={"never": ()})
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:

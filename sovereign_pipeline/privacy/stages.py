@@ -16,7 +16,7 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_C
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
-from sovereign_pipeline.privacy.detection import Detector, detector_digest
+from sovereign_pipeline.privacy.detection import Detector, detector_digest, recognizer_digests
 from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
 from sovereign_pipeline.privacy.json_texts import kept_words, names_a_field, outline_of, readings_of
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
@@ -245,15 +245,9 @@ def detector_parts(workplace: Workplace) -> dict[str, str]:
     `recognizer:CLASS` of an added recognizer's code version, and `word_lists` of the word lists, if there are any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
-    classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
-    recognizers = {}
-    if classes:
-        from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
-
-        recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
     words = load_word_lists(workplace.settings.data, workplace.line.line)
     lists = {"word_lists": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
-    return dict(sorted({**models, **recognizers, **lists}.items()))
+    return dict(sorted({**models, **recognizer_digests(privacy), **lists}.items()))
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:

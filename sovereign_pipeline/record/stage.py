@@ -77,6 +77,8 @@ class Workplace:
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
     """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. This
     function is injected, because the privacy package depends on the corpus package."""
+    column_parts: Callable[[], dict[str, str]]
+    """Returns name -> digest of everything outside the recipe that `kinds_in_columns` reads."""
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
     """Returns the installation's secret for pseudonyms in columns. Created on first use."""

@@ -19,6 +19,7 @@ from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
+from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
 from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.database import Registry
@@ -70,7 +71,9 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
     sources = read_sources(raw_corpus)
     documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
     config = raw_corpus.manifest.producer.config
-    screen = ColumnScreen.of(config, kinds_in_columns, partial(column_secret, settings, create=False))
+    words = load_word_lists(settings.data, raw_corpus.manifest.line) if documents is not None else NO_WORDS
+    secret = partial(column_secret, settings, create=False)
+    screen = ColumnScreen.of(config, partial(kinds_in_columns, words=words), secret)
     found = changed_sources(settings.data, raw_corpus.manifest, sources, documents, screen)
     changed = {each.name: each for each in found}
     for source in sources:

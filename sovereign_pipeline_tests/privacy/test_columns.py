@@ -12,6 +12,7 @@ from sovereign_pipeline.corpus.document import Document, read_documents, read_js
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.privacy.corrections import word_lists_file
 from sovereign_pipeline.privacy.detection import SECRET_FILE, kinds_in_columns
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.gates import evaluate_gates
@@ -188,7 +189,44 @@ def test_a_language_tag_is_read_as_its_language(institution: DemoInstitution) ->
     assert [each.language for each in read_documents(made.file(DOCUMENTS))][:6] == ["en", "ar", "ar", "en", "deu", "en"]
 
 
+BERTHS = {
+    "definition": {
+        "name": "Berth licences",
+        "supported_entity": "BERTH_LICENCE",
+        "patterns": [{"name": "licence", "regex": r"\bBL-[A-Z]{3}-\d{3}\b", "score": 0.9}],
+    },
+    "kind": "CR",
+    "canary": {"text": "The licence is BL-ABC-123.", "finds": "BL-ABC-123"},
+}
+
+
+@pytest.mark.security_case(
+    "A kept column contains a value that the institution's word lists, recognizers or phone regions define as personal",
+    "a pseudonym replaces it, as in texts",
+)
+def test_the_institutions_own_definitions_reach_the_columns(institution: DemoInstitution) -> None:
+    institution.rows[0] |= {"department": "Blue Lantern", "case": "bl-abc-123"}
+    institution.rows[1] |= {"case": "Umm Quorvan/17", "department": "581.2345"}
+    before = raw(institution.workplace())
+    assert [each.department for each in before[1][:2]] == ["Blue Lantern", "581.2345"]
+    institution.recipe["privacy"] |= {"recognizers": [BERTHS], "phone_regions": {"valid": ["IS"]}}
+    lists = word_lists_file(institution.settings.data, "lamps")
+    lists.parent.mkdir()
+    own = {"always": [{"value": "Blue Lantern", "kind": "NAME"}], "same_person": [["Umm Quorvan", "Salma Zadjali"]]}
+    lists.write_text(yaml.safe_dump(own))
+    ref, (first, second, *_), _ = raw(institution.workplace())
+    assert first.department.startswith("department-") and first.case.startswith("case-")
+    assert second.case.startswith("case-") and second.department.startswith("department-")
+    lists.write_text(yaml.safe_dump({**own, "never": [{"value": "Lamp", "reason": "a thing"}]}))
+    assert raw(institution.workplace())[0] == ref, "columns do not depend on `never`"
+    lists.write_text(yaml.safe_dump({"same_person": own["same_person"]}))
+    assert raw(institution.workplace())[1][0].department == "Blue Lantern"
+
+
 def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInstitution) -> None:
+    lists = word_lists_file(institution.settings.data, "lamps")
+    lists.parent.mkdir(parents=True)
+    lists.write_text(yaml.safe_dump({"always": [{"value": "Blue Lantern", "kind": "NAME"}]}))
     workplace = institution.workplace()
     made: dict[str, ArtifactRef] = {}
     for each in (RAW_CORPUS, CLASSIFIED_CORPUS):
@@ -198,6 +236,7 @@ def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInst
         rows = list(read_documents(inputs["classified_corpus"].file(DOCUMENTS)))
         rows[1] = rows[1].model_copy(update={"id": "10457833"})
         rows[2] = rows[2].model_copy(update={"department": PERSON})
+        rows[3] = rows[3].model_copy(update={"case": "Blue Lantern/17"})
         write_documents(workspace / DOCUMENTS, (row.model_copy(update={"author": "NAME_1"}) for row in rows))
         return Built(summary={})
 
@@ -205,7 +244,7 @@ def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInst
     ref = produce(stage, workplace, {"classified_corpus": made["classified_corpus"]}).ref
     verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
     assert not verdict.passed
-    assert verdict.evidence["rows"] == ["line 2", "line 3"]
+    assert verdict.evidence["rows"] == ["line 2", "line 3", "line 4"]
     assert "10457833" not in verdict.message and "Harthi" not in verdict.message
 
 

@@ -71,19 +71,22 @@ def test_the_lists_of_a_line_make_another_corpus_and_its_manifest_holds_none_of_
     institution.rows[3] |= {"request": "The old Quorvanhouse key is with desk@canary.example since May."}
     workplace = institution.workplace()
     workplace.settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
-    refs: dict[str, ArtifactRef] = {}
-    for stage in (RAW_CORPUS, CLASSIFIED_CORPUS):
-        refs[stage.kind] = produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs}).ref
-        workplace.store.make_current("lamps", stage.kind, refs[stage.kind])
-        evaluate_gates(stage, workplace, refs[stage.kind])
-    inputs = {CLASSIFIED_CORPUS.kind: refs[CLASSIFIED_CORPUS.kind]}
-    without = produce(SCRUBBED_CORPUS, workplace, inputs).ref
+
+    def scrubbed() -> ArtifactRef:
+        refs: dict[str, ArtifactRef] = {}
+        for stage in (RAW_CORPUS, CLASSIFIED_CORPUS):
+            refs[stage.kind] = produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs}).ref
+            workplace.store.make_current("lamps", stage.kind, refs[stage.kind])
+            evaluate_gates(stage, workplace, refs[stage.kind])
+        return produce(SCRUBBED_CORPUS, workplace, {CLASSIFIED_CORPUS.kind: refs[CLASSIFIED_CORPUS.kind]}).ref
+
+    without = scrubbed()
     file = word_lists_file(institution.settings.data, "lamps")
     file.parent.mkdir()
     file.write_text(
         yaml.safe_dump({"always": [{"value": "Quorvanhouse", "kind": "NAME"}], "never": never("desk@canary.example")})
     )
-    ref = produce(SCRUBBED_CORPUS, workplace, inputs).ref
+    ref = scrubbed()
     assert ref != without
     artifact = workplace.store.open(ref)
     assert "The old NAME_1 key is with desk@canary.example since May." in artifact.file(DOCUMENTS).read_text()
