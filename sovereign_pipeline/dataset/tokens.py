@@ -92,7 +92,8 @@ class BaseTokenizer:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """Return the number of tokens of each row's prompt with its longest reply, in the chat template, up to the last
-        end-of-turn token. The lengths equal those of `training/rows.py`. Here, conversations are encoded in batches.
+        end-of-turn token. The lengths equal those of `training/rows.py`, except that a
+        mark of the template within a text counts as one token. Here, conversations are encoded in batches.
         Raises InputError for a row that the template rejects."""
         if not rows:
             return []

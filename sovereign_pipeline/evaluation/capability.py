@@ -10,6 +10,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.sandbox import Ending, require_sandbox, run_program
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted
+from sovereign_pipeline.base_models.chat_text import encode_text, marks_of
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text
 from sovereign_pipeline.evaluation.records import (
@@ -122,7 +123,7 @@ def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
     examples = suite.examples.get(row.subject, ())
     for shown in range(len(examples), -1, -1):
         turn = user_turn(suite.task, row, examples[:shown])
-        context = prompt_text(models.tokenizer, turn) + prefix_of(suite.task, row)
+        context = prompt_text(models.tokenizer, turn) + _beginning(models, prefix_of(suite.task, row))
         if _tokens(models, context) <= room:
             return AskedRow(row, context, shown)
     return None
@@ -131,18 +132,23 @@ def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
 def _answer_tokens(models: Models, suite: Suite, row: AnyRow) -> int:
     if isinstance(suite.task, ChoiceTask):
         assert isinstance(row, Question)
-        return max(_tokens(models, each) for each in continuations_of(suite.task, row))
+        return max(_tokens(models, _beginning(models, each)) for each in continuations_of(suite.task, row))
     return suite.task.max_new_tokens
 
 
+def _beginning(models: Models, text: str) -> str:
+    """Return the beginning of a reply as it follows `prompt_text`."""
+    return marks_of(models.tokenizer).split(text, in_reply=True)
+
+
 def _tokens(models: Models, text: str) -> int:
-    return len(models.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(encode_text(models.tokenizer, text))
 
 
 def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
     """Score the choices of each row with each arm, and compute lm-eval's metrics `acc` and `acc_norm`."""
     assert isinstance(suite.task, ChoiceTask)
-    items = [choice_item(suite, each) for each in asked]
+    items = [choice_item(models, suite, each) for each in asked]
     scores = {arm: models.score(suite.name, items, arm, "question") for arm in models.arms}
     samples = []
     for place, each in enumerate(asked):
@@ -151,10 +157,11 @@ def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[Cap
     return samples
 
 
-def choice_item(suite: Suite, asked: AskedRow) -> Item:
+def choice_item(models: Models, suite: Suite, asked: AskedRow) -> Item:
     """Return a multiple-choice row as an item: its context and the letters or texts of its choices."""
     assert isinstance(asked.row, Question)
-    return Item(id=asked.row.id, context=asked.context, continuations=continuations_of(suite.task, asked.row))
+    choices = (_beginning(models, each) for each in continuations_of(suite.task, asked.row))
+    return Item(id=asked.row.id, context=asked.context, continuations=tuple(choices))
 
 
 def _measured_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:

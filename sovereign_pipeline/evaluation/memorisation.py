@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.base_models.chat_text import encode_text, marks_of
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, Canary, alternatives, never_planted, planted
 from sovereign_pipeline.dataset.jsonl import conversation_row, user_message
@@ -282,8 +283,9 @@ def _openings(models: Models, documents: Iterable[Document], instruction: str, r
         cut = ends[min(GIVEN_WORDS, len(ends) // 2) - 1]
         given, rest = reply[:cut], reply[cut:]
         before = conversation_row(document, instruction, replaces)["messages"][:-1]
-        prompt = prompt_text(models.tokenizer, before, document.tools) + given
-        if len(models.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + CONTINUED_TOKENS <= models.max_length:
+        beginning = marks_of(models.tokenizer).split(given, in_reply=True)
+        prompt = prompt_text(models.tokenizer, before, document.tools) + beginning
+        if len(encode_text(models.tokenizer, prompt)) + CONTINUED_TOKENS <= models.max_length:
             asked = before[0]["content"] if document.is_letter else document.request
             openings.append(_Opening(document, prompt, f"{asked}\n\n{given}", rest))
     return openings

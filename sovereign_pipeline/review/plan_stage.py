@@ -10,6 +10,7 @@ from typing import Protocol
 from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError, SourceError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base_models.chat_text import encode_text
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.corpus.document import Document, Message, read_documents, write_jsonl
@@ -195,8 +196,7 @@ class LoadedContenders:
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         return all(
-            len(models.tokenizer(self._text(models, prompt), add_special_tokens=False)["input_ids"]) + max_new_tokens
-            <= models.max_length
+            len(encode_text(models.tokenizer, self._text(models, prompt))) + max_new_tokens <= models.max_length
             for models, _ in (self.candidate, self.opponent)
         )
 

@@ -13,7 +13,8 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.base_models.tool_form import for_template, tool_form_of
+from sovereign_pipeline.base_models.chat_text import chat_text, encode_text
+from sovereign_pipeline.base_models.tool_form import tool_form_of
 from sovereign_pipeline.dataset.jsonl import as_served
 
 PROMPTS = (
@@ -192,9 +193,8 @@ def compute(job: Job) -> Fingerprint:
 def _mark(model: Any, tokenizer: Any, conversation: Conversation) -> Mark:
     import torch
 
-    turns, tools = for_template(conversation.messages), [*conversation.tools] or None
-    text = str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True))
-    prompt: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    text = chat_text(tokenizer, conversation.messages, conversation.tools, add_generation_prompt=True)
+    prompt = encode_text(tokenizer, text)
     ids = torch.tensor([prompt])
     answer = model.generate(
         input_ids=ids,

@@ -23,7 +23,8 @@ from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.base_models.tool_form import ToolForm, for_template, tool_form_of
+from sovereign_pipeline.base_models.chat_text import chat_text, encode_text
+from sovereign_pipeline.base_models.tool_form import ToolForm, tool_form_of
 from sovereign_pipeline.dataset.jsonl import is_letter, user_message
 from sovereign_pipeline.training.devices import on_this_machine
 from sovereign_pipeline.training.job import TrainingJob
@@ -358,12 +359,7 @@ def _rendered(
             "Choose a base model whose chat template renders them, or remove such rows.",
         )
     try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            for_template(messages),
-            tools=list(tools) or None,
-            add_generation_prompt=add_generation_prompt,
-            return_dict=False,
-        )
+        text = chat_text(tokenizer, messages, tools, add_generation_prompt)
     except (TemplateError, TypeError) as error:
         # The error may quote the row. Its text is shown only if it is part of the template itself.
         reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
@@ -371,7 +367,7 @@ def _rendered(
             f"Row {row_id}: the base model's chat template rejects the order or roles of its messages{reason}.",
             "Remove such rows, or choose a base model whose chat template formats them.",
         ) from None
-    return ids
+    return encode_text(tokenizer, text)
 
 
 @lru_cache(maxsize=1)

@@ -332,7 +332,7 @@ def test_examples_are_left_out_from_the_last_before_a_row_is(better: Models) -> 
     asked = asked_row(better, suite, suite.rows[0])
     assert asked is not None and 0 < asked.shown < 4
     assert "0 boat" in asked.context and f"{asked.shown} boat" not in asked.context
-    item = choice_item(suite, asked)
+    item = choice_item(better, suite, asked)
     assert sum(len(ids) for ids in better.token_ids(item)) <= MAX_LENGTH
     outcome = score_suites(better, [suite], batch_size=2)
     assert outcome.scores.selections["lettered"].fewer_examples == 1

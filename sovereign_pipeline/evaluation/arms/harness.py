@@ -8,6 +8,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base_models.chat_text import encode_text
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 
 Encoded = tuple[list[int], list[int]]
@@ -34,8 +35,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     def split(self, context: str, continuation: str) -> Encoded:
         """Return the token ids of context and continuation. Raises InputError if a token spans the end of the
         context."""
-        whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
-        before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
+        whole = encode_text(self.tokenizer, context + continuation)
+        before = encode_text(self.tokenizer, context)
         if whole[: len(before)] != before or len(whole) == len(before):
             raise InputError(
                 "The tokenizer joins the end of a prompt and the beginning of its answer in one token, so the answer "

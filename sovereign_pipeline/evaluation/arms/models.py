@@ -16,7 +16,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, silent
-from sovereign_pipeline.base_models.tool_form import for_template
+from sovereign_pipeline.base_models.chat_text import chat_text, encode_text
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.arms.token_tree import longest_branch, read_prompts
@@ -27,7 +27,7 @@ from sovereign_pipeline.training.tuned_model import TunedModel
 ROWS_FILE = "rows.jsonl"
 LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 SOURCES = Path(__file__).parent
-BATCH = SOURCES.parents[1] / "base_models" / "batch.py"
+BESIDE = [SOURCES.parents[1] / "base_models" / name for name in ("batch.py", "chat_text.py")]
 """Together with `SOURCES`, the code that decides a score or an answer. The digest of this code identifies cached
 results, so no version number has to be increased by hand."""
 CachedKind = Literal["cached_scores", "cached_answers"]
@@ -40,7 +40,7 @@ Turn = Mapping[str, Any]
 
 def prompt_text(tokenizer: Any, user: str | Sequence[Turn], tools: Sequence[Turn] = ()) -> str:
     """Return the rendered conversation up to the assistant's reply. `user`: text of the only turn, or all turns."""
-    return _rendered(tokenizer, _turns("user", user), tools, add_generation_prompt=True)
+    return chat_text(tokenizer, _turns("user", user), tools, add_generation_prompt=True)
 
 
 def reply_text(
@@ -55,7 +55,7 @@ def reply_text(
     reply follows, or does not end the turn with one of these token ids.
     """
     prompt = prompt_text(tokenizer, user, tools)
-    whole = _rendered(tokenizer, [*_turns("user", user), *_turns("assistant", reply)], tools)
+    whole = chat_text(tokenizer, [*_turns("user", user), *_turns("assistant", reply)], tools)
     if not whole.startswith(prompt):
         raise InputError(
             "The base model's chat template changes the prompt when a reply follows, so the reply cannot be scored as "
@@ -78,11 +78,6 @@ def reply_text(
 
 def _turns(role: str, turns: str | Sequence[Turn]) -> list[Turn]:
     return [{"role": role, "content": turns}] if isinstance(turns, str) else list(turns)
-
-
-def _rendered(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Turn], **options: bool) -> str:
-    text = tokenizer.apply_chat_template(for_template(turns), tools=list(tools) or None, tokenize=False, **options)
-    return str(text)
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class ScoreCache:
         origin = self.origins[arm]
         part = Part(
             kind=kind,
-            code_version=digest_of([sources_digest(SOURCES), file_sha256(BATCH)]),
+            code_version=digest_of([sources_digest(SOURCES), *map(file_sha256, BESIDE)]),
             config=settings,
             inputs={**origin.digests, "items": digest_of(list(items))},
             libraries=LIBRARIES,
@@ -347,7 +342,7 @@ class Models:
     ) -> list[Answer]:
         if not prompts:
             return []
-        encoded: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        encoded = [encode_text(self.tokenizer, prompt) for prompt in prompts]
         from sovereign_pipeline.base_models.batch import generate
 
         countdown = Countdown(self.progress, arm, len(prompts), unit)

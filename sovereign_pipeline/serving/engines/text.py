@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineRefused, PromptTooLong
+from sovereign_pipeline.base_models.chat_text import Marks, chat_text, encode_text
 from sovereign_pipeline.base_models.tool_form import for_template, tool_form_of
 from sovereign_pipeline.serving.engines.engine import CallForm
 
@@ -48,19 +49,8 @@ def reading_base_model(base: Path) -> Iterator[None]:
 class Prompts:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        template = str(tokenizer.chat_template)
-        # Other added tokens, such as runs of spaces, are ordinary text to the model.
-        marks = {
-            token.content: id
-            for id, token in tokenizer.added_tokens_decoder.items()
-            if token.content.strip() and (token.special or token.content in template)
-        }
-        longest_first = sorted(marks, key=len, reverse=True)
-        self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._ids = {*marks.values()} - {tokenizer.unk_token_id}
-        """Token ids of the template's marks. The id of unknown tokens is excluded, because all unknown characters share
-        it."""
-        self.template_sha256 = sha256(template.encode()).hexdigest()
+        self._marks = Marks(tokenizer)
+        self.template_sha256 = sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
     @cached_property
     def call_form(self) -> CallForm | None:
@@ -97,11 +87,10 @@ class Prompts:
 
         Raises ValueError if a text cannot be separated from the template, and the template's own errors.
         """
-        ids = self._encoded(self._shown(messages, tools))
+        ids = encode_text(self.tokenizer, chat_text(self.tokenizer, messages, tools, add_generation_prompt=True))
         apart, marks = self._apart(messages, tools)
-        has_mark = any(map(self._mark.search, [*_strings([list(messages), list(tools)])]))
-        # Marks also differ if a text forms a mark together with neighbouring text, or after normalization.
-        return apart if has_mark or marks != self._marks_in(ids) else ids
+        # Marks differ if a text forms a mark together with neighbouring text, or after normalization.
+        return ids if marks == self._marks_in(ids) else apart
 
     def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
@@ -142,7 +131,7 @@ class Prompts:
                 return {fenced_json(key): fenced_json(each) for key, each in value.items()}
             if isinstance(value, list | tuple):
                 return [*map(fenced_json, value)]
-            is_word = not isinstance(value, str) or (_WORD.fullmatch(value) and not self._mark.search(value))
+            is_word = not isinstance(value, str) or (_WORD.fullmatch(value) and not self._marks.are_in(value))
             return value if is_word else fenced(value)
 
         turns = []
@@ -177,8 +166,7 @@ class Prompts:
         if not body:
             return text
         before, _, after = text.partition(body)
-        parted = self._mark.sub(lambda found: f"{found[0][0]}{cut}{found[0][1:]}", body)
-        return f"{before}{begin}{parted}{end}{after}"
+        return f"{before}{begin}{self._marks.split(body, cut)}{end}{after}"
 
     def _shown(self, messages: Messages, tools: Tools) -> str:
         turns, listed = for_template(messages), [dict(each) for each in tools] or None
@@ -190,19 +178,7 @@ class Prompts:
         return ids
 
     def _marks_in(self, ids: Sequence[int]) -> list[int]:
-        return [each for each in ids if each in self._ids]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield every string within a JSON value, including keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for pair in value.items():
-            yield from _strings(list(pair))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _strings(each)
+        return [each for each in ids if each in self._marks.ids]
 
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
