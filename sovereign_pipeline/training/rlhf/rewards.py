@@ -490,6 +490,11 @@ class Score:
     raw: Mapping[str, float] = field(default_factory=dict)
     """Name -> raw score in logits, for each part of the reward that uses a reward model."""
 
+    @property
+    def judged(self) -> list[str]:
+        """Names of the parts that do not abstain."""
+        return [name for name, score in self.parts.items() if score is not None]
+
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
     """Return two objects: the `Rewards` that a job optimises, and the `Rewards` that it measures on held-out prompts.
@@ -553,8 +558,15 @@ class Rewards:
         ]
 
     def _score(self, parts: dict[str, float | None], raw: dict[str, float]) -> Score:
-        said = {name: score for name, score in parts.items() if score is not None}
-        if not said:
-            return Score(None, parts, raw)
-        weight = sum(self._weights[name] for name in said)
-        return Score(sum(self._weights[name] * score for name, score in said.items()) / weight, parts, raw)
+        judged = [name for name, score in parts.items() if score is not None]
+        return Score(self._mean(parts, judged) if judged else None, parts, raw)
+
+    def total_over(self, names: Sequence[str], score: Score) -> float | None:
+        """Return the reward of a reply as if only these parts had judged it; None if one of them abstains."""
+        if not {*names} <= {*score.judged}:
+            return None
+        return score.total if [*names] == score.judged else self._mean(score.parts, names)
+
+    def _mean(self, parts: Mapping[str, float | None], names: Sequence[str]) -> float:
+        weight = sum(self._weights[name] for name in names)
+        return sum(self._weights[name] * (parts[name] or 0.0) for name in names) / weight

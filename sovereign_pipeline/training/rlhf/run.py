@@ -82,8 +82,9 @@ class RunState:
     and the end."""
     gold_of_parent: float = 0.0
     """The parent adapter's mean reward on the held-out prompts by which the best adapter is chosen."""
-    judged_of_parent: int = 0
-    """Number of prompts in the mean `gold_of_parent`. Prompts for which the reward abstains are not among them."""
+    judged_of_parent: dict[str, list[str]] = field(default_factory=dict)
+    """Held-out prompt id -> names of the parts that were judged for the parent adapter. Prompts for which all tools
+    abstained are absent."""
     best_iteration: int = 0
     """Number of the iteration with the best adapter; 0 for the parent adapter."""
     best_gold: float = 0.0
@@ -141,12 +142,9 @@ def totals(scores: dict[str, Score]) -> dict[str, float]:
 
 def compared(
     parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
-) -> HeldOutComparison | None:
-    """Compare the adapter with its parent on the prompts for which both have a reward. Return None if there are no such
-    prompts."""
-    both = [prompt for prompt in prompts if prompt.row.id in parent and prompt.row.id in adapter]
-    if not both:
-        return None
+) -> HeldOutComparison:
+    """Compare adapter and parent on the prompts for which the parent has a score."""
+    both = [prompt for prompt in prompts if prompt.row.id in parent]
     before = [parent[prompt.row.id] for prompt in both]
     after = [adapter[prompt.row.id] for prompt in both]
     differences = [later - earlier for earlier, later in zip(before, after, strict=True)]
@@ -292,14 +290,17 @@ class RewardedMethod(Method):
         state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl_target, self._rlhf.kl.horizon))
         self.check_stop()
         self.hooks.progress("measuring the parent adapter on held-out prompts")
-        watched = totals(self._measured(self._prompts.watched))
-        state.held_out_start = totals(self._measured(self._prompts.compared))
+        measured = self._measured(self._prompts.watched), self._measured(self._prompts.compared)
+        watched, state.held_out_start = map(totals, measured)
         if not watched or not state.held_out_start:
             raise TrainingFailed(
                 "The tools abstain for every held-out prompt, so no adapter could be chosen.",
                 "Correct the tools in training.rlhf, or hold out more documents.",
             )
-        state.gold_of_parent, state.judged_of_parent = fmean(watched.values()), len(watched)
+        state.gold_of_parent = fmean(watched.values())
+        state.judged_of_parent = {
+            prompt: score.judged for each in measured for prompt, score in each.items() if score.total is not None
+        }
         state.keep_best(self._policy, state.gold_of_parent)
         self._keep_samples(state, "start")
         self.check_stop()
@@ -383,17 +384,28 @@ class RewardedMethod(Method):
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
             self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
             scores = self._measured(self._prompts.watched)
-            found = totals(scores)
-            if found:
+            found = self._as_for_parent(scores)
+            if found is not None:
                 gold = fmean(found.values())
                 state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
-                # If fewer prompts were judged than for the parent, the mean could rise only because prompts are
-                # missing.
-                if gold > state.best_gold and len(found) >= state.judged_of_parent:
+                if gold > state.best_gold:
                     state.keep_best(self._policy, gold)
         if state.iteration == (self._rlhf.iterations + 1) // 2:
             self._keep_samples(state, "middle")
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
+
+    def _as_for_parent(self, scores: Mapping[str, Score]) -> dict[str, float] | None:
+        """Return prompt id -> score over exactly the prompts and parts that were judged for the parent adapter. Return
+        None if a tool abstains for one of these: a mean could then rise only because the tools abstain."""
+        judged, found = self.state.judged_of_parent, dict[str, float]()
+        for prompt, score in scores.items():
+            if prompt not in judged:
+                continue
+            total = self._gold.total_over(judged[prompt], score)
+            if total is None:
+                return None
+            found[prompt] = total
+        return found
 
     def _next(self, state: RunState) -> Next:
         """Return the decisions after an iteration: save, end, or stop."""
@@ -417,8 +429,8 @@ class RewardedMethod(Method):
             because = f" It ended early: {state.stopped}." if state.stopped else ""
             raise TrainingFailed(
                 f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
-                f"{state.best_gold:.3f}, with at least the parent's {state.judged_of_parent} judged prompts, so no "
-                f"adapter is saved.{because}",
+                f"{state.best_gold:.3f} with every part judged that was judged for the parent, so no adapter is "
+                f"saved.{because}",
                 "Use a reward that the SFT adapter earns partly, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
@@ -440,24 +452,24 @@ class RewardedMethod(Method):
         return Outcome(
             save,
             files={
-                RLHF_FILE: self._rlhf_report(totals(self._measured(self._prompts.compared)), divergence),
+                RLHF_FILE: self._rlhf_report(self._as_for_parent(self._measured(self._prompts.compared)), divergence),
                 REPORT_FILE: self._report(probe.before, loss_after),
                 TRAINING_LOG_FILE: [{**row, "step": int(row["step"])} for row in state.log],
                 SAMPLES_FILE: state.samples,
             },
         )
 
-    def _rlhf_report(self, adapter_scores: dict[str, float], divergence: float) -> RlhfReport:
-        """Build the report. adapter_scores: the saved adapter's scores on the compared prompts. divergence: KL of the
-        saved adapter from its parent, nats per reply."""
+    def _rlhf_report(self, adapter_scores: dict[str, float] | None, divergence: float) -> RlhfReport:
+        """Build the report. adapter_scores: scores on the compared prompts; see `_as_for_parent`. divergence:
+        divergence of the kept adapter, nats per reply."""
         state, rlhf = self.state, self._rlhf
-        comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
-        if comparison is None:
+        if adapter_scores is None:
             raise TrainingFailed(
-                "The tools abstain for every held-out reply of the adapter or of its parent, so the adapter and its "
-                "parent cannot be compared.",
+                "The tools abstain for held-out replies of the adapter that they judged for its parent, so that the "
+                "two cannot be compared.",
                 "Have the tools judge more replies.",
             )
+        comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         return RlhfReport(
             algorithm=rlhf.algorithm,
             reward=_facts(rlhf.reward, self._rewards),

@@ -95,25 +95,64 @@ def test_a_policy_that_moved_before_the_update_is_caught(
         learn(reward_job(make_job, "moved", parent))
 
 
-@pytest.mark.security_case("a policy games its reward", "an adapter that the tools abstain for more often is not kept")
-def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
-    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores, asked = run.RewardedMethod._measured, []
+Scores = dict[str, rewards.Score]
+NONE = rewards.Score(None, {"likeness": None, "law": None})
 
-    def abstaining(self: Any, prompts: Any) -> Any:
-        """Behind the first iteration, for all but one reply, which is as good as can be."""
-        found = scores(self, prompts)
-        asked.append(len(found))
+
+def of_both(likeness: float, law: float | None) -> rewards.Score:
+    judged = [each for each in (likeness, law) if each is not None]
+    return rewards.Score(sum(judged) / len(judged), {"likeness": likeness, "law": law})
+
+
+@pytest.mark.security_case(
+    "a policy games its reward", "an adapter whose reward rises because a tool abstains is not kept"
+)
+@pytest.mark.parametrize(
+    ("parent_has", "adapter_has"),
+    [
+        ([0.8, 0.2], lambda place: of_both(1.0, 1.0) if place == 0 else NONE),
+        ([0.8, 0.2], lambda place: of_both(0.7, None)),
+        ([0.8, 0.2], lambda place: NONE if place == 1 else of_both(0.9, 0.9)),
+    ],
+    ids=["most prompts", "a part", "another prompt"],
+)
+def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
+    make_job: JobMaker,
+    parent: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parent_has: list[float],
+    adapter_has: Callable[[int], rewards.Score],
+) -> None:
+    """For the parent, the tools abstain on the first prompt."""
+    asked = list[int]()
+
+    def abstaining(self: Any, prompts: Any) -> Scores:
+        asked.append(len(prompts))
+        ids = [prompt.row.id for prompt in prompts]
         if len(asked) < 3:
-            return found
-        first, *others = found
-        none = rewards.Score(None, {"likeness": None})
-        return {first: rewards.Score(1.0, {"likeness": 1.0}), **dict.fromkeys(others, none)}
+            return {each: of_both(*parent_has) if place else NONE for place, each in enumerate(ids)}
+        return {each: adapter_has(place) for place, each in enumerate(ids)}
 
     monkeypatch.setattr(run.RewardedMethod, "_measured", abstaining)
-    with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward .* its 6 judged prompts"):
+    with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward than the parent's 0\.500 with"):
         learn(reward_job(make_job, "abstained", parent, {"iterations": 1}))
+
+
+def test_an_adapter_that_cannot_be_compared_with_its_parent_is_not_reported(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is better on the prompts that choose it, and the tools abstain for one of the others."""
+    asked = list[int]()
+
+    def abstaining(self: Any, prompts: Any) -> Scores:
+        asked.append(len(prompts))
+        found = {prompt.row.id: of_both(0.5 if len(asked) < 3 else 0.9, 0.5) for prompt in prompts}
+        return found if len(asked) < 4 else {**found, prompts[0].row.id: NONE}
+
+    monkeypatch.setattr(run.RewardedMethod, "_measured", abstaining)
+    with pytest.raises(TrainingFailed, match="cannot be compared"):
+        learn(reward_job(make_job, "apart", parent, {"iterations": 1}))
+    assert len(asked) == 4
 
 
 def test_the_trainers_process_runs_it_with_the_sandbox(

@@ -205,6 +205,10 @@ def test_parts_are_weighted_and_one_that_abstains_counts_for_nothing(tmp_path: P
     assert first.total == pytest.approx((3 * 0.1 + 1) / 4)
     assert second.total == pytest.approx(0.2)
     assert second.parts == {"length": 0.2, "is_a": None, "silent": None}
+    both = Rewards(rlhf.reward, code, tmp_path / "code", tmp_path / "cache")
+    assert both.total_over(first.judged, first) == first.total
+    assert both.total_over(second.judged, first) == pytest.approx(0.1), "as if is_a had abstained for it too"
+    assert both.total_over(first.judged, second) is None
     (silent,) = Rewards(rlhf.reward[2:], code, tmp_path / "code", tmp_path / "cache").judge(REPLIES[:1])
     assert silent.total is None
 
