@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -477,7 +476,9 @@ def generate(
     waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
     if unsupported_layers(model):
         while waiting:
-            group = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
+            group = [waiting.popleft()]
+            while waiting and len(group) < at_once and len(waiting[0].prompt) == len(group[0].prompt):
+                group.append(waiting.popleft())
             _generate_by_transformers(model, group)
             reached(rows)
         return [row.tokens for row in rows]
@@ -500,19 +501,19 @@ def generate(
 
 
 def _generate_by_transformers(model: Any, rows: Sequence[Greedy]) -> None:
-    """Generate answers of a model whose rows cannot join and leave a batch."""
-    longest, end = max(len(row.prompt) for row in rows), sorted(rows[0].end_of_turn)
-    missing = [longest - len(row.prompt) for row in rows]
-    tensor = partial(torch.tensor, device=model.device)
+    """Generate answers of a model whose rows cannot join and leave a batch. Prompts have equal lengths, because some
+    recurrent layers read padding in spite of the mask."""
+    end = sorted(rows[0].end_of_turn)
+    prompts = torch.tensor([row.prompt for row in rows], device=model.device)
     with torch.inference_mode():
         output = model.generate(
-            input_ids=tensor([[end[0]] * pad + row.prompt for pad, row in zip(missing, rows, strict=True)]),
-            attention_mask=tensor([[0] * pad + [1] * (longest - pad) for pad in missing]),
+            input_ids=prompts,
+            attention_mask=torch.ones_like(prompts),
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0], **NO_PENALTIES
             ),
         )
-    for row, new in zip(rows, output[:, longest:].tolist(), strict=True):
+    for row, new in zip(rows, output[:, prompts.shape[1] :].tolist(), strict=True):
         any(not row.take(token) for token in new)
 
 

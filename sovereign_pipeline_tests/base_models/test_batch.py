@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign_pipeline.base_models.batch import Batch, empty_cache
+from sovereign_pipeline.base_models.batch import Batch, empty_cache, generate
 
 CHUNK = 100
 
@@ -246,3 +246,20 @@ def test_rows_join_with_the_keys_of_their_prompts(batch: Batch, compute: Recorde
     batch.step()
     assert [each.tokens for each in (going, *joining)] == [[30, 31], [12], [7]]
     assert compute.sums == [30.0 + 30, 12.0, 7.0], "of each row all tokens and no other"
+
+
+def test_an_answer_of_a_recurrent_model_depends_on_no_other_prompt() -> None:
+    """RecurrentGemma's layers read padding in spite of the mask."""
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "lru_width": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attention_window_size": 64}
+    layers = ["recurrent", "recurrent", "attention"]
+    model = RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**shape, **heads, block_types=layers)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.3)
+    prompts = [torch.randint(3, 64, (length,)).tolist() for length in (5, 6, 8, 8, 12, 16, 6)]
+    together = generate(model, prompts, 8, [2], 6)
+    assert together == [generate(model, [prompt], 8, [2], 1)[0] for prompt in prompts]
