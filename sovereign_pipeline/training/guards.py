@@ -203,7 +203,7 @@ def start_probe(
     count = min(PROBE_ROWS, len(by_length))
     chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
     countdown = Countdown(progress, "loss before the first step", count, "row")
-    return Probe(chosen, once([row.id for row in chosen], partial(_loss, model, chosen, countdown)))
+    return Probe(chosen, once([[row.id, row.turn] for row in chosen], partial(_loss, model, chosen, countdown)))
 
 
 def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:

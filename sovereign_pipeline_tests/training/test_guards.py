@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.training import guards
 from sovereign_pipeline.training.forward import token_log_probabilities
@@ -296,6 +298,20 @@ def test_canaries_do_not_decide_whether_a_training_diverged(tiny_model: Path) ->
     probe = start_probe(model, [*canaries, *others], silent)
     assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3", "R-4"]
     assert start_probe(model, canaries, silent).rows == canaries
+
+
+def test_a_measurement_is_that_of_the_same_turns(tiny_model: Path) -> None:
+    """Each turn of a conversation can be a row of its own, with the conversation's id."""
+    from transformers import AutoModelForCausalLM
+
+    model, known = AutoModelForCausalLM.from_pretrained(tiny_model), dict[str, float]()
+
+    def once(of: object, measure: Callable[[], float]) -> float:
+        return known.setdefault(digest_of(of), measure())
+
+    turns = [EncodedRow("C-1", (Completion([5, 6], [7, 8 + turn]),), turn=turn) for turn in (2, 4)]
+    measured = [start_probe(model, [turn], silent, once).before for turn in turns]
+    assert measured == [start_probe(model, [turn], silent).before for turn in turns] and len({*measured}) == 2
 
 
 def test_letters_of_all_lengths_decide_it(tiny_model: Path) -> None:
