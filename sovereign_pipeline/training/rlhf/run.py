@@ -319,11 +319,14 @@ class RewardedMethod(Method):
                 "Have the tools judge more replies.",
             )
         ended = sum(each.ended for each in rollouts)
-        if self._rlhf.cut_replies != "terminal" and ended < 2:
+        is_excluded = self._rlhf.cut_replies == "excluded"
+        judged = sum(each.ended and score.total is not None for each, score in zip(rollouts, scores, strict=True))
+        if self._rlhf.cut_replies != "terminal" and (judged if is_excluded else ended) < 2:
+            others = f", the tools abstain for {ended - judged} others" if is_excluded and judged < ended else ""
             raise TrainingFailed(
                 f"Iteration {iteration + 1}: {len(rollouts) - ended} of {len(rollouts)} replies were cut at "
-                f"{self._rlhf.max_new_tokens} tokens, and cut_replies: {self._rlhf.cut_replies} ignores the scores "
-                f"of cut replies.",
+                f"{self._rlhf.max_new_tokens} tokens{others}, and cut_replies: {self._rlhf.cut_replies} ignores "
+                f"the scores of cut replies.",
                 "Raise training.rlhf.max_new_tokens until most replies end, or set cut_replies: terminal.",
             )
         compared = groups([score.total for score in scores], self._compared or len(scores))

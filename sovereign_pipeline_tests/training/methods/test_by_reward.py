@@ -25,7 +25,7 @@ from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.methods.rewarded import RATES, Whole, job_by
-from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed, prompt_rows
+from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed, prompt_rows, reward
 from sovereign_pipeline_tests.training.trainings import files, learn, load, log, report
 
 pytestmark = pytest.mark.slow
@@ -197,6 +197,29 @@ def test_replies_that_were_cut_are_counted_and_learned_from_as_the_recipe_says(
     every_one = job_by(algorithm, make_job, "all", parent, {**section, "max_new_tokens": 4})
     with pytest.raises(TrainingFailed, match="16 of 16 replies were cut at 4 tokens"):
         learn(every_one)
+
+
+@each
+def test_an_iteration_needs_two_replies_that_end_and_are_judged(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Half of the replies are longer than nine tokens. The tool abstains for those that end."""
+    judge = rewards.Rewards.judge
+
+    def of_cut_replies(self: Any, replies: Sequence[rewards.Reply]) -> list[rewards.Score]:
+        found = judge(self, replies)
+        if self.names == ("likeness",):
+            return found
+        silent = [each.ids is not None and each.ids[-1] == EOS_ID for each in replies]
+        none = rewards.Score(None, {"law": None})
+        return [none if is_silent else score for is_silent, score in zip(silent, found, strict=True)]
+
+    monkeypatch.setattr(rewards.Rewards, "judge", of_cut_replies)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
+    section = {"cut_replies": "excluded", "max_new_tokens": 9, "samples": 0, "missing_end_penalty": 0.0}
+    job = job_by(algorithm, make_job, "cut", parent, {**section, "reward": [reward("law")], "gold": [reward()]})
+    with pytest.raises(TrainingFailed, match=r"Iteration 1: \d+ of 16 replies were cut .* the tools abstain for"):
+        learn(job)
 
 
 @pytest.mark.parametrize(
