@@ -101,7 +101,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         random.Random(f"{job.seed}/{epoch}").shuffle(shuffled)
         order += shuffled
         epoch += 1
-    whole = _whole_passes(job, wanted, units_a_pass)
+    whole = _whole_passes(job, wanted, units_a_pass, units_a_step)
     return Plan(order[:whole], tuning.batch_size, units_a_step, units_a_pass, job.is_trls, wanted - whole)
 
 
@@ -132,12 +132,12 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
         count += max(1, count // 200)
 
 
-def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
+def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int, units_a_step: int) -> int:
     """Return how many of the `wanted` units are trained. Raises TrainingFailed if there are too few.
 
     kto exchanges the replies of rows in a pass, so a pass needs at least two replies. TRL's loss is a mean over each
-    device's own batch. Batches of unequal size would weigh rows unequally, and accelerate would fill the smaller
-    batches with rows from the plan's beginning.
+    device's own batch. Batches of unequal size in a step would weigh rows unequally. With several devices, accelerate
+    would also fill the smaller batches with rows from the plan's beginning.
     """
     if job.method == "kto" and wanted == 1:
         raise TrainingFailed(
@@ -145,7 +145,8 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
         )
     if job.method == "kto" and wanted % units_a_pass == 1:
         return wanted - 1
-    if not job.is_trls or job.devices.count == 1:
+    short = wanted % units_a_pass
+    if not job.is_trls or (job.devices.count == 1 and wanted % units_a_step == short):
         return wanted
     if wanted < units_a_pass:
         raise TrainingFailed(
@@ -153,4 +154,4 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
             f"{units_a_pass}.",
             "Lower devices.count or batch_size, or raise epochs or max_steps.",
         )
-    return wanted - wanted % units_a_pass
+    return wanted - short

@@ -176,6 +176,18 @@ def test_the_plan_of_two_devices_ends_where_the_method_does(
             make_plan(job, rows[:1])
 
 
+@pytest.mark.parametrize(("count", "trained"), [(13, 12), (12, 12), (17, 17), (3, 3), (38, 36)])
+def test_rows_of_a_step_weigh_alike_in_a_mean_over_each_batch(
+    make_job: JobMaker, tiny_model: Path, count: int, trained: int
+) -> None:
+    """A step has four batches of four rows. A short batch alone in its step is trained."""
+    rows = [EncodedRow(str(number), (Completion([5, 6], [7, EOS_ID]),)) for number in range(count)]
+    section = {"batch_size": 4, "epochs": 1, "gradient_accumulation": 4}
+    job = make_job("plan", letters(1), method="reward", reward_model=section, held_out=tiny_model)
+    plan = make_plan(job, rows)
+    assert (len(plan.units), plan.left_out) == (trained, count - trained)
+
+
 @given(lengths=st.lists(st.integers(10, 128), min_size=1, max_size=80))
 def test_packs_hold_each_row_once_within_the_length_in_few_packs(lengths: list[int]) -> None:
     rows = [a_row(number, length) for number, length in enumerate(lengths)]
