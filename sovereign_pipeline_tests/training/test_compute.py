@@ -90,16 +90,28 @@ def test_the_report_has_the_operations_that_torch_counts(
     assert found["flops"] == sum(found["flops_by_part"].values()) == pytest.approx(sum(totals), rel=tolerance)
 
 
+ONE_STEP = {"epochs": 1, "minibatches": 1}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "tolerance"), [("ppo", VALUES), ("rloo", PADDED), ("grpo", PADDED)])
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "tolerance"),
+    [
+        ("ppo", {}, VALUES),
+        ("rloo", {}, PADDED),
+        ("rloo", ONE_STEP, PADDED),
+        ("grpo", {}, PADDED),
+        ("grpo", ONE_STEP, PADDED),
+    ],
+)
 def test_a_training_by_reward_counts_its_sampling_too(
-    make_job: JobMaker, parent: Path, algorithm: str, tolerance: float
+    make_job: JobMaker, parent: Path, algorithm: str, steps: dict[str, int], tolerance: float
 ) -> None:
     from transformers import Trainer
 
     from sovereign_pipeline.training.methods.ppo import PpoMethod
 
-    job = job_by(algorithm, make_job, "job", parent, {"iterations": 2})
+    job = job_by(algorithm, make_job, "job", parent, {"iterations": 2, **steps})
     inside = (PpoMethod, "_iterate") if algorithm == "ppo" else (Trainer, "training_step")
     with counted_by_torch(inside) as totals:
         run(job)

@@ -131,12 +131,12 @@ class TrlRewardMethod(RewardedMethod):
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
         """Return the token counts of passes with a backward pass, and of passes without. Replies are padded, with
-        logits at every position. The reference reads the replies once. If the policy takes several steps on the same
-        replies, the policy also reads them once before the first step."""
+        logits at every position. The reference reads the replies once. The policy also reads them once before the
+        first step; GRPO skips this if it takes only one step on the same replies."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
-        return once * rlhf.epochs, once * (1 + (rlhf.epochs * rlhf.minibatches > 1))
+        return once * rlhf.epochs, once * (1 + (rlhf.algorithm == "rloo" or rlhf.epochs * rlhf.minibatches > 1))
 
     def sampled(self, prompts: Sequence[Prompt], iteration: int) -> list[Rollout]:
         """Sample one reply to each prompt. iteration: counted from 0."""
