@@ -396,7 +396,8 @@ class RewardAdapter:
             model.get_base_model().get_decoder(), read_head(given.directory, model.device), job.sft.precision
         )
         self._cache = ScoreCache(job.reward.cache / f"{self.identity}.jsonl")
-        self._own: dict[tuple[str, str], Completion] = {}
+        self._own: dict[str, Completion] = {}
+        """Digest of prompt, reply and tools -> the institution's reply."""
 
     def judge(self, replies: Sequence[Reply]) -> list[Preferred]:
         """Judge each reply with the reward model. Raises TrainingFailed if a score is not finite."""
@@ -434,7 +435,7 @@ class RewardAdapter:
     def _institutions(self, reply: Reply) -> Completion:
         """Return the institution's own reply to the prompt of this reply, as a completion."""
         own = reply.messages[-1:] or reply.columns["response"]
-        key = reply.prompt, str(own)
+        key = digest_of([reply.prompt, own, reply.messages, reply.tools])
         if key not in self._own:
             self._own[key] = self._encoded(reply, own)
         return self._own[key]

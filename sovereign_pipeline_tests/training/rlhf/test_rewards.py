@@ -34,6 +34,7 @@ from sovereign_pipeline.training.rlhf.rewards import (
 from sovereign_pipeline.training.rows import Completion, encode
 from sovereign_pipeline.training.stages import reward_code
 from sovereign_pipeline_tests.base.sandbox_programs import SHELL
+from sovereign_pipeline_tests.base_models.chat_templates import chat_template_of
 from sovereign_pipeline_tests.training.conftest import JobMaker
 from sovereign_pipeline_tests.training.methods.rewarded import GROUPS, RATES
 from sovereign_pipeline_tests.training.tiny_reward import LEARNED, learn_until_killed, reward, reward_job
@@ -379,6 +380,25 @@ def test_a_score_is_that_of_the_reward_models_own_trainer(
         scorer.scores([Completion(prompt, chosen[:3]), Completion(prompt, chosen)]), abs=1e-4
     )
     assert chosen[-1] in job.eos_ids and whole.raw == own.raw and cut.raw != whole.raw
+
+
+@pytest.mark.slow
+def test_replies_that_differ_in_their_tools_alone_have_their_own_prompts(job: TrainingJob, policy: Policy) -> None:
+    kit = tokenizer(job)
+    kit.chat_template = chat_template_of("chatml-tools")
+    adapter = RewardAdapter(policy.model, kit, job)
+
+    def sampled(description: str) -> Reply:
+        schema = {"type": "object", "properties": {}}
+        tool = {"type": "function", "function": {"name": "f", "description": description, "parameters": schema}}
+        messages = ({"role": "user", "content": "When?"}, {"role": "assistant", "content": "Now."})
+        return Reply("When?", "Now.", {"response": "Now."}, (7, 8, 2), messages, (tool,))
+
+    alone = adapter.judge([sampled("Returns the hour of the ferry.")])
+    policy.model.delete_adapter(REWARD)
+    adapter = RewardAdapter(policy.model, kit, job)
+    adapter.judge([sampled("Mends lamps.")])
+    assert adapter.judge([sampled("Returns the hour of the ferry.")]) == alone
 
 
 @pytest.mark.slow
