@@ -117,6 +117,9 @@ def _datasets(training: Training) -> Iterator[tuple[Stage, str, str, Tuning]]:
     if training.preference is not None:
         for file in (LABEL_ROWS if training.preference.method == "kto" else PREFERENCE_ROWS, CONVERSATION_ROWS):
             yield PREFERENCE_DATASET, file, training.preference.method, training.preference
+    if training.reward_model is not None:
+        for file in (PREFERENCE_ROWS, CONVERSATION_ROWS):
+            yield PREFERENCE_DATASET, file, "reward", training.reward_model
 
 
 def _masked(tokenizer: Any, ends: frozenset[int], row: EncodedRow, tuning: Tuning) -> Iterator[MaskedCompletion]:

@@ -111,6 +111,18 @@ def test_both_replies_of_a_pair_are_shown(institution: DemoInstitution, check: C
     assert "chosen: " in shown and "rejected: " in shown
 
 
+def test_a_pair_of_a_reward_model_is_shown(institution: DemoInstitution, check: Check) -> None:
+    """The line learns by reward, so that only its reward model is trained on pairs."""
+    with_pairs(institution)
+    training = institution.recipe["training"]
+    del training["preference"]
+    training["reward_model"] = {"max_length": 300}
+    training["rlhf"] = {"algorithm": "ppo", "reward": [{"name": "preferred", "reward_model": True}]}
+    pair = made(institution, PREFERENCE_DATASET)[0]
+    shown = check("--show-mask", "--row", str(pair["id"])).stdout
+    assert re.findall("⟦(.*?)⟧", shown, re.DOTALL) == [f"{pair[side]}<|im_end|>" for side in ("chosen", "rejected")]
+
+
 def test_before_any_dataset_is_made_an_invented_letter_shows_instruction_and_template(
     institution: DemoInstitution, check: Check
 ) -> None:
