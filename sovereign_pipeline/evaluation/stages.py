@@ -330,7 +330,7 @@ def _report_time(workplace: Workplace, seconds: float) -> None:
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="7",
+    code_version="8",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,

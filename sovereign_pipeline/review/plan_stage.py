@@ -318,7 +318,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="7",
+        code_version="8",
         build=build,
         inputs=(upstream,),
         config=lambda line: {

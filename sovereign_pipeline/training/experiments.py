@@ -56,7 +56,7 @@ def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
 
     return Stage(
         kind=TRIAL,
-        code_version="1",
+        code_version="2",
         build=partial(_build_trial, of_trial, group, until_step),
         inputs=(BASE_MODEL, TRAINING_DATASET),
         config=config,

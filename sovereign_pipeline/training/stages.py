@@ -474,7 +474,7 @@ _ADAPTER_GATES = (
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
-    code_version="5",
+    code_version="6",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=sft_config,
@@ -486,7 +486,7 @@ SFT_ADAPTER = Stage(
 
 REWARD_MODEL = Stage(
     kind="reward_model",
-    code_version="2",
+    code_version="3",
     build=build_reward_model,
     inputs=(BASE_MODEL, LEAKAGE_SAFE_SPLIT, PREFERENCE_DATASET),
     config=_reward_config,
@@ -524,7 +524,7 @@ REWARD_MODEL = Stage(
 
 ALIGNED_ADAPTER = Stage(
     kind="aligned_adapter",
-    code_version="4",
+    code_version="5",
     build=build_aligned_adapter,
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
     optional_inputs=(REWARD_MODEL,),
