@@ -36,7 +36,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
-"""Errors that verification raises, including those for an unreadable or malformed file."""
+"""Exceptions that the verification of an adapter raises. They include errors for an unreadable or malformed file."""
 SERVED: tuple[State, ...] = ("production", "staged")
 
 
@@ -68,22 +68,22 @@ class FoundAdapters:
     verified: tuple[VerifiedAdapter, ...]
     """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
-    """Adapter id or line name -> error because of which the adapter or line was rejected."""
+    """Mapping of adapter id or line name to the error because of which that adapter or line was rejected."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that are recalled."""
     entries: int = 0
-    """Number of ledger entries that this result is based on."""
+    """Number of entries in the ledger that this result is based on."""
     root: str = ""
-    """Root hash of the tree of these entries."""
+    """Root hash of the ledger's tree with this number of entries."""
     decision: int = 0
-    """Sequence number of the newest of these entries that is not about an artifact."""
+    """Sequence number of the newest ledger entry whose subject is not an artifact."""
     rules: str = ""
     """SHA-256 of the institution's rules, as this gateway has read them."""
 
 
 def newest_decision(session: Session) -> int:
-    """Return the sequence number of the newest ledger entry that is not about an artifact. Only such entries can change
-    which adapters are served."""
+    """Return the sequence number of the newest ledger entry whose subject is not an artifact. Only such entries can
+    change which adapters are served."""
     return session.scalar(select(func.max(AuditEntry.sequence))) or 0
 
 
@@ -142,8 +142,8 @@ def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]
 def _held(
     session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
 ) -> Iterator[tuple[Adapter, State]]:
-    """Yield each adapter of a line that is served or kept for a rollback, and its state. Verifies the rows and
-    signatures first."""
+    """Yield a line's adapters that are served or kept for a rollback, each with its state. Verifies the line's registry
+    rows and signatures first."""
     rows = {adapter.id: adapter for adapter in adapters_of(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
@@ -218,7 +218,7 @@ def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRec
 
 
 def _files(artifact: Artifact) -> dict[str, str]:
-    """Return file name -> SHA-256 for the adapter's directory."""
+    """Return a mapping of file name to SHA-256 for the adapter's directory."""
     paths = {PurePosixPath(entry.path): entry.sha256 for entry in artifact.manifest.files}
     return {path.name: digest for path, digest in paths.items() if str(path.parent) == ADAPTER_DIRECTORY}
 
@@ -235,18 +235,18 @@ class Noted(Frozen):
 
 
 class LastVerified(Frozen):
-    """The saved adapters, which were verified when the ledger was read last."""
+    """The saved adapters. They were verified when a gateway last read the ledger."""
 
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
-    """Number of the ledger's entries at that reading."""
+    """Number of entries that the ledger had when the adapters were verified."""
     rules: str = ""
-    """SHA-256 of the institution's rules at that reading."""
+    """SHA-256 of the institution's rules when the adapters were verified."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
-    """Save the verified adapters, unless another gateway has verified more entries of the ledger."""
+    """Save the verified adapters, unless another gateway has already verified a ledger with more entries."""
     marks = HighWaterMarks.of(settings)
     if found.entries < marks.ledger[0]:
         return
@@ -276,7 +276,7 @@ def forget(settings: Settings) -> None:
 def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> FoundAdapters:
     """Verify the saved adapters again, and return those that the signed flags still name.
 
-    flags: line name -> the line's flag in force.
+    flags: mapping of line name to the line's flag in force.
 
     Raises IntegrityError if the file of saved adapters cannot be read or is an older copy.
     """
@@ -359,7 +359,8 @@ def _write(settings: Settings, now: LastVerified) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove the saved file if it cannot be overwritten, because its adapters may have been rejected since."""
+    """Remove the file of saved adapters. Called if the file cannot be overwritten: its adapters may have been rejected
+    since."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

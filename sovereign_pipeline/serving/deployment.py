@@ -79,7 +79,7 @@ class FingerprintStore:
     compute: Callable[[Job], Fingerprint] = compute_apart
 
     def fingerprint_of(self, verified: VerifiedAdapter) -> Fingerprint:
-        """Return an adapter's fingerprint. If none is stored, it is computed, which takes seconds.
+        """Return an adapter's fingerprint. If no fingerprint is stored, compute it, which takes seconds.
 
         Raises IntegrityError if the base model or the fingerprint was changed, EngineRefused if the adapter cannot
         be distinguished from its base model, and WorkerKilled.
@@ -128,9 +128,9 @@ OF_ALL = ("registry", "last verified", "deployment")
 """Keys of `Deployed.refused` that concern all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_NOTICE = 0.2
-"""Seconds between two looks at the home's checkpoint, which changes with each new ledger entry."""
+"""Seconds between two reads of the home's checkpoint. The checkpoint changes with each new ledger entry."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
-"""Seconds after which everything is verified again, because files can change without a new ledger entry."""
+"""Seconds after which all adapters are verified again, because files can change without a new ledger entry."""
 
 TIMES_AS_LONG = 20
 """Pause between two full verifications of the ledger, as a multiple of a verification's duration."""
@@ -148,14 +148,14 @@ class ServingBase:
 
 @dataclass(frozen=True)
 class Deployed:
-    """The adapters that are served, and the rejected ones with the reason."""
+    """The adapters that are served, and the rejected adapters with the reason for each."""
 
     served: tuple[Deployable, ...] = ()
     """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
     in production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter id, line name or a key of `OF_ALL` -> reason for not serving it. If the registry is down, the key
-    `registry` has the reason, and `served` lists the adapters verified last."""
+    """Mapping of adapter id, line name or a key of `OF_ALL` to the reason why it is not served. If the registry is
+    down, the key `registry` has the reason, and `served` lists the adapters verified last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that officers recalled."""
     unreached_at: float | None = None
@@ -163,7 +163,7 @@ class Deployed:
 
 
 UNREACHED = (RegistryUnreached, OSError)
-"""Errors raised if the registry is down."""
+"""Exceptions that are raised if the registry is down."""
 
 
 def _assert_follows(session: Session, accepted: tuple[int, str | None]) -> None:
@@ -220,8 +220,8 @@ class Sources:
         return stamps([checkpoint_file(self._settings)])
 
     def moved(self) -> tuple[int, ...]:
-        """Return a value that changes with each decision in the ledger and each version of the trust root. Raises the
-        errors of `find`."""
+        """Return a value that changes whenever a decision is added to the ledger, or the trust root has a new version.
+        Raises the errors of `find`."""
         with self._forgetting():
             accepted = self._marks.ledger
             with self._opened().reading() as session:
@@ -289,8 +289,8 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Verify the ledger's second copy and all entries, unless the pause after the last such verification has not
-        ended."""
+        """Verify the ledger's second copy and all entries. Do nothing during the pause after the previous such
+        verification."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -333,8 +333,9 @@ class Sources:
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
-        """Return the base model whose engine is started first: the one with the most adapters in production, or among
-        equals with the most adapters. Returns None if every adapter is recalled. The gateway then starts no engine.
+        """Return the base model whose engine is started first: the base model with the most adapters in production. If
+        several have the same number, the one with the most adapters in all. Returns None if every adapter is recalled.
+        The gateway then starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
         adapters verified last; if there are none, raises the errors of `find`.
@@ -516,5 +517,5 @@ def _message(error: Exception) -> str:
 
 
 def _identities(served: Sequence[Deployable]) -> Stamps:
-    """Return values that change when a file of a served adapter is written, replaced, added or removed."""
+    """Return file stamps, which change when a file of a served adapter is written, replaced, added or removed."""
     return stamps(each.directory / name for each in served for name in ("", *sorted(each.files)))

@@ -24,7 +24,7 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of an engine that is awaited."""
+"""Seconds between two checks whether an engine hangs, while a task of the engine is awaited."""
 SECONDS_BEFORE_ANOTHER_START = 30.0
 """Seconds before a failed start is retried."""
 SECONDS_WITHOUT_ADAPTERS = 900.0
@@ -39,7 +39,7 @@ class Started:
     """Kind of engine, such as `local`."""
     base_model: str
     problem: Callable[[], str] = str
-    """Function that returns why the engine does not compute, if known."""
+    """Function that returns the reason why the engine does not compute, or "" if the reason is unknown."""
     is_of_others: bool = False
     """True if another party started the server. The gateway then cannot know who else has access to the server."""
 
@@ -52,7 +52,7 @@ Start = Callable[[str], Awaitable[Started]]
 class _Held:
     starting: asyncio.Task[Started]
     failed_at: float | None = None
-    """Time at which the failed start was noticed."""
+    """Time (`time.monotonic`) at which the failed start was noticed."""
     closing: asyncio.TimerHandle | None = None
 
     @property
@@ -63,7 +63,7 @@ class _Held:
 
     @property
     def problem(self) -> SovereignError | None:
-        """Return why the start failed; None if unknown."""
+        """Return the error with which the start failed; None if the start has not failed."""
         if not self.starting.done():
             return None
         error = None if self.starting.cancelled() else self.starting.exception()
@@ -121,7 +121,7 @@ class Engines:
             await self._within(held.started.engine, held.started.engine.unload(digest))
 
     def loaded(self) -> Mapping[str, str]:
-        """Return digest -> adapter id of all loaded adapters. Thread-safe."""
+        """Return a mapping of digest to adapter id for all loaded adapters. Thread-safe."""
         found: dict[str, str] = {}
         for held in list(self._held.values()):
             if held.started is not None:
@@ -140,7 +140,7 @@ class Engines:
         return await started.engine.answer(request)
 
     async def is_well(self) -> bool:
-        """Return whether any engine computes, or none was started. `states` lists all engines."""
+        """Return True if any engine computes, or if no engine was started. `states` lists all engines."""
         return any(each.computes for each in await self.states()) or not self._held
 
     async def states(self) -> list[EngineState]:
@@ -172,8 +172,8 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[Any, Any, None]) -> None:
-        """Wait until `doing` is done. Raises EngineLost if the engine hangs meanwhile. `doing` then still runs to its
-        end."""
+        """Wait until the coroutine `doing` has finished. Raises EngineLost if the engine hangs meanwhile. The coroutine
+        then still runs to its end."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)

@@ -47,8 +47,8 @@ class Deployable:
     """True if the adapter is loaded for a rollback only. Callers cannot request it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
-    """Values that training computes with the adapter. The engine must reproduce these values at each load. If None, the
-    check is skipped."""
+    """Values that the training libraries compute with the adapter. The engine must reproduce these values at each load.
+    If None, the check is skipped."""
 
     @property
     def is_in_production(self) -> bool:
@@ -78,10 +78,11 @@ class EngineRequest:
     """Turns in OpenAI's form, but with the arguments of tool calls as objects."""
     sampling: Sampling
     cache_group: str = ""
-    """Group that shares cached prompts. If all groups shared them, response times would reveal prompts of others."""
+    """Group of callers that shares cached prompts. If all callers shared them, response times would reveal other
+    callers' prompts."""
     shared: int = 0
-    """Number of leading characters of the first user turn that other requests share. The prompt up to there may be
-    cached."""
+    """Number of leading characters of the first user turn that other requests share. The prompt may be cached up to
+    that character."""
     grammar: str = ""
     """Grammar of the answer, in llguidance's variant of Lark. If empty, any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
@@ -91,11 +92,11 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class CallForm:
-    """How the chat template of a base model writes tool calls."""
+    """The syntax in which the chat template of a base model writes tool calls."""
 
     form: ToolForm
     special: Mapping[str, int]
-    """Special token that the form contains -> its id, by which a grammar names it."""
+    """Mapping of each special token in the tool-call syntax to its id. A grammar refers to the token by this id."""
 
 
 class TokenLogprob(NamedTuple):
@@ -130,8 +131,8 @@ class Answer:
 
     @classmethod
     async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
-        """Wait until an answer has begun. parts: yields the prompt's length, and then the pieces. It is started here,
-        because only a started generator cleans up when it is closed."""
+        """Wait until an answer has begun. parts: generator of the prompt's length and then the pieces. This function
+        starts the generator, because only a started generator cleans up when it is closed."""
         return cls(await anext(parts), parts)
 
 
@@ -144,7 +145,7 @@ class EngineState:
     adapters: int
     """Number of adapters that can answer now."""
     problem: str = ""
-    """Reason why the engine does not compute, if known."""
+    """Reason why the engine does not compute; "" if the engine computes or the reason is unknown."""
     is_of_others: bool = False
 
 
@@ -152,24 +153,22 @@ class Engine(Protocol):
     """An engine: one base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Load an adapter in addition to those that are loaded.
-
-        Raises EngineRefused if it does not fit the base model, its files have changed or the engine does not
-        reproduce its fingerprint; and EngineLost.
+        """Load an adapter in addition to the loaded adapters. Raises EngineLost. Raises EngineRefused if the adapter
+        does not fit the base model, if its files have changed, or if the engine does not reproduce its fingerprint.
         """
 
     async def unload(self, digest: str) -> None:
         """Unload an adapter. Running requests finish with it. An unknown digest is ignored."""
 
     def loaded(self) -> Mapping[str, str]:
-        """Return digest -> adapter id, of all adapters that can answer now."""
+        """Return a mapping of digest to adapter id for all adapters that can answer now."""
 
     async def answer(self, request: EngineRequest) -> Answer:
         """Begin an answer. Raises EngineRefused if the adapter is not loaded or the prompt too long, and EngineLost."""
 
     def call_form(self, digest: str) -> CallForm | None:
-        """Return how the template of a loaded adapter's base model writes tool calls; None if it has no form for
-        them."""
+        """Return the tool-call syntax of a loaded adapter's chat template; None if the template cannot write tool
+        calls."""
 
     async def is_well(self) -> bool:
         """Return whether the engine computes. Returns within two seconds, even if the engine hangs."""
@@ -196,7 +195,7 @@ def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES)
 THREADS = max(1, (os.cpu_count() or 2) // 2)
 """Default number of an engine's CPU threads. On a busy machine fewer threads are faster."""
 WELL_SECONDS = 10.0
-"""Seconds without a message after which an engine is not well. One step takes less."""
+"""Seconds without a message from the engine's process after which the engine counts as hung. One step takes less."""
 LONGEST_PAUSE = 30.0
 """Longest pause in seconds before a crashing process is restarted."""
 
@@ -218,11 +217,12 @@ class Process(ABC):
 
     @abstractmethod
     async def _probe(self) -> None:
-        """Request a message from the process. Its arrival updates `heard_at`."""
+        """Request a message from the process. When the message arrives, `heard_at` is updated."""
 
     @abstractmethod
     async def end(self) -> None:
-        """Kill the process, or leave it running if the gateway did not start it. Its running requests are lost."""
+        """Kill the process. If the gateway did not start the process, leave it running. Running requests are lost in
+        both cases."""
 
     async def watch(self, hang_seconds: float) -> None:
         """Return once the process is gone or hangs."""

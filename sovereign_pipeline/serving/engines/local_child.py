@@ -265,7 +265,8 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Return this engine's values for an expected mark. Each position is computed after the expected tokens."""
+        """Return this engine's values for a mark of the fingerprint. The values at each position are computed after the
+        expected tokens, not after this engine's own tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])
@@ -285,7 +286,7 @@ class Worker:
         self.model.forget(message["digest"])
 
     def _needed(self) -> set[str]:
-        """Return the adapters of running and waiting rows."""
+        """Return the digests of the adapters that running and waiting requests need."""
         return self._batch.needed | {message["digest"] for message, _ in self._waiting.values()}
 
 

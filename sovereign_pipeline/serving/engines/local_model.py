@@ -107,7 +107,7 @@ class Matcher:
         self.assert_whole()
 
     def masked(self, logits: Any) -> Any:
-        """Return the logits with minus infinity for every token that may not come next."""
+        """Return a copy of the logits, with minus infinity for every token that the grammar forbids next."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), self._mask.nbytes)
         bits = (self._mask[:, None] >> torch.arange(32, dtype=torch.int32)) & 1
         return logits.masked_fill(bits.flatten()[: len(logits)] == 0, float("-inf"))
@@ -166,7 +166,7 @@ class Model:
             return hf.from_tokenizer(self.prompts.tokenizer, self._vocabulary_size, [*self.end_of_turn])
         except (ValueError, TypeError) as error:
             raise EngineRefused(
-                f"The tokenizer of this base model does not support answers in a given form: {_first_line(error)}",
+                f"The tokenizer of this base model does not support response_format and tools: {_first_line(error)}",
                 "Send the request without tools and response_format.",
             ) from None
 
@@ -181,7 +181,7 @@ class Model:
         self._leaving.discard(digest)
 
     def forget(self, digest: str) -> None:
-        """Stop an adapter from beginning more answers. `remove_left` frees its memory."""
+        """Accept no more answers for an adapter. `remove_left` frees the adapter's memory."""
         self._leaving |= {digest} & self._loaded
 
     def remove_left(self, needed: Callable[[], Collection[str]]) -> None:
@@ -230,7 +230,7 @@ def _with_room_for_adapters(model: Any) -> Any:
 
 
 def _assert_done_here(digest: str, content: bytes) -> None:
-    """Raise EngineRefused for an adapter that this engine would compute differently from PEFT."""
+    """Raise EngineRefused for an adapter whose outputs in this engine would differ from its outputs in PEFT."""
     try:
         config = json.loads(content)
         reasons = refused_by_engines({**config, "fan_in_fan_out": None})

@@ -54,7 +54,7 @@ class Prompts:
 
     @cached_property
     def call_form(self) -> CallForm | None:
-        """Return how the template writes tool calls; None if it has no form for them."""
+        """Return the template's tool-call syntax; None if the template cannot write tool calls."""
         form = tool_form_of(self.tokenizer)
         if form is None:
             return None
@@ -160,8 +160,8 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """Put a text between fences, and split each mark in it in two. White space around the text stays outside the
-        fences, because templates strip it."""
+        """Put a text between fence strings, and split each template mark within the text in two. White space around the
+        text stays outside the fences, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -195,8 +195,8 @@ class StopTexts:
         """True once a stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
-        """Return the text that is final: all except an end that may begin a stop text. Tokenization has no influence on
-        this."""
+        """Add text and return the text that is final: all text except an end that may be the beginning of a stop text.
+        The result does not depend on how the text was split into tokens."""
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self.is_found = bool(found)
@@ -209,7 +209,7 @@ class StopTexts:
         return rest
 
     def _begun(self, text: str) -> int:
-        """Return the number of trailing characters that may begin a stop text."""
+        """Return the number of characters at the text's end that may be the beginning of a stop text."""
         lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
         return max(lengths, default=0)
 
@@ -233,7 +233,8 @@ class TextPieces:
         return self._stops.feed(self._new(self._decode(self._ids).rstrip(INCOMPLETE)))
 
     def rest(self) -> str:
-        """Return the text that was withheld because it may begin a stop text. An incomplete character is dropped."""
+        """Return the text that was withheld because it may be the beginning of a stop text. An incomplete character is
+        dropped."""
         return "" if self.is_stopped else self._stops.end()
 
     def _new(self, text: str) -> str:

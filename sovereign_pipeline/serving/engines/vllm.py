@@ -59,7 +59,8 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.w
 
 
 def base_shapes(base: Path) -> Shapes:
-    """Return module of the base model -> shape of its weight. Raises EngineRefused if there is no weights file."""
+    """Return a mapping of each module of the base model to the shape of the module's weight. Raises EngineRefused if
+    there is no weights file."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(base.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -71,27 +72,19 @@ def base_shapes(base: Path) -> Shapes:
 
 
 def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, largest_rank: int) -> None:
-    """Raise EngineRefused for an adapter that vLLM would compute differently from training."""
+    """Raise EngineRefused for an adapter whose outputs in vLLM would differ from its outputs in training."""
     try:
         config = json.loads(content[ADAPTER_CONFIG])
         reasons = refused_by_vllm(config, largest_rank)
         weights = content[ADAPTER_WEIGHTS]
         tensors = _shapes(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise EngineRefused(f"Adapter {digest[:12]}: the files are not those of an adapter.", "Train again.") from None
-    if reasons:
-        raise EngineRefused(
-            f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
-            "Train it without these features, or serve the line with the local engine.",
-        )
-    wrong = _without_place(tensors, base, config)
-    if wrong or not tensors:
-        example = f", such as {wrong[0]}" if wrong else ""
-        raise EngineRefused(
-            f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no "
-            f"module of the model{example}.",
-            "Check whether it belongs to another base model, or was changed after its training.",
-        )
+        raise EngineRefused(f"Adapter {digest[:12]}: its files are not a readable LoRA adapter.", "Train again.") from
+    None if reasons: raise EngineRefused( f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.", "Train it
+    without these features, or serve the line with the local engine.", ) wrong = _without_place(tensors, base, config)
+    if wrong or not tensors: example = f", such as {wrong[0]}" if wrong else "" raise EngineRefused( f"Adapter
+    {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no " f"module of the
+    model{example}.", "Check whether it belongs to another base model, or was changed after its training.", )
 
 
 def name_of(digest: str, content: Mapping[str, bytes]) -> str:
@@ -101,8 +94,8 @@ def name_of(digest: str, content: Mapping[str, bytes]) -> str:
 
 
 def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: bool = False) -> None:
-    """Write an adapter's files. for_the_group: whether the group of `serving.vllm.copies` may read them. vLLM's account
-    is in this group."""
+    """Write an adapter's files. for_the_group: True if the group that owns the directory `serving.vllm.copies` may read
+    the files. vLLM's account is in this group."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         (directory / name).write_bytes(data)
@@ -128,7 +121,8 @@ def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) -> list[str]:
-    """List tensors without a module, without a partner tensor, or for a module that the configuration does not name."""
+    """List tensors that match no module, and modules whose pair of tensors is incomplete or has wrong shapes. A module
+    that the configuration does not target counts as no match."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     wrong = []
     for name, shape in tensors.items():
@@ -147,7 +141,7 @@ def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) 
 
 
 def _is_target(module: str, targets: object) -> bool:
-    """Return whether `target_modules` names a module, by PEFT's rules."""
+    """Return whether `targets`, the configuration's `target_modules`, matches a module according to PEFT's rules."""
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
     return isinstance(targets, list) and any(module == each or module.endswith(f".{each}") for each in targets)
@@ -174,8 +168,8 @@ async def _mark(server: VllmServer, name: str, mark: Mark) -> Mark:
 
 
 async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int, ...], LogProbabilities]:
-    """Return the server's likeliest token at each position of `mark.tokens`, with the expected tokens before it. Also
-    return the log-probabilities of `mark.top`."""
+    """Return the server's likeliest token at each position of `mark.tokens`, computed after the expected tokens. Also
+    return the server's log-probabilities of the tokens in `mark.top`."""
     likeliest: list[int] = []
     values: list[tuple[float, ...]] = []
     while len(values) < len(mark.top):
@@ -190,8 +184,8 @@ async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int,
 
 
 async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple[list[int], list[dict[int, float]]]:
-    """Continue after the first `begin` expected tokens. Returns the likeliest tokens, and for each position token id ->
-    log-probability."""
+    """Generate a continuation of the prompt plus the first N expected tokens (N is `begin`). Return the likeliest
+    tokens, and for each position a mapping of token id to log-probability."""
     body = {
         "model": name,
         "prompt": [*mark.prompt, *mark.tokens[:begin]],
@@ -212,11 +206,11 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
         ]
         return [int(token) for token in choice["token_ids"]], places
     except (KeyError, TypeError, IndexError, ValueError):
-        raise EngineRefused("The form of vLLM's response is unknown.", "") from None
+        raise EngineRefused("vLLM's response does not have the expected fields.", "") from None
 
 
 NO_EFFECT = "no-effect"
-"""Name of the adapter without effect, whose rows equal the base model's."""
+"""Name of the adapter without effect. Its outputs equal those of the base model."""
 COLDEST = 0.01
 """Lowest sampling temperature of vLLM. Below it, decoding is greedy."""
 SECONDS_TO_LEAVE = 60.0
@@ -225,7 +219,7 @@ SECONDS_TO_LEAVE = 60.0
 
 @dataclass(frozen=True)
 class _Base:
-    """Facts from the base model's files, which are read once."""
+    """The tokenizer, shapes and settings from the base model's files. The files are read once."""
 
     prompts: Prompts
     decode: Callable[..., str]
@@ -361,8 +355,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Return an adapter's marks as measured on the server. If a prompt is rendered differently, the marks have the
-        rendered prompts, and nothing is measured."""
+        """Measure the fingerprint's marks on the server and return them. If this server renders a prompt differently
+        from the fingerprint, nothing is measured, and the returned marks have the rendered prompts."""
         rendered = [
             mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
             for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)
@@ -399,7 +393,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         asyncio.get_running_loop().call_later(SECONDS_TO_LEAVE + 0.1, self._remove_those_that_left, server)
 
     def _remove_those_that_left(self, server: VllmServer) -> None:
-        """Remove copies that no answer needs. vLLM may read a copy again while its adapter is in use."""
+        """Remove the adapters' copies that no answer needs. While an adapter is in use, vLLM may read its copy
+        again."""
         before = time.monotonic() - SECONDS_TO_LEAVE
         for name, since in list(self._leaving.items()):
             if self._answering[name] == 0 and since < before:

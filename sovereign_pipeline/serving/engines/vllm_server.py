@@ -431,7 +431,7 @@ class ReachedVllm(VllmServer):
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
 
     async def _take_out(self, given: dict[str, str]) -> None:
-        """Unload adapters, except those whose name now has another path. given: name -> path."""
+        """Unload adapters. Skips a name that the server now maps to another path. given: mapping of name to path."""
         held = await self._adapters()
         for name, path in given.items():
             if held.get(name) == path:
