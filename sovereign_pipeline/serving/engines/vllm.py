@@ -79,12 +79,20 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
         weights = content[ADAPTER_WEIGHTS]
         tensors = _shapes(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise EngineRefused(f"Adapter {digest[:12]}: its files are not a readable LoRA adapter.", "Train again.") from
-    None if reasons: raise EngineRefused( f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.", "Train it
-    without these features, or serve the line with the local engine.", ) wrong = _without_place(tensors, base, config)
-    if wrong or not tensors: example = f", such as {wrong[0]}" if wrong else "" raise EngineRefused( f"Adapter
-    {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no " f"module of the
-    model{example}.", "Check whether it belongs to another base model, or was changed after its training.", )
+        raise EngineRefused(f"Adapter {digest[:12]}: these are not an adapter's files.", "Train again.") from None
+    if reasons:
+        raise EngineRefused(
+            f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
+            "Train it without these features, or serve the line with the local engine.",
+        )
+    wrong = _without_place(tensors, base, config)
+    if wrong or not tensors:
+        example = f", such as {wrong[0]}" if wrong else ""
+        raise EngineRefused(
+            f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no "
+            f"module of the model{example}.",
+            "Check whether it belongs to another base model, or was changed after its training.",
+        )
 
 
 def name_of(digest: str, content: Mapping[str, bytes]) -> str:
