@@ -25,7 +25,8 @@ PROMPTS = (
 )
 """Invented letters in both languages of the demonstration. They include an emoji, one character of several tokens."""
 NEW_TOKENS = 16
-"""Maximum number of tokens per prompt. There are fewer if the turn ends, or if two tokens are about equally likely."""
+"""Maximum number of continuation tokens per prompt. The continuation is shorter if the turn ends, or if two tokens are
+about equally likely."""
 TOP = 5
 """Number of likeliest tokens that are compared at each position."""
 
@@ -54,7 +55,8 @@ class Mark(Frozen):
     prompt: tuple[int, ...]
     """Token ids of the conversation in the chat template."""
     tokens: tuple[int, ...]
-    """Greedy continuation: the likeliest token at each position after the previous ones."""
+    """Greedy continuation of the prompt: at each position, the likeliest token after the prompt and the earlier
+    tokens."""
     top: tuple[tuple[int, ...], ...]
     """Ids of the likeliest tokens at each position of `tokens` and at the position after the last."""
     adapter: LogProbabilities
@@ -70,12 +72,12 @@ class Fingerprint(Frozen):
     conversations: tuple[Conversation, ...]
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
-    """Library name -> version, of the libraries that computed the values."""
+    """Mapping of each library that computed the values to its version."""
 
 
 def conversations(instruction: str) -> tuple[Conversation, ...]:
     """Return a line's fixed conversations: one for each of `PROMPTS`, one of three turns, and one with a tool call.
-    `compute` leaves out the last if the chat template cannot write tool calls."""
+    `compute` omits the conversation with a tool call if the chat template cannot write tool calls."""
     turns = [[_turn("user", prompt)] for prompt in PROMPTS]
     turns.append([_turn("user", PROMPTS[0]), _turn("assistant", "At the quay office."), _turn("user", PROMPTS[1])])
     function = {"name": "permit_status", "arguments": {"permit": "QW-2024/17"}}
@@ -135,8 +137,8 @@ def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Preci
 
 
 def _apart(pairs: Iterable[tuple[LogProbabilities, LogProbabilities]], precision: Precision) -> float:
-    """Return the largest difference of log-probabilities in float32, the mean difference in bfloat16. Returns infinity
-    if shapes differ or a value is NaN."""
+    """Return the difference of log-probabilities: the largest difference in float32, or the mean difference in
+    bfloat16. Returns infinity if shapes differ or a value is NaN."""
     found: list[float] = []
     for one, other in pairs:
         if [len(each) for each in one] != [len(each) for each in other]:

@@ -32,7 +32,7 @@ class FlagMark(Frozen):
     sha256: Digest
 
     def is_older_than(self, other: "FlagMark") -> bool:
-        """Return whether this change is older than the other, or a different change with the same number."""
+        """Return True if this change is older than the other change, or if the two have the same number but differ."""
         return self.sequence < other.sequence or (self.sequence == other.sequence and self.sha256 != other.sha256)
 
 
@@ -43,9 +43,9 @@ class _Marks(Frozen):
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})
     entries: int = Field(default=0, ge=0)
-    """Number of the ledger's entries when adapters were verified last."""
+    """Number of entries that the ledger had when adapters were verified last."""
     entries_root: Digest | None = None
-    """Root hash of the ledger's tree of these entries. A forked ledger has another root hash."""
+    """Root hash of the ledger's tree at that time. A forked ledger has another root hash."""
 
 
 class HighWaterMarks:
@@ -68,7 +68,8 @@ class HighWaterMarks:
     def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
         """Save this trust root as the newest. Raises IntegrityError if it is older than the accepted one.
 
-        is_on_record: whether the ledger confirms the root. A confirmed root may differ from the accepted one.
+        is_on_record: True if the ledger contains this trust root. A trust root in the ledger may differ from the
+            accepted one.
         """
         with self._changing() as marks:
             _assert_follows(trust, marks, may_be_another=is_on_record)
@@ -86,7 +87,7 @@ class HighWaterMarks:
 
     @property
     def ledger(self) -> tuple[int, str | None]:
-        """Return the number of the ledger's entries when adapters were verified last, and their root hash."""
+        """Return the ledger's number of entries and root hash at the time when adapters were verified last."""
         marks = self._read()
         return marks.entries, marks.entries_root
 

@@ -51,7 +51,8 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """Answer identifier (`given` of a transcript) -> newest feedback, by the time in the encrypted rating."""
+    """Mapping of answer identifier (`given` of a transcript) to the newest feedback, according to the time in the
+    encrypted rating."""
     spoilt: int
     """Number of invalid lines, such as those cut by a crash."""
     foreign: int
@@ -59,7 +60,7 @@ class Opened:
     twice: int
     """Number of lines that repeat a record."""
     missing: int
-    """Number of records, since the oldest transcript, that the journal names and no file contains."""
+    """Number of records that the journal lists since the oldest transcript, but that no file contains."""
     unsure: frozenset[str]
     """Identifiers of answers whose newest feedback is unknown, because a rating is missing."""
 
@@ -69,9 +70,9 @@ class JournalCopy:
     """A line's records according to a copy of the gateway's journal, for the hours that are in the ledger."""
 
     transcripts: Mapping[str, str]
-    """SHA-256 of a sealed transcript -> hour of its answer."""
+    """Mapping of a sealed transcript's SHA-256 to the hour of its answer."""
     ratings: Mapping[str, str]
-    """SHA-256 of a sealed rating -> identifier of its answer, in the order of the journal."""
+    """Mapping of a sealed rating's SHA-256 to the identifier of the rated answer, in the order of the journal."""
     lacking: frozenset[str]
     """Hours of the line that are in the ledger and missing in the journal."""
     not_entered: int
@@ -237,14 +238,14 @@ _FIELDS: Mapping[tuple[Role, Layout], set[str]] = {
     ("preferences", "sharegpt"): {"messages", "tools", "chosen", "rejected"},
     ("labels", "sharegpt"): {"messages", "tools", "label"},
 }
-"""Role and layout -> fields of such rows, in addition to `_COMMON`."""
+"""Mapping of role and layout to the fields of such rows, in addition to the fields in `_COMMON`."""
 _COMMON = {"id", "case", "date", "classification", "language"}
 
 
 @dataclass
 class RatedRows:
-    """The rows, and the number of omitted answers per reason. If one row is a conversation, all rows are written as
-    conversations."""
+    """The rows made from rated answers, and the number of omitted answers per reason. If one row is a conversation, all
+    rows are written as conversations."""
 
     rows: list[RatedRow]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -267,7 +268,8 @@ class _Rated:
 
 
 def preferences_of(opened: Opened, role: Role) -> RatedRows:
-    """Build rows from transcripts and their feedback. role: the role of the source."""
+    """Build rows from transcripts and their feedback. role: `preferences` or `labels`, the role of the source that the
+    rows are for."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
     for transcript in opened.transcripts:
@@ -297,7 +299,8 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
 
 
 _TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
-"""Pattern of the roles that a trained conversation must have, by their first letters."""
+"""Regular expression for the sequence of roles in a conversation that can be trained on. Each role is written as its
+first letter."""
 
 
 def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, str]:
@@ -326,8 +329,8 @@ def _changed(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
-    """Yield pairs of a good and a bad answer, in their order. Two equal answers make no pair. Both answers of a pair
-    have the same classification level, because a row has one level."""
+    """Yield pairs of a liked and a disliked answer, in their order. Two equal answers make no pair. Both answers of a
+    pair have the same classification level, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
@@ -339,7 +342,8 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
 def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
     """Make a preference pair if `other`, the rejected answer, is not None. Otherwise make a labelled row.
 
-    first: the question's first answer. Its id names the case, because a digest would confirm a guessed question.
+    first: the first answer to this question. The case id is made from this answer's id, because a digest of the
+        question would let anyone test a guessed question.
     """
     transcript = rated.transcript
     facts: dict[str, Any] = {
@@ -453,8 +457,8 @@ def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
-    """Return the highest classification level of the rows. served: levels of the line's adapters; a row must have one
-    of them. Empty if unknown."""
+    """Return the highest classification level of the rows. served: levels of the line's adapters, of which each row
+    must have one. Empty if these levels are unknown."""
     ladder = institution.ladder
     for row in rows:
         if row.classification not in ladder or (served and row.classification not in served):

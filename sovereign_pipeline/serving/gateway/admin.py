@@ -1,6 +1,7 @@
 """Build the state for `/admin`, and the HTML of the pages `/` and `/admin`.
 
-An adapter above the caller's clearance is left out, and so is every flag, trial or count that would reveal it.
+An adapter above the caller's clearance is omitted. Every flag, trial and count that would reveal such an adapter is
+omitted too.
 """
 
 import datetime
@@ -34,22 +35,22 @@ class AdminSources:
     engines: Callable[[], Awaitable[Sequence[EngineState]]]
     """Function that returns one state per base model."""
     flags: Callable[[], Mapping[str, Flag]] = dict
-    """Function that returns line -> flag in force."""
+    """Function that returns a mapping of line name to the line's flag in force."""
     behind: Callable[[], Mapping[str, str]] = dict
-    """Function that returns line -> reason why its newest flag is not in force."""
+    """Function that returns a mapping of line name to the reason why the line's newest flag is not in force."""
     hold: Callable[[Flag], State | None] = lambda _: None
     review: Callable[[str], Due | None] = lambda _: None
 
 
 class Reviews:
-    """The review dates of each line's newest adapter, as of the latest look."""
+    """The review dates of each line's newest adapter, as of the latest call of `look`."""
 
     def __init__(self, settings: Settings, registry: Callable[[], Registry]) -> None:
         self._settings, self._registry = settings, registry
         self._known: dict[str, Due] = {}
 
     def look(self) -> None:
-        """Read the review dates. If reading the registry raises an error, the earlier dates stay."""
+        """Read the review dates. If reading the registry raises an error, keep the dates that were read before."""
         today = datetime.datetime.now(datetime.UTC).date()
         self._known = {each.line: each for each in due_reviews(self._registry(), self._settings, today)}
 
@@ -58,7 +59,7 @@ class Reviews:
 
 
 class _Row(NamedTuple):
-    """An adapter that is served or named by a flag."""
+    """An adapter that is served or that a flag names."""
 
     stage: Stage
     adapter: str

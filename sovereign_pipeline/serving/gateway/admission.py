@@ -13,7 +13,8 @@ from sovereign_pipeline.serving.gateway.messages import Refusal
 
 SECONDS_OF_A_RATE = 60.0
 MOST_BUCKETS = 10_000
-"""Number of callers whose rate is remembered. Beyond it, the longest idle callers start with a full bucket again."""
+"""Maximum number of accounts (callers and persons) whose rate is remembered. Beyond it, the account that was idle
+longest is forgotten, and starts again with a full bucket."""
 
 Clock = Callable[[], float]
 
@@ -73,7 +74,7 @@ class Rates:
 
     @asynccontextmanager
     async def request(self, caller: Caller, user: str | None = None) -> AsyncIterator[None]:
-        """Count one request for as long as it runs. Raises Refusal (429) if the request exceeds a limit.
+        """Count one request as running while the context is open. Raises Refusal (429) if the request exceeds a limit.
 
         user: hash of the person for whom the caller sends the request.
         """
@@ -103,7 +104,8 @@ class Rates:
             self._of(key, allowance, now)[1].take(tokens, now)
 
     def _accounts(self, caller: Caller, user: str | None) -> dict[str, Allowance]:
-        """Return key -> limits that a request counts against. A caller with several grants has their largest limits."""
+        """Return the accounts that a request counts against: a mapping of account key to limits. A caller with several
+        grants gets the largest limits of these grants."""
         rules = [grant.front_end for grant in caller.grants]
         accounts = {caller.key: self._allowance([(each.concurrent, each.per_minute) for each in rules])}
         if user is not None:
@@ -142,7 +144,7 @@ class Places:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Return line -> number of its waiting requests."""
+        """Return a mapping of line name to the number of the line's waiting requests."""
         return {line: len(queue) for line, queue in self._waiting.items()}
 
     @asynccontextmanager

@@ -45,13 +45,13 @@ class Condition:
     answers: bool = True
     """False if adapters are in production and none of them answers."""
     is_behind: bool = False
-    """True if a line's newest flag is not in force here."""
+    """True if the newest flag of any line is not in force in this gateway."""
     withdrawn: int = 0
     """Number of lines whose adapter in production is recalled. Such lines do not count for `answers`."""
     unreached_seconds: float | None = None
     """Number of seconds for which the registry has been down; None if it answers."""
     unloaded: int = 0
-    """Number of adapters that the flags in force give to users, but that no engine has loaded."""
+    """Number of adapters that the flags in force give to users and that no engine has loaded."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -96,7 +96,8 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def caller_of(request: Request) -> Any:
-    """Return the caller that the auth middleware found. It is None only on open pages, if the proxy names nobody."""
+    """Return the caller that the auth middleware authenticated. The caller is None only on open pages, if the proxy
+    names no user."""
     return request.state.caller
 
 
@@ -250,7 +251,7 @@ async def admin_state(here: Here, caller: From) -> dict[str, Any]:
 
 @pages.get("/")
 async def chat_page() -> Response:
-    """Return the page for trying a line."""
+    """Return the chat page, on which a person can try a line."""
     return _page("chat")
 
 
@@ -327,8 +328,8 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
 
 
 def _assert_without_tools(sent: CompletionRequest) -> None:
-    """Raise Refusal if a request has tools, tool calls or results of calls. Called if the chat template has no form for
-    them."""
+    """Raise Refusal if a request has tools, tool calls or results of calls. Called if the chat template cannot write
+    tool calls."""
     roles = [each["role"] for each in sent.conversation]
     called = next((place for place, each in enumerate(sent.conversation) if "tool_calls" in each), None)
     for param, is_there in (
@@ -377,7 +378,7 @@ def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str
 
 
 def _facts(handler: RequestHandler, request: RoutedRequest) -> dict[str, Any]:
-    """Return the fields of an answer that are the same for all its events."""
+    """Return the fields that are the same in all events of an answer."""
     return {
         "id": f"{'chatcmpl' if request.sent.kind == 'chat' else 'cmpl'}-{request.id}",
         "created": int(time.time()),

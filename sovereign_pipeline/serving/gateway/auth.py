@@ -55,12 +55,13 @@ def _covers(role: Role, line: str) -> bool:
 @dataclass(frozen=True)
 class Caller:
     key: str
-    """Identifier of the caller for limits. It is never shown, logged or stored."""
+    """Key under which the caller's limits are counted. It is never shown, logged or stored."""
     grants: tuple[Role, ...]
     groups: frozenset[str] = frozenset()
     """All roles that the institution's proxy sends, including roles without a grant."""
     named: Mapping[str, str] = field(default_factory=dict)
-    """Header in which a grant lets the caller name people -> the header's value in this request."""
+    """Mapping of header name to the header's value in this request, for each header in which a grant lets the caller
+    name people."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(_reaches(grant, adapter, ladder) for grant in self.grants)
@@ -70,7 +71,8 @@ class Caller:
 
     @property
     def cache_group(self) -> str:
-        """Return the group of callers that may share an engine's cached prompts: callers with equal clearances."""
+        """Return the caller's cache group. Callers of one group may share an engine's cached prompts, because they have
+        the same clearances."""
         return "\n".join(sorted({grant.clearance for grant in self.grants}))
 
     @property
@@ -110,7 +112,7 @@ class Token(Role):
     """A token's record, with the permissions of its holder."""
 
     lines: tuple[str, ...] | None
-    """As in `Role`, but without a default: a record without it is damaged, and must not permit every line."""
+    """As in `Role`, but required: a record without this field is damaged, and must not permit every line."""
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
     """Holder's name. The ledger has a salted commitment to it."""
@@ -130,8 +132,8 @@ class Token(Role):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts of the token's ledger entry. `admin`, `users` and `front_end` are included only if the token
-        has them."""
+        """Return the facts for the token's ledger entry. `admin`, `users` and `front_end` are included only if the
+        token has these permissions."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -196,10 +198,10 @@ def add_token(
 
 
 def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) -> Token:
-    """Revoke a token by the first digits of its SHA-256. The revocation takes effect before it is logged, so that it
-    never waits for the registry.
+    """Revoke a token by the first digits of its SHA-256. The revocation takes effect before it is logged, so it takes
+    effect even if the registry is down.
 
-    Revoking a token again logs a revocation that the registry missed while it was down. Raises NotFoundError if no
+    If the registry was down at the revocation, revoke the token again to log the revocation. Raises NotFoundError if no
     token matches or several do.
     """
     with _changing(settings) as tokens:
@@ -215,7 +217,8 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """Return the tokens that are valid in the file but not in the ledger: SHA-256 -> reason."""
+    """Return the tokens that are valid in the token file but not in the ledger: a mapping of the token's SHA-256 to the
+    reason."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):
@@ -263,8 +266,8 @@ class Tokens:
         return self._tokens
 
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
-        """Compare the tokens with the ledger, and from now on reject those that it does not confirm. Returns id ->
-        reason."""
+        """Compare the tokens with the ledger. From now on, reject tokens that the ledger does not confirm. Return a
+        mapping of such a token's id to the reason."""
         tokens = self.all()
         refused = refused_by(registry, tokens)
         valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)

@@ -23,7 +23,7 @@ _AS_TRAINED = {
     "json_allowed_escapes": 'nrtbf\\"',
 }
 """Options of llguidance. JSON is written as in chat templates, without numeric escapes of letters, which a search could
-not read. White space is fixed, because with free white space small models may never end."""
+not read. White space is fixed, because small models may generate free white space without end."""
 _UNENFORCED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _KEYWORD = re.compile(r'"([A-Za-z$]{1,40})"')
 _ANYTHING = r"/(.|\n)*/"
@@ -71,7 +71,8 @@ ANY_TEXT = AnswerForm()
 MOST_NESTED = 50
 """Maximum nesting of objects and lists in a parameter, and in the arguments of a call."""
 _MOST_CHARACTERS, _MOST_PROPERTIES, _MOST_REFERENCES = 65_536, 500, 200
-"""Limits on all schemas of one request together. Beyond them, grammars are too complex for the first token."""
+"""Limits on the total size of all schemas of one request. A larger grammar would take too long to compute the first
+token."""
 _LONGEST_CHAIN = 1_000
 """Maximum nesting of a schema with its references followed. Near 1,600, llguidance crashes the process."""
 
@@ -167,7 +168,7 @@ def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None) -> Iterator[str]:
-    """Yield the grammar rules of calls. They begin after the head of the first call."""
+    """Yield the grammar rules for the calls. The rules begin after the head of the first call."""
     it = form.form
     yield "call: " + " | ".join(
         f"{_lark(tool['function']['name'] + it.middle, form)} %json {_json(_parameters(tool))}" for tool in tools
@@ -235,8 +236,8 @@ class CallReader:
         return self._mark.is_found
 
     def _passed(self, text: str) -> str:
-        """Return text without its trailing white space, which is kept for the next text. White space before a call is
-        dropped."""
+        """Return the text without its trailing white space. That white space is prepended to the next text, or dropped
+        if a call follows."""
         text = self._spaces + text
         self._spaces = text[len(text.rstrip()) :]
         return text.rstrip()

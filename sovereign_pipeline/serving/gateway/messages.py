@@ -41,7 +41,7 @@ class Usage(ResponseModel):
 
 
 class Level(ResponseModel):
-    """The classification level of the adapter and so of its answers, and whether encrypted transcripts are kept."""
+    """The adapter's classification level, which its answers have too, and whether encrypted transcripts are kept."""
 
     classification: str
     transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
@@ -218,7 +218,7 @@ class Chunks:
         return self._event({}, finish)
 
     def end(self, used: Usage) -> bytes:
-        """Return the usage if requested, and the end mark."""
+        """Return the usage event if the caller requested it, and then the end mark."""
         spent = event({**self._facts, "choices": [], "usage": used.model_dump()}) if self._with_usage else b""
         return spent + DONE
 
@@ -313,7 +313,7 @@ def refused(code: str) -> Refusal:
 
 
 def personal_data_sent(kinds: Iterable[str]) -> Refusal:
-    """Return an error that names the kinds of personal data found, and no value."""
+    """Return an error that names the kinds of personal data that were found, but quotes no value."""
     return Refusal(
         400,
         f"The request contains personal data ({', '.join(sorted(kinds))}), which this model rejects. Leave it out.",

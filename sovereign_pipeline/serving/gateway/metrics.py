@@ -36,11 +36,11 @@ class Figures:
 
     engines: Sequence[EngineState]
     running: Mapping[str, int]
-    """Line -> number of running answers."""
+    """Mapping of line to its number of running answers."""
     waiting: Mapping[str, int]
-    """Line -> number of requests in the queue."""
+    """Mapping of line to its number of requests in the queue."""
     adapters: Mapping[str, Counts]
-    """Adapter -> its counts since the gateway started."""
+    """Mapping of adapter to its counts since the gateway started."""
     is_registry_reached: bool
 
 
@@ -99,7 +99,7 @@ class Metrics:
         self._requests.labels("", "", f"refused_{status}").inc()
 
     def of_tokens(self, line: str, adapter: str) -> tuple[Histogram, Histogram]:
-        """Return the histograms of the time to the first token and of the time per later token."""
+        """Return two histograms: of the time to the first token, and of the time per later token."""
         return self._first.labels(line, adapter), self._each.labels(line, adapter)
 
     def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
@@ -122,7 +122,7 @@ class Metrics:
             self._unsearched.labels(line, adapter).inc(times)
 
     def counts(self) -> dict[str, Counts]:
-        """Return adapter -> its counts, for display."""
+        """Return a mapping of adapter to its counts, for display."""
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for counter, label in ((self._requests, "outcome"), (self._feedback, "thumb")):
             for sample in (each for metric in counter.collect() for each in metric.samples):

@@ -33,9 +33,10 @@ class Parameter:
     schema: Mapping[str, Any]
     """JSON schema of the accepted values. Null always means that the parameter was not sent."""
     words: str
-    """Description of the accepted values, for errors and the docs; "" if none is accepted."""
+    """Description of the accepted values, for errors and the docs; "" if no value is accepted."""
     why: str
-    """Effect of a used parameter; reason why an ignored parameter changes nothing, or why other values are rejected."""
+    """For a used parameter, its effect. For an ignored parameter, the reason why it changes nothing. For a rejected
+    parameter or value, the reason for the rejection."""
     is_used: bool
     kinds: tuple[Kind, ...]
     validator: Any
@@ -65,7 +66,7 @@ TABLES: dict[str, tuple[Parameter, ...]] = {
     name: _parameters(rows)
     for name, rows in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
 }
-"""Parameters of a request, of a message, of a part of a message, and of `stream_options`."""
+"""The tables of parameters: for a request, a message, a part of a message, and `stream_options`."""
 _BY_NAME = {kind: {each.name: each for each in TABLES["request"] if kind in each.kinds} for kind in KINDS}
 _MESSAGE, _PART, _STREAM = (
     {each.name: each for each in TABLES[name]} for name in ("message", "part", "stream_options")
@@ -79,7 +80,8 @@ class CompletionRequest:
     sent: Mapping[str, Any]
     """Parameters that have an effect, as the caller sent them."""
     conversation: list[dict[str, Any]]
-    """The messages in OpenAI's form, but each content is one text, and arguments of tool calls are objects."""
+    """The messages in OpenAI's form, with two differences: each content is one text, and arguments of tool calls are
+    objects."""
     ignored: list[str] = field(default_factory=list)
     """Parameters without effect, for the response header."""
     wants_usage: bool = False
@@ -112,7 +114,8 @@ class CompletionRequest:
         return int(self.sent.get("top_logprobs", 0)) if asked is True else int(asked)
 
     def sampling(self, limits: Limits) -> Sampling:
-        """Convert to an engine's sampling. A token limit that is too high is reduced, and `ignored` reports it."""
+        """Convert the parameters to an engine's sampling settings. If the token limit is too high, reduce it and report
+        this in `ignored`."""
         limit = min((int(self.sent[name]) for name in _LENGTHS if name in self.sent), default=None)
         if limit is not None and limit > limits.tokens:
             capped = [name for name in _LENGTHS if name in self.sent and self.sent[name] > limits.tokens]
@@ -238,7 +241,7 @@ def _unsupported(known: Parameter, param: str) -> Refusal:
 
 _NAME = re.compile("[A-Za-z0-9_-]{0,64}")
 _OWN: dict[str, tuple[str, ...]] = {"tool": ("tool_call_id", "name"), "assistant": ("tool_calls",)}
-"""Role -> parameters that only its messages use."""
+"""Mapping of role to the parameters that only messages of this role use."""
 
 
 def _message(given: Any, path: str, ignored: list[str]) -> dict[str, Any]:

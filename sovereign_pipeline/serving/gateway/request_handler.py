@@ -61,7 +61,7 @@ class Visible:
 
     adapter: Deployable
     choice: Choice | None = None
-    """The flag's choice, if the caller requested the line and gets the adapter that the flag chose."""
+    """The flag's choice; None unless the caller requested the line and gets the adapter that the flag chose."""
     user: str | None = None
     """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
 
@@ -75,14 +75,16 @@ class Catalog:
     """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
     choose: Callable[[str, str, frozenset[str]], Choice | None]
-    """Function that chooses a line's adapter for a user with these groups; None if no adapter answers."""
+    """Function of a line, a user and the user's groups. It returns the choice of an adapter; None if no adapter
+    answers."""
     counts: Callable[[str, str], bool]
-    """Function that returns whether a caller's requests for a user are compared in a rollout."""
+    """Function of a caller and a user. It returns True if the caller's requests for this user count in a rollout's
+    comparison."""
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
     """Function that returns the adapters that are not served because officers recalled them."""
 
     def find(self, model: str, caller: Caller, user: object = None) -> Visible:
-        """Return the adapter that a model name means for a caller.
+        """Return the adapter that answers if this caller requests this model name.
 
         Args:
             user: `user` of the request, any JSON value; used only if the caller sends requests for several people.
@@ -103,7 +105,7 @@ class Catalog:
         return replace(found, choice=replace(found.choice, drawn=False, user=own.user) if own is not None else None)
 
     def missing(self, model: str, caller: Caller) -> Refusal:
-        """Return the error for a model that is not visible. Only callers who might use the model learn that it was
+        """Return the error for a model that is not visible. Only callers whose grants cover the model learn that it was
         withdrawn. A line counts as withdrawn if the flag's adapter in production was withdrawn; a withdrawn staged
         adapter does not keep the line from answering.
         """
@@ -156,11 +158,11 @@ class RoutedRequest:
     user: str | None = None
     """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
     traceparent: str | None = None
-    """Caller's span, from its header."""
+    """The caller's trace span, from the request's `traceparent` header."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
     call_form: CallForm | None = None
-    """How the chat template writes tool calls."""
+    """The chat template's tool-call syntax; None if the template cannot write tool calls."""
     form_check: FormCheck = field(default_factory=FormCheck)
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
@@ -173,7 +175,8 @@ class RoutedRequest:
         return replace(self, sampling=sampling, choice=None, id=id)
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-        """Return messages of this request with the line's instruction."""
+        """Return these messages with the line's instruction added, or without it if the caller's system message
+        replaces it."""
         return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
     def digest_with(self, answer: str) -> str:
@@ -293,7 +296,7 @@ class RequestHandler:
                     state_use(span, *used, answer.finish, answer.first_seconds)
 
     async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
-        """Store and count feedback on an answer. Raises Refusal if the caller did not get this answer."""
+        """Store and count feedback on an answer. Raises Refusal if this answer was not sent to this caller."""
         async with self.rates.request(caller):
             try:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
@@ -452,8 +455,8 @@ class RequestHandler:
         return self.transcripts.keep(record)
 
     def _remember(self, request: RoutedRequest) -> None:
-        """Store the answer so that its caller can rate it. A caller who names a version is not assigned by the hash,
-        but their reports about the staged adapter count for its rollout too."""
+        """Store which caller got the answer, so that the caller can rate it. If the caller named a version, the hash
+        did not assign the adapter. Such a caller's reports about the staged adapter still count for its rollout."""
         line, adapter, caller = request.adapter.line, request.adapter.adapter, request.caller
         choice = request.choice
         if choice is None:
@@ -472,7 +475,8 @@ class RequestHandler:
         tokens: int = 0,
         found: bool | None = None,
     ) -> None:
-        """Count an answer in its line's rollout. found: whether it contains personal data; None if not searched."""
+        """Count an answer in its line's rollout. found: whether the answer contains personal data; None if it was not
+        searched."""
         if request.choice is not None and not self.is_ending:
             line, newest = request.adapter.line, request.sent.conversation[-1]["content"]
             counted = (line, request.choice, text, tokens, seconds, ended, newest)
@@ -481,8 +485,8 @@ class RequestHandler:
     def _refusal(
         self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
     ) -> Refusal:
-        """Convert an error of engine or scanner to one for the caller. EngineRefused counts as an error in the request,
-        unless the adapter is not loaded any more."""
+        """Convert an error of the engine or scanner to an error for the caller. EngineRefused counts as an error in the
+        request, except if the adapter is no longer loaded."""
         if isinstance(error, ScannerLost):
             _LOG.warning(error.message)
             return refused("scanner_lost")
@@ -506,7 +510,8 @@ class _Limit:
         self.timeout = asyncio.timeout_at(self._end)
 
     def progress(self, seconds: float | None = None) -> None:
-        """Restart the limit of the pause. seconds: limit instead of the usual one, as for the first piece."""
+        """Restart the time limit for the pause before the next piece. seconds: another limit than usual, as for the
+        first piece."""
         if not self.timeout.expired():
             pause = self._pause_seconds if seconds is None else seconds
             self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))

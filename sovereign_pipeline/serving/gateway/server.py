@@ -259,7 +259,7 @@ class GatewayServer(Server):
     """A server on loopback. When stopped, it lets running answers finish. A proxy terminates TLS."""
 
     def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Callable[[], Awaitable[object]]) -> None:
-        """Create the server. last: called once no answer is running any more."""
+        """Create the server. last: function that is called when no answer is running any more."""
         self._handler: RequestHandler = app.state.gateway.handler
         self._tasks, self._last = tasks, last
         self._running: list[asyncio.Task[None]] = []
@@ -296,8 +296,8 @@ class GatewayServer(Server):
 
 
 def repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
-    """Return a task that repeats an action in a thread. A failure is logged once, until the action fails differently or
-    succeeds. The success is logged, too."""
+    """Return a task that repeats an action in a thread. A failure is logged when it first occurs and when its message
+    changes. The next success is logged too."""
 
     async def repeat() -> None:
         logged = ""

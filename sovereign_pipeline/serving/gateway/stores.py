@@ -80,7 +80,7 @@ _NOTED: TypeAdapter[Noted] = TypeAdapter(Noted)
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, Any]], text: str) -> str:
-    """Return the digest of an answer. The caller who got the answer can compute it again."""
+    """Return the digest of an answer. The caller can recompute the digest from the answer that it got."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 
 
@@ -150,7 +150,8 @@ def read_hour(path: Path) -> tuple[list[Noted], int]:
 
 
 def facts_of(hour: str, line: str, noted: Sequence[Noted], unreadable: int) -> dict[str, Any]:
-    """Return the facts of one line's hour for its ledger entry, with transcripts and ratings if there are any."""
+    """Return the facts for the ledger entry of one line and hour. They include the numbers and digests of transcripts
+    and ratings, if there are any."""
     noted = [each for each in noted if each.line == line]
     answered = [each for each in noted if isinstance(each, Answered)]
     sealed = [each.transcript for each in answered if each.transcript is not None]
@@ -267,9 +268,9 @@ class Given:
     line: str
     adapter: str
     choice: Choice | None
-    """Flag's choice; None if there was no flag."""
+    """The flag's choice of the adapter; None if the line had no flag."""
     before: Feedback | None
-    """Caller's earlier feedback."""
+    """The caller's earlier feedback on this answer, if there is any."""
 
 
 class FeedbackStore:
@@ -305,9 +306,8 @@ class FeedbackStore:
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
-        """Store feedback, replacing earlier feedback. Returns None if the caller got no such answer.
-
-        may_note: returns whether a line's transcripts can be written too.
+        """Store feedback, replacing earlier feedback. Returns None if this caller got no answer with this id. may_note:
+        function of a line that returns whether the line's transcripts can be written too.
 
         Raises sqlite3.Error or OSError if the feedback cannot be stored.
         """
@@ -337,13 +337,13 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
 
 
 def answer_digest(id: str, caller: Caller) -> bytes:
-    """Return the digest of an answer's id and its caller. Neither can be guessed, because the id has 128 random
-    bits."""
+    """Return the digest of an answer's id together with its caller. Nobody can guess id and caller from the digest,
+    because the id has 128 random bits."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
 
 
 USER_DAYS = 366
-"""Days after which a user is forgotten: at least the lifetime of any token."""
+"""Days after which a user is forgotten. This is at least as long as any token is valid."""
 MOST_IN_MEMORY = 50_000
 
 TABLES = (
@@ -368,8 +368,8 @@ class UserQuota:
         self._known: set[tuple[str, str]] = set()
 
     def counts(self, caller: str, user: str) -> bool:
-        """Return whether a caller's requests for a user count in a rollout's comparison: the user is known, or new and
-        within the quota. False if the user cannot be stored."""
+        """Return True if a caller's requests for a user count in a rollout's comparison: if the user is known, or is
+        new and within the quota. Return False if the user cannot be stored."""
         if (caller, user) in self._known:
             return True
         try:
