@@ -58,7 +58,8 @@ class LineDetectors:
     words: WordLists
 
     def language_of(self, text: str) -> str:
-        """Return the language whose detectors search a text: the recipe's first language in the same script."""
+        """Return the language whose detectors search a text: the first language of the recipe that has the text's
+        script."""
         in_arabic = is_arabic(text)
         return next(
             (each for each in self.privacy.detected if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text)
@@ -73,13 +74,13 @@ class Detection:
     end: int
     kind: Kind
     value: str
-    """Found value; equal values in texts that were searched together are equal here."""
+    """The found value, in a form that is equal for equal values in texts that were searched together."""
     quote: str = ""
     """Quotation mark that the placeholder needs, because it replaces a number in JSON; otherwise empty."""
 
 
 class TextDetectors:
-    """The loaded detectors of one line. Findings are not stored."""
+    """Searches texts with the loaded detectors of one line. Findings are not stored."""
 
     def __init__(self, detectors: LineDetectors) -> None:
         self._detectors = detectors
@@ -130,13 +131,13 @@ class TextDetectors:
 
 
 def _searched(document: Document) -> str:
-    """Return the only text of a document that `TextDetectors` has made."""
+    """Return the only text of a document that was built by `TextDetectors`."""
     return "".join(document.texts.values())
 
 
 def _masked(text: str) -> str:
-    """Mask text that looks like a placeholder, without moving other characters. If more than three digits follow the
-    name of a kind, the digits are not masked."""
+    """Mask text that looks like a placeholder, such as `NAME_1`, without changing the position of other characters. If
+    more than three digits follow the kind's name, the digits are not masked."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [*PLACEHOLDER.finditer(normalised.text)]
@@ -157,15 +158,16 @@ SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
 """Maximum number of characters of one search, about three seconds of a core."""
 LONG = 10_000
-"""Number of characters from which requests are searched one at a time, so that shorter requests do not wait."""
+"""Requests with at least this many characters are searched one at a time, so that shorter requests do not wait for
+them."""
 
 _Work = tuple[str, Sequence[str], str]
 """Line, texts, and the one text that is a list of tools, or ""."""
 
 
 class Scanner:
-    """A pool of processes that searches the texts of some lines. Use it from one event loop. The loop's thread must
-    live as long as the processes."""
+    """A pool of processes that searches the texts of some lines. Use it from one event loop. The thread of the event
+    loop must live as long as the processes."""
 
     def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
         self._lines, self._processes = dict(lines), processes
@@ -228,8 +230,8 @@ class Scanner:
             self._heard_at = time.monotonic()
 
     def _watch(self, pool: WorkerPool, begun: "Future[list[list[Detection]]]") -> None:
-        """Watch a search that nobody awaits any more. If no search at all has finished within the allowed time, stop
-        the processes, because they hang."""
+        """Watch a search whose caller no longer waits for it. If no search at all finishes within the allowed time,
+        stop the processes, because they hang."""
         if begun.done():
             return
         allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
@@ -244,7 +246,8 @@ class Scanner:
             self._pool.kill()
 
     def _running(self) -> WorkerPool:
-        """Return the processes. Starts them if there are none. Raises ScannerLost if the last start was too recent."""
+        """Return the pool of processes. Starts the processes if none is running. Raises ScannerLost if the last start
+        was too recent."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
                 raise ScannerLost("The search for personal data is being started again.")

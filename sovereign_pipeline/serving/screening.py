@@ -31,7 +31,7 @@ SHORTEST_NUMBER = 6
 
 
 class OwnText:
-    """The caller's own texts. An answer that repeats a value of these texts discloses nothing."""
+    """The caller's own texts. An answer that repeats a value from these texts discloses nothing."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -88,8 +88,8 @@ class Placeholders:
         return self._given[kind, value]
 
     def in_place(self, text: str, found: Sequence[Detection], *, may_be_put_back: bool) -> str:
-        """Replace findings by placeholders. may_be_put_back: whether the text is the caller's own, so that the answer
-        may contain the originals."""
+        """Replace findings by placeholders. may_be_put_back: True if the caller wrote the text. The answer may then
+        contain the original values."""
         pieces, position = [], 0
         for each in found:
             placeholder = self.of(each.kind, each.value)
@@ -101,7 +101,7 @@ class Placeholders:
 
 
 def _unescaped(value: str, text: str) -> str:
-    """Return a value without JSON escapes, if the text that contains it is JSON."""
+    """Return a value. If the text that contains it is JSON, remove the value's JSON escapes."""
     return str(json.loads(f'"{value}"')) if "\\" in value and is_json(text) else value
 
 
@@ -113,7 +113,8 @@ class PuttingBack:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return the text that can be sent: all except an end that may begin a placeholder."""
+        """Add text, and return the text that can be sent: all text except an end that may be the beginning of a
+        placeholder."""
         if not self._originals:
             return text
         text = self._held + text
@@ -151,7 +152,7 @@ def _with_arguments(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
 
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
-"""Number of buffered characters of an answer. A part of a longer identifier may be sent."""
+"""Number of buffered characters of an answer. The beginning of a longer identifier may be sent before it is found."""
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
 """Number of characters before the new text that are searched with it, for context."""
@@ -178,14 +179,15 @@ class SentTexts:
 
     @cached_property
     def names(self) -> str:
-        """Return names of functions and properties, and other parts of tools that no placeholder can replace."""
+        """Return the names of functions and properties, and other parts of tools in which a value cannot be replaced by
+        a placeholder."""
         found = [*names_in_tools(self.document.tools)]
         for message in self.document.messages:
             found += [message.name or "", *(call.name for call in message.tool_calls)]
         return "\n\n".join(dict.fromkeys(re.sub("[_-]+", " ", each) for each in found if each))
 
     def with_texts(self, texts: Mapping[str, str]) -> "SentTexts":
-        """Return a copy with replaced texts. texts: name in `document.texts` -> new text."""
+        """Return a copy with replaced texts. texts: mapping of a name in `document.texts` to the new text."""
         document = self.document.with_texts(texts)
         tools, schema = [*document.tools], self.schema
         if schema is not None:
@@ -249,7 +251,7 @@ class Screen:
 
     @property
     def changes_text(self) -> bool:
-        """Return whether the caller may get a text that differs from the engine's."""
+        """Return True if the text that the caller gets can differ from the engine's text."""
         return self._changes_answers or self.rules.requests == "replace"
 
     async def take_request(self) -> bool:
@@ -410,12 +412,13 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Detection, text: str) -> Detection:
-        """Return a finding with its position in the answer. Its value is its text, which is the same in each search."""
+        """Return a finding with its position in the whole answer. Its value becomes the text as written, which is the
+        same in each search."""
         written = text[found.start : found.end]
         return Detection(begin + found.start, begin + found.end, found.kind, written, found.quote)
 
     def _count(self, found: Sequence[Detection]) -> None:
-        """Count each value once."""
+        """Count the findings by kind. Each value is counted once per answer."""
         for each in found:
             if (each.kind, each.value) not in self._counted:
                 self._counted.add((each.kind, each.value))
@@ -424,8 +427,8 @@ class Screen:
     async def _found(
         self, texts: Sequence[str], reaction: Reaction | None, tools: str = ""
     ) -> list[list[Detection]] | None:
-        """Search texts. If the search fails, returns None under the rule `report`; else raises ScannerLost or
-        TextTooLong."""
+        """Search texts. If the search fails, return None under the rule `report`. Under other rules, raise ScannerLost
+        or TextTooLong."""
         try:
             if self._scanner is None:
                 raise ScannerLost("The search for personal data is not running.")
@@ -464,7 +467,7 @@ def _within(found: Sequence[Detection], begin: int) -> list[Detection]:
 
 
 def _word_begins(text: str, position: int) -> int:
-    """Return the start of the word at a position, or the position itself within a very long word."""
+    """Return the start of the word at a position. Within a very long word, return the position itself."""
     if position <= 0:
         return 0
     place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))
@@ -472,8 +475,8 @@ def _word_begins(text: str, position: int) -> int:
 
 
 def _identifier_begins(text: str) -> int:
-    """Return where the last words that may belong to a number or an address begin. Returns the text's length if there
-    are none."""
+    """Return the position at which a number or an address may begin at the text's end. Returns the text's length if the
+    last word cannot belong to one."""
     words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
     while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
         place = words.pop().start()
@@ -481,7 +484,8 @@ def _identifier_begins(text: str) -> int:
 
 
 def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
-    """Load the detectors of all lines that are searched. Returns the rules of each line.
+    """Load the detectors of all lines whose requests or answers are searched. Returns the screening rules of each line,
+    with the scanner.
 
     Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost.
     """

@@ -46,7 +46,7 @@ class Transcript(Frozen):
     calls: tuple[ToolCall, ...] = ()
     """Tool calls in the answer."""
     originals: dict[str, str]
-    """Placeholder of the request -> text that the caller wrote there."""
+    """Mapping of each placeholder in the request to the text that the caller wrote there."""
 
 
 class Rating(Frozen):
@@ -113,8 +113,8 @@ def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"
 FILES_IN_ALL = 10
-"""Number of files for which a line's size limit has room. A file takes at most 1/FILES_IN_ALL of the limit; the oldest
-file is removed whole."""
+"""Minimum number of full files within a line's size limit: a file takes at most 1/FILES_IN_ALL of the limit. The oldest
+file is always removed as a whole."""
 MEGABYTE = 1_000_000
 
 
@@ -126,7 +126,7 @@ class TranscriptFiles:
     recipient: str = ""
     """Public key; empty if no line keeps transcripts."""
     rules: Mapping[str, Transcripts] = field(default_factory=dict)
-    """Line -> its rules. Other lines keep no transcripts."""
+    """Mapping of each line that keeps transcripts to its rules."""
     _missed: dict[str, list[Sealed]] = field(default_factory=dict)
 
     def keeps(self, line: str) -> bool:
@@ -193,7 +193,7 @@ NOTHING_KEPT = TranscriptFiles(Path(os.devnull))
 
 
 def _file_of(directory: Path, rules: Transcripts, size: int) -> tuple[Path, bool]:
-    """Return this hour's file that has room for a record of `size` bytes, and whether it is new."""
+    """Return the file of this hour that has room for another record of `size` bytes, and whether the file is new."""
     hour = _now().strftime(HOUR)
     parts = sorted(directory.glob(f"{hour}-*{SUFFIX}"))
     if parts and parts[-1].stat().st_size + size <= rules.megabytes * MEGABYTE / FILES_IN_ALL:

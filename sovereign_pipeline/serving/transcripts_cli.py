@@ -102,8 +102,8 @@ def _open(directory: Path, line: str, key: Path, journal: JournalCopy) -> Opened
 
 
 def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:
-    """Append a line to the audit file, then write the rows. The line quotes no text, and is on the disk before the
-    rows."""
+    """Append a line to the audit file, then write the rows. The audit line quotes no text, and is written to disk
+    before the rows."""
     if not rows:
         raise InputError(f"{directory}: the transcripts of line {line} give no {what}.", "Wait for more transcripts.")
     if out.exists():

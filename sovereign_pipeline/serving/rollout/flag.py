@@ -68,7 +68,7 @@ class Flag(Frozen):
     sequence: int = Field(ge=1)
     """Number of this change within the line."""
     production: str | None
-    """Adapter of all users who do not get the staged adapter; None if nobody answers them."""
+    """Adapter of all users who do not get the staged adapter; None if no adapter answers these users."""
     staged: str | None
     share: float = Field(ge=0, le=1)
     """Share of users who get the staged adapter."""
@@ -77,10 +77,11 @@ class Flag(Frozen):
     stopped: str | None
     """Reason why the rollout was stopped, so that nobody gets the staged adapter; None if it was not stopped."""
     began: int = Field(ge=1)
-    """Number of the change that introduced the present share, groups and adapters. A comparison counts from there."""
+    """Number of the change that introduced the present share, groups and adapters. The comparison counts answers from
+    that change on."""
     began_at: datetime.datetime
     salt: Digest
-    """Salt of user hashes. There is one per line, so that users keep their arm."""
+    """Salt of user hashes. All flags of a line have the same salt, so that users keep their arm."""
     evaluator: str
     """Name and version of the evaluator. Another version may assign users differently."""
     staged_by: int | None
@@ -110,7 +111,7 @@ class Flag(Frozen):
 
     @property
     def decided(self) -> tuple[object, ...]:
-        """The part of a flag that officers decide."""
+        """The facts of a flag that officers' decisions determine."""
         return (self.production, self.staged, self.staged_by, [way.adapter for way in self.back])
 
     def in_words(self) -> str:
@@ -122,12 +123,13 @@ class Flag(Frozen):
         return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
 
     def says_the_same(self, other: "Flag") -> bool:
-        """Return whether both flags give everyone the same adapter and have the same prepared rollbacks."""
+        """Return True if both flags give every user the same adapter, and have the same prepared rollbacks."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:
-        """Return whether both flags compare the same adapters on the same users, so that their counts can be added."""
+        """Return True if both flags compare the same adapters on the same users. The counts of both can then be
+        added."""
         compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
         return self.model_dump(include=compared) == other.model_dump(include=compared)
 
@@ -193,7 +195,7 @@ def evaluator_of(flag: Flag) -> "FlagdCore":
 
 
 def evaluated(core: "FlagdCore", flag: Flag, hashed: str, groups: tuple[str, ...]) -> str | None:
-    """Return the adapter that a hashed user gets; None if no adapter answers."""
+    """Return the id of the adapter that the flag gives to a hashed user; None if no adapter answers."""
     from openfeature.evaluation_context import EvaluationContext
 
     context = EvaluationContext(hashed, {"groups": list(groups)})
@@ -261,7 +263,7 @@ def read_change(settings: Settings, line: str, sequence: int) -> Change:
 def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
     """Verify that the pipeline signed exactly this change, and return its flag.
 
-    at_index: ledger index of the change's entry; None in a gateway, and if there is no entry yet.
+    at_index: ledger index of the change's entry; None in a gateway, or if the change has no entry yet.
 
     Raises IntegrityError.
     """
@@ -284,7 +286,8 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
 
 
 def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag | None, int]:
-    """Return a line's newest flag that verifies, and the number of its newest change; 0 if there is none."""
+    """Return a line's newest flag that verifies (or None), and the number of the line's newest change (0 if there is no
+    change)."""
     numbers = sequences(settings, line)
     for number in reversed(numbers):
         try:

@@ -35,19 +35,20 @@ from sovereign_pipeline.serving.rollout.telemetry import (
 )
 
 PREPARED_FOR = 2.8
-"""Number of standard errors from a margin at which the bound is tightest (1.96 + 0.84). Fixed in advance."""
+"""The bound is made tightest for the information at which the margin is this many standard errors (1.96 + 0.84). The
+number is fixed in advance."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The observations of one user: their number and their sum."""
+    """The observations about one user: the number of observations, and their sum."""
 
     count: float
     total: float
 
 
 Users = Mapping[str, Sums]
-"""Hashed user -> sums, for one arm."""
+"""The sums of one arm: a mapping of hashed user to the user's sums."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ class Difference:
 
 
 def difference(staged: Users, production: Users, *, is_share: bool) -> Difference | None:
-    """Return staged minus production, with its variance between users; None while an arm has fewer than two users.
+    """Return the difference of the arms' means, staged minus production, with its variance. The variance is computed
+    between users. Returns None while an arm has fewer than two users.
 
     An arm's mean is a ratio of sums over users, with the usual variance of a ratio (Cochran 1977, Sampling Techniques,
-    6.3). is_share: whether observations are 0 or 1. The variance is then at least the binomial variance after adding
+    6.3). is_share: True if each observation is 0 or 1. The variance is then at least the binomial variance after adding
     one 0 and one 1, so that an arm without any event yet is not treated as certain.
     """
     arms = [_mean(users, is_share) for users in (staged, production) if len(users) > 1]
@@ -104,7 +106,7 @@ def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool
 
 
 def best_scale(variance: float, alpha: float) -> float:
-    """Return the mixture scale with the tightest two-sided bound at a variance."""
+    """Return the mixture scale that makes the two-sided bound tightest at this variance."""
     log = 2 * math.log(1 / alpha)
     return variance / (log + math.log(1 + log))
 
@@ -166,10 +168,10 @@ class Measure:
     name: str
     is_share: bool
     sign: int
-    """Direction: 1 if more is worse, -1 if less is worse."""
+    """1 if a higher value is worse, -1 if a lower value is worse."""
     count: str
     total: str
-    """Name of the field of `Counted` with the metric's sum."""
+    """Name of the field in `Counted` that has the metric's sum."""
 
     @property
     def in_words(self) -> str:
@@ -210,20 +212,21 @@ class Compared:
 
     @property
     def is_as_good(self) -> bool:
-        """Return whether the staged arm is non-inferior, by a single look at the end."""
+        """Return whether the staged arm is non-inferior, by a test that is valid only for a single look at the end."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
     @property
     def more_needed(self) -> float | None:
-        """Return the factor by which answers must increase to show non-inferiority; None if no factor would."""
+        """Return the factor by which the number of answers must grow to show non-inferiority; None if no number would
+        show it."""
         if self.found is None or self.found.estimate >= self.margin:
             return None
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
         return max(1.0, ratio**2)
 
     def figures(self) -> dict[str, str | None]:
-        """Return the difference, its upper limit and the margin in display units. The first two are None while there
-        are too few users."""
+        """Return the difference, its upper limit and the margin in display units. Difference and upper limit are None
+        while there are too few users."""
 
         def shown(value: float, sign: str = "+") -> str:
             return f"{value:{sign}.1%}" if self.measure.is_share else f"{math.expm1(value):{sign}.0%}"
@@ -362,7 +365,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """A step of a gateway's loop that judges the trials and stores their latest states."""
+    """Judges the trials and stores their latest states, at regular intervals in a gateway."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -376,8 +379,8 @@ class Watcher:
         self._judging = threading.Lock()
 
     def state(self, flag: Flag) -> State | None:
-        """Return the state of a flag's trial as of the latest look. With many users, one state takes seconds of CPU.
-        Raises the errors of `state_of`."""
+        """Return the state of a flag's trial as of the latest call of `look`. With many users, computing a state takes
+        seconds. Raises the errors of `state_of`."""
         with self._judging:
             known = self._states.get(flag.line)
             if known is None or known[0] != flag:
@@ -385,8 +388,9 @@ class Watcher:
             return known[1]
 
     def look(self) -> None:
-        """Write the counts and judge every trial. Raises IntegrityError if counts cannot be read or a stop cannot be
-        signed. In the latter case this gateway still gives everybody the adapter in production."""
+        """Write the counts and judge every trial. Raises IntegrityError if counts cannot be read, or if the stop of a
+        rollout cannot be signed. Even if the stop cannot be signed, this gateway gives everybody the adapter in
+        production."""
         self._telemetry.write()
         wrong: list[str] = []
         for flag in self._flags.flags().values():
@@ -415,8 +419,8 @@ class Watcher:
         return state_of(self._settings, self._telemetry.directory, flag, self._institution)
 
     def _judge(self, flag: Flag) -> Judgement | None:
-        """Sign the result of a trial, or the reports of an open trial, once. Returns None if there is nothing new to
-        sign."""
+        """Sign the result of a trial or, while the trial is open, the number of severity-1 reports. Returns None if
+        there is nothing new to sign."""
         trust = trust_root(self._settings)
         signer = pipeline_signer(self._settings, trust)
         with changing(self._settings, flag.line):
@@ -459,7 +463,8 @@ def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tall
 
 
 def judgement_of(settings: Settings, flag: Flag) -> Judgement | None:
-    """Return the newest judgement of a flag's comparison. Raises IntegrityError if the pipeline did not sign it."""
+    """Return the newest judgement of a flag's comparison; None if there is none. Raises IntegrityError if the pipeline
+    did not sign the judgement."""
     if flag.staged is None:
         return None
     files = judgement_files(settings, flag.line, flag.staged, flag.began)

@@ -1,8 +1,8 @@
 """Decide which flags are in force in a gateway, and choose the adapter of each user by them.
 
-Changes are compared by number and content, never by time. A change is rejected if it does not verify, is older than an
-accepted one, or names an adapter that is not loaded yet. The previous change then stays in force, and `problems`
-returns the reason.
+Changes are compared by number and content, never by time. A change is rejected if it does not verify, if it is older
+than an accepted change, or if it names an adapter that is not loaded yet. The previous change then stays in force, and
+`problems` returns the reason.
 """
 
 import datetime
@@ -49,13 +49,14 @@ Loaded = Callable[[], Collection[str]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The adapter that is to answer a user, and the comparison that the answer counts in."""
+    """The adapter that should answer a user, and the comparison in which the answer counts."""
 
     adapter: str
     digest: str
     arm: Arm
     drawn: bool
-    """True if the hash assigned the user. False if a group did; the comparison leaves such users out."""
+    """True if the hash assigned the user to the adapter. False if the user's group did: the comparison omits such
+    users."""
     user: str
     """Salted hash of the user."""
     staged: str | None
@@ -70,7 +71,7 @@ class Choice:
 class _Line:
     in_force: "tuple[Flag, FlagdCore] | None" = None
     seen: Change | None = None
-    """Newest change, in force or not."""
+    """The newest change that was read, whether it is in force or not."""
     problem: str | None = None
     looked: float = float("-inf")
     checked: float = float("-inf")
@@ -81,8 +82,9 @@ class Flags:
         """Create the flags of a gateway.
 
         Args:
-            loaded: returns the digests of loaded adapters. None if a flag takes effect before its adapters are loaded.
-            marks: None uses the marks of the installation's gateways.
+            loaded: function that returns the digests of loaded adapters. If None, a flag takes effect even if its
+                adapters are not loaded.
+            marks: the marks to use. If None, the marks of the installation's gateways.
         """
         self._settings = settings
         self._marks = marks or HighWaterMarks.of(settings)
@@ -135,8 +137,8 @@ class Flags:
         return {adapter for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
-        """Return line -> reason why the newest change of its flag is not in force, or the problem of the flag in
-        force."""
+        """Return a mapping of line to its flag's problem: why the newest change is not in force, or what is wrong with
+        the flag in force."""
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():
@@ -154,7 +156,8 @@ class Flags:
         self._held_back.add((flag.line, flag.began))
 
     def compare_with(self, on_record: Mapping[str, FlagMark]) -> None:
-        """Reject changes older than these ledger entries from now on. on_record: line name -> newest change."""
+        """From now on, reject changes that are older than the ledger's. on_record: mapping of line name to the newest
+        change in the ledger."""
         self._on_record = dict(on_record)
 
     def _current(self, line: str) -> "tuple[Flag, FlagdCore] | None":
@@ -236,8 +239,8 @@ def hash_of(flag: Flag, user: str) -> str:
 
 
 def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
-    """Raise IntegrityError if a rollback lacks the request of an officer with that right, or another change has a
-    request."""
+    """Raise IntegrityError if a rollback lacks a request by an officer who may roll back, or if a change other than a
+    rollback has a request."""
     if change.request is None and flag.cause != "rollback":
         return
     request = change.request if flag.cause == "rollback" else None
@@ -250,8 +253,8 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
 
 
 def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
-    """Return whether an officer with that right signed exactly this flag's rollback, and it needs no further
-    approvals."""
+    """Return True if an officer who may roll back signed exactly this flag's rollback, and if the rollback needs no
+    further approvals."""
     named = flag.adapters[adapter]
     try:
         verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)

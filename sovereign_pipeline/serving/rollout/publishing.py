@@ -43,7 +43,7 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 
 
 def on_record(session: Session) -> dict[str, FlagMark]:
-    """Return line name -> newest change of the line's flag, according to the ledger."""
+    """Return a mapping of line name to the newest change of the line's flag, according to the ledger."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED).order_by(AuditEntry.sequence)
     return {
         each["line"]: FlagMark(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
@@ -101,7 +101,7 @@ def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change
 
 
 def told_of(change: Change, flag: Flag) -> dict[str, Any]:
-    """Return the facts of a change for its ledger entry."""
+    """Return the facts of a change that go into its ledger entry."""
     return {
         "line": flag.line,
         "change": flag.sequence,
@@ -125,7 +125,8 @@ SALT_BYTES = 32
 
 
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
-    """Write the flag that follows from the ledger, unless it is in force. Returns the flag, and whether it was written.
+    """Write the flag that follows from the ledger, unless the newest flag already says the same. Returns the flag, and
+    whether it was written.
 
     Raises IntegrityError if a transition does not verify, and the errors of logging earlier changes.
     """
@@ -188,7 +189,8 @@ def _flag(
 
 
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
-    """Add the cause of the change to a flag. If both flags compare the same, copy the start of the comparison."""
+    """Add the cause of the change to a flag. If the flag compares the same as the flag before, copy the start of the
+    comparison from it."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     if rows and (before is None or flag.decided != before.decided):
@@ -224,7 +226,7 @@ WorkplaceOf = Callable[[str], Workplace]
 
 
 class FlagSync:
-    """A step of a gateway's loop that synchronises flags with the ledger."""
+    """Synchronises flags with the ledger, at regular intervals in a gateway."""
 
     def __init__(
         self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
@@ -236,8 +238,8 @@ class FlagSync:
         self._seen: Seen | None = None
 
     def look(self) -> None:
-        """Write the flags that follow from the ledger, and log their changes. Raises SovereignError at the end if a
-        line's flag failed."""
+        """Write the flags that follow from the ledger, and log their changes. If a line fails, continue with the other
+        lines, and raise SovereignError at the end."""
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))

@@ -25,8 +25,9 @@ from sovereign_pipeline.serving.rollout.flag import (
 
 
 def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tuple[Flag, WayBack]:
-    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None, the rollback unstages the
-    staged adapter if users get it, and otherwise returns to the previous adapter in production.
+    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None and users get a staged
+    adapter, the rollback unstages it. If `to` is None and no user does, the rollback returns to the previous adapter in
+    production.
 
     Raises NotFoundError if there is no flag or no such rollback, and IntegrityError.
     """
@@ -95,8 +96,8 @@ def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None
 
 
 def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
-    """Return the flag after a rollback. The other prepared rollbacks are dropped, because they start from the earlier
-    state."""
+    """Return the flag after a rollback. All prepared rollbacks are dropped, because they start from the state before
+    this rollback."""
     told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
     if way.request["transition"] == "unstage":
         kept = {flag.production} - {None}

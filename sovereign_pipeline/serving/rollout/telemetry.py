@@ -31,7 +31,8 @@ MOST_CHARACTERS = 4_000
 
 
 def script_of(text: str) -> str | None:
-    """Return the script of most letters by their Unicode names, such as LATIN; None if there are too few letters."""
+    """Return the script to which most letters belong according to their Unicode names, such as LATIN. Returns None if
+    there are too few letters."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return None
@@ -80,9 +81,10 @@ class Counted(Frozen):
     empty: int = 0
     looping: int = 0
     other_script: int = 0
-    """Number of answers whose script differs from that of the request's newest message, such as Latin for Arabic."""
+    """Number of answers in another script than the request's newest message, such as Latin instead of Arabic."""
     log_seconds: float = 0.0
-    """Sum of the logarithms of seconds: of complete answers, and of cancelled answers until the caller disconnected."""
+    """Sum of the logarithms of durations in seconds. The duration of a cancelled answer ends when the caller
+    disconnected."""
     log_tokens: float = 0.0
     """Sum of the logarithms of token counts of complete answers."""
     rated: int = 0
@@ -108,10 +110,11 @@ class Tally(Frozen):
     """The counts of a comparison, from one gateway process or several."""
 
     drawn: dict[Arm, dict[str, Counted]] = Field(default={})
-    """Arm -> hashed user -> counts, for users that the hash assigned."""
+    """Mapping of arm to a mapping of hashed user to counts. Only users whom the hash assigned are counted."""
     is_broken: bool = False
-    """True if the staged adapter's newest `LAST` answers all failed, and the production adapter's newest did not. If
-    any of them are empty, they must be from several users, because a single user could request empty answers."""
+    """True if the newest `LAST` answers of the staged adapter all failed, and the newest answer of the production
+    adapter did not. If any of the failed answers is empty, they must be from several users, because a single user could
+    request empty answers on purpose."""
     reported: tuple[str, ...] = ()
     """Hashed users who reported severity 1 about the staged adapter, at any time."""
 
@@ -126,7 +129,8 @@ class _Counting:
     failed: dict[Arm, deque[tuple[str, bool]]] = field(
         default_factory=lambda: {"staged": deque(maxlen=LAST), "production": deque(maxlen=LAST)}
     )
-    """Arm -> its newest consecutive failed answers: hashed user, and whether the answer was lost instead of empty."""
+    """Mapping of arm to its newest consecutive failed answers: the hashed user, and True if the answer was lost or
+    False if it was empty."""
 
     def add(self, choice: Choice, counted: Counted) -> None:
         in_a_row = self.failed[choice.arm]
@@ -175,7 +179,7 @@ class Telemetry:
         holds_personal_data: bool | None = None,
     ) -> None:
         """Count one answer, if a rollout is running. request: the conversation's newest message. holds_personal_data:
-        whether the answer has personal data that the caller did not send; None if unknown."""
+        True if the answer has personal data that the caller did not send; None if the answer was not searched."""
         if choice.staged is None:
             return
         counted = _counted(text, tokens, seconds, ended, request)
@@ -185,7 +189,8 @@ class Telemetry:
             self._counting_of(line, choice.staged, choice.began).add(choice, counted)
 
     def rate(self, line: str, choice: Choice, said: Feedback, before: Feedback | None) -> None:
-        """Count feedback in the comparison that the answer belongs to. before: the caller's earlier feedback."""
+        """Count feedback on an answer in the answer's comparison. before: the caller's earlier feedback on this answer,
+        which is subtracted."""
         if choice.staged is None:
             return
         with self._changing:
@@ -220,7 +225,7 @@ def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
 
 
 def read_tally(directory: Path, flag: Flag) -> Tally:
-    """Add up all gateways' counts of a flag's comparison, and the reports about its staged adapter. Raises
+    """Add up all gateways' counts of a flag's comparison, and add the reports about its staged adapter. Raises
     IntegrityError for an invalid file."""
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
     is_broken = False
