@@ -26,7 +26,7 @@ from sovereign_pipeline.record.trust_root import Trust
 STATEMENT = "statement"
 
 SignedRow = Recall | RecallWaiver | KnownIssue | AdapterReview
-"""A row with the signed statement of the act that created it."""
+"""A row that an act created, with the act's signed statement."""
 R = TypeVar("R", bound=SignedRow)
 N = TypeVar("N", KnownIssue, AdapterReview)
 
@@ -51,7 +51,7 @@ class Acted(Generic[R]):
     row: R
     at: datetime.datetime
     said: Mapping[str, Any]
-    """Fields of the signed statement, except its time."""
+    """Fields of the signed statement, except the statement's time."""
     adapters: Sequence[str]
     """Ids of the adapters that the act is about."""
 
@@ -66,8 +66,7 @@ def enter_act(
     """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError if the trust
     root does not permit the officer this act at the level of every adapter.
 
-    Args:
-        further: more rows to add, which refer to the act's row.
+    Args: further: more rows to add, which refer to the act's row.
     """
     trust = officers.trust_root(settings)
     about = _about(session, acted.adapters)
@@ -84,8 +83,8 @@ def enter_act(
 
 
 def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]]) -> list[R]:
-    """Return the rows of valid acts of one type. Omits an act whose key is revoked from the act's ledger entry or an
-    earlier one. Raises IntegrityError for the first other act that no permitted officer signed."""
+    """Return the rows of valid acts of one type. Omits an act if its key was revoked as of the act's ledger entry or an
+    earlier entry. Raises IntegrityError for the first remaining act that no permitted officer signed."""
     acted = list(rows)
     if not acted:
         return []
@@ -129,7 +128,8 @@ def _assert_signed(
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Return adapter -> its classification level and the SHA-256 of its record's manifest, sorted by id."""
+    """Return a mapping of adapter id to the adapter's classification level and the SHA-256 of its record's manifest,
+    sorted by id."""
     query = select(Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
     ids = sorted(adapters)
     found: dict[str, tuple[str, str]] = {}
@@ -164,8 +164,8 @@ def words_of_issue(text: str) -> str:
 def issues_by_adapter(
     session: Session, settings: Settings, adapter_id: str | None = None
 ) -> dict[str, list[KnownIssue]]:
-    """Return adapter -> its valid known issues, oldest first, for adapters with issues. Raises the errors of
-    `acts_that_count`.
+    """Return a mapping of adapter id to the adapter's valid known issues, oldest first. Adapters without issues are
+    omitted. Raises the errors of `acts_that_count`.
 
     Args:
         adapter_id: return the issues of this adapter only.

@@ -103,7 +103,8 @@ def _assert_no_finding(found: dict[str, list[str]]) -> None:
 
 
 def with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[Adapter]:
-    """Yield the adapter, its parent adapter, that adapter's parent, and so on. Ends at a cycle."""
+    """Yield the adapter, its parent adapter, the parent's parent, and so on. Stops at an adapter that was yielded
+    before."""
     waiting: str | None = adapter_id
     seen: set[str] = set()
     while waiting is not None and waiting not in seen:
@@ -117,8 +118,8 @@ def with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> I
 def _verify_acts(
     registry: Registry, store: ArtifactStore, settings: Settings, trust: Trust, adapter_id: str
 ) -> tuple[int, int]:
-    """Verify the requests, decisions and transitions of the lines of an adapter and its parents. Returns the numbers of
-    requests and of transitions."""
+    """Verify all requests, decisions and transitions of the line of an adapter and of its parents' lines. Returns the
+    number of requests and the number of transitions."""
     lines = dict.fromkeys(each.line for each in with_parents(registry, store, adapter_id))
     with registry.reading() as session:
         requests = sum(len(standings(session, settings, trust, line)) for line in lines)

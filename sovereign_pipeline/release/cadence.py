@@ -63,7 +63,7 @@ class Registered:
 
 def causes(session: Session, given: Registered) -> list[Cause]:
     """Return the events that happened since the registration, in the recipe's order. Checks only events that the recipe
-    names. An event that cannot be checked (a file is missing or changed) counts as having happened."""
+    names. An event counts as having happened if it cannot be checked, for example because a file is missing."""
     found: list[Cause] = []
     for event in dict.fromkeys(given.line.review.on):
         try:
@@ -94,8 +94,8 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
-    """Return the base-model files whose SHA-256 differs between today's card and the adapter's base model. A file that
-    is in only one of them counts as changed."""
+    """Return the base-model files whose SHA-256 in today's card differs from the SHA-256 in the adapter's base model. A
+    file that only one of the two lists counts as changed."""
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -146,7 +146,7 @@ _TELL = {
 REVIEWED = "adapter reviewed"
 REVIEWING = Act(REVIEWED, "review", REVIEW, lambda said: f"review {said['number']} of {said['adapter']}")
 OVERDUE_AFTER = datetime.timedelta(days=30)
-"""A review is overdue this long after its due date."""
+"""A review becomes overdue when this time has passed since its due date."""
 
 State = Literal["not due", "due", "overdue"]
 

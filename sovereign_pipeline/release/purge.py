@@ -56,7 +56,7 @@ class Unused:
     state: catalog.State
     bytes: int
     needed_by: str | None
-    """Id of another adapter that needs the weights. None if there is no such adapter."""
+    """Id of another adapter that needs the weights. None if no other adapter needs them."""
 
 
 def plan_purge(
@@ -177,9 +177,9 @@ def _assert_ended(session: Session, adapter: Adapter) -> catalog.State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return artifact -> id of an adapter that needs the artifact, ignoring retired, rejected and recalled adapters.
-
-    Follows the artifacts' own manifests, which the registry cannot misstate.
+    """Return a mapping of artifact to the id of an adapter that needs the artifact. Retired, rejected and recalled
+    adapters need none. The inputs are read from the artifacts' signed manifests, because the registry's rows could be
+    wrong.
     """
     state = catalog.states(session)
     living = [
@@ -219,8 +219,8 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[c
 
 
 def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
-    """Yield the artifacts with an adapter's own weights: the registered artifact, and trained artifacts upstream of
-    it."""
+    """Yield the artifacts that contain an adapter's own weights: the registered artifact, and the trained artifacts
+    among its inputs."""
     own = _ref(store, adapter)
     manifest = store.read_manifest(own)
     yield own

@@ -49,7 +49,7 @@ class Question:
 
     @property
     def given(self) -> dict[str, str]:
-        """Field -> value, for the fields that are set."""
+        """Mapping of each field that is set to its value."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -65,14 +65,14 @@ class TrainingData:
     """The data that an adapter was trained on, from its registration's ledger entry."""
 
     datasets: Mapping[str, Mapping[str, Any]]
-    """Digest of a dataset -> `directly` (False if only a parent adapter or the base model was trained on the dataset)
-    and `contents` (digest of its documents and sources)."""
+    """Mapping of a dataset's digest to `directly` and `contents`. `directly` is False if only a parent adapter or the
+    base model was trained on the dataset. `contents` is the digest of the dataset's documents and sources."""
     base_models: Mapping[str, bool]
-    """Digest of a base model -> True if it is the adapter's own."""
+    """Mapping of a base model's digest to True if it is the adapter's own base model."""
 
 
 def training_data(session: Session, adapter_id: str | None = None, after: int = 0) -> dict[str, TrainingData]:
-    """Return adapter -> its training data.
+    """Return a mapping of adapter id to the adapter's training data.
 
     Args:
         adapter_id: return this adapter only.
@@ -88,9 +88,9 @@ def training_data(session: Session, adapter_id: str | None = None, after: int = 
 
 
 def holders(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> dict[str, bool]:
-    """Return the adapters that were trained on the searched data: id -> True, or False if only the adapter's parent or
-    base model was trained on the data. Raises IntegrityError if a dataset's documents and sources do not match the
-    ledger.
+    """Return the adapters that were trained on the searched data, as a mapping of adapter id to True or False. False
+    means that only the adapter's parent or base model was trained on the data. Raises IntegrityError if a dataset's
+    documents and sources do not match the ledger.
 
     Args:
         question: exact ids and full digests, as the datasets have them.
@@ -128,7 +128,8 @@ def _matches(content: bytes, question: Question) -> bool:
 
 
 def _names_in(session: Session, stated: Mapping[str, TrainingData], what: str) -> set[str]:
-    """Return the names of all `documents` or `sources` that any of the adapters was trained on."""
+    """Return the names of all documents, or of all sources, that any of the adapters was trained on. what: `documents`
+    or `sources`."""
     contents = {said["contents"] for data in stated.values() for said in data.datasets.values()}
     return {name for _, each in contents_in(session, contents) for name in json.loads(each)[what]}
 
@@ -142,7 +143,7 @@ WAIVING = Act(
     lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
 )
 SOURCES = b',"sources":'
-"""Bytes between the documents and the sources in a dataset's contents."""
+"""Bytes that separate the documents from the sources in the stored contents of a dataset."""
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -165,8 +166,8 @@ class Answer:
     """The search with normalised ids and full digests."""
     holders: tuple[Holder, ...]
     also: tuple[str, ...] = ()
-    """Other ids in the datasets that are spellings of the document's id, or its pseudonym. A recall does not cover
-    them."""
+    """Further ids in the datasets that are other spellings of the document's id, or its pseudonym. A recall of the
+    document does not cover these ids."""
 
 
 def ask(registry: Registry, question: Question) -> Answer:
@@ -284,7 +285,8 @@ def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) ->
 def recalls_in_force(
     session: Session, settings: Settings, state: Mapping[str, State] | None = None
 ) -> dict[str, list[Recall]]:
-    """Return adapter -> the recalls that apply to it, oldest first. Raises the errors of `open_recalls`.
+    """Return a mapping of adapter id to the recalls that apply to the adapter, oldest first. Raises the errors of
+    `open_recalls`.
 
     Args:
         state: the state of each adapter to return; None returns all adapters.
@@ -311,7 +313,7 @@ class Answering:
     production: str | None
     staged: str | None
     recalls: Mapping[str, tuple[str, ...]]
-    """Adapter that answered nobody because of recalls -> ids of these recalls."""
+    """Mapping of each adapter that answered nobody because of recalls to the ids of these recalls."""
 
     @property
     def adapters(self) -> list[str]:
@@ -320,7 +322,8 @@ class Answering:
 
 
 def answering(session: Session, settings: Settings, line: str) -> list[Answering]:
-    """Return which adapters of a line could answer users over time, oldest first. Raises the errors of `open_recalls`.
+    """Return the periods of a line, oldest first, each with the adapters that could answer users. Raises the errors of
+    `open_recalls`.
 
     Before the line's first flag, the transitions decide which adapters answer; after it, the flag does. An adapter
     under a recall or in a final state answers nobody.
@@ -362,8 +365,8 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
 
 
 def answering_at(session: Session, settings: Settings, line: str, at: datetime.datetime | None) -> Answering | None:
-    """Return which adapters of a line could answer users at a time (None: now), or None before the line's first
-    change."""
+    """Return which adapters of a line could answer users at a time. If `at` is None, the time is now. Returns None for
+    a time before the line's first change."""
     steps = answering(session, settings, line)
     return next((each for each in reversed(steps) if at is None or each.at <= at), None)
 
@@ -383,9 +386,7 @@ flag before it makes the transition."""
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
     """Return the time at which an act took effect. A flag can change while the registry is down; its entry follows.
-
-    Args:
-        entered: the entry's time in the log's order (`in_order`).
+    Args: entered: the entry's time in the log's order (`in_order`).
     """
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
     own = entry.at if own is None else datetime.datetime.fromisoformat(own)
@@ -393,13 +394,13 @@ def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.date
 
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
-    """Return every valid recall with the number of its ledger entry, oldest first."""
+    """Return every valid recall, oldest first, each with the number of its ledger entry."""
     opened = entries_of_rows(session, [OPENED])
     return [(each, opened[Recall.__tablename__, each.recall.id]) for each in _on_record(session, settings)]
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
-    """Yield every valid recall, oldest first, with the adapters that it still applies to."""
+    """Yield every valid recall, oldest first, each with the ids of the adapters to which it still applies."""
     in_force = recalls_in_force(session, settings)
     for recall in (each.recall for each in _on_record(session, settings)):
         yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
@@ -448,9 +449,9 @@ def _exact(session: Session, settings: Settings, asked: Question, stated: Mappin
 
 
 def _stored_id(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> str:
-    """Return a document's id as the datasets have it: the given id, another spelling, or the pseudonym of an id with
-    personal data. Returns the given id if no dataset has any of these. Raises the errors of `_ids_of`, and InputError
-    if several other ids match."""
+    """Return a document's id as the datasets have it: the id that was searched, another spelling of it, or its
+    pseudonym if it has personal data. If no dataset has any of these, return the searched id. Raises the errors of
+    `_ids_of`, and InputError if several other ids match."""
     from sovereign_pipeline.corpus.values import normal_id
 
     given = normal_id(document)
@@ -464,7 +465,8 @@ def _stored_id(session: Session, settings: Settings, document: str, stated: Mapp
 
 def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> list[str]:
     """Return the ids in the datasets that are a spelling or the pseudonym of a document's id. Raises IntegrityError if
-    no id matches, the datasets have pseudonyms, and this account cannot read the secret for pseudonyms."""
+    no spelling matches, the datasets contain pseudonyms, and this account cannot read the secret with which pseudonyms
+    are computed."""
     from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
     from sovereign_pipeline.corpus.values import link_key
     from sovereign_pipeline.privacy.detection import column_secret
@@ -482,12 +484,12 @@ def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping
 
 @dataclass(frozen=True)
 class _Recalled:
-    """A recall with the adapters that it names and the adapters for which it was waived."""
+    """A recall with two groups of adapters: those that the recall names, and those for which it was waived."""
 
     recall: Recall
     named: set[str]
     waivers: dict[str, RecallWaiver]
-    """Adapter -> the waiver for it."""
+    """Mapping of adapter id to the waiver of the recall for this adapter."""
 
 
 def _on_record(session: Session, settings: Settings) -> list[_Recalled]:

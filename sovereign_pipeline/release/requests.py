@@ -173,8 +173,8 @@ def enter_signed_request(
 
 
 def find_request(session: Session, request: str) -> ReleaseRequest:
-    """Return a request by its id or a prefix. Raises InputError for a prefix that is too short or not hexadecimal, and
-    NotFoundError unless exactly one request matches."""
+    """Return the request with this id or id prefix. Raises InputError for a prefix that is too short or not
+    hexadecimal, and NotFoundError unless exactly one request matches."""
     if not _DIGITS.fullmatch(request):
         raise InputError(
             f"'{request[:64]}' is not the id of a request.", f"Give its first {FEWEST_DIGITS} digits or more."
@@ -255,7 +255,7 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     the rules require none. Raises GateRefused if the review is open, is required but missing, or did not pass and was
     not waived.
 
-    The registry says which review is the newest. The store's index only locates the result.
+    The registry determines which review is the newest. The store's index is used only to locate that review's result.
     """
     line, closed, store = adapter.line, reviews_of(registry, adapter), workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
@@ -299,8 +299,8 @@ def _assert_waivers_count(registry: Registry, workplace: Workplace, adapter: Ada
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
-    """Assert that the adapter's state and the incumbent are still the ones in the request. Raises ConflictError
-    otherwise."""
+    """Raise ConflictError if the adapter's state or the incumbent differs from the state or incumbent in the
+    request."""
     before, incumbent = catalog.state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
@@ -374,7 +374,7 @@ def make_transition(
 
 
 def _note_new_key(session: Session, keyid: str) -> None:
-    """Add a ledger entry if the pipeline key differs from the key of the last transition."""
+    """Add a ledger entry if the current pipeline key differs from the key that signed the last transition."""
     query = select(AuditEntry).where(AuditEntry.action == KEY_CHANGED).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     before = last.subjects["key"] if last is not None else None

@@ -94,12 +94,12 @@ class RulesOnRecord:
     """(number of the ledger entry, new SHA-256) of each change of `institution.yaml`, oldest first."""
 
     def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str], before: str) -> int:
-        """Return how many officers besides the requester must approve a transition: the highest number of all given
-        levels.
+        """Return how many officers besides the requester must approve a transition. If the numbers for `levels` differ,
+        the highest applies.
 
         Args:
-            at_index: ledger index whose rules apply; None for the rules now. Before the first change, the default
-                applies.
+            at_index: ledger index at which the rules are read; None for the current rules. Before the first change of
+                the rules, the default rules apply.
             before: the adapter's state before the transition.
 
         Raises IntegrityError if the copy of the rules is missing or changed, or if the transition does not exist.
@@ -141,7 +141,7 @@ DECIDED: Mapping[Decision, str] = {
     "reject": "release rejected",
     "withdraw": "release decision withdrawn",
 }
-"""Decision -> the action of its ledger entry."""
+"""Mapping of decision to the action of the decision's ledger entry."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,11 @@ class Standing:
     """The content of the signed request."""
     requester: TrustedKey
     requester_may: bool
-    """True if the requester may decide about the request, which matters only if no other officer must approve it."""
+    """True if the requester may decide about the request. This matters only if no other officer must approve the
+    request."""
     needed: int
-    """Number of officers besides the requester who must approve. The highest of three numbers: in the request, in the
-    rules when it was logged, and in the rules when its transition was made."""
+    """Number of officers besides the requester who must approve: the highest of the numbers that the request states,
+    that the rules required when the request was logged, and that the rules required when its transition was made."""
     approvals: tuple[TrustedKey, ...]
     """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]
@@ -186,8 +187,8 @@ def open_standings(session: Session, settings: Settings, trust: Trust) -> list[S
 def all_standings(
     session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
-    """Return the status of every request, of all lines or of one, oldest first, and the errors by line. A line whose
-    requests fail verification is in the errors and does not hide other lines."""
+    """Return the status of every request of all lines or of one line, oldest first, and a mapping of line to error. A
+    line whose requests fail verification is in the errors and does not hide other lines."""
     lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}
@@ -264,7 +265,7 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
 
 @dataclass(frozen=True)
 class _Held:
-    """An adapter's facts, which signed statements about it must match."""
+    """Facts about an adapter. Signed statements about the adapter must match them."""
 
     line: str
     record_manifest_sha256: str
@@ -276,14 +277,14 @@ class _OnRecord:
     """The registry's rows about a line's requests, or about one request."""
 
     requests: Mapping[str, ReleaseRequest]
-    """Request id -> request, oldest first."""
+    """Mapping of request id to the request, oldest first."""
     decisions: Mapping[str, Sequence[ReleaseDecision]]
-    """Request id -> its decisions, oldest first."""
+    """Mapping of request id to the request's decisions, oldest first."""
     made: Mapping[str, Transition]
-    """Request id -> the first transition that the request led to."""
+    """Mapping of request id to the first transition that the request led to."""
     adapters: Mapping[str, _Held]
     entries: Mapping[tuple[str, str], int]
-    """Table and primary key of a row -> number of the entry that added it."""
+    """Mapping of a row's table and primary key to the number of the ledger entry that added the row."""
     rules: RulesOnRecord
 
     def index_of(self, row: ReleaseRequest | ReleaseDecision | Transition) -> int:
@@ -298,7 +299,7 @@ class _OnRecord:
 def _read(
     session: Session, settings: Settings, line: str | None = None, requests: Sequence[str] | None = None
 ) -> _OnRecord:
-    """Read the rows about every request, of all lines or of one, or about these requests only."""
+    """Read the rows about requests: of all lines, of one line, or only of these requests."""
     asked, decisions, made = select(ReleaseRequest), select(ReleaseDecision).join(ReleaseRequest), select(Transition)
     about = select(Adapter.id, Adapter.line, Adapter.record_manifest_sha256, Adapter.classification)
     of_entries = []
@@ -335,8 +336,8 @@ def _counting(on_record: _OnRecord, trust: Trust) -> list[Standing]:
 
 
 def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
-    """Return True if a request's key was revoked before the request. The request's id is the digest of the signed
-    content."""
+    """Return True if the key that signed a request was revoked before the request was logged. Returns False if the
+    request's id is not the digest of its signed content."""
     is_own = hashlib.sha256(row.statement).hexdigest() == row.id
     return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(row))
 
@@ -408,7 +409,8 @@ def _ended(
 
 
 def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[TrustedKey, str]]]:
-    """Return decision -> the officers who signed it with a valid key, each with the statement's SHA-256."""
+    """Return a mapping of decision to the officers who signed that decision with a valid key, each with the SHA-256 of
+    the officer's statement."""
     found: dict[str, list[tuple[TrustedKey, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
@@ -426,7 +428,8 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
 
 
 def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, where: str) -> set[str]:
-    """Assert that the pipeline signed a transition as its row states. Returns the SHA-256 of its approvals."""
+    """Raise IntegrityError unless the pipeline signed a transition with exactly the facts in its row. Return the
+    SHA-256 of each approval in the signed transition."""
     verified = verify_statement(
         row.statement,
         trust,
@@ -442,8 +445,8 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
 
 
 def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
-    """Return True if a request asks for a transition, or if the transition supersedes the incumbent that the request
-    names."""
+    """Return True if a request requests this transition, or if this transition supersedes the incumbent that the
+    request names."""
     if row.transition == SUPERSEDE:
         return (
             row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"
@@ -491,7 +494,7 @@ def history_of(
 
 
 def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
-    """Return the facts in which two registered adapters differ: name -> both values."""
+    """Return the facts in which two registered adapters differ, as a mapping of the fact's name to both values."""
     first, second = (row_as_dict(catalog.find_adapter(registry, each)) for each in (one, other))
     found: dict[str, tuple[Any, Any]] = {}
     for name in COMPARED:

@@ -46,7 +46,7 @@ class Bound(Frozen):
     estimate: float | None
     """Staged minus production: a difference of shares, or the logarithm of a ratio. None if there are too few users."""
     at_most: float | None
-    """Upper confidence limit of the estimate, if the data are analysed only once."""
+    """Upper confidence limit of the estimate. It is valid only if the data are analysed once."""
     margin: float
 
 
@@ -67,10 +67,10 @@ class Judgement(Frozen):
     """`reported` means that the trial is open and a user reported severity 1."""
     because: str
     expected: str
-    """If the result is inconclusive, the time when more data could decide it; otherwise empty."""
+    """If the result is inconclusive, a sentence about when more data could decide the trial; otherwise empty."""
     days: float
     users: tuple[int, int]
-    """Number of users of the staged adapter and of production."""
+    """Number of users of the staged adapter, and number of users of the adapter in production."""
     answers: tuple[int, int]
     rated: tuple[int, int]
     severe: int
@@ -146,9 +146,9 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
 
 JUDGED, ACCEPTED, REPORTED = "hold judged", "hold accepted", "severity 1 reported"
 GATEWAY = "gateway"
-"""Actor of the gateways' entries."""
+"""Actor in the ledger entries that gateways write."""
 JUDGEMENT_FILE = "judgement.sigstore.json"
-"""Subject name in an acceptance's signed statement."""
+"""Name of the subject in the signed statement of an acceptance."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ class Held:
 
 @dataclass(frozen=True, order=True)
 class Report:
-    """A user's report of severity 1 about an adapter. It stops promotions of the adapter's weights until an officer
-    accepts a trial that counted it."""
+    """A user's report of severity 1 about an adapter. Until an officer accepts a trial that counted the report, the
+    adapter's weights cannot be promoted."""
 
     line: str
     adapter: str
@@ -324,8 +324,8 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
 
 
 def _reports(session: Session, adapter: Adapter) -> int:
-    """Return the number of users who reported severity 1 about these weights over all stagings. The larger of two
-    numbers: the users in logged reports, and the highest number that one trial counted."""
+    """Return the number of users who reported severity 1 about these weights in any staging: either the users in logged
+    reports, or the highest number that one trial counted, whichever is larger."""
     same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
     users = {each["user"] for each in _subjects(session, REPORTED) if each["adapter"] in same}
     counted = (int(each["severe"]) for each in _subjects(session, JUDGED) if each["adapter"] in same)
@@ -333,7 +333,7 @@ def _reports(session: Session, adapter: Adapter) -> int:
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
-    """Return the names of the current rules that a result does not meet.
+    """Return the names of the current trial rules that a trial result does not meet.
 
     Args:
         is_searched: True if the line's answers are scanned for personal data.
