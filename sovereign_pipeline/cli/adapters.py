@@ -404,8 +404,8 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 @datasets.command("list")
 def datasets_list(home: Home, line: OfLine = None) -> Result:
-    """List the datasets that registered adapters were trained on, and all lines' current datasets that none was trained
-    on."""
+    """List the datasets that registered adapters were trained on, and the current datasets of all lines that no adapter
+    was trained on."""
     rows = list_datasets(home.registry, line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     known = {row["digest"] for row in rows}

@@ -51,7 +51,7 @@ def people_list(home: Home) -> Result:
 
 @people.command("forget")
 def people_forget(home: Home, name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
-    """Erase a person's name and salt. The ledger stays valid, but its entries can no longer be linked to the person.
+    """Erase a person's name and salt. The ledger stays valid, but nobody can link its entries to the person any more.
 
     Exits with status 1 if the person takes part in an open review. Copies of the file of names on other machines are
     not erased.
@@ -74,7 +74,7 @@ PolicyFile = Annotated[
 LogKey = Annotated[str, typer.Option("--log", help="The log's public key (name+id+key), from an independent source.")]
 
 EXPORTED = "log exported"
-"""Action of an export's ledger entry."""
+"""Action of the ledger entry about an export."""
 
 
 @audit.command("verify")
@@ -327,7 +327,7 @@ def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new 
 def audit_trust_root(
     home: Home, sha256: Annotated[str, typer.Argument(help="Full SHA-256 of the new first root.")]
 ) -> None:
-    """Accept the trust root in data/trust in place of the logged one, and log this.
+    """Accept the trust root in data/trust in place of the logged trust root. The act is logged.
 
     Until then, every command rejects a trust root whose first root differs from the logged one. The new trust root does
     not verify the signatures that officers made under the old one.
@@ -341,7 +341,8 @@ def audit_trust_root(
 def audit_policy(
     home: Home, at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None
 ) -> Result:
-    """List the rules that applied at a time, since when they applied, and the path of each stored copy."""
+    """List the institution's rules that applied at a time, the time since which they applied, and the path of each
+    stored copy."""
     with home.registry.reading() as session:
         found = rules(session, moment(at) if at is not None else None)
     rows = [

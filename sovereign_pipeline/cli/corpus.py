@@ -292,7 +292,8 @@ def _look_at_file(
 
 
 def _sheet_with_letters(file: Path, sheets: Sequence[str], header: bool) -> tuple[FileFacts, list[str]]:
-    """Return the facts of the one sheet with columns of letters and replies, and the names of the other sheets."""
+    """Return the facts about the only sheet that has columns of letters and replies, and the names of the other
+    sheets."""
     found = list[FileFacts]()
     for each in sheets:
         try:
@@ -386,7 +387,7 @@ def _print_look(look: _Look, again: Sequence[str]) -> None:
 
 
 def _drafted(home: Home, look: _Look, drafted: Suggestion, target: Path, named: str, only_print: bool) -> Result | None:
-    """Print a draft recipe, or write it to its file. Check a written recipe that has nothing left to fill in."""
+    """Print a draft recipe, or write it to its file. If a written recipe has no key left to fill in, also check it."""
     if only_print:
         typer.echo(_as_yaml(drafted), nl=False)
         _print_notes(drafted, err)
@@ -415,7 +416,8 @@ def _drafted(home: Home, look: _Look, drafted: Suggestion, target: Path, named: 
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
-    """Return the path for a recipe: relative to the data root if the file is in it."""
+    """Return the path by which a recipe names a file: relative to the data root if the file is below it, otherwise
+    absolute."""
     absolute = file.absolute()
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
@@ -530,10 +532,10 @@ def privacy_preview(
 ) -> Result | None:
     """Show rows of a line before and after scrubbing, with every finding and its reason.
 
-    Rows come from the line's classified corpus. As in a run, each is scrubbed together with its case. The output
-    contains personal data, so use the command only where the corpus itself may be read. With --judge, the numbers of
-    correct, wrong and missed replacements are stored beside the scrubbed corpus, by row id and kind of personal data.
-    Otherwise nothing is stored.
+    Rows come from the line's classified corpus. As in a run, each row is scrubbed together with the other rows of its
+    case. The output contains personal data, so use the command only where the corpus itself may be read. With --judge,
+    the numbers of correct, wrong and missed replacements are stored beside the scrubbed corpus, by row id and kind of
+    personal data. Otherwise nothing is stored.
     """
     if judge is not None and (as_json or not judge.strip()):
         raise InputError("--judge asks a person about each row, so it cannot print JSON.", "Leave --json out.")
@@ -554,7 +556,8 @@ def privacy_preview(
 
 
 def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: int) -> None:
-    """Ask a person about each row. If the input ends early, the answers so far are stored."""
+    """Ask a person which replacements in each row are correct. If the input ends early, the answers so far are
+    stored."""
     line = workplace.line.line
     scrubbed = workplace.store.current(line, "scrubbed_corpus")
     if scrubbed is None:
@@ -644,7 +647,8 @@ def privacy_train(
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
-    """Ask until the answer contains only known words, and return them. Return None for `stop` or the end of input."""
+    """Repeat a question until the answer contains only known words, and return these words. Return None if the answer
+    is `stop` or the input ends."""
     while True:
         try:
             answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)

@@ -71,8 +71,8 @@ def wrong(what: str, found: str, hint: str, command: str | None = None) -> Findi
 
 
 NEEDED_BYTES = 6 << 30
-"""Free disk space that a run needs, with a reserve, in bytes: base model, artifacts of two lines, MLflow and
-Dagster."""
+"""Free disk space in bytes that a run needs for base model, artifacts of two lines, MLflow and Dagster. Includes a
+reserve."""
 PATIENCE = 3.0
 """Timeout for a host's answer, in seconds."""
 
@@ -90,7 +90,7 @@ def disk(settings: Settings) -> Finding:
 
 def private(settings: Settings) -> Finding:
     """Find files of the installation that other accounts of this machine can open. The pipeline itself creates only
-    private files."""
+    files that no other account can open."""
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
@@ -165,7 +165,7 @@ def _may_write(path: Path) -> bool:
 
 
 def reachable(settings: Settings, institution: Institution) -> list[Finding]:
-    """Connect to each configured host, except databases, which `records` checks."""
+    """Connect to each configured host. Databases are not included, because `records` checks them."""
     hosts = {VARIABLES["otlp_url"]: settings.otlp_url}
     if institution.trainer.where == "ray":
         hosts["trainer"] = institution.trainer.address
@@ -246,7 +246,8 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    """Check that each published suite in a recipe is in the mirror and pinned by its card."""
+    """Check that each published suite that a recipe names is in the mirror, and that the suite's card pins its
+    digest."""
     entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
     findings = []
     for name in sorted({entry.suite for entry in entries if entry.suite is not None}):
@@ -350,7 +351,8 @@ def rights(registry: Registry) -> list[Finding]:
 
 
 def recalls(registry: Registry) -> list[Finding]:
-    """List each recall that still applies to an adapter. Verify the records from which recalls are computed."""
+    """List each recall that still applies to an adapter. Also verify the ledger entries and rows from which recalls are
+    computed."""
     with registry.reading() as session:
         assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
@@ -448,7 +450,7 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Return the findings of all checks, in the order in which a run would fail."""
+    """Return the findings of all checks, in the order in which a run would meet the problems."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

@@ -192,8 +192,8 @@ def lines_add(home: Home, file: RecipeFile) -> None:
 
 
 def _print_next(home: Home, path: Path, recipe: Line) -> None:
-    """Print the next command for a recipe without problems: the command for something that the installation still
-    lacks, or else the first run."""
+    """Print the next command for a recipe without problems. If the installation still lacks something that a run needs,
+    the next command provides it; otherwise it is the first run."""
     command = _command_for(home, path, recipe)
     if command.startswith("sovereign run"):
         from sovereign_pipeline.dataset.tokens import tokenizer_digests
@@ -212,7 +212,8 @@ def _print_next(home: Home, path: Path, recipe: Line) -> None:
 
 
 def _command_for(home: Home, path: Path, recipe: Line) -> str:
-    """Return the command that uses a recipe: `run` for a line's recipe, or `lines add` for a file elsewhere."""
+    """Return the next command for a recipe: `sovereign run` for a recipe in the institution's lines, `sovereign lines
+    add` for a file elsewhere."""
     is_of_line = path.resolve().parent == (home.settings.data / "lines").resolve()
     return f"sovereign run {recipe.line} --until training_dataset" if is_of_line else f"sovereign lines add {path}"
 
@@ -266,7 +267,7 @@ def _row(recipe: Line) -> dict[str, Any]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a table row. The error itself is printed below the table."""
+    """Return a line's table row without its error, because the error is printed below the table."""
     return {key: value for key, value in row.items() if key != "error"} | (
         {"purpose": "✗ broken"} if row["error"] else {}
     )
@@ -339,7 +340,7 @@ def _samples(home: Home, recipe: Line) -> list[Sample]:
 
 
 def _problems(sample: Sample, recipe: Line) -> list[str]:
-    """Return a sentence for each problem in a sample that would stop a run."""
+    """Return a sentence about each problem in a source's first rows that would stop a run."""
     if sample.error is not None:
         return [f"{sample.source}: {sample.error}"]
     problems, most = [], recipe.quarantine.max_share
@@ -396,8 +397,8 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
 
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
-    """Print the kinds of personal data by treatment: first those that the line replaces, then those that it keeps, then
-    those that stop it."""
+    """Print the kinds of personal data, grouped by treatment: first the kinds that the line replaces, then the kinds
+    that it keeps, then the kinds that stop it."""
     does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
     rows = [
         {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
@@ -453,7 +454,7 @@ NOT_EVALUATED = "not asked"
 """Outcome in `--json` for a gate without a record. Programs depend on this wording, so it does not change."""
 
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
-"""Outcome -> text in the table."""
+"""Mapping of outcome to the text that the table shows."""
 
 gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
 

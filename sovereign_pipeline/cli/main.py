@@ -32,7 +32,7 @@ class LoadedWhenAsked(SuggestingGroup):
     """A group that imports a command's module only when the command is used."""
 
     elsewhere: Mapping[str, str] = {}
-    """Command name -> module that defines the command."""
+    """Mapping of command name to the module that defines the command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         self.load_all()
@@ -44,14 +44,15 @@ class LoadedWhenAsked(SuggestingGroup):
         return super().get_command(ctx, cmd_name)
 
     def load_all(self) -> None:
-        """Import every module. Commands are listed in the order of `elsewhere`, followed by the group's own."""
+        """Import every module. Then list the commands in the order of `elsewhere`, followed by the commands that this
+        group itself defines."""
         own = dict(self.commands)
         others = {name: own[name] if name in own else _command_in(at, name) for name, at in self.elsewhere.items()}
         self.commands = {**others, **own}
 
 
 def _command_in(module: str, name: str) -> Any:
-    """Return a module's group or function of this name as a command."""
+    """Return the group or function of this name in a module as a command."""
     found = getattr(import_module(module), name)
     if isinstance(found, typer.Typer):
         command: Any = get_group(found)
@@ -64,8 +65,8 @@ def _command_in(module: str, name: str) -> Any:
 
 
 ALLOCATIONS = 250_000
-"""Number of allocations between two garbage collections. A collection during imports frees almost nothing, and with
-this number a short command ends before the first one."""
+"""Number of allocations between two garbage collections. A collection during imports frees almost nothing. With this
+number, a short command ends before the first collection."""
 
 HELP = """From a classified corpus to a registered adapter, with every step logged.
 
@@ -74,7 +75,8 @@ Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 
 
 class Sovereign(LoadedWhenAsked):
-    """The program's groups of commands, each with the module that defines it."""
+    """The program `sovereign`. `elsewhere` lists its groups of commands, each with the module that defines the
+    group."""
 
     elsewhere = {
         command: f"sovereign_pipeline.cli.{module}"

@@ -1,4 +1,5 @@
-"""`sovereign models`, `suites` and `size`: fetch base models, check suites, and estimate a training's size."""
+"""`sovereign models`, `suites` and `size`: fetch base models, check suites, and estimate the resources that a training
+run needs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -148,10 +149,10 @@ def size(
         typer.Option(min=1, max=LARGEST, help="Power of a card, to estimate energy; default: as in institution.yaml."),
     ] = None,
 ) -> Result:
-    """Estimate the memory, hours, operations and energy of a training on each graphics card, without loading the model.
-
-    A model directory needs only its config.json. The options have the meaning of the recipe's keys. If institution.yaml
-    configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card finishes in a day.
+    """Estimate the memory, hours, operations and energy that a training run needs on each graphics card, without
+    loading the model. A model directory needs only its config.json. The options mean the same as the recipe's keys. If
+    institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card
+    finishes in a day.
     """
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
@@ -205,8 +206,8 @@ def size(
 
 
 def _of_institution(home: Home) -> tuple[float | None, int | None]:
-    """Return a device's power in watts, and the number of devices of a node on Slurm or Kubernetes. Each is None if
-    institution.yaml does not state it, or is missing."""
+    """Return a device's power in watts, and the number of devices that a node has on Slurm or Kubernetes. Each value is
+    None if institution.yaml is missing or does not state the value."""
     if not (home.settings.data / "institution.yaml").is_file():
         return None, None
     place = home.institution.trainer

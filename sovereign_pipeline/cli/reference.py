@@ -24,7 +24,7 @@ Generated from the commands by `make docs`. Exit status of every command: 0 succ
 
 
 def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
-    """Describe every command of each program: usage, purpose, arguments and options."""
+    """Return a Markdown page about every command of each program: usage, purpose, arguments and options."""
     parts = [INTRODUCTION]
     for name, app in programs.items():
         root = get_command(app)

@@ -203,7 +203,8 @@ def adapters_accept_hold(home: Home, adapter_id: AdapterId, reason: Reason, key:
 
 
 def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
-    """Update a line's flag to the ledger's state after a transition. A line that serves nothing has no flag."""
+    """After a transition, update a line's flag to the adapter states in the ledger. A line that never had a staged or
+    production adapter has no flag."""
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
 
@@ -217,7 +218,7 @@ def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
 
 
 def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
-    """Log changes of the line's flag that were made while the registry was down, before officers decide."""
+    """Before an officer's decision, log the changes of the line's flag that were made while the registry was down."""
     from sovereign_pipeline.serving.rollout.flag import changing, sequences
     from sovereign_pipeline.serving.rollout.publishing import catch_up
 
@@ -367,7 +368,8 @@ def _status_row(
 
 
 def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
-    """Return line -> state of the run that its review requested. Imports Dagster only if there is such a review."""
+    """Return a mapping of line to the state of the run that the line's review requested. Dagster is imported only if a
+    review requested a run."""
     if all(due.key is None for due in reviews):
         return {}
     from sovereign_pipeline.dagster.jobs import fate_of, run_of
@@ -519,7 +521,7 @@ def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _conclude(home: Home, workplace: "Workplace", standing: "Standing") -> None:
-    """Print a request's state. If the change was made, let the line's flag follow."""
+    """Print a request's state. If the change was made, update the line's flag."""
     predicate, row = standing.predicate, standing.request
     asked = f"{row.adapter_id}: {predicate['transition']} ({predicate['from']} → {predicate['to']})"
     if standing.ended is not None:
@@ -629,8 +631,8 @@ def recall_ask(
 
 
 def _ask_before_dark(dark: Sequence[Holder]) -> None:
-    """Ask whether staged adapters and adapters in production may be withdrawn. Raises InputError if the officer
-    declines."""
+    """Ask the officer whether the recall may withdraw staged adapters and adapters in production. Raises InputError if
+    the officer declines."""
     for each in dark:
         what = "answers nobody" if each.state == "production" else "loses its staged adapter"
         err.print(

@@ -144,7 +144,7 @@ class Result:
     data: Any
     """Value that `--json` prints: dataclasses, objects with `to_dict`, mappings, and lists of them."""
     shown: str | Callable[[], object]
-    """Title of a table of `data`, or a function that prints the result for people."""
+    """Title under which `data` is printed as a table, or a function that prints the result for people."""
     passed: bool = True
     """If False, the program exits with status 1."""
     errors: Collection[SovereignError] = ()
@@ -164,7 +164,7 @@ class Result:
 
 
 class SuggestingGroup(TyperGroup):
-    """A command group that answers an unknown command with the most similar commands of the whole program."""
+    """A command group whose error for an unknown command suggests the most similar commands of the whole program."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         self.suggest_commands = False  # Typer's own suggestions cover only this group
@@ -177,8 +177,8 @@ class SuggestingGroup(TyperGroup):
 
 
 def _nearest_commands(context: Any, args: list[str]) -> list[str]:
-    """Return the commands whose name resembles the first argument or whose help contains it. Commands of the current
-    group come first."""
+    """Return the commands whose name resembles the first argument, or whose help contains the first argument as a word.
+    Commands of the current group come first."""
     root = context.find_root()
     if f"--{args[0].lower()}" in (option for each in root.command.params for option in each.opts):
         return [f"'{root.command_path} --{args[0].lower()}'"]
@@ -279,7 +279,8 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def on_one_line(text: str, kept: str = "") -> str:
-    """Replace unprintable characters by spaces, since a terminal would obey them. Keep the characters in `kept`."""
+    """Replace unprintable characters by spaces, because a terminal would interpret them as control codes. The
+    characters in `kept` are not replaced."""
     return text if text.isprintable() else "".join(each if each.isprintable() or each in kept else " " for each in text)
 
 

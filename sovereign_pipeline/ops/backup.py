@@ -41,7 +41,7 @@ _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
-"""Settings whose directories are backed up. `data` is left out, because it is under version control."""
+"""Names of the settings whose directories are backed up. `data` is omitted, because it is under version control."""
 
 
 CREATED, FAILED = "backup created", "backup failed"
@@ -55,7 +55,7 @@ class Taken:
     size: int
     """Size of the encrypted archive in bytes."""
     links: tuple[Path, ...]
-    """Symbolic links, which are not copied."""
+    """Symbolic links that were found. They are not copied."""
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
@@ -95,7 +95,8 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """Remove the temporary folders of killed processes, then create a private one. Remove it after the block."""
+    """Remove the temporary folders of killed processes. Then create a private temporary folder, which is removed after
+    the `with` block."""
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -146,9 +147,9 @@ def _lock(path: Path) -> int | None:
 
 
 REGISTRY, REGISTRY_DUMP = "registry/registry.db", "registry/registry.dump"
-"""Names of the registry in the archive, as a database of SQLite and of PostgreSQL."""
+"""Names of the registry in the archive: as an SQLite file, and as a dump of a PostgreSQL database."""
 DUMPS = {REGISTRY_DUMP: "registry_url", "mlflow/mlflow.dump": "mlflow_url", "dagster/dagster.dump": "dagster_url"}
-"""Name of a dump in the archive -> setting with the URL of its database on a PostgreSQL server."""
+"""Mapping of a dump's name in the archive to the setting that has the URL of the dumped PostgreSQL database."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
@@ -160,7 +161,7 @@ than its marks, and a flag may name an adapter only after its transition."""
 
 @dataclass
 class Snapshot:
-    """The state of an installation that a backup copies."""
+    """Copies the state of an installation into a backup's archive."""
 
     settings: Settings
     aside: Path
@@ -214,7 +215,7 @@ class Snapshot:
                 progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
 
     def _others(self) -> Iterator[tuple[str, Path]]:
-        """Yield each file's name in the archive and its path, in the order of the module's docstring."""
+        """Yield each file's name in the archive and its path, in the order that the module's docstring states."""
         for field_name in ROOTS:
             root: Path = getattr(self.settings, field_name)
             paths = list(_files(root, self.links))
@@ -259,8 +260,8 @@ def database_file(settings: Settings) -> Path | None:
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Return dump name -> database for the databases on a PostgreSQL server. If several settings name the same
-    database, it is listed once."""
+    """Return a mapping of dump name to database, for the databases on a PostgreSQL server. A database that several
+    settings name is listed once."""
     found: dict[str, Database] = {}
     places = set[tuple[object, ...]]()
     for name, setting in DUMPS.items():

@@ -92,7 +92,7 @@ class _Hashing:
 
 @contextmanager
 def written(path: Path, recipient: str) -> Iterator[Archive]:
-    """Write an archive to a new file, encrypted with a public key (age1…)."""
+    """Create a new file and yield an archive that is encrypted into the file with a public key (age1…)."""
     import pyrage
 
     key = pyrage.x25519.Recipient.from_str(recipient)
@@ -107,13 +107,13 @@ def written(path: Path, recipient: str) -> Iterator[Archive]:
 
 
 def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
-    """Read an archive from start to end, compare it with its list, and return the list.
+    """Read an archive from start to end, compare its files with the list at its end, and return the list.
 
     Args:
         sha256: signed SHA-256 of the encrypted archive. It is verified again while the archive is decrypted, because
             the medium may have changed since an earlier verification.
-        take: called with each file and its bytes, in blocks, **before** the list is verified. Use its results only
-            after this function returns. The `Listed` that it gets has an empty digest.
+        take: function that is called with each file and the file's bytes in blocks, **before** the list is verified.
+            Use its results only after `read` returns. Its argument `Listed` has an empty digest.
 
     Raises PrivacyError if the key does not decrypt the archive, and IntegrityError.
     """
@@ -123,7 +123,8 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Use the file of the private key."
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).",
+            "Give the file that contains the private key.",
         ) from None
     found: list[Listed] = []
     content = b""
@@ -150,9 +151,9 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
     try:
         listed = [Listed(**each) for each in json.loads(content)]
     except (ValueError, TypeError, RecursionError):
-        raise DamagedBackup(f"{path}: its list of files at the end is missing.") from None
+        raise DamagedBackup(f"{path}: the list of files at the end of the archive is missing.") from None
     if found != listed or len({each.name for each in listed}) != len(listed):
-        raise DamagedBackup(f"{path}: its files differ from its list.")
+        raise DamagedBackup(f"{path}: the archive's files differ from the list at its end.")
     return listed
 
 

@@ -54,8 +54,8 @@ def create(
 
     Args:
         project: the checkout of the release.
-        since: index of an earlier bundle, if the new bundle is a delta to it.
-        signatures: folder of publishers' signatures.
+        since: index of an earlier bundle. If given, the new bundle is a delta to that bundle. signatures: folder of
+            publishers' signatures.
     """
     trust = trust_root(settings)
     source = release(project)
@@ -187,7 +187,8 @@ def pack(
 
 
 def tool() -> Content:
-    """Return `bundle.pyz`, which verifies and installs a bundle with Python alone. Its bytes are reproducible."""
+    """Return `bundle.pyz`, which verifies and installs a bundle with Python alone. The bytes of `bundle.pyz` are
+    reproducible."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:  # uncompressed, so that people can read it
         opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
@@ -195,7 +196,7 @@ def tool() -> Content:
 
 
 def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
-    """Store a file under its digest unless the earlier bundle contains it. Returns its descriptor."""
+    """Store a file under its digest, unless the earlier bundle contains the file. Return the file's OCI descriptor."""
     partial, hasher, size = blobs / ".partial", hashlib.sha256(), 0
     with partial.open("wb") as to:
         for block in _blocks(content.source):
@@ -239,7 +240,8 @@ def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[st
         ) from None
     if earlier.created >= created:
         raise IntegrityError(
-            f"{index}: it was created at {earlier.created}, which is in the future.", "Correct this machine's clock."
+            f"{index}: this earlier bundle was created at {earlier.created}, which is in the future.",
+            "Correct this machine's clock.",
         )
     return earlier.index_sha256, frozenset(earlier.digests)
 
@@ -322,7 +324,7 @@ def _git(project: Path, *arguments: str) -> bytes:
 BUILD = "build.txt"
 PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 PUBLISHED = "pinned by requirements/"
-"""Origin of a wheel that was downloaded in its publisher's build."""
+"""Origin of a wheel that was downloaded as its publisher built it."""
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
@@ -365,7 +367,9 @@ def _built(published: Path, built: Path) -> list[Content]:
     archives = [path for path in published.iterdir() if path.suffix != ".whl"]
     found = list(_contents(built, "built when packed, from a source archive that requirements/ pins"))
     if len(found) != len(archives):
-        raise NotFoundError(f"{len(archives)} source archives resulted in {len(found)} wheels.", "See pip's output.")
+        raise NotFoundError(
+            f"{len(archives)} source archives were built into {len(found)} wheels.", "See pip's output."
+        )
     return found
 
 

@@ -209,7 +209,7 @@ ROOTS = re.compile(r"[1-9][0-9]{0,5}\.root\.json")
 
 @dataclass(frozen=True)
 class BundleKeys:
-    """The keys that may sign a bundle now, and the versions of the trust root that names them."""
+    """The keys that may sign a bundle now, and the versions of the trust root that lists these keys."""
 
     versions: tuple[int, int]
     """Versions of root and targets."""
@@ -260,13 +260,13 @@ def _newest_root(roots: list[bytes]) -> dict[str, Any]:
         for by in (before, signed) if before else (signed,):
             _assert_threshold(root, by["keys"], by["roles"]["root"], name)
         if (signed["_type"], signed["version"]) != ("root", number):
-            raise Refused(f"{name}: its content is of another type or version: {signed['_type']} {signed['version']}.")
+            raise Refused(f"{name}: its content has another type or version: {signed['_type']} {signed['version']}.")
         before = signed
     return before
 
 
 def _assert_threshold(metadata: Mapping[str, Any], keys: Mapping[str, Any], role: Mapping[str, Any], name: str) -> None:
-    """Raise Refused unless a threshold of the role's keys signed the metadata."""
+    """Raise Refused unless as many of the role's keys signed the metadata as the role's threshold requires."""
     content = _olpc(metadata["signed"]).encode()
     signatures = {each["keyid"]: bytes.fromhex(each["sig"]) for each in metadata["signatures"]}
     needed = role["threshold"]
@@ -280,7 +280,8 @@ def _assert_threshold(metadata: Mapping[str, Any], keys: Mapping[str, Any], role
 
 
 def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
-    """Return a P-256 key. Its id must be the SHA-256 of its bytes, so that no key is counted under two ids."""
+    """Return a P-256 key in DER. Raises Refused unless its id is the SHA-256 of its bytes, so that no key is counted
+    under two ids."""
     lines = str(key["keyval"]["public"]).strip().splitlines()
     der = base64.b64decode("".join(lines[1:-1]), validate=True)
     if key["scheme"] != "ecdsa-sha2-nistp256" or sha256(der) != keyid:
@@ -375,7 +376,7 @@ class Carried:
     publisher: str
     """Publisher whose signature was verified during packing; empty if there was none."""
     path: Path
-    """Path of the file's bytes, in this bundle or in its base."""
+    """Path of the file's bytes, in this bundle or in a base of this delta."""
 
 
 @dataclass(frozen=True)
@@ -388,7 +389,7 @@ class Bundle:
     platform: str
     """Python version and machine type of the wheels."""
     base: str | None
-    """SHA-256 of the index of this delta's base; None for a complete bundle."""
+    """For a delta, the SHA-256 of its base's index; None for a complete bundle."""
     keyid: str
     trust_versions: tuple[int, int]
     files: tuple[Carried, ...]
@@ -406,7 +407,7 @@ def verify(
     """Verify every file of a bundle. Raises Refused that names the first difference.
 
     Args:
-        bases: for a delta, the folders of its base, of that base's base, and so on.
+        bases: for a delta, the folder of the bundle that is its base, then the folder of that bundle's base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
         newer_than: index of a bundle that was verified earlier. A bundle that is not newer is rejected.
     """
@@ -571,7 +572,7 @@ def _earlier(index: Path, trusted: BundleKeys) -> Earlier:
 
 
 def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path) -> dict[str, Path]:
-    """Return digest -> path of the blobs that a delta takes from its bases."""
+    """Return a mapping of digest to path, for the blobs that a delta does not contain but its bases do."""
     found: dict[str, Path] = {}
     above = directory
     for folder in bases:
@@ -609,7 +610,7 @@ PLACES: Mapping[str, str] = {
     "suites": "home/suites",
     WHEELS: ".wheels",
 }
-"""Folder in the bundle -> folder below the target. Other files keep their path."""
+"""Mapping of a folder in the bundle to the folder below the target. Files in other folders keep their path."""
 SETTINGS = "environment"
 """File with environment variables below the target, in the format of systemd's `EnvironmentFile`."""
 SAFE_LINKS_NOTE = "Pack the release again. Its archive may contain only files and folders."
@@ -624,7 +625,8 @@ def this_platform() -> str:
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
     """Install a verified bundle to a new folder, and return the environment's folder. A failed installation is removed.
-    Raises Refused, also if the target exists. The target is final, because an environment cannot be moved."""
+    Raises Refused, also if the target exists. Choose the final location as the target, because an environment cannot be
+    moved."""
     if bundle.platform != this_platform():
         raise Refused(
             f"The bundle is for {bundle.platform}, but this machine is {this_platform()}.", "Pack one for this machine."
@@ -700,7 +702,8 @@ def _unpack(archive: Path, into: Path) -> None:
 
 
 def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
-    """Yield each wheel's pip requirement: project, version and digest. Raises Refused for two wheels of one project."""
+    """Yield a pip requirement for each wheel: project, version and digest. Raises Refused if a project has two
+    wheels."""
     seen: set[str] = set()
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])

@@ -81,7 +81,8 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields its id."""
+    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields the snapshot's
+    id."""
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name
@@ -126,7 +127,7 @@ def restore(database: Database, dumped: Path) -> None:
 
 
 def empty(database: Database) -> None:
-    """Drop everything that a failed or temporary restore has created in a database."""
+    """Drop all objects that a failed or temporary restore has created in a database."""
     with database.connected() as connection:
         for kind, name in connection.execute(text(_CONTENT)).all():
             connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE".replace("%", "%%"))

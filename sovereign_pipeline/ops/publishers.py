@@ -60,7 +60,8 @@ class Content:
 
 
 def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
-    """Set each file's verified publishers. Return the files, followed by the signed lists and the signatures.
+    """Verify all signatures, and record in each packed file which publishers signed it. Return the packed files,
+    followed by the signed lists and the signatures.
 
     Args:
         signatures: the folder of signatures.
@@ -221,12 +222,12 @@ class CertifiedIdentity(RecipeModel):
 class Publishers:
     folder: Path
     keys: Mapping[str, "EllipticCurvePublicKey"]
-    """File name without suffix -> public key."""
+    """Mapping of a publisher's name (file name without suffix) to the public key."""
     identities: Mapping[str, CertifiedIdentity]
-    """File name without suffix -> certified identity."""
+    """Mapping of a publisher's name (file name without suffix) to the certified identity."""
 
     def by_root(self) -> Iterator[tuple[Path, dict[str, CertifiedIdentity]]]:
-        """Yield each trusted root with the identities certified under it."""
+        """Yield each sigstore trusted root, with the publisher identities whose certificates are verified with it."""
         for root in sorted({each.trusted_root for each in self.identities.values()}):
             yield (
                 self.folder / root,
@@ -293,7 +294,8 @@ class _Bundle:
 
 
 def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) -> str:
-    """Return the publisher who signed a file. Raises IntegrityError for another file or an untrusted signer."""
+    """Return the publisher who signed a file. Raises IntegrityError if the signature covers another file or the signer
+    is not trusted."""
     bundle = _read(signature)
     publisher, payload = _verified(bundle, signed, publishers)
     if payload is None:
@@ -449,7 +451,7 @@ def _also_signed(content: Content, publisher: str) -> Content:
 
 
 def _listed(sums: Path) -> dict[str, str]:
-    """Parse a list of SHA-256: relative path -> digest."""
+    """Parse a list in the format of `sha256sum`. Return a mapping of relative path to digest."""
     digests: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
@@ -462,10 +464,11 @@ def _listed(sums: Path) -> dict[str, str]:
 
 
 def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
-    """Return the packed files in a listing. Raises IntegrityError if a file differs from its listed digest.
+    """Return the names of the packed files that a listing covers. Raises IntegrityError if a packed file differs from
+    its listed digest.
 
     Args:
-        name: bundle name of the listing's signature. The listed files are in the same folder.
+        name: name of the listing's signature in the bundle. The listed files are in the same folder of the bundle.
     """
     folder = name.rpartition("/")[0]
     paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}
@@ -479,7 +482,8 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
 
 
 def _path(content: Content) -> Path:
-    """Return a file's path. Raises IntegrityError for a file that packing generates, which no publisher signed."""
+    """Return a packed file's path. Raises IntegrityError for a file that packing itself generates, because no publisher
+    can have signed it."""
     if not isinstance(content.source, Path):
         raise IntegrityError(
             f"{content.name}: this file is generated during packing, so no publisher can have signed it.",

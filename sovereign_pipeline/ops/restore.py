@@ -79,9 +79,10 @@ class Restored:
     """Number of ledger entries, including the restore's own."""
     artifacts: int
     lost: int
-    """Number of ledger entries that known checkpoints or the second copy cover and the backup lacks."""
+    """Number of ledger entries that the backup lacks, according to known checkpoints and the ledger's second copy."""
     was_compared: bool
-    """False if no known checkpoint or second copy could be compared, so that lost entries cannot be detected."""
+    """False if there was no known checkpoint and no second copy to compare with. Lost entries then cannot be
+    detected."""
     kept_aside: Path | None
     """New path of the ledger's second copy, if the restored ledger diverges from it."""
 
@@ -100,10 +101,10 @@ def restore(
 
     Args:
         known: files with later checkpoints of the ledger, from the old home, an auditor or a witness.
-        loses: number of ledger entries that the operator accepts to lose, because the backup lacks them.
+        loses: number of ledger entries that the backup lacks and that the operator accepts to lose.
 
-    Raises IntegrityError and InputError, and ConflictError if the number of lost entries is not `loses`. The message
-    lists these entries.
+    Raises IntegrityError and InputError. Raises ConflictError if the number of lost entries is not `loses`; its message
+    lists the lost entries.
     """
     _refuse_full(settings)
     made = backup_archive.read_description(directory, trust_root(settings))
@@ -163,8 +164,9 @@ def extract(
     """Unpack a backup. Returns settings with the paths of the unpacked files and without a second copy of the ledger.
 
     Args:
-        into: target directory. If None, each directory is unpacked beside the one in the settings that it will
-            replace. In both cases `on_servers_again` restores PostgreSQL dumps into the settings' empty databases.
+        into: target directory. If None, each directory of the backup is unpacked beside the directory in the settings
+            that it will replace. In both cases `on_servers_again` later restores PostgreSQL dumps into the settings'
+            empty databases.
     """
     roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
     database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
@@ -227,7 +229,7 @@ def _dumps(home: Path) -> Path:
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raise InputError if the settings name no empty database of the same type for the database `name` in the
+    """Raise InputError unless the settings name an empty database of the same type as the database `name` in the
     archive."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
@@ -246,8 +248,8 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:
-    """Verify the ledger and return its number of entries. Raises IntegrityError if it does not match the description,
-    or if the trust root names the ledger's keys and another one signed it."""
+    """Verify the ledger of an unpacked backup, and return its number of entries. Raises IntegrityError if the ledger
+    does not match the backup's description, or if its key is not one that the trust root lists for the log."""
     registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
@@ -303,7 +305,8 @@ def _refuse_full(settings: Settings) -> None:
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
-    """Return the largest checkpoint known here. Raises IntegrityError if the backup contradicts a known checkpoint."""
+    """Return the known checkpoint that covers the most ledger entries. Raises IntegrityError if the backup contradicts
+    a known checkpoint."""
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
     if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
@@ -349,7 +352,8 @@ def _put_into_place(settings: Settings, staged: Settings) -> None:
 
 
 def _second_copy_aside(settings: Settings) -> Path | None:
-    """Rename the second copy, which diverges from the restored ledger, and start an empty one. Returns its new path."""
+    """Rename the ledger's second copy, which diverges from the restored ledger, and start an empty second copy. Returns
+    the renamed copy's path."""
     copy = settings.ledger_copy
     if copy is None or not copy.exists():
         return None
@@ -365,7 +369,7 @@ REPAIRED = "artifact repaired"
 
 @dataclass(frozen=True)
 class Damage:
-    """A file of an artifact that is missing or changed, and its valid copy from the backup."""
+    """A missing or changed file of an artifact, with the file's valid copy from the backup."""
 
     name: str
     path: Path
@@ -415,7 +419,7 @@ def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Seq
 
 
 def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[str]) -> None:
-    """Raise an error unless the backup's copy of the artifact is valid, including its signatures."""
+    """Raise an error unless the backup's copy of the artifact and the copy's signatures are valid."""
     root = aside / "home" / "artifacts"
     if not (root / digest).is_dir():
         raise NotFoundError(f"The backup does not contain the artifact {digest}.", "Use a later backup.")

@@ -77,7 +77,7 @@ class OnRecord:
     issues: Sequence[KnownIssue]
     reviews: Sequence[AdapterReview]
     waived: Sequence[Waived]
-    """Waived gates of the adapter's inputs and of its blind reviews."""
+    """Waivers of gates about the adapter's inputs and about its blind reviews."""
     holds_accepted: Sequence[AuditEntry]
     purge: Purge | None
 
@@ -86,7 +86,7 @@ class OnRecord:
 
 
 def person_of(trust: Trust, officer: str) -> str:
-    """Return an officer's display name, given a key id or the name in a ledger entry."""
+    """Return an officer's display name. officer: the officer's key id, or the actor's name in a ledger entry."""
     return officer_shown(trust, officer.removeprefix(_OFFICER))
 
 
@@ -176,7 +176,8 @@ FURTHER: Mapping[State, str] = {
     "staged": "promote",
     "superseded": "roll_back",
 }
-"""State -> the transition that advances an adapter. Other states have no such transition."""
+"""Mapping of state to the transition that advances an adapter in this state. In other states, no transition advances an
+adapter."""
 
 
 def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequence[Standing]) -> NextStep | None:
@@ -195,8 +196,8 @@ def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequenc
 
 
 def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing]:
-    """List the reasons why the transition would be rejected now. Checks run separately, so that no failure hides
-    another."""
+    """List the reasons why the transition would be rejected now. All checks run, so that the first failed check does
+    not hide a later one."""
     try:
         workplace = open_workplace(registry.settings, adapter.line)
     except IntegrityError:
@@ -285,7 +286,7 @@ def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:
 FILES_DRAWN = 6
 BLIND_REVIEW = "blind_review"
 FILE = "source:"
-"""Prefix of the institution's files among the external inputs of `raw_corpus`."""
+"""Prefix in the names of `raw_corpus`'s external inputs that are the institution's files."""
 
 Lineage = Mapping[ArtifactRef, Manifest]
 
@@ -357,7 +358,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
 
 
 def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]:
-    """Return name, recipe path and SHA-256 of each source file."""
+    """Return the source's name, the path in the recipe and the SHA-256 of each source file."""
     found = []
     for ref, manifest in made_of.items():
         if manifest.kind != RAW_CORPUS.kind:
@@ -372,8 +373,8 @@ def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]
 
 
 def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Node, ...]:
-    """Return the lineage's nodes, with the record first and the source files last. A digest that is an input under
-    several names has one node."""
+    """Return the lineage's nodes, with the record first and the source files last. If an artifact is an input under
+    several names, it still has only one node."""
     manifests = {ref.digest: manifest for ref, manifest in made_of.items()}
     drawn = [(f"{name} {sha256}", name, sha256) for name, _, sha256 in files[:FILES_DRAWN]]
     below = {digest: {*manifest.inputs.values()} for digest, manifest in manifests.items()}
@@ -394,7 +395,8 @@ def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Nod
 
 
 def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[str]:
-    """Return the ids of all direct and indirect inputs of some artifacts, without the artifacts themselves."""
+    """Return the ids of all direct and indirect inputs of the artifacts in `from_these`. These artifacts themselves are
+    not included."""
     found: set[str] = set()
     waiting = [each for digest in from_these for each in below[digest]]
     while waiting:

@@ -85,8 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def read_verified(store: ArtifactStore, digest: str, name: str) -> tuple[Manifest, bytes]:
-    """Return an artifact's manifest and the bytes of a readable file. Raises NotFoundError for any other file, and
-    IntegrityError if the bytes changed."""
+    """Return an artifact's manifest and the bytes of one of its readable files. Raises NotFoundError if the artifact
+    has no readable file of this name, and IntegrityError if the bytes changed."""
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
     ref = store.ref_of(digest)

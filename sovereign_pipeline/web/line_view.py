@@ -46,7 +46,8 @@ class Reader:
         return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
 
     def reads_line(self, line: str) -> bool:
-        """Return whether the reader's grants cover the line, whatever the levels of its adapters."""
+        """Return True if any of the reader's grants covers the line. The levels of the line's adapters are not
+        compared."""
         return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
 
 
@@ -69,7 +70,7 @@ class LineInBrief:
     due: Due | None
     """The next review of the newest adapter."""
     withheld: tuple[tuple[str, int], ...]
-    """Classification level -> number of adapters at this level that are hidden from the reader."""
+    """Pairs of a classification level and the number of adapters at this level that are hidden from the reader."""
 
     @property
     def waits(self) -> bool:
@@ -177,7 +178,7 @@ def _by_line(brief: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
 def _seen(
     reader: Reader, line: str, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, int], ...]]:
-    """Return the adapters that a reader may see, and the number of other adapters at each level."""
+    """Return the adapters that a reader may see, and the number of hidden adapters at each level."""
     counts = Counter(row["classification"] for row in rows)
     withheld = {level: count for level, count in counts.items() if not reader.reads(line, level)}
     return [row for row in rows if row["classification"] not in withheld], tuple(sorted(withheld.items()))

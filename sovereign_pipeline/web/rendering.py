@@ -33,7 +33,7 @@ class Node:
     level: str | None
     """Classification level. None for a file, because each row has its own level."""
     made_of: tuple[str, ...]
-    """Ids of the direct inputs, except direct inputs that are also indirect inputs."""
+    """Ids of the direct inputs. A direct input that is also an input of another input is omitted."""
     files: tuple[str, ...] = ()
     """Names of the files in the artifact's manifest. Some of them are served as reports."""
 
@@ -44,7 +44,8 @@ class Digest:
 
     what: str
     sha256: str
-    """Digest that identifies the item; for an artifact, the artifact's digest."""
+    """Digest by which the pages identify the item. For an artifact, this is the artifact's digest, not the SHA-256 of a
+    file."""
     command: str
     prints: str
 
@@ -98,7 +99,7 @@ class Remark:
     words: str
     """The officer's own text."""
     recalled: str = ""
-    """Subject of a recall."""
+    """For a recall, the recalled content, such as a document or a source; otherwise empty."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Missing:
 
 @dataclass(frozen=True)
 class NextStep:
-    """The transition that would advance the adapter. If nothing is missing, the next approval makes it."""
+    """The transition that would advance the adapter. If no condition is missing, the next approval makes this
+    transition."""
 
     transition: str
     after: State
@@ -143,7 +145,7 @@ class AdapterView:
     issues: tuple[Remark, ...]
     recalls: tuple[Remark, ...]
     due: Due | None
-    """Next review. None if a newer adapter of the line replaced this one, or if it has reached a final state."""
+    """The adapter's next review. None if the line has a newer adapter, or if this adapter has reached a final state."""
     next_step: NextStep | None
     """Next transition, or None."""
     entries: int
@@ -177,7 +179,7 @@ def lineage_svg(
     Args:
         answer: text at the top, above the adapter.
         label: text for screen readers.
-        links: id of a node -> URL of its page.
+        links: mapping of a node's id to the URL of the node's page.
     """
     rows, ways = _rows(nodes)
     widest = max(map(_width, rows))
@@ -212,7 +214,7 @@ def lineage_svg(
 
 
 def _width(row: Sequence[str]) -> int:
-    """Return the width of a row of boxes and passages. A passage's name begins with `|`."""
+    """Return the width of a row of boxes and passages. A passage is a gap for an edge; its name begins with `|`."""
     return sum(GAP // 2 if item.startswith("|") else BOX_WIDTH for item in row) + (len(row) - 1) * GAP
 
 
@@ -244,8 +246,8 @@ def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
-    """Return node id -> row. A node is below every node that it is an input of, and as near as possible to its own
-    inputs."""
+    """Return a mapping of node id to row. The row of a node is below the rows of all nodes that have it as an input,
+    and as near as possible to the rows of its own inputs."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
     for _ in nodes:  # the graph has no cycles, so this many rounds are enough
@@ -259,8 +261,7 @@ def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
 
 
 def _line(way: Sequence[Point]) -> Markup:
-    """Draw an edge from one box to another. The edge runs straight down through passages and bends only between
-    rows."""
+    """Draw an edge between two boxes. The edge runs straight down through passages, and bends only between rows."""
     (x, y), *_ = way
     drawn = [f"M{x} {y + BOX_HEIGHT}"]
     for (above_x, above_y), (to_x, to_y) in pairwise(way):

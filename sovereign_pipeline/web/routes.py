@@ -238,7 +238,7 @@ def _html(request: Request, content: str, status: int = 200) -> Response:
 
 
 def _language(request: Request) -> Language:
-    """Return the language in the URL, or else the one chosen on the review page."""
+    """Return the language in the URL. If the URL has none, return the language that was chosen on the review page."""
     asked = request.query_params.get(LANGUAGE_COOKIE)
     if asked is not None:
         return "ar" if asked == "ar" else "en"
