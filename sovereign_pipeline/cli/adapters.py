@@ -75,7 +75,7 @@ StrictSources = Annotated[
 TrustRoot = Annotated[
     str | None,
     typer.Option(
-        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, and write nothing."
+        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from this value, write nothing."
     ),
 ]
 

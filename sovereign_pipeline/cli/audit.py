@@ -81,16 +81,16 @@ EXPORTED = "log exported"
 def audit_verify(
     home: Home,
     kept: Annotated[
-        Path | None, typer.Option("--export", help="An earlier export that the log must still contain.")
+        Path | None, typer.Option("--export", help="An earlier export, whose entries the ledger must still contain.")
     ] = None,
     policy: PolicyFile = None,
 ) -> Result:
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
     Also compares every review with its signed acts, and the local trust root with the logged one. Lists officers' acts
-    that do not count, because the key was already revoked at the act's entry. Exits with status 1 if an entry is
-    missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older, unrelated or
-    not logged, or if the database has rows without an entry. The message names each difference.
+    that do not count, because the officer's key was already revoked when the act was logged. Exits with status 1 if an
+    entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older,
+    unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
     from sovereign_pipeline.review.closing import examine_all
 
@@ -312,7 +312,7 @@ def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new 
     export is logged.
 
     Store both files elsewhere: `audit verify --export` then detects that the ledger was truncated. The machine that
-    decrypts transcripts also needs them, to verify the transcripts.
+    decrypts transcripts also needs both files, to verify the transcripts.
     """
     if file.exists():
         raise InputError(f"{file}: the file exists already.", "Choose a new file.")
@@ -329,8 +329,8 @@ def audit_trust_root(
 ) -> None:
     """Accept the trust root in data/trust in place of the logged trust root. The act is logged.
 
-    Until then, every command rejects a trust root whose first root differs from the logged one. The new trust root does
-    not verify the signatures that officers made under the old one.
+    Until then, every command rejects a trust root whose first root differs from the logged first root. Signatures that
+    officers made under the old trust root do not verify under the new one.
     """
     with open_registry(home.settings, under_any_trust=True).writing() as session:
         replace_trust(session, home.settings, sha256.lower())

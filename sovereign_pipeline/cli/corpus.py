@@ -345,7 +345,7 @@ def _look_at_database(
             query, others = tables[found[0]], [each for each in tables if each != found[0]]
         facts = facts_of(query)
         if facts is None:
-            raise InputError("The statement in --query returned no rows.", "Correct it.")
+            raise InputError("The statement in --query returned no rows.", "Correct the statement.")
         of_kind = {"kind": "database", "url_from": url_from, "query": query}
         drafted = suggest(facts, _named_path(kept, settings), named, institution, suites, prompts, answers, of_kind)
         if is_written:

@@ -184,8 +184,8 @@ def backup_restore(
     """Restore a backup to the directories and databases in SOVEREIGN_HOME and the other variables, which must be empty.
     The restore is logged.
 
-    Later checkpoints on this machine show which ledger entries the backup lacks. If their number differs from --loses,
-    exits with status 1 and names them.
+    Later checkpoints on this machine show which ledger entries the backup lacks. If the number of these entries differs
+    from --loses, exits with status 1 and names the entries.
     """
     done = restore(home.settings, folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses)
     print_done(f"restored the backup of {done.description.created}: {done.artifacts} artifacts verified")
@@ -226,8 +226,8 @@ def _databases() -> None:
 def databases_move(home: Home) -> None:
     """Move registry, MLflow and Dagster from files in SOVEREIGN_HOME to empty PostgreSQL databases.
 
-    Moves those whose URL is set: SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL, SOVEREIGN_DAGSTER_URL. Verifies the
-    registry in its new database. The old files are renamed to end in `.moved`.
+    Moves each database whose URL is set: SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL, SOVEREIGN_DAGSTER_URL. Verifies
+    the registry in its new database. The old files are renamed to end in `.moved`.
     """
     from sovereign_pipeline.dagster.moving import move
 
@@ -250,15 +250,17 @@ bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, v
 Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
 Base = Annotated[
     list[Path],
-    typer.Option("--base", help="For a delta: folder of its base bundle, then of that one's base, and so on."),
+    typer.Option("--base", help="For a delta: folder of its base, then folder of that bundle's base, and so on."),
 ]
 TrustRoot = Annotated[
     str | None,
-    typer.Option("--trust-root", metavar="SHA256", help="SHA-256 of the first root; default: the one in data/trust."),
+    typer.Option(
+        "--trust-root", metavar="SHA256", help="SHA-256 of the first root; default: of the first root in data/trust."
+    ),
 ]
 NewerThan = Annotated[
     Path | None,
-    typer.Option("--newer-than", metavar="INDEX", help="Reject a bundle not newer than the bundle of this index.json."),
+    typer.Option("--newer-than", metavar="INDEX", help="Reject a bundle that is not newer than this index.json."),
 ]
 NO_BASES: list[Path] = []
 

@@ -261,7 +261,7 @@ def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple
         return Sft.model_validate(sft), Preference.model_validate({"method": method, **hyper})
     except ValidationError as error:
         said = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
-        raise InputError(f"These options are not a valid recipe: {said}.", "Correct them.") from None
+        raise InputError(f"These options are not a valid recipe: {said}.", "Correct these options.") from None
 
 
 def _gib(count: int) -> str:

@@ -123,7 +123,7 @@ def adapters_rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Adapter to roll back to. Default: withdraw the staged adapter, or else return to the previous one."
+            help="Adapter to roll back to. Default: withdraw the staged adapter; if none, return to the previous one."
         ),
     ] = None,
     *,
@@ -272,7 +272,7 @@ def adapters_request(
     If the institution's rules require no further approval, the change is made immediately.
     """
     if urgent and transition != "promote":
-        raise InputError(f"--urgent needs promote, not {transition}.", "Leave it out.")
+        raise InputError(f"--urgent needs promote, not {transition}.", "Leave --urgent out.")
     _request(home, adapter_id, URGENT if urgent else transition, reason, key)
 
 
@@ -436,7 +436,7 @@ def adapters_production(
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A UTC date or time, such as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
-    """Show which adapter answers for a line in production, now or at an earlier time. A date means the end of that day.
+    """Show which adapter in production answers for a line, now or at an earlier time. A date means the end of that day.
 
     While a recall applies to the adapter in production, no adapter answers.
     """
@@ -593,7 +593,7 @@ def recall_ask(
 
     question = Question(document, source, dataset, base_model)
     if yes and not opens:
-        raise InputError("--yes needs --open.", "Leave it out.")
+        raise InputError("--yes needs --open.", "Leave --yes out, or add --open.")
     if opens != (reason is not None) or (not opens and key.are_given):
         raise InputError("--open, --reason and a key must be given together.", "Give all three or none.")
     answer = ask(home.registry, question)

@@ -73,8 +73,8 @@ def tokens_add(
     per_minute: Annotated[
         int | None, typer.Option(help="Maximum requests per minute; default: as in `serving.limits`.", min=1)
     ] = None,
-    user_concurrent: Annotated[int | None, typer.Option(help="--concurrent for each person.", min=1)] = None,
-    user_per_minute: Annotated[int | None, typer.Option(help="--per-minute for each person.", min=1)] = None,
+    user_concurrent: Annotated[int | None, typer.Option(help="Like --concurrent, but for each person.", min=1)] = None,
+    user_per_minute: Annotated[int | None, typer.Option(help="Like --per-minute, but for each person.", min=1)] = None,
     days: Annotated[int, typer.Option(help="Days until the token expires.", min=1, max=LONGEST_DAYS)] = 90,
 ) -> Result:
     """Create a token and print it once. Only its SHA-256 is stored."""

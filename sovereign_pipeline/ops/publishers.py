@@ -199,7 +199,8 @@ class CertifiedIdentity(RecipeModel):
     """The identity that a publisher's sigstore certificate must have."""
 
     issuer: Annotated[str, Field(min_length=1, examples=["https://token.actions.githubusercontent.com"])]
-    """OIDC issuer in the certificate, which authenticated the publisher to sigstore. It is compared exactly."""
+    """OIDC issuer that authenticated the publisher to sigstore, as the certificate states it. It is compared
+    exactly."""
 
     identity: Annotated[str, Field(min_length=1)]
     """Subject of the certificate: an email address, or a workflow with its tag. It is compared exactly."""
@@ -279,8 +280,8 @@ SUFFIX, MODEL = ".sigstore.json", "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""The only type of statement that is accepted as a signature over a file. In it, a builder states that it built the
-file."""
+"""The only type of statement (SLSA provenance) that is accepted as a signature over a file. In such a statement, a
+builder states that it built the file."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     if not files:
         raise InputError(
             f"{directory}: there are no transcripts of line '{line[:60]}'.",
-            "Give the directory that was copied, and a line that has a folder in it.",
+            "Give the copy of the directory `transcripts`, and a line that has a folder in it.",
         )
     found: dict[str, Transcript | Rating] = {}
     spoilt = foreign = twice = 0

@@ -139,8 +139,8 @@ def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[
 
 
 def line_view(registry: Registry, reader: Reader, line: str, today: datetime.date) -> LineView | None:
-    """Return a line's adapters, or None if the line has no adapters or the reader may not see it. Raises IntegrityError
-    that names the changed record."""
+    """Return a line's adapters, or None if the line has no adapters or the reader may not see the line. Raises
+    IntegrityError that names the changed record."""
     brief = adapters_in_brief(registry, line) if reader.reads_line(line) else []
     if not brief:
         return None

@@ -244,7 +244,8 @@ def _assert_done_here(digest: str, content: bytes) -> None:
 
 
 def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
-    """Raise EngineRefused if the file's tensors are not those of the loaded adapter. PEFT skips unmatched tensors."""
+    """Raise EngineRefused unless the tensors in the file are exactly those of the loaded adapter. PEFT skips tensors
+    that match no module without an error."""
     placed = get_peft_model_state_dict(model, adapter_name=digest, save_embedding_layers=False)
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -105,7 +105,7 @@ class VllmServer(Process):
         return f"{self._salt}:{group}"
 
     async def use(self, names: Iterable[str]) -> None:
-        """Send one request to each adapter, because vLLM evicts the least recently used adapter."""
+        """Send one request to each named adapter, so that vLLM does not evict it as the least recently used."""
         one_token = {"prompt": [0], "max_tokens": 1, "temperature": 0}
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
 
@@ -180,7 +180,9 @@ class StartedVllm(VllmServer):
         try:
             server = cls(HeldDirectory.make(), template_sha256)
         except OSError as error:
-            raise EngineLost(f"No directory for vLLM can be made: {error.strerror}.", "Correct TMPDIR.") from None
+            raise EngineLost(
+                f"No directory for vLLM can be made: {error.strerror}.", "Set TMPDIR to a writable directory."
+            ) from None
         try:
             await server._start(base, context, settings)
             async with asyncio.timeout(settings.start_seconds):
@@ -232,7 +234,9 @@ class StartedVllm(VllmServer):
     async def _wait_until_ready(self) -> None:
         while not await self._is_healthy():
             if self.is_gone:
-                raise EngineRefused(f"vLLM ended before it was ready: {self._why()}", "Correct serving.vllm.")
+                raise EngineRefused(
+                    f"vLLM ended before it was ready: {self._why()}", "Correct serving.vllm in institution.yaml."
+                )
             await asyncio.sleep(0.25)
         await self._warm_up(self._base_name)
         self._printed = deque(maxlen=0)  # from here on, the server may print callers' texts
@@ -455,7 +459,7 @@ class ReachedVllm(VllmServer):
     async def _models(self) -> list[Any]:
         listed = (await self._get(MODELS)).get("data")
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-            raise self._refused("it does not list models as vLLM does", "Correct serving.vllm.url.")
+            raise self._refused("it does not list models as vLLM does", "Set serving.vllm.url to a vLLM server.")
         return listed
 
     async def _get(self, path: str) -> dict[str, Any]:
@@ -470,7 +474,7 @@ class ReachedVllm(VllmServer):
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self._refused(f"it does not answer {path} as vLLM does", "Correct serving.vllm.url.")
+            raise self._refused(f"it does not answer {path} as vLLM does", "Set serving.vllm.url to a vLLM server.")
         return found
 
     def _refused(self, why: str, hint: str) -> EngineRefused:

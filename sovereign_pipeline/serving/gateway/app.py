@@ -448,7 +448,8 @@ async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class EventStream(Response):
-    """An answer as server-sent events. An error before the first piece is an ordinary error response."""
+    """Streams an answer as server-sent events. If an error occurs before the first piece, the caller gets an ordinary
+    error response."""
 
     def __init__(self, handler: RequestHandler, choices: Sequence[RoutedRequest]) -> None:
         self._handler, self._choices = handler, choices

@@ -339,7 +339,8 @@ class Callers:
         self._roles = roles or {}
 
     def of(self, scope: Scope) -> Caller:
-        """Return the sender. Raises Refusal (401) if there is none, and IntegrityError for an invalid token file."""
+        """Return the sender of a request. Raises Refusal (401) if the request has no known sender, and IntegrityError
+        for an invalid token file."""
         caller = self.named(scope) or self._of_token(scope)
         headers = {grant.front_end.user_header or "" for grant in caller.grants} - {""}
         sent = {header: _sent_once(scope, header) for header in headers}

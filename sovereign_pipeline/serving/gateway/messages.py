@@ -303,11 +303,12 @@ REFUSALS: Mapping[str, tuple[int, str, dict[str, Any]]] = {
     "answer_timeout": (504, "The answer took too long and was aborted.", {}),
     "internal_error": (500, "The gateway failed to answer. Tell the administrator.", {}),
 }
-"""Code -> status, message and options of `Refusal`. The page that shows them translates the messages."""
+"""Mapping of code to the status, message and options of a `Refusal`. A page that shows an error translates its
+message."""
 
 
 def refused(code: str) -> Refusal:
-    """Return the error with this code of `REFUSALS`."""
+    """Return the error that `REFUSALS` defines for this code."""
     status, message, options = REFUSALS[code]
     return Refusal(status, message, code, **options)
 

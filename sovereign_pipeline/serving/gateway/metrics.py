@@ -109,11 +109,11 @@ class Metrics:
         self._tokens.labels(line, adapter, "answer").inc(answer)
 
     def said(self, line: str, adapter: str, feedback: Feedback) -> None:
-        """Count feedback. Every label is from a fixed list."""
+        """Count feedback. All label values are from fixed lists."""
         self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
 
     def found(self, line: str, adapter: str, where: Literal["request", "answer"], found: Mapping[Kind, int]) -> None:
-        """Count personal data. Every label is from a fixed list."""
+        """Count personal data. All label values are from fixed lists."""
         for kind, count in found.items():
             self._personal_data.labels(line, adapter, where, kind).inc(count)
 

@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 ANSWERED = "hour of answers"
 HOUR = "%Y-%m-%dT%H"
 STILL_WRITTEN = datetime.timedelta(minutes=2)
-"""Time after an hour's end during which another process may still write into its file."""
+"""Time after an hour's end during which another process may still write into the hour's file."""
 ENTERED = ".entered"
 """Suffix of an hour's file that is in the ledger."""
 
@@ -283,8 +283,8 @@ class FeedbackStore:
         self._added = 0
 
     def remember(self, id: str, caller: Caller, line: str, adapter: str, choice: Choice | None) -> None:
-        """Store who gets an answer, before any of it is sent. If the disk fails, the answer cannot be rated, and the
-        failure is logged once."""
+        """Store which caller gets an answer, before any part of the answer is sent. If the disk fails, the answer
+        cannot be rated, and the failure is logged once."""
         values = (
             answer_digest(id, caller),
             self._clock(),
