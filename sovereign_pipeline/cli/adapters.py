@@ -170,8 +170,8 @@ def adapters_show(
     """Show an adapter with its datasets, gates and evaluation. --json prints every fact and digest.
 
     With --html, write a page instead: the lineage from an answer to source documents, a command to check each digest,
-    waivers, and a time line of states and approvals. The page contains no document text. It is classified like the
-    adapter.
+    waivers, and a time line of states and approvals. The page contains no document text, and has the adapter's
+    classification level.
     """
     if arabic and html is None:
         raise InputError("--arabic needs --html.", "Add --html FILE.")
@@ -294,7 +294,7 @@ def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str |
     """Add recalls, known issues, and the dates of an urgent promotion and of a purge to rows of adapters.
 
     Args:
-        adapter_id: the adapter of the only row. Acts about other adapters are then not verified.
+        adapter_id: the adapter of the only row. If given, acts about other adapters are not verified.
     """
     with registry.reading() as session:
         if adapter_id is None:
@@ -445,7 +445,7 @@ def datasets_show(home: Home, digest: DatasetDigest) -> Result:
 
 
 def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
-    """Print a dataset's digest, the path of its data card, and the findings that warn."""
+    """Print a dataset's digest, the path of its data card, and the findings that are warnings."""
     from sovereign_pipeline.dataset.card import DatasetCard
     from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 

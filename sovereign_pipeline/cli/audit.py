@@ -87,10 +87,10 @@ def audit_verify(
 ) -> Result:
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
-    Also compares every review with its signed acts, and the local trust root with the logged one. Lists officers' acts
-    that do not count, because the officer's key was already revoked when the act was logged. Exits with status 1 if an
-    entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older,
-    unrelated or not logged, or if the database has rows without an entry. The message names each difference.
+    Also compares every review with its signed acts, and the local trust root with the logged trust root. Lists
+    officers' acts that do not count, because the officer's key was already revoked when the act was logged. Exits with
+    status 1 if an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root
+    is older, unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
     from sovereign_pipeline.review.closing import examine_all
 
@@ -248,7 +248,7 @@ def audit_check_proof(
         Path | None, typer.Option("--policy", help="Witness policy for the checkpoint (c2sp.org/tlog-policy).")
     ] = None,
 ) -> Result:
-    """Verify a proof that `audit prove` wrote, and print its entry. Needs only the log's public key, no registry."""
+    """Verify a proof that `audit prove` wrote, and print its entry. Needs the log's public key, but no registry."""
     proven = check(_text(file), parse_verifier(log))
     cosigned: dict[str, int] = {}
     if policy is not None:

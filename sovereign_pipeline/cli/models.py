@@ -149,9 +149,10 @@ def size(
         typer.Option(min=1, max=LARGEST, help="Power of a card, to estimate energy; default: as in institution.yaml."),
     ] = None,
 ) -> Result:
-    """Estimate the memory, hours, operations and energy that a training run needs on each graphics card, without
-    loading the model. A model directory needs only its config.json. The options mean the same as the recipe's keys. If
-    institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card
+    """Estimate the memory, hours, operations and energy that a training run needs on each graphics card.
+
+    The model is not loaded; a model directory needs only its config.json. The options mean the same as the recipe's
+    keys. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card
     finishes in a day.
     """
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16

@@ -54,8 +54,8 @@ def create(
 
     Args:
         project: the checkout of the release.
-        since: index of an earlier bundle. If given, the new bundle is a delta to that bundle. signatures: folder of
-            publishers' signatures.
+        since: index of an earlier bundle. If given, the new bundle is a delta to that bundle.
+        signatures: folder of publishers' signatures.
     """
     trust = trust_root(settings)
     source = release(project)

@@ -36,7 +36,7 @@ class Act:
     """A type of signed act, such as adding a known issue."""
 
     action: str
-    """Action in the ledger entries of such acts."""
+    """Action in the ledger entries about acts of this type."""
     may: str
     """Permission that the trust root must give the officer."""
     predicate_type: str
@@ -66,7 +66,8 @@ def enter_act(
     """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError if the trust
     root does not permit the officer this act at the level of every adapter.
 
-    Args: further: more rows to add, which refer to the act's row.
+    Args:
+        further: more rows to add, which refer to the act's row.
     """
     trust = officers.trust_root(settings)
     about = _about(session, acted.adapters)

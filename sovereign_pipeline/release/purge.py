@@ -178,8 +178,9 @@ def _assert_ended(session: Session, adapter: Adapter) -> catalog.State:
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
     """Return a mapping of artifact to the id of an adapter that needs the artifact. Retired, rejected and recalled
-    adapters need none. The inputs are read from the artifacts' signed manifests, because the registry's rows could be
-    wrong.
+    adapters are ignored.
+
+    The inputs are read from the artifacts' own manifests, which the registry cannot misstate.
     """
     state = catalog.states(session)
     living = [
@@ -214,7 +215,7 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[c
     if named:
         raise ConflictError(
             f"The base model {and_more(named)} has the weights of {adapter_id}.",
-            "Remove its card first, or keep the weights.",
+            "Remove the base model's card first, or keep the weights.",
         )
 
 
@@ -238,7 +239,8 @@ def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
 
 
 def _remove(store: ArtifactStore, file: catalog.PurgedFile) -> int:
-    """Remove a file if it exists, and its directory if that becomes empty. Returns the number of bytes removed."""
+    """Remove a file if it exists, and its directory if the directory becomes empty. Returns the number of bytes
+    removed."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
         raise IntegrityError(f"{store.path_of(file.artifact)}: the manifest does not list a file in the purge.")

@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data that an adapter was trained on, from its registration's ledger entry."""
+    """The data that an adapter was trained on, as stated in the ledger entry of the adapter's registration."""
 
     datasets: Mapping[str, Mapping[str, Any]]
     """Mapping of a dataset's digest to `directly` and `contents`. `directly` is False if only a parent adapter or the
@@ -378,7 +378,8 @@ def _is_of_revoked_key(change: AuditEntry, settings: Settings) -> bool:
 
 
 ENTERED_LATE = datetime.timedelta(seconds=5)
-"""Longest usual delay between an act and its entry. After a longer delay, the registry was down at the act's time."""
+"""Longest usual delay between an act and its ledger entry. A longer delay means that the registry was down at the time
+of the act."""
 _ANSWERS = ("production", "staged", "superseded")
 """States of adapters that a flag may give to users. `superseded` is included, because an officer's rollback changes the
 flag before it makes the transition."""
@@ -386,7 +387,9 @@ flag before it makes the transition."""
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
     """Return the time at which an act took effect. A flag can change while the registry is down; its entry follows.
-    Args: entered: the entry's time in the log's order (`in_order`).
+
+    Args:
+        entered: the entry's time in the log's order (`in_order`).
     """
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
     own = entry.at if own is None else datetime.datetime.fromisoformat(own)

@@ -60,7 +60,7 @@ from sovereign_pipeline.review.closed_reviews import blind_review_stage, reviews
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
 FEWEST_DIGITS = 4
-"""Minimum length of an id prefix that names a request. A shorter one could match another request by accident."""
+"""Minimum length of an id prefix that selects a request. A shorter prefix could match another request by accident."""
 _DIGITS = re.compile(f"[0-9a-f]{{{FEWEST_DIGITS},64}}")
 
 
@@ -198,7 +198,7 @@ def enter_rollback(
 
     Args:
         bundle: the officer's signed request.
-        records: id of each permitted adapter -> SHA-256 of its record's manifest.
+        records: mapping of the id of each permitted adapter to the SHA-256 of its record's manifest.
 
     Returns a message if no transition was made, because another decision came first: a recall of the adapter to
     restore, other rules, or the revocation of the officer's key.

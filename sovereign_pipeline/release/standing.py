@@ -64,7 +64,8 @@ ARROWS: tuple[Arrow, ...] = (
 )
 
 SUPERSEDE = "supersede"
-"""Transition of an adapter that a promotion or rollback replaces. It has no request of its own."""
+"""Name of the transition of the adapter that a promotion or rollback replaces. No officer requests this transition
+separately."""
 
 
 def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
@@ -187,8 +188,8 @@ def open_standings(session: Session, settings: Settings, trust: Trust) -> list[S
 def all_standings(
     session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
-    """Return the status of every request of all lines or of one line, oldest first, and a mapping of line to error. A
-    line whose requests fail verification is in the errors and does not hide other lines."""
+    """Return the status of every request of all lines or of one line, oldest first, and a mapping of line to error. If
+    the requests of a line fail verification, the line is in the mapping, and the other lines are still returned."""
     lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}
@@ -252,7 +253,8 @@ def signed_transitions(
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
-    """Return the adapter that was in production before the current one, or None if a rollback to it is not allowed.
+    """Return the adapter that was in production before the current adapter, or None if a rollback to that adapter is
+    not allowed.
 
     Args:
         rows: the line's transitions, oldest first.

@@ -99,7 +99,7 @@ class Signed:
 
 
 def judgement_files(settings: Settings, line: str, adapter: str | None = None, began: int | None = None) -> list[Path]:
-    """Return the result files of a line, or of one comparison, oldest first."""
+    """Return the paths of the result files of a line, or of one comparison, oldest first."""
     root = settings.home / "serving" / "holds" / line
     name = "*" if adapter is None or began is None else f"{adapter}-{began:08d}"
     found = (path for path in root.glob(f"{name}/*{SUFFIX}") if not path.name.endswith(ACCEPTED_SUFFIX))
@@ -307,7 +307,7 @@ def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapt
         with registry.reading() as session:
             return {"needed": True, "urgent": True, "taken_back": taken_back(session, adapter) is not None}
     raise ConflictError(
-        f"{adapter.id}: its trial allows the promotion, so an urgent one is not needed.", "Request `promote`."
+        f"{adapter.id}: its trial allows the promotion, so an urgent promotion is not needed.", "Request `promote`."
     )
 
 

@@ -1,6 +1,6 @@
 """Decide which adapters may be loaded: verify state, signatures, approvals and every byte.
 
-A rejected adapter is reported with the reason. The other adapters are still returned.
+If an adapter is rejected, the reason is reported, and the other adapters are still returned.
 """
 
 import json
@@ -78,7 +78,7 @@ class FoundAdapters:
     decision: int = 0
     """Sequence number of the newest ledger entry whose subject is not an artifact."""
     rules: str = ""
-    """SHA-256 of the institution's rules, as this gateway has read them."""
+    """SHA-256 of the file with the institution's rules that this gateway has read."""
 
 
 def newest_decision(session: Session) -> int:
@@ -134,7 +134,7 @@ def find_deployable(
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
-    """Sort adapters: those in production first, those kept for a rollback last."""
+    """Sort adapters: adapters in production first, adapters kept for a rollback last."""
     of = [(each.deployable, each) for each in verified]
     return tuple(each for _, each in sorted(of, key=lambda it: (it[0].in_reserve, not it[0].pinned, it[0].adapter)))
 

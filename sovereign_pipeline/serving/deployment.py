@@ -1,7 +1,8 @@
 """Load and unload an engine's adapters so that it has exactly those that the ledger allows.
 
-While the registry is down, the gateway serves the adapters that it verified last. It stops if the checkpoint in the
-home covers a newer ledger entry. If the registry answers but does not verify, nothing is served.
+While the registry is down, the gateway serves the adapters that it verified last. It stops serving them if the
+checkpoint in the home covers a ledger entry that the gateway has not verified. If the registry answers but does not
+verify, nothing is served.
 """
 
 import asyncio
@@ -95,7 +96,7 @@ class FingerprintStore:
         if problem is not None:
             raise EngineRefused(
                 f"{name} cannot be distinguished from its base model: {problem}.",
-                "Train it longer or on other rows, so that the gateway can check that an engine uses it.",
+                "Train it longer or on other rows, so that the gateway can check that an engine uses the adapter.",
             )
         return fingerprint
 
@@ -383,7 +384,8 @@ def _in_production_and_all(held: Sequence[VerifiedAdapter]) -> tuple[int, int]:
 
 
 class Deployment:
-    """A loop that keeps one engine's adapters equal to what the ledger allows."""
+    """A loop that loads and unloads the engine's adapters, so that it has exactly the adapters that the ledger
+    allows."""
 
     def __init__(
         self,

@@ -32,9 +32,9 @@ TOP = 5
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
-"""Allowed difference of log-probabilities in nats: the largest one in float32, the mean in bfloat16, where rounding
-changes single values by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another adapter
-of the line differed by 0.6, and the same adapter at 0.9 of its scale by 0.34."""
+"""Allowed difference of log-probabilities in nats: the largest difference in float32, the mean difference in bfloat16,
+where rounding changes single values by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16.
+Another adapter of the line differed by 0.6, and the same adapter at 0.9 of its scale by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
 """Smallest difference, in nats, by which an adapter and its base model can be distinguished."""
 
@@ -115,8 +115,8 @@ def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> st
 def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
     """Describe how an engine's values differ from the expected ones; None if it reproduces them.
 
-    measured: the engine's values after the expected tokens. Their `tokens` are the engine's own greedy tokens, which
-    are compared in float32 only.
+    measured: the engine's values after the expected tokens. The `tokens` of these marks are the engine's own greedy
+        tokens, which are compared in float32 only.
     """
     tolerance = TOLERANCE[precision]
     pairs = list(zip(expected.marks, measured, strict=True))

@@ -32,13 +32,14 @@ class FlagMark(Frozen):
     sha256: Digest
 
     def is_older_than(self, other: "FlagMark") -> bool:
-        """Return True if this change is older than the other change, or if the two have the same number but differ."""
+        """Return True if this change is older than the other change, or if both have the same number but differ."""
         return self.sequence < other.sequence or (self.sequence == other.sequence and self.sha256 != other.sha256)
 
 
 class _Marks(Frozen):
     root_sha256: Digest | None = None
-    """SHA-256 of the trust root's first version. If another root appears, the ledger decides whether it is valid."""
+    """SHA-256 of the trust root's first version. If another first root appears, it is valid only if the ledger confirms
+    it."""
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})
@@ -49,7 +50,8 @@ class _Marks(Frozen):
 
 
 class HighWaterMarks:
-    """The newest versions that the gateways of one directory have accepted. Older versions are rejected."""
+    """The newest versions of trust root, flags and ledger that the gateways with this directory have accepted. Older
+    versions are rejected."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -126,7 +128,7 @@ def serving_directory(settings: Settings) -> Path:
     if directory.stat().st_mode & 0o077:
         raise InputError(
             f"{directory}: other accounts can enter this directory, which contains the gateway's tokens.",
-            f"Close it: chmod 700 {directory}",
+            f"Close the directory: chmod 700 {directory}",
         )
     return directory
 

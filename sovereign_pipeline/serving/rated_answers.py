@@ -320,7 +320,7 @@ def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, s
 
 
 def _changed(message: Message, change: Callable[[str], str]) -> Message:
-    """Return a message with `change` applied to its texts, also to those within JSON."""
+    """Return a message with the function `change` applied to all its texts, including texts within JSON."""
     content = message.content
     if is_json(content):
         content = json.dumps(in_texts(json.loads(content), change), ensure_ascii=False)

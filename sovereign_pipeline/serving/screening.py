@@ -1,7 +1,7 @@
 """Report, replace or stop personal data in one request and its streamed answer.
 
-Streaming delay: the last 120 characters of an answer are buffered. Every 60 characters they are searched, together with
-up to 600 characters before them, so that an identifier split across pieces is found.
+Streaming delay: the last 120 characters of an answer are buffered. After every 60 new characters, the buffer is
+searched together with up to 600 characters before it, so that an identifier split across pieces is found.
 """
 
 import json
@@ -81,7 +81,7 @@ class Placeholders:
                 self._last[kind] = max(self._last.get(kind, 0), int(number))
 
     def of(self, kind: Kind, value: str) -> str:
-        """Return the placeholder of a value; equal values get the same one."""
+        """Return the placeholder of a value. Equal values get the same placeholder."""
         if (kind, value) not in self._given:
             self._last[kind] = self._last.get(kind, 0) + 1
             self._given[kind, value] = f"{kind}_{self._last[kind]}"
@@ -336,12 +336,12 @@ class Screen:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the caller gets no more text, even if the engine still generates."""
+        """Return True if the caller gets no more text, even if the engine still generates."""
         return self.is_stopped or self.is_at_stop_text
 
     @property
     def originals(self) -> dict[str, str]:
-        """Return the request's placeholders: placeholder -> text that the caller wrote there."""
+        """Return a mapping of each placeholder in the request to the text that the caller wrote there."""
         return dict(self._placeholders.originals)
 
     def _pass(self, text: str) -> str:
@@ -450,7 +450,7 @@ def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
 
 
 def in_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with `change` applied to all its strings, including keys."""
+    """Return a JSON value with the function `change` applied to all its strings, including keys."""
     if isinstance(value, Mapping):
         return {change(key): in_texts(each, change) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """Store encrypted transcripts: sealed records of answers and ratings, in hourly files.
 
 Example of a path: `SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has only the public key,
-so it can write records but not read them. While a record cannot be written, the gateway answers no request to its line.
+so it can write records but not read them. While a record cannot be written, the gateway answers no request to the
+record's line.
 """
 
 import base64
@@ -143,7 +144,7 @@ class TranscriptFiles:
         return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:
-        """Retry a line's unwritten records, and return whether all are written."""
+        """Retry a line's unwritten records. Return True if all are written now."""
         missed = self._missed.get(line, [])
         while missed:
             try:
@@ -222,6 +223,6 @@ def transcript_files(settings: Settings, institution: Institution) -> Transcript
     if fingerprint_of(recipient) != serving.transcripts_key:
         raise PrivacyError(
             f"{settings.transcripts_public_key}: the key's fingerprint is not the one in serving.transcripts_key.",
-            "Find out who put it there, and copy the public key from the machine that decrypts transcripts.",
+            "Find out who put this key there, and copy the public key from the machine that decrypts transcripts.",
         )
     return TranscriptFiles(directory, recipient, rules)

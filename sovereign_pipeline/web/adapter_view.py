@@ -218,8 +218,8 @@ def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
-    """Run a check and return its failure. IntegrityError is not caught, because a page must not show a changed
-    record."""
+    """Run a check and return its failure, or None if it passes. IntegrityError is not caught, because a page must not
+    show a changed record."""
     try:
         asserted()
     except IntegrityError:
@@ -263,8 +263,8 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
 
 
 def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
-    """Return why a request would be rejected even with enough approvals. Names no other adapter, because the reader may
-    not be permitted to see that adapter."""
+    """Return the reason why a request would be rejected even with enough approvals; None if there is none. Names no
+    other adapter, because the reader may not be permitted to see that adapter."""
     with registry.reading() as session:
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)

@@ -74,7 +74,7 @@ class LineInBrief:
 
     @property
     def waits(self) -> bool:
-        """Return whether the line needs an officer's decision."""
+        """Return True if the line needs an officer's decision."""
         return bool(self.requests or self.recalled or (self.due is not None and self.due.state != "not due"))
 
 

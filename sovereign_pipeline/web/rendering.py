@@ -221,7 +221,7 @@ def _width(row: Sequence[str]) -> int:
 def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
     """Return the diagram's rows from top to bottom, and the route of each edge through the rows.
 
-    An edge to a box several rows below passes each row in between through a passage beside its boxes, so that no edge
+    An edge to a box several rows below passes the rows in between through passages beside their boxes, so that no edge
     runs behind a box. Each row is sorted by the mean position of the connected boxes above.
     """
     depth = {ANSWER: 0, **{id: 1 + row for id, row in _depths(nodes).items()}}
@@ -349,8 +349,8 @@ def _adapter(
 
 def document_page(manifest: Manifest, name: str, content: str) -> str:
     """Render a report or card of an artifact, with the classification level above and the digest, version and date
-    below. Level, digest, version and date are added on display, because a file cannot contain its own artifact's
-    digest."""
+    below. These four facts are added when the page is displayed, because a file cannot contain the digest of its own
+    artifact."""
     if name.endswith(".md"):
         body = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
         body = body.replace("<th></th>", "<td></td>").replace("<table>", f"{_SCROLLED}<table>")

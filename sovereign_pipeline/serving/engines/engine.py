@@ -40,7 +40,7 @@ class Deployable:
     """Digest over the files of the adapter's base model. An engine with another base model rejects the adapter. If
     empty, the digests are not compared."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """File name -> SHA-256, from the artifact's manifest. The loaded bytes must match."""
+    """Mapping of file name to SHA-256, from the artifact's manifest. The loaded bytes must match."""
     pinned: bool = False
     """True if its weights are never evicted, as for an adapter in production."""
     in_reserve: bool = False
@@ -153,8 +153,10 @@ class Engine(Protocol):
     """An engine: one base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Load an adapter in addition to the loaded adapters. Raises EngineLost. Raises EngineRefused if the adapter
-        does not fit the base model, if its files have changed, or if the engine does not reproduce its fingerprint.
+        """Load an adapter in addition to the loaded adapters.
+
+        Raises EngineLost. Raises EngineRefused if the adapter does not fit the base model, if its files have changed,
+        or if the engine does not reproduce its fingerprint.
         """
 
     async def unload(self, digest: str) -> None:
@@ -171,7 +173,7 @@ class Engine(Protocol):
         calls."""
 
     async def is_well(self) -> bool:
-        """Return whether the engine computes. Returns within two seconds, even if the engine hangs."""
+        """Return True if the engine computes. Returns within two seconds, even if the engine hangs."""
 
     async def close(self) -> None:
         """Stop, and free the memory. Running requests raise EngineLost."""

@@ -157,7 +157,7 @@ class AnswerRow:
         self._link.send({"op": "lost", "id": self.number, "message": reason})
 
     def _send(self, text: str, finish: str | None) -> bool:
-        """Send text to the parent. Returns whether another token is needed."""
+        """Send text to the parent. Returns True if the answer needs another token."""
         if text or finish is not None:
             piece = {"text": text, "tokens": self._unsent, "finish": finish, "logprobs": self._logprobs}
             self._link.send({"op": "piece", "id": self.number, **piece})
@@ -200,7 +200,7 @@ class Worker:
             self.model.remove_left(self._needed)
 
     def _gather(self) -> None:
-        """Wait briefly for more requests, so that they start as one batch."""
+        """Wait briefly for more requests, so that all waiting requests start as one batch."""
         until = time.monotonic() + self._gather_seconds
         while self._answers and (left := until - time.monotonic()) > 0:
             self._do(self._link.receive(left))

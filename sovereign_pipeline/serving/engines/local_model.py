@@ -82,7 +82,7 @@ class Rows:
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
     """Return log-probabilities with the adapter and without it: shape [2, len(tokens) + 1, vocabulary size].
 
-    Both are rows of one batch, like answers of different adapters. The last position follows the last token.
+    Both are computed as rows of one batch, like answers of different adapters. The last position follows the last token.
     """
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
@@ -96,7 +96,7 @@ def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tok
 
 
 class Matcher:
-    """The state of one answer in its grammar, which determines the allowed next tokens."""
+    """The state of one answer in its grammar. The state determines which tokens may come next."""
 
     def __init__(self, vocabulary: Any, grammar: str) -> None:
         from llguidance import LLMatcher
@@ -222,8 +222,8 @@ class Model:
 
 
 def _with_room_for_adapters(model: Any) -> Any:
-    """Wrap the base model with one unused adapter. PEFT always needs an adapter, even before the first is loaded and
-    after the last is evicted."""
+    """Wrap the base model with one unused adapter. PEFT always needs an adapter, even before the first adapter is
+    loaded and after the last one is evicted."""
     linear = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     config = LoraConfig(r=1, target_modules=[linear], task_type="CAUSAL_LM")
     return get_peft_model(model, config, adapter_name=NO_ONES).eval()

@@ -78,7 +78,7 @@ class Prompts:
         return str(self.tokenizer.decode(ids, skip_special_tokens=not with_marks, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
-        """Return the token ids that end generation: those of the model's configuration, and the end of sequence."""
+        """Return the token ids that end generation: the ids in the model's configuration, and the end of sequence."""
         listed = configured if isinstance(configured, list) else [configured]
         return frozenset(token for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
@@ -107,7 +107,7 @@ class Prompts:
         from the conversation.
 
         Args:
-            characters: number of leading characters of the first user turn that other requests have too.
+            characters: number of leading characters of the first user turn that other requests share.
             ids: the rendered conversation.
         """
         place = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))

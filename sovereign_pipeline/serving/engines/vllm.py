@@ -116,7 +116,8 @@ def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: 
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of an adapter without effect: one pair of the given adapter's tensors, set to zero."""
+    """Return the files of an adapter without effect. It has one pair of tensors of the adapter in `content`, set to
+    zero."""
     import numpy
     from safetensors.numpy import save
 

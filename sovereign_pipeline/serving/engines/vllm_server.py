@@ -442,7 +442,8 @@ class ReachedVllm(VllmServer):
                 await self.unload(name)
 
     async def _strangeness(self) -> str:
-        """Describe how the server's adapters differ from those that this gateway loaded; return "" if they do not."""
+        """Describe how the server's adapters differ from the adapters that this gateway loaded. Return "" if they do
+        not differ."""
         given, needed = dict(self._given), set(self._confirmed)
         held = await self._adapters()
         given |= self._given  # adapters that were loaded meanwhile
@@ -518,8 +519,8 @@ def _shared(directory: Path) -> Path:
 
 
 def _is_open_to_all(path: Path) -> bool:
-    """Return whether accounts outside the group can connect to a socket: they can write it and enter every directory
-    above it."""
+    """Return True if accounts outside the group can connect to a socket: if they can write to the socket and enter
+    every directory above it."""
     try:
         if not path.stat().st_mode & stat.S_IWOTH:
             return False

@@ -72,8 +72,8 @@ class _Row(NamedTuple):
 def overview(
     caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
 ) -> dict[str, Any]:
-    """Return the state of the engines and of every line with an adapter that the caller may see. Counts are those of
-    this gateway since it started."""
+    """Return the state of the engines and of every line with an adapter that the caller may see. All counts are this
+    gateway's counts since it started."""
     flags, behind = sources.flags(), sources.behind()
     in_engine = catalog.engine.loaded()
     loaded = {each.adapter for each in catalog.served() if each.digest in in_engine}
@@ -174,7 +174,7 @@ Name = Literal["chat", "admin"]
 @cache
 def page_of(name: Name) -> tuple[str, Mapping[str, str]]:
     """Build a page and its response headers. Styles, scripts and translations are inline, and the headers permit no
-    others. The page is the same for every caller."""
+    external styles or scripts. The page is the same for every caller."""
     css, scripts = style(HERE / "page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (

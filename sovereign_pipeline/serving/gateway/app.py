@@ -367,8 +367,8 @@ class CallerGone(Exception):
 
 
 def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str]:
-    """Return the headers that state the adapter, its classification level, whether an encrypted transcript is kept, and
-    which parameters of the request had no effect."""
+    """Return the headers that state the adapter, the adapter's classification level, whether an encrypted transcript is
+    kept, and which parameters of the request had no effect."""
     return {
         "X-Sovereign-Adapter": request.adapter.adapter,
         "X-Sovereign-Classification": _in_a_header(request.adapter.classification),

@@ -164,7 +164,9 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     except FileNotFoundError:
         return ()
     if mode & 0o077:
-        raise IntegrityError(f"{path}: other accounts can access the gateway's tokens.", f"Close it: chmod 600 {path}")
+        raise IntegrityError(
+            f"{path}: other accounts can access the gateway's tokens.", f"Close the file: chmod 600 {path}"
+        )
     try:
         return TokenFile.model_validate_json(content).tokens
     except ValidationError:
@@ -267,7 +269,7 @@ class Tokens:
 
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
         """Compare the tokens with the ledger. From now on, reject tokens that the ledger does not confirm. Return a
-        mapping of such a token's id to the reason."""
+        mapping of each rejected token's id to the reason."""
         tokens = self.all()
         refused = refused_by(registry, tokens)
         valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)

@@ -232,7 +232,7 @@ class CallReader:
 
     @property
     def _is_begun(self) -> bool:
-        """Return whether a call has begun. A call without an opening mark can only be at the answer's beginning."""
+        """Return True if a call has begun. A call without an opening mark can begin only at the answer's beginning."""
         return self._mark.is_found
 
     def _passed(self, text: str) -> str:

@@ -199,7 +199,8 @@ def _json(body: bytes | str) -> dict[str, Any]:
 def _read(
     given: Mapping[str, Any], table: Mapping[str, Parameter], path: str, required: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Check an object by its table. Returns the used parameters, and the paths of the ignored ones."""
+    """Check a JSON object against its table of parameters. Returns the used parameters, and the paths of the ignored
+    parameters."""
     used: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in given.items():

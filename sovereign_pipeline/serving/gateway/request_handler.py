@@ -68,7 +68,7 @@ class Visible:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The served adapters, by the model names under which callers may use them."""
+    """Finds the served adapter for a model name that a caller requests."""
 
     engine: Engine
     served: Callable[[], Sequence[Deployable]]
@@ -254,7 +254,7 @@ class RunningAnswer:
 
     @property
     def as_text(self) -> str:
-        """Return the text and the calls that were sent, as one text."""
+        """Return the answer's sent text and sent tool calls as one text."""
         return Message(role="assistant", content="".join(self.texts), tool_calls=tuple(self.calls)).as_text
 
 
@@ -412,7 +412,7 @@ class RequestHandler:
         kind: type[BaseException] | None,
         *_: object,
     ) -> None:
-        """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
+        """Count and journal an answer when it ends. An unfinished answer is counted before the engine aborts it."""
         by_caller = answer.is_at_caller or not limit.timeout.expired()
         # If the answer's grammar becomes too complex, the request counts as cancelled by the caller.
         given_up = kind is not None and (

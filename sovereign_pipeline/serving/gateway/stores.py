@@ -100,7 +100,7 @@ class Journal:
         self.is_whole()
 
     def is_whole(self) -> bool:
-        """Retry unwritten records, and return whether all are written."""
+        """Retry unwritten records. Return True if all are written now."""
         while self._missed:
             try:
                 self._append(self._missed[0])
@@ -306,8 +306,9 @@ class FeedbackStore:
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
-        """Store feedback, replacing earlier feedback. Returns None if this caller got no answer with this id. may_note:
-        function of a line that returns whether the line's transcripts can be written too.
+        """Store feedback, replacing earlier feedback. Returns None if this caller got no answer with this id.
+
+        may_note: function of a line that returns True if the line's transcripts can be written too.
 
         Raises sqlite3.Error or OSError if the feedback cannot be stored.
         """

@@ -160,8 +160,8 @@ def document(flag: Flag) -> bytes:
 
 def _targeting(flag: Flag) -> dict[str, Any]:
     """Build the targeting rule: group members get the staged adapter, and a hash assigns all other users. The staged
-    adapter is last in the list, so that raising its share moves no user away from it. Its id is part of the hash, so
-    that the next staged adapter gets other users."""
+    adapter is last in the list, so that raising its share moves no user away from it. The staged adapter's id is part
+    of the hash, so that the next staged adapter gets other users."""
     others = "production" if flag.production is not None else None
     drawn: Any = others
     if flag.share:

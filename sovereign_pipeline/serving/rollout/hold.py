@@ -274,8 +274,8 @@ class State:
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """Judge the trial of a flag's staged adapter. Returns None if nobody gets the adapter. is_searched: whether the
-    line's answers are searched for personal data. If not, that metric is not compared."""
+    """Judge the trial of a flag's staged adapter. Returns None if nobody gets the adapter. is_searched: True if the
+    line's answers are searched for personal data. If False, that metric is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})

@@ -1,4 +1,4 @@
-"""Decide which flags are in force in a gateway, and choose the adapter of each user by them.
+"""Decide which flags are in force in a gateway, and choose each user's adapter according to these flags.
 
 Changes are compared by number and content, never by time. A change is rejected if it does not verify, if it is older
 than an accepted change, or if it names an adapter that is not loaded yet. The previous change then stays in force, and
