@@ -101,9 +101,9 @@ def sources_take_rated(
     file: Annotated[Path, typer.Argument(help="File of rows from `sovereign-transcripts preferences`.")],
     reason: Annotated[str, typer.Option(help="Reason for training on these answers; it is logged in the ledger.")],
 ) -> Result:
-    """Import rated answers as a source file of a line, log it, and print the section for the recipe.
-
-    The line must permit answers as preferences. An adapter is trained on them only after you add the printed section.
+    """Import rated answers as a source file of a line, log the import, and print the section for the recipe. The line
+    must permit answers as preferences. Adapters are trained on the answers only after you add the printed section to
+    the recipe.
     """
     # loads packages that compare texts
     from sovereign_pipeline.serving.rated_answers import take_rated
@@ -130,9 +130,9 @@ def sources_take_rated(
 
 @sources.command("snapshot")
 def sources_snapshot(home: Home, line: LineName) -> Result:
-    """Run the queries of a line's database sources, and write their rows to the Parquet files that the recipe names.
-
-    The line reads these files; it does not query the database. A changed file makes its artifacts stale.
+    """Run the queries of a line's database sources, and write the resulting rows to the Parquet files that the recipe
+    names. The line reads these files; it does not query the database. If a file changes, the artifacts made from it
+    become stale.
     """
     from sovereign_pipeline.corpus.database import take_snapshot  # loads SQLAlchemy
 
@@ -234,7 +234,7 @@ class _Look:
 
 
 def _drafting(settings: Settings) -> tuple[Institution, list[Path], Path | None]:
-    """Return the institution, its suites and its prompts."""
+    """Return the institution, the paths of its suites, and the path of its prompts if there are any."""
     suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
     prompts = Path("red_team/prompts.jsonl")
     return load_institution(settings.data), suites, prompts if (settings.data / prompts).is_file() else None
@@ -610,13 +610,13 @@ def privacy_train(
 ) -> Result:
     """Train a spaCy model that detects names on the institution's labelled texts, starting from the recipe's model.
 
-    A fifth of the documents is held out to measure the model. The directory gets the model, its card, and a signature
-    by the pipeline's key. Enter the directory and the printed digest of its files into the recipe.
+    A fifth of the documents is held out to measure the model. The directory gets the model, the model's card, and a
+    signature by the pipeline's key. Enter the directory and the printed digest of its files into the recipe.
     """
     recipe = load_line(home.settings.data, line, home.institution)
     parent = None if anew else recipe.privacy.name_models.get(language)
     if parent is not None and not is_spacy_model(parent):
-        raise InputError(f"{parent} is not a spaCy model, so training cannot start from it.", "Add --anew.")
+        raise InputError(f"{parent} is not a spaCy model, so training cannot start from this model.", "Add --anew.")
     if to.exists():
         raise InputError(f"{to}: the path exists already.", "Choose a new directory.")
     missing = next((path for path in on if not path.is_file()), None)

@@ -50,7 +50,7 @@ class Finding:
     found: str
 
     advice: Mapping[str, str] = field(default_factory=dict)
-    """Remedies by their label, such as `Hint`."""
+    """Mapping of a remedy's label, such as `Hint`, to the remedy."""
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -147,7 +147,8 @@ def trainer(institution: Institution) -> Finding:
 
 
 def writable(settings: Settings) -> Finding:
-    """Check that this account can write to every directory, or create a missing one."""
+    """Check that this account can write to every directory of the installation, or create the directory if it is
+    missing."""
     roots = {VARIABLES["home"]: settings.home, **settings.secret_directories}
     refused = [f"{name} ({path})" for name, path in roots.items() if not _may_write(path)]
     copy = settings.ledger_copy
@@ -185,7 +186,7 @@ def _reached(name: str, url: str) -> Finding:
 
 
 EXPIRES_SOON = datetime.timedelta(days=60)
-"""Time before a trust root's expiry at which its holders should renew it."""
+"""Time before a trust root's expiry at which the holders of its keys should renew the trust root."""
 
 
 def trust(settings: Settings) -> Finding:
@@ -212,7 +213,7 @@ def trust(settings: Settings) -> Finding:
 
 
 def vault(settings: Settings, institution: Institution) -> Finding:
-    """Check that the vault has a public key, and that institution.yaml pins it."""
+    """Check that the vault has a public key, and that institution.yaml pins this key."""
     if not settings.vault_public_key.is_file():
         command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
         return wrong("vault key", "no public key", "Create a key pair on an offline machine.", command)

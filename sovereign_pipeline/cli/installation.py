@@ -162,7 +162,8 @@ def backup_create(
 def backup_verify(home: Home, folder: Folder, key: PrivateKey) -> None:
     """Verify a complete backup (signature, every byte, ledger, every artifact) without restoring it.
 
-    A registry from a PostgreSQL server is verified in an empty database: set SOVEREIGN_REGISTRY_URL to its URL.
+    A registry from a PostgreSQL server is restored for this check into an empty database: set SOVEREIGN_REGISTRY_URL to
+    the database's URL.
     """
     checked = check(home.settings, folder, _private_key(key), tell_progress)
     print_done(f"taken {checked.description.created}: {checked.description.files} files")
@@ -301,7 +302,7 @@ def bundle_verify(
 ) -> None:
     """Compare a bundle with its signed digests, and print who signed which files.
 
-    Exits with status 1 and names the file if one is changed, missing or extra.
+    Exits with status 1 if a file is changed, missing or extra, and names the file.
     """
     found = verified(home.settings, folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))

@@ -110,7 +110,7 @@ def lines_check(
     if row is not None and not show_mask:
         raise InputError("--row needs --show-mask.", "Give both, or neither.")
     if as_json and show_mask:
-        raise InputError("--show-mask prints text, so it cannot be combined with --json.", "Leave one of them out.")
+        raise InputError("--show-mask prints text, so it cannot be combined with --json.", "Leave out one of the two.")
     from sovereign_pipeline.privacy.preview import how_found, trade_off
 
     path = _path_of(home, file)
@@ -451,7 +451,7 @@ def _print_mask(row: Any) -> None:
 
 
 NOT_EVALUATED = "not asked"
-"""Outcome in `--json` for a gate without a record. Programs depend on this wording, so it does not change."""
+"""Outcome in `--json` for a gate without a record. Programs depend on this value, so do not change it."""
 
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
 """Mapping of outcome to the text that the table shows."""

@@ -46,7 +46,7 @@ def models_fetch(home: Home, name: ModelName) -> None:
 
 @models.command("verify")
 def models_verify(home: Home, name: ModelName) -> None:
-    """Hash every file of a base model and compare it with its pinned digest."""
+    """Hash every file of a base model, and compare the hash with the file's pinned digest."""
     verify(home.settings, load_card(home.settings, name), tell_progress)
     print_done(f"{name}: every file matches its pinned digest")
 
@@ -152,8 +152,8 @@ def size(
     """Estimate the memory, hours, operations and energy that a training run needs on each graphics card.
 
     The model is not loaded; a model directory needs only its config.json. The options mean the same as the recipe's
-    keys. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card
-    finishes in a day.
+    keys. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no
+    card finishes in a day.
     """
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 

@@ -77,7 +77,7 @@ def adapters_technical_file(
 ) -> None:
     """Write a draft of an adapter's technical file (Annex IV of the EU AI Act), filled in from the record.
 
-    For each missing fact, the draft says who must add it. It is classified like the adapter.
+    For each missing fact, the draft says who must add it. The draft has the adapter's classification level.
     """
     from sovereign_pipeline.evidence.package import draft_technical_file
     from sovereign_pipeline.evidence.technical_file import UNWRITTEN
@@ -129,10 +129,9 @@ def adapters_rollback(
     *,
     key: KeyOptions,
 ) -> None:
-    """Roll back a line immediately, even while the registry is down. The ledger is updated once it is reachable.
-
-    Without --to, an active staged adapter is withdrawn first. If there is none, the previous adapter in production
-    answers again.
+    """Roll back a line immediately, even while the registry is down. The ledger is updated once the registry is
+    reachable. Without --to, the staged adapter is withdrawn if users get it. Otherwise the previous adapter in
+    production answers again.
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
@@ -145,7 +144,7 @@ def adapters_rollback(
 
 @adapters.command("hold")
 def adapters_hold(home: Home, line: LineName) -> Result:
-    """Compare a line's staged adapter with the one in production, from the counts of the gateways on this machine.
+    """Compare a line's staged adapter with the adapter in production, using the counts of the gateways on this machine.
 
     Exits with status 1 if the staged adapter is worse by more than a margin.
     """
@@ -299,7 +298,8 @@ def adapters_status(
 ) -> Result:
     """Show what needs a decision: each adapter's state and review date, and the open requests.
 
-    If a request is not in the ledger, exits with status 1 and names its line. The other lines are still shown.
+    If a request is not in the ledger, exits with status 1 and names the request's line. All other lines are still
+    shown.
     """
     from sovereign_pipeline.release.cadence import due_reviews
     from sovereign_pipeline.release.purge import unused
@@ -587,7 +587,7 @@ def recall_ask(
     key: KeyOptions,
     as_json: AsJson = False,
 ) -> Result | None:
-    """List the adapters that were trained on the selected content. With --open, recall them."""
+    """List the adapters that were trained on the selected content. With --open, recall these adapters."""
     if context.invoked_subcommand is not None:
         return None
 
@@ -646,7 +646,7 @@ def _ask_before_dark(dark: Sequence[Holder]) -> None:
 
 @recall.command("list")
 def recall_list(home: Home) -> Result:
-    """List every recall, with the adapters that it still applies to."""
+    """List every recall, with the adapters to which the recall still applies."""
     with home.registry.reading() as session:
         found = list(list_recalls(session, home.settings))
 

@@ -96,8 +96,8 @@ class KeyOptions:
 
 
 class Home:
-    """The installation that the environment variables select. A command with a parameter of this type gets it. Each
-    property is opened at its first use."""
+    """The installation that the environment variables select. A command with a parameter of this type gets this
+    installation. Each property is opened at its first use."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -374,7 +374,7 @@ def officers_signer(
 
 
 def opened_key(key: KeyOptions) -> "Signer":
-    """Open a person's key. Asks for its passphrase if no file contains it."""
+    """Open a person's key. If no file contains the passphrase, asks for the passphrase."""
     from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
 
     source = key_source(key.key, key.token)

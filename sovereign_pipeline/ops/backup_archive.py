@@ -1,7 +1,8 @@
 """Write and read a backup's encrypted archive and its signed description.
 
-The archive is a tar stream, encrypted with an age key while it is written. Its last member lists every file with its
-SHA-256. The pipeline signs the archive's SHA-256, because anyone with the public key could encrypt an archive.
+The archive is a tar stream, encrypted with an age key while it is written. The last member of the stream lists every
+file with its SHA-256. The pipeline signs the archive's SHA-256, because anyone with the public key could encrypt an
+archive.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ LARGEST_LIST = 1 << 30
 
 
 class DamagedBackup(IntegrityError):
-    """Raised when a backup differs from the signed one, or cannot be read."""
+    """Raised when a backup differs from what was signed, or cannot be read."""
 
     usual_hint = "Use another backup, and find out what changed this one."
 
@@ -61,7 +62,7 @@ class Archive:
         self.listed: list[Listed] = []
 
     def add(self, name: str, path: Path) -> None:
-        """Add a file, truncated at its current size in case it grows meanwhile. Raises OSError."""
+        """Add a file up to the size that it has now, in case it grows meanwhile. Raises OSError."""
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             member = tarfile.TarInfo(name)
@@ -186,8 +187,8 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """Yield one end of a pipe while a thread encrypts or decrypts at the other end. An error of the thread is raised
-    after the block."""
+    """Yield one end of a pipe while a thread encrypts or decrypts at the other end. If the thread fails, its error is
+    raised after the `with` block."""
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
     errors: list[BaseException] = []

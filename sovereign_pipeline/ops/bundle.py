@@ -132,13 +132,13 @@ def pack(
 
     Args:
         contents: the files, including `bundle.pyz` and the trust root.
-        since: index of an earlier bundle, whose files are left out.
+        since: index of an earlier bundle. Files of that bundle are omitted.
 
     Raises SignInError if the key may not sign bundles, and InputError.
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
-        raise SignInError("The key that signs bundles here is revoked.", "Use the key that replaced it.")
+        raise SignInError("The key that signs bundles here is revoked.", "Use the key that replaced the revoked key.")
     created = (now or datetime.now(UTC)).strftime(TIME)
     base, left_out = _earlier(since, trust, created) if since is not None else (None, frozenset())
     blobs = out / bundle_tool.BLOBS
@@ -271,7 +271,8 @@ def configuration(settings: Settings) -> Iterator[Content]:
 
 
 def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Yield the files of every base model that has a card. Raises IntegrityError if a file differs from its pin."""
+    """Yield the files of every base model that has a card. Raises IntegrityError if a file differs from its digest in
+    the card."""
     for name in _cards(settings):
         card = load_card(settings, name)
         verify_base_model(settings, card, progress)
@@ -304,7 +305,8 @@ def release(project: Path) -> Content:
         raise InputError(f"{project}: this is not a git checkout.", "Pack in a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
         raise InputError(
-            f"{project}: there are uncommitted changes.", "Commit them, so that the bundle names the commit it packs."
+            f"{project}: there are uncommitted changes.",
+            "Commit them, so that the bundle names the commit that it packs.",
         )
     commit = _git(project, "rev-parse", "HEAD").decode().strip()
     return Content("release/source.tar", _git(project, "archive", "--format=tar", "HEAD"), f"commit {commit}")
@@ -329,7 +331,7 @@ QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progress) -> list[Content]:
-    """Download the wheels that the given lock files and `build.txt` pin, and build wheels from source archives.
+    """Download the wheels that the lock files `names` and `build.txt` pin. From pinned source archives, build wheels.
 
     Args:
         requirements: the folder of the lock files.
@@ -349,7 +351,7 @@ def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progr
     for archive in sorted(published.iterdir()):
         if file_sha256(archive) not in pins:
             raise IntegrityError(
-                f"{archive.name}: no lock file pins its SHA-256.", "Find out from where pip downloaded it."
+                f"{archive.name}: no lock file pins its SHA-256.", "Find out from where pip downloaded this file."
             )
         if archive.suffix != ".whl":
             progress(f"building a wheel of {archive.name}")

@@ -1,5 +1,5 @@
 """Verify and install a bundle with only Python 3.11. A bundle contains this file as `bundle.pyz`: `python3.11 -I
-bundle.pyz verify DIR --trust-root SHA256`. It imports no other module of this package."""
+bundle.pyz verify DIR --trust-root SHA256`. This file imports no other module of the package."""
 
 import argparse
 import base64
@@ -29,7 +29,7 @@ AGAIN = "Copy the bundle again from the machine that packed it, and find out who
 
 
 class Refused(Exception):
-    """Raised when the bundle differs from the signed one, or cannot be installed here."""
+    """Raised when a bundle differs from what was signed, or cannot be installed on this machine."""
 
     def __init__(self, message: str, hint: str = AGAIN) -> None:
         super().__init__(message)

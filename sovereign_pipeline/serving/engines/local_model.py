@@ -82,7 +82,7 @@ class Rows:
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
     """Return log-probabilities with the adapter and without it: shape [2, len(tokens) + 1, vocabulary size].
 
-    Both are computed as rows of one batch, like answers of different adapters. The last position follows the last token.
+    Both are computed as rows of one batch, like answers of two adapters. The last position follows the last token.
     """
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
