@@ -101,9 +101,10 @@ def sources_take_rated(
     file: Annotated[Path, typer.Argument(help="File of rows from `sovereign-transcripts preferences`.")],
     reason: Annotated[str, typer.Option(help="Reason for training on these answers; it is logged in the ledger.")],
 ) -> Result:
-    """Import rated answers as a source file of a line, log the import, and print the section for the recipe. The line
-    must permit answers as preferences. Adapters are trained on the answers only after you add the printed section to
-    the recipe.
+    """Import rated answers as a source file of a line, log the import, and print the section for the recipe.
+
+    The line must permit answers as preferences. Adapters are trained on the answers only after you add the printed
+    section to the recipe.
     """
     # loads packages that compare texts
     from sovereign_pipeline.serving.rated_answers import take_rated
@@ -131,8 +132,10 @@ def sources_take_rated(
 @sources.command("snapshot")
 def sources_snapshot(home: Home, line: LineName) -> Result:
     """Run the queries of a line's database sources, and write the resulting rows to the Parquet files that the recipe
-    names. The line reads these files; it does not query the database. If a file changes, the artifacts made from it
-    become stale.
+    names.
+
+    The line reads these files; it does not query the database. If a file changes, the artifacts made from it become
+    stale.
     """
     from sovereign_pipeline.corpus.database import take_snapshot  # loads SQLAlchemy
 

@@ -130,8 +130,10 @@ def adapters_rollback(
     key: KeyOptions,
 ) -> None:
     """Roll back a line immediately, even while the registry is down. The ledger is updated once the registry is
-    reachable. Without --to, the staged adapter is withdrawn if users get it. Otherwise the previous adapter in
-    production answers again.
+    reachable.
+
+    Without --to, the staged adapter is withdrawn if users get it. Otherwise the previous adapter in production answers
+    again.
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 

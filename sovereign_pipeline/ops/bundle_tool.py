@@ -161,7 +161,7 @@ def _point(public_der: bytes) -> Point:
 
 
 def _numbers(signature: bytes) -> tuple[int, int] | None:
-    """Return r and s of a signature, or None if it is not strict DER."""
+    """Return r and s of a signature, or None if the signature is not strict DER."""
     if len(signature) < 8 or signature[0] != 0x30 or signature[1] != len(signature) - 2:
         return None
     numbers, at = [], 2
@@ -240,7 +240,7 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
         if now >= moment(expires, name):
             raise Refused(
                 f"{name}: the trust root expired on {expires}.",
-                "Have its holders sign it again on the offline machine.",
+                "Have the holders of its keys sign it again on the offline machine.",
             )
     known = signed["delegations"]["keys"]
     counting = [keyid for keyid in role["keyids"] if known[keyid].get("revoked_from") is None]
@@ -250,8 +250,8 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
 
 
 def _newest_root(roots: list[bytes]) -> dict[str, Any]:
-    """Verify the chain of roots and return the newest. Each root's keys and its predecessor's keys must have signed
-    it."""
+    """Verify the chain of roots and return the newest root. Each root must be signed by its own keys and by its
+    predecessor's keys."""
     before: dict[str, Any] = {}
     for number, content in enumerate(roots, start=1):
         name = f"{TRUST}/{number}.root.json"
@@ -339,7 +339,7 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
 
 
 def _envelope(keyid: str, payload: bytes, signature: bytes) -> dict[str, Any]:
-    """Return a sigstore bundle with one signature and no optional fields."""
+    """Return a sigstore bundle that has one signature and no optional fields."""
     return {
         "mediaType": SIGSTORE,
         "verificationMaterial": {"publicKey": {"hint": keyid}},
@@ -409,7 +409,7 @@ def verify(
     Args:
         bases: for a delta, the folder of the bundle that is its base, then the folder of that bundle's base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
-        newer_than: index of a bundle that was verified earlier. A bundle that is not newer is rejected.
+        newer_than: index of a bundle that was verified earlier. A bundle that is not newer than that bundle is rejected.
     """
     at = now or datetime.now(UTC)
     bundle: Bundle = whole(lambda: _verified(directory, root_sha256, bases, at, at_least), directory)
@@ -418,7 +418,7 @@ def verify(
         if bundle.created <= earlier:
             raise Refused(
                 f"{directory}: the bundle was packed at {bundle.created}, which is not after {newer_than} ({earlier}).",
-                "Use the newest bundle. Find out who replaced it by an older one.",
+                "Use the newest bundle. Find out who replaced the bundle by an older one.",
             )
     return bundle
 
@@ -440,7 +440,7 @@ def _verified(
     created, base = annotations[CREATED], annotations.get(BASE)
     if moment(created, directory / INDEX) > now:
         raise Refused(
-            f"{directory / INDEX}: it was packed at {created}, which is in the future.", "Set this machine's clock."
+            f"{directory / INDEX}: it was packed at {created}, which is in the future.", "Correct this machine's clock."
         )
     in_bases = _in_bases(base, created, bases, directory)
     compare(directory / BLOBS / manifest, manifest, None)
@@ -486,7 +486,7 @@ def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
 
 
 def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
-    """Return an index's annotations and the digest of its one manifest."""
+    """Return the annotations of an index, and the digest of the only manifest in it."""
     index = json_object(content, where)
     listed = index["manifests"]
     if index["mediaType"] != INDEX_TYPE or len(listed) != 1 or listed[0]["artifactType"] != ARTIFACT_TYPE:
@@ -558,7 +558,8 @@ class Earlier:
 
 
 def read_earlier(index: Path, trusted: BundleKeys) -> Earlier:
-    """Verify the signature of an earlier bundle and return its content. Reads only its index and manifest."""
+    """Verify the signature of an earlier bundle and return its content. Reads only the index and the manifest of that
+    bundle."""
     return whole(lambda: _earlier(index, trusted), index)  # type: ignore[no-any-return]
 
 
@@ -629,7 +630,8 @@ def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
     moved."""
     if bundle.platform != this_platform():
         raise Refused(
-            f"The bundle is for {bundle.platform}, but this machine is {this_platform()}.", "Pack one for this machine."
+            f"The bundle is for {bundle.platform}, but this machine is {this_platform()}.",
+            "Pack a bundle for this machine.",
         )
     if not hasattr(tarfile, "data_filter"):
         raise Refused(

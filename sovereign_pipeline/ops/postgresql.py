@@ -160,7 +160,7 @@ def _version_in(database: Database, program: str, dumped: Path) -> int:
 
 
 def _program(name: str, database: Database) -> str:
-    """Return the path of one of PostgreSQL's client programs. Raises InputError if it is not installed."""
+    """Return the path of a client program of PostgreSQL. Raises InputError if the program is not installed."""
     program = shutil.which(name)
     if program is None:
         raise InputError(

@@ -127,7 +127,7 @@ class Certified:
 
 
 def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
-    """Verify a sigstore bundle against a trusted root. Returns its statement and signer.
+    """Verify a sigstore bundle against a trusted root. Returns the bundle's statement and signer.
 
     Args:
         sha256: SHA-256 of the signed file; None if a statement was signed.
@@ -281,7 +281,7 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """The only type of statement (SLSA provenance) that is accepted as a signature over a file. In such a statement, a
-builder states that it built the file."""
+builder states that it built this file."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,8 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
 
 
 def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str, str]]:
-    """Return a model's publisher and its signed files (relative path -> SHA-256). Raises IntegrityError."""
+    """Return a model's publisher and the model's signed files, as a mapping of relative path to SHA-256. Raises
+    IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
         raise BadSignature(f"{signature}: this signature contains no list of a model's files.")
@@ -330,7 +331,8 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
         name, digest = resource.get("name"), resource.get("digest")
         if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise IntegrityError(
-                f"{signature}: it lists {name!a} with another digest than SHA-256.", "Ask the publisher for SHA-256."
+                f"{signature}: it lists {name!a} with another digest than SHA-256.",
+                "Ask the publisher for SHA-256 digests.",
             )
         if not isinstance(name, str) or name in files:
             raise BadSignature(f"{signature}: the file name {name!a} is repeated or missing.")
@@ -339,7 +341,8 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
 
 
 def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
-    """Verify a signature. Return its publisher and signed statement. Raises IntegrityError and NotFoundError."""
+    """Verify a signature. Return the publisher who signed, and the signed statement. Raises IntegrityError and
+    NotFoundError."""
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
@@ -478,7 +481,9 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
         if file_sha256(_path(contents[each])) != paths[each]:
             raise BadSignature(f"{each}: the file differs from the publisher's {listing}.")
     if not names:
-        raise IntegrityError(f"{listing}: none of its files is packed.", "Remove it, or put it in its files' folder.")
+        raise IntegrityError(
+            f"{listing}: none of its files is packed.", "Remove it, or put it into the folder of its files."
+        )
     return names
 
 

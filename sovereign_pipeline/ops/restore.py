@@ -46,7 +46,7 @@ from sovereign_pipeline.record.witnesses import LOG, assert_log_of
 RESTORED = "backup restored"
 """Action of a restore's ledger entry."""
 STAGED = ".restoring"
-"""Suffix of a directory's name until its restored content is verified."""
+"""Suffix of a restored directory's name until the content of the directory is verified."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def restore(
 def _put_on_record(
     settings: Settings, staged: Settings, made: Description, reason: str, known: Sequence[Path], loses: int
 ) -> Restored:
-    """Verify the unpacked backup, compare it with the known checkpoints, and append the restore to its ledger."""
+    """Verify the unpacked backup, compare its ledger with the known checkpoints, and log the restore in that ledger."""
     size = verified_ledger(staged, made)
     count = verified_artifacts(staged)
     registry = open_registry(staged)

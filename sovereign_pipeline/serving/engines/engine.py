@@ -227,7 +227,7 @@ class Process(ABC):
         both cases."""
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return once the process is gone or hangs."""
+        """Wait until the process is gone or hangs, and return."""
         self.heard_at = looked_at = time.monotonic()
         probe: asyncio.Task[None] | None = None
         probed_at = 0.0

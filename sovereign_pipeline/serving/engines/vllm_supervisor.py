@@ -118,8 +118,8 @@ def _group(leader: int) -> list[int]:
 
 
 def _shared_memory(processes: Iterable[int]) -> set[Path]:
-    """List the shared-memory files that processes have mapped. Their resource tracker is killed with them and cannot
-    remove these files."""
+    """List the shared-memory files that processes have mapped. The processes' resource tracker is killed with them, so
+    it cannot remove these files."""
     found: set[Path] = set()
     for process in processes:
         with suppress(OSError):  # the process is gone meanwhile

@@ -49,7 +49,7 @@ class Condition:
     withdrawn: int = 0
     """Number of lines whose adapter in production is recalled. Such lines do not count for `answers`."""
     unreached_seconds: float | None = None
-    """Number of seconds for which the registry has been down; None if it answers."""
+    """Number of seconds for which the registry has been down; None if the registry answers."""
     unloaded: int = 0
     """Number of adapters that the flags in force give to users and that no engine has loaded."""
 

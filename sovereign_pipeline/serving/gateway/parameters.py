@@ -21,7 +21,7 @@ from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, MOST_NESTED, A
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-"""Pattern of a parameter's name. Errors do not quote a name that does not match."""
+"""Pattern of a parameter's name. Errors do not quote a name that does not match this pattern."""
 KINDS: tuple[Kind, ...] = ("chat", "text")
 
 

@@ -256,7 +256,8 @@ class _Protocol(H11Protocol):
 
 
 class GatewayServer(Server):
-    """A server on loopback. When stopped, it lets running answers finish. A proxy terminates TLS."""
+    """An HTTP server on loopback. When stopped, it lets running answers finish. A proxy in front of it terminates
+    TLS."""
 
     def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Callable[[], Awaitable[object]]) -> None:
         """Create the server. last: function that is called when no answer is running any more."""
