@@ -77,7 +77,7 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
 ) -> None:
     """Create a data directory with institution.yaml, a base model's card, suites and prompts. Prints the commands that
-    create the missing recipe in lines/."""
+    create the first recipe in lines/."""
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty.", "Choose an empty or new directory.")
     if directory.exists() and not directory.is_dir():

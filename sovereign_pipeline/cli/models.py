@@ -108,7 +108,7 @@ def _print_suites(states: Iterable[Any], mirror: Path) -> None:
 
 
 LARGEST = 10**12
-"""Maximum of every size option. A larger number is a typing error."""
+"""Maximum value of every option of `size`. A larger number must be a typing error."""
 
 
 def size(

@@ -106,7 +106,8 @@ def folder_aside(parent: Path) -> Iterator[Path]:
 
 
 def _locked(parent: Path) -> tuple[Path, int]:
-    """Create a folder and lock it until this process ends or removes it. Returns its path and the lock's descriptor."""
+    """Create a folder and lock it until this process ends or removes the folder. Returns the folder's path and the
+    lock's descriptor."""
     while True:  # another process may remove the folder as a leftover before this process has locked it
         path = Path(tempfile.mkdtemp(prefix=ASIDE, suffix=OURS, dir=parent))
         lock = _lock(path)

@@ -307,7 +307,7 @@ def _olpc(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Signed:
-    """The content of a verified statement about a bundle's index."""
+    """The content of the signed statement about a bundle's index, after verification."""
 
     keyid: str
     files: int
@@ -409,7 +409,7 @@ def verify(
     Args:
         bases: for a delta, the folder of the bundle that is its base, then the folder of that bundle's base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
-        newer_than: index of a bundle that was verified earlier. A bundle that is not newer than that bundle is rejected.
+        newer_than: index of a bundle that was verified earlier. A bundle that is not newer is rejected.
     """
     at = now or datetime.now(UTC)
     bundle: Bundle = whole(lambda: _verified(directory, root_sha256, bases, at, at_least), directory)

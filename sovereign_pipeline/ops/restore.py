@@ -84,7 +84,8 @@ class Restored:
     """False if there was no known checkpoint and no second copy to compare with. Lost entries then cannot be
     detected."""
     kept_aside: Path | None
-    """New path of the ledger's second copy, if the restored ledger diverges from it."""
+    """New path of the ledger's second copy, which is renamed if the restored ledger diverges from it; otherwise
+    None."""
 
 
 def restore(
@@ -128,7 +129,8 @@ def _put_on_record(
     lost = max(newest.size - size, 0) if newest is not None else 0
     if lost != loses:
         raise ConflictError(
-            _lost_entries(settings, size, lost, loses), "Find out which entries are lost, then enter their number."
+            _lost_entries(settings, size, lost, loses),
+            "Find out which entries are lost. To restore anyway, enter their number (--loses).",
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:

@@ -84,8 +84,8 @@ def enter_act(
 
 
 def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]]) -> list[R]:
-    """Return the rows of valid acts of one type. Omits an act if its key was revoked as of the act's ledger entry or an
-    earlier entry. Raises IntegrityError for the first remaining act that no permitted officer signed."""
+    """Return the rows of valid acts of one type. Omits an act if its key was already revoked at the act's ledger
+    entry. Raises IntegrityError for the first remaining act that no permitted officer signed."""
     acted = list(rows)
     if not acted:
         return []

@@ -437,8 +437,8 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, error: Exception) -> Deployed:
-        """Continue with the loaded adapters while the registry is down, unless the ledger has new entries. A restarted
-        engine gets the adapters that were verified last."""
+        """While the registry is down, continue with the loaded adapters, unless the ledger has new entries. If the
+        engine was restarted, load the adapters that were verified last."""
         why = {"registry": _message(error)}
         since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False

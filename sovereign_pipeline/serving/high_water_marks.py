@@ -145,7 +145,7 @@ def _assert_follows(trust: Trust, marks: _Marks, *, may_be_another: bool = False
         raise IntegrityError(
             f"The trust root begins with root {trust.root_sha256}, but this gateway accepted root {marks.root_sha256} "
             f"before.",
-            "Start the registry's database: the ledger shows which root is valid.",
+            "Start the registry's database: the ledger shows which first root is valid.",
         )
     if trust.root_version < marks.root_version or trust.targets_version < marks.targets_version:
         raise IntegrityError(

@@ -62,7 +62,7 @@ class Opened:
     missing: int
     """Number of records that the journal lists since the oldest transcript, but that no file contains."""
     unsure: frozenset[str]
-    """Identifiers of answers whose newest feedback is unknown, because a rating is missing."""
+    """Identifiers of answers whose newest feedback is unknown, because one of their ratings is in no file."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class RatedRow(Frozen):
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     chosen: tuple[dict[str, Any], ...] | None = None
-    """Chosen reply, as one message."""
+    """Chosen reply of a pair, as a list of one message."""
     rejected: str | tuple[dict[str, Any], ...] | None = None
     label: bool | None = None
 

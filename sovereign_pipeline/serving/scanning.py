@@ -156,13 +156,13 @@ SECONDS_TO_LOAD = 120.0
 """Seconds allowed for loading the detectors in a new process."""
 SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
-"""Maximum number of characters of one search, about three seconds of a core."""
+"""Maximum number of characters in one search. Searching this many takes one core about three seconds."""
 LONG = 10_000
 """Requests with at least this many characters are searched one at a time, so that shorter requests do not wait for
 them."""
 
 _Work = tuple[str, Sequence[str], str]
-"""Line, texts, and the one text that is a list of tools, or ""."""
+"""The line, the texts to search, and the text among them that is a list of tools ("" if there is none)."""
 
 
 class Scanner:

@@ -139,8 +139,8 @@ class TranscriptFiles:
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> str | None:
-        """Seal and write feedback, and return the digest of the sealed record. Does nothing and returns None if the
-        line makes no preferences from feedback."""
+        """Seal and write feedback, and return the digest of the sealed record. If the line makes no preferences from
+        feedback, do nothing and return None."""
         return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:

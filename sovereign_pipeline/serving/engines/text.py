@@ -85,7 +85,8 @@ class Prompts:
     def ids_of(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the answer.
 
-        Raises ValueError if a text cannot be separated from the template, and the template's own errors.
+        Raises ValueError if a text cannot be separated from the template. Also raises the errors of the template
+        itself.
         """
         ids = encode_text(self.tokenizer, chat_text(self.tokenizer, messages, tools, add_generation_prompt=True))
         apart, marks = self._apart(messages, tools)

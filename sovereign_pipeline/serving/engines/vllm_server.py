@@ -1,6 +1,7 @@
 """Start or reach a vLLM server, and send it requests.
 
-The base model is never requested together with adapters: on a CPU, vLLM would compute its rows with the last adapter.
+The base model is never requested together with adapters: on a CPU, vLLM would compute the base model's rows with the
+last adapter.
 """
 
 import asyncio

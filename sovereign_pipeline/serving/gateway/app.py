@@ -517,7 +517,8 @@ async def _send(send: Send, content: bytes) -> None:
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine until it is done. If the caller disconnects first, cancel it and raise CallerGone."""
+    """Run a coroutine to its end and return its result. If the caller disconnects first, cancel it and raise
+    CallerGone."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

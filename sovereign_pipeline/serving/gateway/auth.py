@@ -246,7 +246,7 @@ class Tokens:
         """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
-        """Return a token's caller; None if the token is unknown, expired, revoked or not logged.
+        """Return the caller who holds a token; None if the token is unknown, expired, revoked or not logged.
 
         Every token is compared in constant time. Raises IntegrityError for an invalid file.
         """

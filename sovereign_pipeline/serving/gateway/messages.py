@@ -333,7 +333,7 @@ class FeedbackRequest(BaseModel):
     thumb: Thumb
     reason: Reason | None = None
     severity: Severity = 0
-    """0: no harm. 1: the worst, it must not happen again; 2: serious; 3: minor."""
+    """0: no harm; 1: the worst, must not happen again; 2: serious; 3: minor."""
 
     @model_validator(mode="after")
     def _what_is_good_does_no_harm(self) -> "FeedbackRequest":

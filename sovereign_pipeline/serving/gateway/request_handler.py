@@ -456,7 +456,8 @@ class RequestHandler:
 
     def _remember(self, request: RoutedRequest) -> None:
         """Store which caller got the answer, so that the caller can rate it. If the caller named a version, the hash
-        did not assign the adapter. Such a caller's reports about the staged adapter still count for its rollout."""
+        did not assign the adapter. Such a caller's reports about a staged adapter still count for the adapter's
+        rollout."""
         line, adapter, caller = request.adapter.line, request.adapter.adapter, request.caller
         choice = request.choice
         if choice is None:

@@ -58,11 +58,11 @@ class WayBack(Frozen):
 
     adapter: str
     request: dict[str, Any]
-    """Predicate of the request, without its reason and its expiry."""
+    """Predicate of the prepared request, without a reason and an expiry."""
 
 
 class Flag(Frozen):
-    """The assignment of a line's users to adapters."""
+    """A line's flag, which assigns the line's users to adapters."""
 
     line: str
     sequence: int = Field(ge=1)
@@ -228,7 +228,7 @@ class Change:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the pipeline's signature, which covers the other files."""
+        """SHA-256 of the file with the pipeline's signature. The signature covers the other files of the change."""
         return hashlib.sha256(self.signature).hexdigest()
 
 
@@ -298,7 +298,8 @@ def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag |
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
-    """Return a line's newest flag. Raises NotFoundError if there is none, and IntegrityError if it does not verify."""
+    """Return a line's newest flag. Raises NotFoundError if the line has no flag, and IntegrityError if the newest flag
+    does not verify."""
     flag, newest = newest_verified(settings, line, trust)
     if newest == 0:
         raise NotFoundError(f"Line {line} has no flag.", "Stage or promote an adapter of the line.")

@@ -53,7 +53,7 @@ Users = Mapping[str, Sums]
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two arms' means: staged minus production."""
+    """The mean of the staged arm minus the mean of the production arm."""
 
     estimate: float
     variance: float
@@ -200,7 +200,7 @@ MEASURES = (
 class Compared:
     measure: Measure
     margin: float
-    """Margin: a difference of shares, or the logarithm of a ratio."""
+    """Margin of the metric: a difference of shares, or the logarithm of a ratio."""
     found: Difference | None
 
     @property
@@ -441,8 +441,8 @@ class Watcher:
 
 
 def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """Return the state of a trial. A signed judgement is not changed by later counts, unless the adapter turns out to
-    be harmful or a report of severity 1 arrives. directory: the directory of the gateways' counts."""
+    """Return the state of a trial. Later counts do not change a signed judgement, unless the adapter turns out to be
+    harmful or a report of severity 1 arrives. directory: the directory with the gateways' counts."""
     return _state(settings, flag, institution, read_tally(directory, flag))
 
 

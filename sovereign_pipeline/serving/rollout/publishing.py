@@ -51,7 +51,8 @@ def on_record(session: Session) -> dict[str, FlagMark]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
-    """Log the missing changes of the line's flag, oldest first, and then the judgements of trials.
+    """Log the changes of the line's flag that have no ledger entry yet, oldest first, and then the judgements of
+    trials.
 
     Raises IntegrityError if a change does not verify or differs from its entry, and the errors of making a transition.
     """
