@@ -190,8 +190,8 @@ def adapters_verify(
 ) -> Result:
     """Verify an adapter and all its inputs, down to the source files, and every signed act about its line.
 
-    Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
-    changed source file is reported with its withdrawn or reclassified rows. It causes status 1 only with
+    Every file is hashed again. If an artifact's file was changed, exits with status 1 and names the file. If a source
+    file is missing or changed, reports its withdrawn or reclassified rows; this causes status 1 only with
     --strict-sources.
 
     With --trust-root, also verify the trust root, the ledger with its key and witnesses, and every row and signature
@@ -476,8 +476,8 @@ def _made_datasets(settings: Settings) -> list[ArtifactRef]:
 def datasets_verify(home: Home, digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
     """Verify a dataset and all its inputs, down to the source files.
 
-    Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
-    changed source file is reported with its withdrawn or reclassified rows. It causes status 1 only with
+    Every file is hashed again. If an artifact's file was changed, exits with status 1 and names the file. If a source
+    file is missing or changed, reports its withdrawn or reclassified rows; this causes status 1 only with
     --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_dataset

@@ -295,8 +295,8 @@ def audit_witness(
 ) -> None:
     """Cosign a log's checkpoint, as a witness on another machine. Needs no registry.
 
-    Rejects a forked log, and a request that does not begin at the size that was cosigned last. Do not lose the
-    directory of --state: without the last cosigned size, a fork cannot be detected.
+    Rejects a forked log, and a request that does not begin at the log size that this witness cosigned last. Do not lose
+    the directory of --state: without the last cosigned size, a fork cannot be detected.
     """
     signer = read_key(key)
     if signer.kind != COSIGNS:

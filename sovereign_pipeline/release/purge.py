@@ -131,7 +131,8 @@ def finish_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
 ) -> tuple[catalog.Purge, int] | None:
     """Remove the files of a logged purge. Returns the purge and the number of bytes removed now, or None if no purge is
-    logged. Raises IntegrityError if no officer signed it, and ConflictError if an adapter needs the weights now."""
+    logged. Raises IntegrityError if no officer signed the purge, and ConflictError if an adapter needs the weights
+    now."""
     trust = trust_root(settings)
     with registry.reading() as session:
         recorded = catalog.purge_of(session, trust, adapter_id)

@@ -42,7 +42,7 @@ class Deployable:
     files: Mapping[str, str] = field(default_factory=dict)
     """Mapping of file name to SHA-256, from the artifact's manifest. The loaded bytes must match."""
     pinned: bool = False
-    """True if its weights are never evicted, as for an adapter in production."""
+    """True if the adapter's weights are never evicted, as for an adapter in production."""
     in_reserve: bool = False
     """True if the adapter is loaded for a rollback only. Callers cannot request it."""
     registered_at: datetime.datetime | None = None
@@ -184,7 +184,7 @@ INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 
 
 def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES) -> dict[str, str]:
-    """Return the environment of an engine's process, without its home."""
+    """Return the environment variables of an engine's process, except for HOME."""
     return {
         **{name: os.environ[name] for name in inherited if name in os.environ},
         **OFFLINE_ENVIRONMENT,

@@ -127,7 +127,8 @@ class Prompts:
             return self._fenced(text, begin, cut, end)
 
         def fenced_json(value: Any) -> Any:
-            """Fence texts, except single words such as the types of a schema, which templates may interpret."""
+            """Fence the texts in JSON. Single words, such as the types in a schema, are not fenced, because templates
+            may interpret them."""
             if isinstance(value, Mapping):
                 return {fenced_json(key): fenced_json(each) for key, each in value.items()}
             if isinstance(value, list | tuple):

@@ -514,7 +514,7 @@ def _shared(directory: Path) -> Path:
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineRefused(
             f"{directory}: other accounts than the gateway's can change this directory (serving.vllm.copies).",
-            "Give it to the gateway's account, with mode 0750 and the group of the account that runs vLLM.",
+            "Give the directory to the gateway's account, with mode 0750 and the group of the account that runs vLLM.",
         )
     return directory
 

@@ -31,7 +31,8 @@ class Bucket:
         self.level = self.per_minute
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Return the seconds until the level reaches `amount`, or until the bucket is full."""
+        """Return the seconds until the level reaches `amount`. If the bucket is too small for `amount`, the seconds
+        until it is full."""
         self._flow(now)
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 

@@ -153,8 +153,8 @@ _PARENT = TraceContextTextMapPropagator()
 
 class Collector:
     def __init__(self, url: str) -> None:
-        """Start sending spans to a collector. url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError for an
-        invalid URL."""
+        """Start sending spans to a collector. url: the collector's address, such as `http://127.0.0.1:4318/v1/traces`.
+        Raises InputError for an invalid URL."""
         import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

@@ -48,7 +48,7 @@ SECONDS_BETWEEN_COMPARISONS = 5.0
 """Seconds between comparisons of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOLDS = 30.0
 SECONDS_BETWEEN_HOURS = 60.0
-"""Seconds between checks for finished hours of the journal and for old transcripts."""
+"""Seconds between two checks whether the journal has finished hours or transcripts are too old."""
 SECONDS_BETWEEN_REVIEWS = 600.0
 
 Task = Callable[[], Coroutine[Any, Any, None]]

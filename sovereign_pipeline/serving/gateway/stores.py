@@ -246,7 +246,7 @@ SECONDS_OF_A_DAY = 86_400
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
-"""Number of answers between two removals of the oldest rows."""
+"""Number of stored answers after which the oldest rows are removed again."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (

@@ -317,7 +317,8 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
     """Test a change, sign it and put it in force. The caller must hold the lock of `changing`.
 
-    Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the number is not the next one.
+    Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the change does not have the line's next
+    number.
     """
     evaluator_of(flag)
     there = sequences(settings, flag.line)
