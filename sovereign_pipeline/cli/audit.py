@@ -204,7 +204,7 @@ def audit_key(
         Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
     ] = None,
 ) -> None:
-    """Print the log's public key, for the trust root's role `log`. Creates the key if the ledger has none yet.
+    """Print the log's public key, for the trust root's role `log`. Creates the key if the ledger has no key yet.
 
     Take the public key to the offline machine, where the holders of the root keys add it to the role.
     """
@@ -359,7 +359,7 @@ def audit_policy(
 
 
 def _print_or_write(text: str, file: Path | None, what: str) -> None:
-    """Print a text to the screen, or write it to a new file and report that."""
+    """Print a text to the screen. If `file` is given, write the text to this new file instead."""
     if file is None:
         print_plain(text)
         return

@@ -214,7 +214,7 @@ class BundleKeys:
     versions: tuple[int, int]
     """Versions of root and targets."""
     keys: Mapping[str, bytes]
-    """Key id -> SubjectPublicKeyInfo in DER."""
+    """Mapping of key id to the key's SubjectPublicKeyInfo in DER."""
 
 
 def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> BundleKeys:

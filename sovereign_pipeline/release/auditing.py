@@ -89,7 +89,7 @@ def audit_adapter(
 def verify_with_acts(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Progress
 ) -> VerificationReport:
-    """Verify an adapter and its inputs, and every signed act about its line, under the trust root in the data root.
+    """Verify an adapter and its inputs, and every signed act about its line, using the trust root in the data root.
     Raises the errors of `verify_adapter`, and IntegrityError that names the first invalid act."""
     report = verify_adapter(registry, store, settings, adapter_id, progress)
     _verify_acts(registry, store, settings, trust_root(settings), adapter_id)

@@ -178,7 +178,7 @@ class Report:
 
 
 def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
-    """Add a ledger entry for every report that has no entry yet, even if the adapter is no longer staged."""
+    """Add the missing ledger entries about severity-1 reports, also for adapters that are no longer staged."""
     with registry.reading() as session:
         new = {*reports} - {Report(**each) for each in _subjects(session, REPORTED)}
     if new:

@@ -237,7 +237,7 @@ class Sources:
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
         """Find the adapters that may be served; see `find_deployable`.
 
-        Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if it is down.
+        Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if the registry is down.
         """
         with self._forgetting():
             accepted, registry = self._marks.ledger, self._opened()

@@ -57,7 +57,7 @@ def prompts(
 ) -> None:
     """Write the callers' prompts for `sovereign review open LINE --prompts FILE`. The act is logged in audit.jsonl.
 
-    Conversations of several turns are left out; a repeated question is written once.
+    Conversations of several turns are omitted. A repeated question is written once.
     """
     opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     rows = list(prompts_of(opened.transcripts))

@@ -130,8 +130,8 @@ def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) -> list[str]:
-    """List tensors that match no module, and modules whose pair of tensors is incomplete or has wrong shapes. A module
-    that the configuration does not target counts as no match."""
+    """List tensors that match no module, and modules whose pair of tensors is incomplete or has wrong shapes. A tensor
+    of a module that the configuration does not target also counts as matching no module."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     wrong = []
     for name, shape in tensors.items():

@@ -192,7 +192,7 @@ def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, 
 
     Args:
         model: model name in the request.
-        parent: the caller's `traceparent` header; an invalid one is ignored.
+        parent: the caller's `traceparent` header; an invalid header is ignored.
 
     Attribute names follow https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/.
     """
