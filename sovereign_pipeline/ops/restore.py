@@ -251,7 +251,7 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 def verified_ledger(staged: Settings, made: Description) -> int:
     """Verify the ledger of an unpacked backup, and return its number of entries. Raises IntegrityError if the ledger
-    does not match the backup's description, or if its key is not one that the trust root lists for the log."""
+    does not match the backup's description, or if the trust root lists keys of the log and the ledger has another."""
     registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
