@@ -1,5 +1,5 @@
-"""Check the columns that a recipe needs, match spellings of their names, and screen ids, cases, departments and links
-for personal data.
+"""Check the columns that a recipe needs, match the spellings of column names, and screen ids, cases, departments and
+links for personal data.
 
 These four fields appear in cards, reports, messages and databases. A value with personal data never leaves the source
 file: a pseudonym replaces it, or the row is quarantined.
@@ -28,7 +28,7 @@ from sovereign_pipeline.record.stage import KindsIn
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
 """Fields of every document that the recipe must fill from a column or a constant."""
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
-"""Role of a source -> additional document field that the role needs."""
+"""Role of a source -> additional document field that a source with this role must fill."""
 
 _OTHER_KEYS = {
     "id": "`id_from_row`",
@@ -58,7 +58,8 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
 
 def needed_columns(source: Source) -> dict[str, str]:
-    """Return column that a source needs -> its use: the name of a field, `where` or `links`."""
+    """Return a dict from each column that a source needs to the recipe key that needs it: a field's name, `where` or
+    `links`."""
     fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
     given = {*source.constants}
     given |= {"classification"} if source.classification_floor is not None else set()
@@ -84,7 +85,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
     (only, *others) = [*columns] or [""]
     if not others and (found := next((each for each in _DELIMITERS if each in only), None)):
         raise SourceError(
-            f"{message} Its header is one column, with {_DELIMITERS[found]} in it.",
+            f"{message} Its header has only one column, whose name contains {_DELIMITERS[found]}.",
             f"Set `delimiter: {_DELIMITERS[found]}` for the source in the recipe.",
         )
     if (odd := odd_first_line(columns)) is not None:
@@ -107,7 +108,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """Return a sentence that lists the columns of a file. Long and empty names are only counted."""
+    """Return a sentence that lists a file's column names. It counts long and empty names instead of listing them."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -116,7 +117,7 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return the reason why a table's first line cannot be a header, and the remedy; None if it can be a header."""
+    """Return why a table's first line cannot be a header, and the remedy. Return None if the line can be a header."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
@@ -132,13 +133,13 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return whether a file is CSV or TSV, whose first line is the header."""
+    """Return True if a file is CSV or TSV. In these formats the first line is the header."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Return whether column names look like values: a date, an e-mail address, a long text, or numbers in a third of
-    the columns."""
+    """Return True if column names look like values: if one is a date, an e-mail address or a long text, or a third are
+    numbers."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
@@ -153,7 +154,8 @@ GIVE_NAMES = "Give every column a different name."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if two columns have the same name. A first line that may be a row of data is not quoted."""
+    """Raise SourceError if two columns have the same name. The message does not quote a first line that may be a row of
+    data."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
     if not twice:
@@ -180,7 +182,8 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Maximum number of sets of column names in the cache. A table has one set; JSON rows may have several."""
+"""Maximum number of cached sets of column names. All rows of a table have the same set; JSON rows may have different
+sets."""
 
 
 # --- spellings of column names ----------------------------------------------------------------------------------------
@@ -200,8 +203,8 @@ class ColumnNames:
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a row's values under the column names of the recipe. Raises RowRejected if two columns match one name;
-        the message names both columns."""
+        """Return a row's values, keyed by the column names of the recipe. Raises RowRejected, with the names of both
+        columns, if two columns match one name of the recipe."""
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
 
@@ -226,14 +229,14 @@ _AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits co
 
 @dataclass(frozen=True)
 class ColumnScreen:
-    """Replaces personal data in the columns of a corpus's documents, or rejects rows with personal data."""
+    """Replaces personal data in the columns of a corpus, or rejects rows with personal data in their columns."""
 
     treatment: ColumnTreatment
     kinds_in: KindsIn
     stops: Collection[Kind]
     secret: Callable[[], bytes]
-    """Returns this installation's secret for pseudonyms. Without a secret, an attacker could reverse a pseudonym by
-    trying every number."""
+    """Function that returns this installation's secret for pseudonyms. Without a secret, an attacker could find the
+    value behind a pseudonym by trying every number."""
 
     @classmethod
     def of(
@@ -242,16 +245,16 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen":
-        """Return the screen that a raw corpus's configuration describes."""
+        """Return the screen for the configuration of a raw corpus."""
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         """Return a document's fields and links, with pseudonyms in place of values that contain personal data.
 
-        A pseudonym depends only on the value and its column, so that rows of one case, and links to an id, stay
-        connected. Raises RowRejected if the recipe quarantines such rows, and PrivacyError for a kind of personal data
-        with the treatment `stop`.
+        Equal values of a column get the same pseudonym. Rows of one case therefore stay together, and links still match
+        the ids. Raises RowRejected if the recipe quarantines rows with personal data in columns, and PrivacyError if
+        the policy treats a kind in the row with `stop`.
         """
         found = {name: kinds for name in COLUMNS if (kinds := self.kinds_of(name, fields[name]))}
         in_links = [self.kinds_of("id", link) for link in links]
@@ -344,7 +347,7 @@ def plain(name: str) -> str:
 
 
 def names_of(field: str) -> tuple[str, ...]:
-    """Return the usual names of a field's column in the form of `plain`, the likeliest first."""
+    """Return the usual column names for a field, in the form of `plain`, the likeliest first."""
     return tuple(map(plain, _lists()[f"{field}.names"].split()))
 
 
@@ -354,8 +357,8 @@ def is_a_known_name(column: str) -> bool:
 
 
 def resembles_a_name(column: str) -> bool:
-    """Return whether a cell of a first line contains a usual word of column names. Returns False for a cell with
-    digits, because such a cell may be a value."""
+    """Return True if a cell of the first line contains a word that is usual in column names. Return False for a cell
+    with digits, because it may be a value."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -363,10 +366,10 @@ def resembles_a_name(column: str) -> bool:
 
 
 def names_field(column: str, field: str) -> bool:
-    """Return whether a column's name contains a word for a field, as `Our reply` does for the response.
+    """Return True if a column's name contains a word for the field, as `Our reply` does for `response`.
 
-    A word listed under `FIELD.not` excludes the name: `Letter date` is no request. A name with words for both request
-    and response, such as `Reply to complaint`, is the response.
+    Return False if the name contains a word from the list `FIELD.not`: `Letter date` is not a request. A name with
+    words for both request and response, such as `Reply to complaint`, counts as the response.
     """
     is_text = field in ("request", "response")
     words = _words(column.split(" of ")[0] if is_text else column)
@@ -376,18 +379,18 @@ def names_field(column: str, field: str) -> bool:
 
 
 def may_be_request(column: str) -> bool:
-    """Return whether a column's name fits requests as well as replies, such as `Letter` or `Text`."""
+    """Return True if a column's name fits requests as well as replies. Examples: `Letter`, `Text`."""
     words = _words(column)
     return bool(words & _list("request.weak")) and not words & (_list("response.words") | _list("text.not"))
 
 
 def has_phrase(text: str, kind: str) -> bool:
-    """Return whether a text contains a phrase of the kind `salutation` or `reply`."""
+    """Return True if a text contains a phrase of this kind. `kind`: `salutation` or `reply`."""
     return _phrases(kind).search(folded(text)) is not None
 
 
 def _words(column: str) -> frozenset[str]:
-    """Return the words of a name, each also without the Arabic article and without the plural's `s`."""
+    """Return a column name's words. Return each word also without the Arabic article, and without a plural `s`."""
     words = {plain(word) for word in _WORD.findall(column)}
     words |= {word.removeprefix(_ARTICLE) for word in words}
     return frozenset(words | {word.removesuffix("s") for word in words if len(word) > 3})

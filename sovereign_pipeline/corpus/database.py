@@ -1,5 +1,5 @@
-"""List the tables of a database, and write the rows of a read-only query to the Parquet file that a source of the kind
-`database` reads."""
+"""List the tables of a database, run a source's read-only query, and write its rows to the Parquet file that the source
+reads."""
 
 import datetime
 import json
@@ -31,11 +31,11 @@ end."""
 
 
 def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
-    """Run the query of a source, replace its Parquet file, and return the number of rows. All values become text, as in
-    a CSV file; null stays null.
+    """Run the query of a source, replace the source's Parquet file with the result, and return the number of rows. All
+    values become text, as in a CSV file; null stays null.
 
     Args:
-        most: maximum number of rows that are read; None for all.
+        most: maximum number of rows to read; None for all.
 
     Raises SourceError. Its message omits the database's own message, which may quote the URL and values.
     """
@@ -70,8 +70,9 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
 
 
 def tables_in(url_from: str) -> dict[str, str]:
-    """Return table or view in a database's default schema -> query of its rows, ordered by the primary key or else the
-    first column. The query omits binary columns. `url_from`: environment variable with the URL. Raises SourceError."""
+    """Return a dict from each table and view of a database's default schema to a query for its rows. The query sorts by
+    the primary key, or without one by the first column, and omits binary columns. `url_from`: environment variable with
+    the database's URL. Raises SourceError."""
     with _connected(url_from, "Listing the tables of") as connection:
         _set_read_only(connection)
         found = inspect(connection)
@@ -88,7 +89,8 @@ def _query_of(table_name: str, found: Inspector) -> str:
 
 @contextmanager
 def _connected(url_from: str, act: str) -> Iterator[Connection]:
-    """Connect to a database, and roll back at the end. Database errors become SourceErrors without their messages.
+    """Yield a connection to a database, and roll back its transaction at the end. A database error is raised as a
+    SourceError without the database's message.
 
     Args:
         act: beginning of an error message, such as "The query of".

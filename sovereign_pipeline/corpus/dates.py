@@ -40,8 +40,8 @@ _PARTS = re.compile(
 
 
 def day_of(text: str, formats: Iterable[str] = ()) -> str:
-    """Return the ISO day of a date in ISO form or in one of the formats. Raises RowRejected for any other text, without
-    quoting it."""
+    """Return the day of a date as `YYYY-MM-DD`. The date must be in ISO form or in one of `formats`. Raises
+    RowRejected, without quoting the text, for any other text."""
     text = text.strip()
     digits = _digits_since_1970(text)
     problem = f"is a number of {_UNITS[digits][0]} since 1970" if digits in _UNITS else ""
@@ -60,7 +60,7 @@ def day_of(text: str, formats: Iterable[str] = ()) -> str:
 
 
 def is_iso(text: str) -> bool:
-    """Return whether a text is an ISO date, such as 2024-12-31 or 20241231, with or without a time."""
+    """Return True if a text is an ISO date, such as 2024-12-31 or 20241231. A time may follow the date."""
     if not 8 <= len(text) <= 40 or _digits_since_1970(text) in _UNITS:
         return False
     try:
@@ -72,7 +72,7 @@ def is_iso(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def days_in(text: str) -> Mapping[str, datetime.date]:
-    """Return format -> day for each format in which the text is a date, except ISO."""
+    """Return a dict from each format, other than ISO, in which the text is a date to the day in that format."""
     if not any(map(str.isdigit, text)) or len(text) > LONGEST_DATE:
         return {}
     plain = " ".join("".join(map(_plain, text)).lower().replace(" of ", " ").split())
@@ -107,8 +107,9 @@ def is_hijri(text: str) -> bool:
 
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return up to MOST_FORMATS formats that together fit nearly all values of a column; none if the values are not
-    dates. Each format is a tuple of alternatives that fit equally many values. `values`: value -> number of rows."""
+    """Return up to MOST_FORMATS formats that together fit nearly all values of a column. Return none if the values are
+    not dates. Each returned format is a tuple of alternatives that fit equally many rows. `values`: value -> number of
+    rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0
@@ -123,7 +124,8 @@ def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
 
 
 def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the formats that fit most rows (several if they fit equally many), and the number of these rows."""
+    """Return the format that fits most rows, and the number of these rows. If several formats fit equally many rows,
+    return all of them."""
     counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
         for each, day in days_in(value).items():
@@ -137,7 +139,7 @@ def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether two of the formats read a value as different days."""
+    """Return True if a value is a different day in two of the formats."""
     days = days_in(value)
     of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
     return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1
@@ -147,7 +149,7 @@ LEAST_DATED = 0.9
 """Minimum share of a column's values that its formats must fit."""
 MOST_FORMATS = 2
 _SAMPLE = 1_000
-"""Number of values that are tried before the whole column, to recognise columns without dates quickly."""
+"""Number of values that are tested before the whole column, so that a column without dates is recognised quickly."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")
 _UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
 """Pattern of formats that are hardly ever used: the month first with dots, the day after the year, or a two-digit year
@@ -193,7 +195,7 @@ def _since_1970(number: str) -> dict[str, datetime.date]:
 
 @cache
 def _months() -> dict[str, int]:
-    """Return name of a month (in comparison form) -> its number."""
+    """Return a dict from each month's name, in comparison form, to the month's number."""
     lines = Path(__file__).with_name("months.txt").read_text(encoding="utf-8").splitlines()
     return {
         "".join(map(_plain, name.replace("_", ""))): int(number)

@@ -1,4 +1,4 @@
-"""Define documents, their messages and quarantined rows; read and write documents as canonical JSONL."""
+"""Define documents, the messages in documents, and quarantined rows. Read and write documents as canonical JSONL."""
 
 import json
 import re
@@ -41,7 +41,7 @@ class Message(Frozen):
     name: str | None = None
     """Name of the tool that answers, or of a speaker."""
     weight: Literal[0, 1] = 1
-    """0 if an assistant's turn must not be trained on, as in OpenAI's files."""
+    """0 if this turn of the assistant must not be trained on, as in OpenAI's training files; otherwise 1."""
 
     @property
     def as_text(self) -> str:
@@ -61,8 +61,8 @@ def exchange(request: str, response: str) -> tuple[Message, Message]:
 
 
 class Document(Frozen):
-    """A conversation whose last message is one of three: the institution's reply, such as the answer to a letter; the
-    chosen reply of a pair (`rejected` is the other reply); or a reply with binary feedback (`label`).
+    """A conversation that ends with a reply. The reply is the institution's own, such as the answer to a letter; or the
+    chosen reply of a pair, whose other reply is in `rejected`; or a reply with binary feedback in `label`.
 
     A letter (`is_letter`) is stored with `request` and `response` instead of `messages`, and can be built from them.
     """
@@ -103,7 +103,7 @@ class Document(Frozen):
     @model_validator(mode="after")
     def _ends_in_a_reply(self) -> "Document":
         if not self.messages or self.messages[-1].role != "assistant":
-            raise ValueError("the last message is not the assistant's")
+            raise ValueError("the last message is not from the assistant")
         if any(message.tool_calls for message in self.messages if message.role != "assistant"):
             raise ValueError("a message that is not the assistant's calls tools")
         return self
@@ -124,13 +124,13 @@ class Document(Frozen):
 
     @property
     def is_preference(self) -> bool:
-        """Return whether the document has a rejected reply or binary feedback. Its response is then not a reply that
-        the institution sent."""
+        """Return True if the document has a rejected reply or binary feedback. The response of such a document is not a
+        reply that the institution sent."""
         return self.rejected is not None or self.label is not None
 
     @property
     def is_letter(self) -> bool:
-        """Return whether the document is one request and one reply that consist of text only, without tools or
+        """Return True if the document has exactly one request and one reply, both of text only, without tools or
         names."""
         if len(self.messages) != 2 or self.tools:
             return False
@@ -151,8 +151,8 @@ class Document(Frozen):
 
     @property
     def texts_in_language(self) -> list[str]:
-        """Return the texts that name detection searches in the document's language: all messages, the rejected reply,
-        and the values in the JSON of calls and results."""
+        """Return the texts in which names are detected by the rules of the document's language: all messages, the
+        rejected reply, and the values in the JSON of calls and results."""
         texts = [] if self.rejected is None else [self.rejected]
         for message in self.messages:
             arguments = [call.arguments for call in message.tool_calls]
@@ -161,16 +161,16 @@ class Document(Frozen):
 
     @property
     def texts(self) -> dict[str, str]:
-        """Return name -> free text, in reading order. The names are `subject`, `request` and `response` for a letter,
-        and `subject`, `message 1` and so on otherwise. Arguments of a call (`message 3 call 1`) and `tools` are JSON
-        texts."""
+        """Return a dict from the name of each free text to the text, in reading order. The names are `subject`,
+        `request` and `response` for a letter, and `subject`, `message 1` and so on for another conversation. Arguments
+        of a call (`message 3 call 1`) and `tools` are JSON texts."""
         found: dict[str, str] = {}
         self._changed(lambda name, text: found.setdefault(name, text))
         return found
 
     def with_texts(self, texts: Mapping[str, str]) -> "Document":
-        """Return the document with new texts. `texts`: name as in `Document.texts` -> new text, which for arguments and
-        tools must be JSON."""
+        """Return the document with new texts. `texts`: name as in `Document.texts` -> new text. A new text for
+        arguments or tools must be JSON."""
         return self._changed(lambda name, text: texts.get(name, text))
 
     def _changed(self, change: Callable[[str, str], str]) -> "Document":
@@ -216,8 +216,8 @@ def _changed_json(value: Any, name: str, change: Callable[[str, str], str]) -> A
 
 
 def json_of(text: str) -> Any:
-    """Parse a JSON text. Raises ValueError or RecursionError for other texts, and for a repeated key, because one of
-    its values would be hidden."""
+    """Parse a JSON text. Raises ValueError or RecursionError if the text is not JSON, or if an object has a key twice:
+    the first value would be lost."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
@@ -282,7 +282,7 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def not_a_document(path: Path, line: int) -> IntegrityError:
-    """Return the error for a stored row that is not a document. `line` counts from 1."""
+    """Return the error to raise for a stored row that is not a document. `line` counts from 1."""
     return IntegrityError(f"{path}, line {line}: not a document.", "Materialize the corpus again.")
 
 
@@ -304,7 +304,7 @@ def jsonl_line(row: Mapping[str, object]) -> str:
 
 
 def _composed(value: object) -> object:
-    """Return the value with every text in it in NFC."""
+    """Return the value with every string in it normalised to NFC."""
     # Normalise before writing: in the written line, an accent after a newline would combine with the `n` of its escape.
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
@@ -361,7 +361,7 @@ _REMEDIES = {
     "longer than": "Raise quarantine.max_row_bytes if such long rows are correct.",
     "language": "Map a column of language tags, set one language under `constants`, or set `language_from_text: true`.",
 }
-"""Beginning of a quarantine reason -> remedy for all such rows."""
+"""Beginning of a quarantine reason -> remedy for all rows with a reason that begins so."""
 
 
 def format_rows_by_reason(broken: Sequence[Quarantined]) -> str:

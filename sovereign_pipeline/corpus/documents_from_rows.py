@@ -1,5 +1,5 @@
-"""Convert the rows of a line's sources to documents. Broken rows are quarantined with a reason. Every row is counted:
-rows = documents + quarantined + excluded + not selected."""
+"""Convert the source rows of a line of adapters to documents. Broken rows are quarantined with a reason. Every row is
+counted: rows = documents + quarantined + excluded + not selected."""
 
 import json
 import os
@@ -71,7 +71,7 @@ from sovereign_pipeline.record.tables import AuditEntry
 
 @dataclass
 class Excluded:
-    """An exclusion of a recipe, as stored in `sources.json`."""
+    """A row that a recipe excludes, as stored in `sources.json`."""
 
     id: str
     """Id of the excluded row, in normalised spelling."""
@@ -92,16 +92,16 @@ class Exclusions:
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """Return the exclusion with a row's id, or with the pseudonym that messages show for it; None if there is
-        none."""
+        """Return the exclusion that names a row's id, or the pseudonym that messages show for this id. Return None if
+        there is none."""
         if id is None or not self._by_id:
             return None
         tied = self._screen.tied(id)
         return self._by_id.get(id) or (self._by_id.get(tied) if tied is not None else None)
 
     def refuse_personal_data(self) -> None:
-        """Raise PrivacyError if the id or reason of an exclusion contains personal data. Both are recorded with the
-        corpus."""
+        """Raise PrivacyError if the id or the reason of an exclusion contains personal data. The corpus records ids and
+        reasons."""
         for number, each in enumerate(self.all, start=1):
             for name, value in (("id", each.id), ("reason", each.reason)):
                 if kinds := sorted(self._screen.kinds_of(name, value)):
@@ -112,8 +112,8 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError if an exclusion matches no row, because the row that a person meant would stay in the
-        corpus. Call it after all rows are read."""
+        """Raise SourceError if an exclusion matches no row. Otherwise the row that a person meant to exclude would stay
+        in the corpus. Call it after all rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
             raise SourceError(
@@ -128,7 +128,8 @@ Values = Mapping[str, Any]
 MOST_COLUMNS = 10_000
 """Maximum number of column names that are collected from JSON rows."""
 MOST_VALUES = 1_000
-"""Maximum number of distinct values of a `where` column that are collected for the message if no row is selected."""
+"""Maximum number of distinct values that are collected from a `where` column. The error message lists them if `where`
+selects no row."""
 
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
@@ -151,7 +152,7 @@ class SourceCount:
     links_without_row: int = 0
     """Number of links to ids that no row of any source has."""
     links_to_itself: int = 0
-    """Number of links from a row to itself. The count `links` excludes these."""
+    """Number of links from a row to itself. `links` does not count them."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
@@ -172,14 +173,14 @@ class SourceReader:
         extraction: Extraction | None = None,
     ) -> None:
         """Args:
-            seen: ids of the documents of all sources so far. An id may be used only once.
+            seen: ids of all documents that any source has yielded. A row that repeats one of these ids is quarantined.
             tally: counts the links of all sources; None if no source has links.
-            screen: replaces personal data in the columns, or rejects rows with it.
-            known_ids: returns the `row_keys` of all sources.
+            screen: replaces personal data in the columns, or rejects rows with personal data there.
+            known_ids: function that returns the `row_keys` of all sources.
             needs_author: true if the split is by author; a row without an author is then quarantined.
             extraction: rows extracted from a source of mail or documents; None for other sources.
 
-        Raises RecipeError if two spellings of one word have different levels.
+        Raises RecipeError if `levels` of the source is contradictory (`_levels_by_word`).
         """
         self._screen = screen
         if extraction is not None:
@@ -236,18 +237,18 @@ class SourceReader:
 
     @property
     def columns_not_read(self) -> list[str]:
-        """Return the columns of the rows so far that the recipe does not read."""
+        """Return those columns of the rows read so far that the recipe does not use."""
         return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
-        """Yield each row's id in the form that is compared with links (`link_key`). This reads the file, so use a
-        separate reader."""
+        """Yield each row's id in the form that is compared with links (`link_key`). This reads the file from the start,
+        so call it on a separate reader."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
-        """Return a row as a document or a quarantined row, and count it. Returns None for a row that is excluded or not
-        selected."""
+        """Count a row, and convert it to a document or to a quarantined row. Return None for a row that is excluded or
+        not selected."""
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
@@ -288,7 +289,7 @@ class SourceReader:
         self.reject_unknown_levels()
 
     def reject_unknown_levels(self) -> None:
-        """Raise SourceError if the recipe has `levels`, and rows have level words that it lacks."""
+        """Raise SourceError if the recipe has `levels` and a row has a level word that `levels` lacks."""
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
@@ -297,8 +298,8 @@ class SourceReader:
             )
 
     def _leave_out(self, row: Row) -> None:
-        """Register a row that becomes no document: its id, so that links to it count as existing, and its level, which
-        its case file inherits."""
+        """Register a row that becomes no document. Its id is registered so that links to the row count as existing, and
+        its level because its case file inherits the level."""
         self._count_links(self._tied_id_of(row))
         values = row.values or {}
         case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
@@ -316,8 +317,8 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file under the recipe's column names. If two columns match one name, raise SourceError
-        for a table, and yield a broken row for JSON."""
+        """Yield the rows of the file, keyed by the recipe's column names. If two columns match one of these names,
+        raise SourceError for a table, and yield a broken row for JSON."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header, source.sheet):
@@ -333,11 +334,12 @@ class SourceReader:
                 yield Row(row.number, None, str(rejected))
 
     def _some_row_has_a_level(self) -> bool:
-        """Return whether the source states a level and the file has a column of levels, in the header or in any JSON
-        row.
+        """Return True if the recipe states a level for the source, and the file has a column of levels in its header or
+        in any JSON row.
 
-        If true, a row without that column is quarantined, because its own level may be under a misspelt name. It does
-        not get the source's level. If the source states no level, such a row is quarantined in any case.
+        If so, a JSON row without that column is quarantined: its level may be under a misspelt column name, so it must
+        not get the recipe's level. If the recipe states no level for the source, a row without a level is always
+        quarantined.
         """
         if self.source.classification_floor is None and "classification" not in self.source.constants:
             return False
@@ -346,7 +348,7 @@ class SourceReader:
         return next(of_rows, False) if has_header(self._file) else any(of_rows)
 
     def _document(self, row: Row) -> Document:
-        """Return the document of a row. Raises RowRejected with the reason for quarantine."""
+        """Convert a row to a document. Raises RowRejected with the reason for quarantine."""
         if row.values is None:
             raise RowRejected(row.problem or "broken")
         if self.extraction is not None and BROKEN in row.values:
@@ -378,8 +380,8 @@ class SourceReader:
         )
 
     def _conversation(self, values: Values) -> Values:
-        """Return the messages, tools and rejected reply of a row in an imported layout; empty for the layout
-        `columns`."""
+        """Return the messages, tools and rejected reply of a row in an imported layout. Return an empty mapping for the
+        layout `columns`."""
         if self.source.layout == "columns":
             return {}
         found = conversation_of(self.source.layout, self.source.role, values)
@@ -395,8 +397,8 @@ class SourceReader:
         return {"messages": tuple(messages), "tools": found.tools, "rejected": rejected}
 
     def _fields(self, values: Values, number: int, talk: Values) -> dict[str, str]:
-        """Return the document's text fields, including the field that the source's role adds. `number`: number of the
-        row. `talk`: result of `_conversation` for the row."""
+        """Return the text fields of the row's document, including the field that the source's role requires. `number`:
+        number of the row. `talk`: result of `_conversation` for the row."""
         names = [name for name in REQUIRED if not talk or name not in LAYOUT_FIELDS]
         of_role = FIELD_OF_ROLE.get(self.source.role)
         of_role = None if of_role in talk else of_role
@@ -436,7 +438,7 @@ class SourceReader:
         return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
-        """Return the row's classification level, at least the source's floor."""
+        """Return the row's classification level, which is at least the floor that the recipe sets for the source."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
@@ -449,8 +451,8 @@ class SourceReader:
         return level
 
     def _stated_level(self, values: Values) -> str | None:
-        """Return the highest level that the row and its source state; None if a stated level is unknown or no level is
-        stated."""
+        """Return the highest level that the row or the recipe states. Return None if a stated level is unknown, or if
+        none is stated."""
         column = self._column("classification")
         if not is_a_text(values.get(column)) or (self._every_row_has_a_level and column not in values):
             return None
@@ -461,13 +463,13 @@ class SourceReader:
         return self._ladder.highest(named) if named and all(level in self._ladder for level in named) else None
 
     def level_of(self, word: str) -> str:
-        """Return the level to which the recipe maps a word of the file; the word itself if it is a level or not
-        mapped."""
+        """Return the level to which the recipe maps a word of the file. Return the word unchanged if it is a level, or
+        if the recipe does not map it."""
         return word if word in self._ladder else self._levels.get(folded(word), word)
 
     def _may_be_empty(self, name: str) -> bool:
-        """Return whether a field may be empty. This is true if its constant is empty, for the department, for the
-        subject in an imported layout, and for the author unless the split is by author."""
+        """Return True if a field may be empty: the department, the subject in an imported layout, the author unless the
+        split is by author, and any field whose constant is empty."""
         if name == "department" or (name == "author" and not self._needs_author):
             return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
@@ -477,13 +479,13 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Return the columns under `columns` and `where` of the recipe. A missing column may be misspelt, and reading
-        it as empty could lose a level."""
+        """Return the columns that `columns` and `where` of the recipe name. Each row must have them: if a missing
+        column were read as empty, a level in a misspelt column would be lost."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Return whether `where` selects a row. Rows that lack a column of the recipe are selected, so that they are
-        quarantined."""
+        """Return True if `where` selects a row. Return True, too, for a row that lacks a column of the recipe, so that
+        the row is quarantined."""
         if not all(column in values for column in self._named_columns):
             return True
         where = self.source.where
@@ -496,8 +498,8 @@ class SourceReader:
         return False
 
     def _value(self, values: Values, name: str) -> str:
-        """Return a field as stripped NFC text, or "" if it is empty. A constant replaces the column's value in every
-        row."""
+        """Return a field's value as stripped NFC text, or "" if the field is empty. If the recipe has a constant for
+        the field, return the constant."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
@@ -511,8 +513,8 @@ class SourceReader:
         return normal_id(text) if cleaned and name in _IDENTIFIERS else cleaned
 
     def _cleaned(self, text: str, *, has_markup: bool) -> str:
-        """Return a text stripped, in NFC, and without HTML if the source has `markup: html`; "" if no character is
-        visible."""
+        """Strip a text, normalise it to NFC, and remove HTML if the source has `markup: html`. Return "" if no
+        character is visible."""
         if has_markup and self.source.markup == "html" and is_unicode(text):
             begin = text.rfind("</think>\n\n") + len("</think>\n\n") if text.startswith("<think>\n") else 0
             text = text[:begin] + without_markup(text[begin:])
@@ -521,17 +523,20 @@ class SourceReader:
         return unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
-        """Return the id of a broken row for messages; None if it has no valid id or the id must not be shown."""
+        """Return the id of a broken row for use in messages. Return None if the row has no valid id, or if the id
+        contains personal data."""
         id = self._own_id_of(row)
         return None if id is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """Return the id of a row that becomes no document, as links store it (`ColumnScreen.tied`)."""
+        """Return the id of a row that becomes no document, in the form in which links store ids
+        (`ColumnScreen.tied`)."""
         id = self._own_id_of(row)
         return None if id is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """Return the id of a row; if the row has none and `id_from_row` is set, an id made from its number."""
+        """Return the id of a row. If the row has no id and `id_from_row` is set, return an id made from the row's
+        number."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 
@@ -559,19 +564,19 @@ class Sample:
     not_selected: int = 0
     excluded: int = 0
     reasons: dict[str, list[int | str]] = field(default_factory=dict)
-    """Reason of quarantine -> its rows: their numbers, or for mail and documents their ids."""
+    """Reason of quarantine -> numbers of the rows; for sources of mail or documents, the ids of the rows."""
     remedy: str = ""
     """Remedy for the most frequent reason."""
     above_ceiling: dict[str, int] = field(default_factory=dict)
     """Level above the line's ceiling -> number of documents."""
     wrong_language: dict[str, list[int | str]] = field(default_factory=dict)
-    """Language of documents -> rows with a text that is certainly in another language."""
+    """Stated language of documents -> rows in which a text is certainly in another language."""
     unknown_levels: str = ""
-    """Words that are not levels, with their counts."""
+    """Words in the level column that the recipe does not know, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
     other_languages: dict[str, list[int | str]] = field(default_factory=dict)
-    """Language without name detection -> its rows."""
+    """Language without name detection -> rows in this language."""
     not_read: list[str] = field(default_factory=list)
     share: float = 0.0
     """Share of the selected rows that would be quarantined."""
@@ -582,13 +587,13 @@ class Sample:
 
     @property
     def rows_by_reason(self) -> list[str]:
-        """Return a text for each reason of quarantine, with the count and the numbers or ids of its rows. The most
-        frequent reason comes first."""
+        """Return a text for each reason of quarantine: the number of its rows, the reason, and the rows' numbers or
+        ids. The most frequent reason comes first."""
         return [f"{len(rows):,}: {reason} ({format_numbers(rows)})" for reason, rows in self.reasons.items()]
 
 
 def format_numbers(rows: Sequence[int | str]) -> str:
-    """Return a text with the numbers or ids of rows."""
+    """Return a text that lists the numbers or ids of rows."""
     are_numbers = isinstance(rows[0], int)
     return f"{'row' if len(rows) == 1 else 'rows'} {and_more(rows)}" if are_numbers else and_more(rows)
 
@@ -606,7 +611,7 @@ def sample_of(
     rows: int = ROWS_OF_A_SAMPLE,
     extraction: Extraction | None = None,
 ) -> Sample:
-    """Return the counts over the first rows of a source. Columns are not screened for personal data. `detected`:
+    """Read the first rows of a source and return their counts. Columns are not screened for personal data. `detected`:
     languages in which the line detects names."""
     reader = SourceReader(source, path, limits, ladder, set(), extraction=extraction)
     sample, broken = Sample(source.name), list[Quarantined]()
@@ -688,7 +693,7 @@ _RATED_ID = re.compile("rated-[0-9a-f]{16}")
 
 
 def _is_rated(source: Source) -> bool:
-    """Return True for a file in the directory of rated answers."""
+    """Return True if a source's file is in the directory of rated answers."""
     return Path(os.path.normpath(source.path)).is_relative_to(RATED)
 
 
@@ -697,19 +702,19 @@ def _has_rated_id(values: Values) -> bool:
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
-    """Raise SourceError unless a file of rated answers is the file imported for the line, the line still permits rated
-    answers, and the recipe changes no answer, rating or level."""
+    """Raise SourceError unless a file of rated answers is unchanged since its import for this line, the line still
+    permits rated answers, and the recipe changes no answer, rating or level."""
     line, institution = workplace.line.line, workplace.institution
     query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
     with open_registry(workplace.settings).reading() as session:
         entries = [each for each in session.scalars(query) if (each["line"], each["sha256"]) == (line, sha256)]
     if not entries:
-        raise _not_as_taken(path, f"the file was not imported for line {line}, or has changed since")
+        raise _not_as_taken(path, f"the file was not imported for line {line}, or was changed after its import")
     if not institution.serving.makes_preferences(line):
         raise _not_as_taken(path, f"line {line} no longer permits rated answers as preferences")
     levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
     if institution.ladder.highest(levels) != entries[0]["classification"]:
-        raise _not_as_taken(path, f"its highest level is no longer {entries[0]['classification']}, as at the import")
+        raise _not_as_taken(path, f"its highest level is no longer {entries[0]['classification']}, the level at its import")
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
     if changed or (source.role, source.encoding) != (entries[0]["role"], None) or source.layout not in _RATED_LAYOUTS:
         raise _not_as_taken(path, f"source '{source.name}' sets other columns or another role than the import")
@@ -720,9 +725,9 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
 
 
 def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, str]:
-    """Return word in comparison form -> level in the recipe. Raises RecipeError if two spellings of a word have
-    different levels, or if the recipe maps a level of the ladder to another level, or another spelling of it to a lower
-    level."""
+    """Return a dict from each word of `levels`, in comparison form, to its level. Raises RecipeError in three cases:
+    two spellings of a word have different levels; a level of the ladder is mapped to another level; another spelling of
+    a level of the ladder is mapped to a lower level."""
     own = {folded(level): level for level in ladder.levels}
     levels: dict[str, str] = {}
     for word, level in source.levels.items():
@@ -749,8 +754,8 @@ class Readers:
     tally: LinkTally | None
 
     def levels_left_out(self, documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
-        """Return case (`folded`) -> highest level of its rows that became no document, for each case whose documents
-        all have lower levels. Call it after all rows are read."""
+        """Return a dict from case (`folded`) to the highest level of the case's rows that became no document. It has
+        only cases whose documents all have lower levels. Call it after all rows are read."""
         left_out = dict[str, str]()
         for reader in self.of_sources:
             for case, level in reader.left_out.items():
@@ -782,7 +787,7 @@ class Readers:
 
 
 def levels_by_case(documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
-    """Return case (`folded`) -> highest level of its documents in a file."""
+    """Return a dict from each case (`folded`) in a file of documents to the highest level of the case's documents."""
     levels = dict[str, str]()
     for document in read_documents(documents):
         case = folded(document.case)
@@ -795,7 +800,7 @@ def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes]
 
     Args:
         config: the configuration of the raw corpus at this workplace.
-        secret: returns the secret for pseudonyms; None for the workplace's.
+        secret: function that returns the secret for pseudonyms; None for `workplace.column_secret`.
     """
     line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)

@@ -1,6 +1,6 @@
 """Run the work on a corpus in this process, in a process pool, or with Ray. Every engine gives the same results.
 
-An item of work locates a part of a file, for example by byte offsets. The worker reads that part itself.
+An item of work states where a part of a file is, for example by byte offsets. The worker reads that part itself.
 """
 
 import gc
@@ -33,8 +33,8 @@ Start: TypeAlias = Callable[[], AbstractContextManager[Callable[[Item], Result]]
 """Picklable function that prepares a worker, for example by loading models, and returns the function to apply to each
 item."""
 Engine: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
-"""Function that works on items and yields the results in order. It can be called several times. Raises the exceptions
-of the work, and WorkerKilled."""
+"""Function that processes items and yields their results in order. It can be called several times. It raises
+WorkerKilled, and the exceptions of the function that processes an item."""
 
 
 @contextmanager
@@ -43,19 +43,19 @@ def _ready(work: Callable[[Item], Result]) -> Iterator[Callable[[Item], Result]]
 
 
 def unprepared(work: Callable[[Item], Result]) -> Start[Item, Result]:
-    """Return the `Start` of work that needs no preparation."""
+    """Return a `Start` for a function that needs no preparation."""
     return partial(_ready, work)
 
 
 def choose_engine(
     start: Start[Item, Result], source: Path, corpus: Corpus, useful_workers: int, progress: Progress
 ) -> AbstractContextManager[Engine[Item, Result]]:
-    """Return the engine: Ray if `corpus.engine` is `ray`, otherwise a process pool, or this process if one worker is
-    enough.
+    """Return the engine to use: Ray if `corpus.engine` is `ray`. Otherwise a process pool, or the calling process if
+    one worker is enough.
 
     Args:
         source: the file that the workers read.
-        useful_workers: number of workers that save more time than their start costs.
+        useful_workers: largest number of workers of which each saves more time than it takes to start.
     """
     workers = corpus.workers or len(os.sched_getaffinity(0))
     if corpus.engine == "ray":
@@ -76,7 +76,7 @@ def this_process(start: Start[Item, Result]) -> Iterator[Engine[Item, Result]]:
 
 @contextmanager
 def process_pool(start: Start[Item, Result], workers: int) -> Iterator[Engine[Item, Result]]:
-    """Yield an engine that runs worker processes. They end when this process ends."""
+    """Yield an engine that runs worker processes. The workers end when the calling process ends."""
     with WorkerPool(workers, _begin_worker, start) as pool:
         yield partial(pool.over, work=_work_in_worker)
 
@@ -95,8 +95,8 @@ def _begin_worker(start: Start[Any, Any]) -> None:
 
 @cache
 def _worker() -> Callable[[Any], Any]:
-    """Prepare the worker at its first item. An error while the process starts would break the pool and lose its
-    message."""
+    """Prepare this worker when its first item arrives. If preparing failed while the process starts, the pool would
+    break and the error message would be lost."""
     work = _started.enter_context(_start_work())
     gc.freeze()  # loaded models stay in memory; scanning them in each garbage collection costs a sixth of the time
     return work
@@ -119,11 +119,11 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def ray_actors(
     start: Start[Item, Result], source: Path, workers: int, progress: Progress
 ) -> Iterator[Engine[Item, Result]]:
-    """Yield an engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray. Only this process can use the
-    local Ray, which stops at the end.
+    """Yield an engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray. The local Ray accepts only this
+    process, and stops when the work ends.
 
-    Raises InputError if Ray is not installed, was imported before it could be restricted to this process, or does not
-    start.
+    Raises InputError if Ray is not installed, was imported before it could be restricted to this process, or if Ray
+    does not start.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError(
@@ -176,7 +176,7 @@ def _over_actors(
 
 @dataclass(frozen=True)
 class _Source:
-    """The file that every actor's machine must have under the same path."""
+    """The source file. Every machine with an actor must have it under the same path."""
 
     path: Path
     size: int
@@ -184,7 +184,7 @@ class _Source:
     def check(self) -> None:
         if not self.path.is_file() or self.path.stat().st_size != self.size:
             raise InputError(
-                f"The Ray node {platform.node()} has no file {self.path}, or one of another size.",
+                f"The Ray node {platform.node()} has no file {self.path}, or its file has another size.",
                 "Mount the folders of SOVEREIGN_HOME and SOVEREIGN_CORPUS under the same paths on every node.",
             )
 
@@ -215,8 +215,8 @@ def _close_to_others() -> None:
     """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
 
     Ray executes any code that it receives, and by default listens on every interface. It replaces 127.0.0.1 by the
-    machine's address unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token keeps out other accounts of the
-    machine, which can connect to loopback.
+    machine's address unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token excludes other accounts of this
+    machine, because they can connect to loopback.
     """
     closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
     if "ray" in sys.modules and not closed:
@@ -231,9 +231,9 @@ def _close_to_others() -> None:
 
 @contextmanager
 def patience(ray: Any, progress: Progress) -> Iterator[None]:
-    """Make Ray wait up to `SECONDS_TO_START` for the node that it starts, and report progress.
+    """Make Ray wait up to `SECONDS_TO_START` for the node that Ray starts, and report progress.
 
-    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and gives up after
+    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, but only tries for
     30 s (`Node.__init__` in `ray/_private/node.py`).
     """
     services = ray._private.services

@@ -49,7 +49,7 @@ KINDS = {
 }
 """Kind of a source -> its parser and its assembler."""
 BROKEN = "quarantined"
-"""Key of a line that is a quarantined unit instead of a row. Its value is the reason."""
+"""Key that marks a line as a quarantined unit instead of a row. The key's value is the reason."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Extraction:
     concerns). A line about a unit that OCR read also has `ocr`: the numbers of `pages` and `words`, and the mean
     `confidence` of the words."""
     counts: dict[str, Any]
-    """Number of files and units, and of units by outcome and reason, for `sources.json`."""
+    """Counts for `sources.json`: files, units, and units by outcome and reason."""
 
     @property
     def files(self) -> Iterator[dict[str, Any]]:
@@ -73,7 +73,7 @@ class Extraction:
 
 
 _OF_ASSEMBLERS = ("letters.py", "markings.py", "quotes.py", "reference_words.txt", "threads.py")
-"""Files of this package that decide which rows are formed from parsed files, and the rows' levels."""
+"""Files of this package whose code forms rows from parsed files, and decides the rows' levels."""
 
 
 def extractor_of(source: Source) -> str | None:
