@@ -233,8 +233,8 @@ def _close_to_others() -> None:
 def patience(ray: Any, progress: Progress) -> Iterator[None]:
     """Make Ray wait up to `SECONDS_TO_START` for the node that Ray starts, and report progress.
 
-    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, but only tries for
-    30 s (`Node.__init__` in `ray/_private/node.py`).
+    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and stops trying
+    after 30 s (`Node.__init__` in `ray/_private/node.py`).
     """
     services = ray._private.services
     look = services.get_node

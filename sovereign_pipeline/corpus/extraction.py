@@ -77,10 +77,10 @@ _OF_ASSEMBLERS = ("letters.py", "markings.py", "quotes.py", "reference_words.txt
 
 
 def extractor_of(source: Source) -> str | None:
-    """Return a digest of the code that parses and assembles a source; None for tables and databases, which need no such
-    code.
+    """Return a digest of the code that parses and assembles a source. Return None for tables and databases, which need
+    no such code.
 
-    The digest is part of the identity of each raw corpus with the source.
+    The digest is part of the identity of a raw corpus.
     """
     if source.kind not in KINDS:
         return None
@@ -100,10 +100,11 @@ def extract(
     ladder: ClassificationLadder,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Extraction:
-    """Write the rows of a source of mail or documents below the corpus root, where parsed files are cached.
+    """Parse a source of mail or documents, and write its rows below the corpus root. Parsed files are cached there,
+    too.
 
-    Raises SandboxUnavailable, and SourceError if the folder cannot be listed, every file in it is left out, or a unit
-    is not in exactly one row or outcome.
+    Raises SandboxUnavailable. Raises SourceError if the folder cannot be listed, if all its files are left out, or if a
+    unit is not in exactly one row or outcome.
     """
     parser, assembler = KINDS[source.kind]
     program = find_tesseract() if source.ocr else None

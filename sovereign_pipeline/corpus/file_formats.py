@@ -1,5 +1,5 @@
-"""Read the rows of a JSONL, JSON, CSV, TSV or Parquet file, compressed or not, or of a workbook's sheet. Detect quoted
-cells of a table that contain whole rows because a quote is missing."""
+"""Read the rows of a workbook's sheet, or of a JSONL, JSON, CSV, TSV or Parquet file, which may be compressed. Detect
+quoted cells of a table that contain whole rows because a quote is missing."""
 
 import csv
 import io
@@ -36,21 +36,21 @@ _WORKBOOK_PARSERS = "sovereign_pipeline.corpus.office_files"
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
-"""Maximum unpacked size of a compressed Parquet file, in bytes. Parquet is read from its end, so the whole file is
-unpacked into memory, and a small file can unpack to a thousand times its size."""
+"""Maximum unpacked size of a compressed Parquet file, in bytes. A reader of Parquet begins at the end of the file, so
+the whole file is unpacked into memory. A small file can unpack to a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def format_of(path: Path) -> str:
-    """Return the suffix of a file's format in lower case, without its compression. Raises SourceError for an unknown
-    format."""
+    """Return the lower-case suffix of a file's format, without the suffix of the compression. Raises SourceError for an
+    unknown format."""
     suffix = Path(name_without_packing(path)).suffix
     if suffix in FORMATS:
         return suffix
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
-    raise SourceError(f"{path}: its suffix is not that of a known format.", remedy)
+    raise SourceError(f"{path}: the file's suffix belongs to no known format.", remedy)
 
 
 def read_rows(
@@ -66,7 +66,7 @@ def read_rows(
     Args:
         encoding: encoding of a text file; None for UTF-8.
         delimiter: delimiter of a CSV or TSV file; None for a comma, or a tab in .tsv.
-        check_header: called with the column names of a table before its first row.
+        check_header: function that is called with a table's column names before its first row.
         sheet: name of a workbook's sheet; None if the workbook has only one.
     """
     reject_unreadable(path)
@@ -101,7 +101,7 @@ def sheets_of(path: Path) -> list[str]:
 
 
 def _parsed_workbook(path: Path, parser: str, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Parse a workbook in the sandbox."""
+    """Run a parser of `office_files.py` on a workbook in the sandbox."""
     with Sandboxes(f"{_WORKBOOK_PARSERS}:{parser}", options) as sandboxes:
         items = [*sandboxes.items_of(path)]
     if problem := next((item["broken"] for item in items if "broken" in item), None):
@@ -110,7 +110,7 @@ def _parsed_workbook(path: Path, parser: str, options: dict[str, Any]) -> list[d
 
 
 def has_header(path: Path) -> bool:
-    """Return whether the file is a table, whose header names the columns of all rows."""
+    """Return True if the file is a table: its header names the columns of all rows."""
     return name_without_packing(path).endswith(TABLES)
 
 
@@ -154,15 +154,15 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """Return a line without a byte order mark and without a comma after its object, as in files that were made by
-    splitting an array."""
+    """Return a line without a byte order mark, and without a comma after the object. Such commas remain if an array was
+    split into lines."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return whether a file's first line begins an array of objects, or is a whole array of several objects. `is_all`:
-    whether nothing follows the line."""
+    """Return True if a file's first line begins an array of objects, or if it is a whole array of several objects.
+    `is_all`: whether nothing follows the line."""
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
@@ -173,8 +173,8 @@ def _begins_an_array(line: bytes, is_all: bool) -> bool:
 
 
 class _DuplicateField(ValueError):
-    """Raised if an object has two values under one name. Python would keep the last one, which could lower a
-    classification level."""
+    """Raised if a JSON object has two values under one name. Python would keep only the last value, which may be a
+    lower classification level."""
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,7 +185,8 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their newline, and None for a line above the limit, which is never loaded completely."""
+    """Yield lines without their newline. Yield None for a line above the limit; such a line is never loaded
+    completely."""
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     while line := buffered.readline(max_row_bytes + 1):
         if len(line) <= max_row_bytes or line.endswith(b"\n"):
@@ -198,7 +199,7 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     """Yield the elements of one array of objects, with one in memory at a time. Raises SourceError if the array's
-    syntax is broken or an element is above the limit, because the following rows cannot be separated."""
+    syntax is broken or an element is above the limit, because the elements after it cannot be separated."""
     # With surrogateescape, one wrongly encoded element is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()
@@ -238,7 +239,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     while not buffer.strip() and (buffer := text.read(BLOCK)):
         pass
     if buffer:
-        raise SourceError(f"{path}: there is text after the array's end.", "Correct the file.")
+        raise SourceError(f"{path}: the file has text after the end of the array.", "Correct the file.")
 
 
 def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
@@ -319,7 +320,7 @@ def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
 # --- CSV and TSV ------------------------------------------------------------------------------------------------------
 
 ENDLESS = 1 << 28
-"""Maximum length of a record in characters. In a longer record, a quote is assumed to be missing."""
+"""Length of a record in characters above which the reader assumes that a closing quote is missing."""
 
 
 def rows_of_table(
@@ -418,7 +419,7 @@ def _was_not_utf8(text: str) -> bool:
 
 
 class EndlessRecord(Exception):
-    """Raised if a record does not end."""
+    """Raised if a record is so long that its closing quote must be missing."""
 
 
 # --- lines, record by record ------------------------------------------------------------------------------------------
@@ -427,8 +428,8 @@ class EndlessRecord(Exception):
 class RecordLines(Iterator[str]):
     """Iterates over the lines of a file for `csv.reader`, which takes as many lines as a record has.
 
-    In a record above the limit, `x` replaces each run of text between quotes, delimiters, spaces and line ends. The
-    record still ends in the right place.
+    In a record above the limit, `x` replaces each run of characters between quotes, delimiters, spaces and line ends,
+    to save memory. The record still ends in the right place.
     """
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
@@ -478,22 +479,25 @@ class RecordLines(Iterator[str]):
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Number of rows from which the columns are learnt. The second number is for rows of several lines."""
+"""Number of rows from which the columns are learnt. The first number is for rows of one line, the second for rows of
+several lines."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Maximum length in characters of an id, a date, a level or a name."""
 _FEW = 20
 """Maximum number of distinct values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Minimum number of distinct values in a column for rejecting a value of a new form as foreign."""
+"""Minimum number of distinct values that a column must have before a value of a new form counts as foreign to the
+column."""
 _LONG_NUMBER = 5
-"""Minimum number of digits of a number that is no year, and rarely a street or list number."""
+"""Number of digits from which a number is not a year, and is rarely a house number or a list number."""
 _NEXT = 10
-"""Minimum tolerance above the highest learnt id. For wide ranges of ids, the tolerance is a quarter of the range."""
+"""Minimum amount by which an id may exceed the highest learnt id. For a wide range of ids, the amount is a quarter of
+the range."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
-"""Minimum number of columns for detection. With only an id and a text, rows and lines of texts cannot be
-distinguished."""
+"""Minimum number of columns for detection. In a table of only an id and a text, a row cannot be distinguished from a
+line of a text."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d+")
@@ -539,8 +543,8 @@ class _Column:
         return not self.long and 0 < len(self.values) <= min(_FEW, max(1, self.filled / 2))
 
     def certainty_of(self, text: str) -> float | None:
-        """Return the evidence, from 0 to 1, that a text belongs to this column rather than fitting by chance; None if
-        it does not fit."""
+        """Return the certainty, from 0 to 1, that a text belongs to this column and does not fit by chance. Return None
+        if the text does not fit."""
         if self.has_few_values and text in self.values:
             return 1
         if self.has_codes:
@@ -551,8 +555,8 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return whether a plain number is near the column's numbers. Street and list numbers usually are not. Return
-        True for codes that are not plain numbers."""
+        """Return True if a plain number is near the column's numbers, as house numbers and list numbers usually are
+        not. Also return True for a code that is not a plain number."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -562,7 +566,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Suspect:
-    """A place in a quoted cell where one row may end and the next begin."""
+    """A line end in a quoted cell at which one row may end and the next row may begin."""
 
     lines: tuple[int, int]
     """First and last line of the record in the file."""
@@ -580,7 +584,7 @@ class LostQuotes:
         self._suspects: list[_Suspect] = []
 
     def add(self, cells: Sequence[str], lines: tuple[int, int]) -> None:
-        """Learn the columns from a row, and collect the places in its cells where rows may end.
+        """Learn the columns from a row, and collect the line ends in the row's cells at which hidden rows may end.
 
         Args:
             cells: the cells of a row, as many as the header has.
@@ -600,8 +604,8 @@ class LostQuotes:
             self._suspects = [each for each in self._suspects if self._is_a_row_end(each)]
 
     def found(self) -> tuple[int, int] | None:
-        """Return the lines of the first record with a cell that contains whole rows, or None. Call it after all rows
-        are added."""
+        """Return the first and last line of the first record with a cell that contains whole rows. Return None if there
+        is no such record. Call it after all rows are added."""
         return next((each.lines for each in self._suspects if self._is_a_row_end(each)), None)
 
     def _suspects_in(self, cell: str, place: int, lines: tuple[int, int]) -> list[_Suspect]:
@@ -623,8 +627,8 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Return whether a suspect is the end of a row: every cell fits its column, and some cells would hardly fit by
-        chance."""
+        """Return True if a suspected line end is the end of a row: every cell around it fits its column, and some cells
+        would hardly fit by chance."""
         certain = 0.0
         possible = 0
         for place, text in suspect.cells:

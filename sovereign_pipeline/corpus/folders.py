@@ -1,5 +1,5 @@
-"""Inspect a folder of documents or mail without a recipe: count its files, find rules that pair them, and list files
-that would be left out."""
+"""Inspect a folder of documents or mail without a recipe: count its files, find rules that pair letters with replies,
+and list the files that would be left out."""
 
 import csv
 import re
@@ -42,7 +42,7 @@ SIDES = (
     ("وارد", "صادر"),
     ("طلب", "رد"),
 )
-"""Words by which the paths of letters and replies usually differ, in lower case."""
+"""Pairs of words, in lower case, by which the path of a letter usually differs from the path of its reply."""
 MAIL = (".eml", ".msg", ".mbox")
 _MAILDIR, _OF_MAILDIR = ("cur", "new"), "of Maildir"
 
@@ -56,7 +56,7 @@ class FolderFacts:
     """Suffix, or `of Maildir` -> number of files."""
     source: dict[str, Any]
     more: dict[str, Any]
-    """Further keys of the proposed recipe."""
+    """Further keys to add to the proposed recipe, besides the source."""
     notes: list[str]
     """Assumptions, and decisions that a person must make."""
     outcomes: list[dict[str, Any]]
@@ -69,12 +69,13 @@ class FolderFacts:
 def look_at_folder(
     settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder, answers: Sequence[str] = ()
 ) -> FolderFacts:
-    """Return the facts of a folder and a proposed source. For documents, the source has the patterns that pair most
-    files; for mail, the institution's likely domain. Raises SourceError for a folder without documents and mail.
+    """Return the facts of a folder, and a proposed source of a recipe. For documents, the source has the path patterns
+    that pair most files. For mail, it has the institution's likely domain. Raises SourceError for a folder without
+    documents and mail.
 
     Args:
-        named: path of the folder to write into the recipe.
-        answers: a person's values for the source, as in `Suggestion.answered`.
+        named: path of the folder, as the recipe will state it.
+        answers: a person's values for keys of the source, as in `Suggestion.answered`.
     """
     files = files_of(folder)
     names = [file.name for file in files]
@@ -134,7 +135,7 @@ _MOST_DOMAINS = 5
 
 
 def _about_domains(messages: Iterable[Mapping[str, Any]]) -> str:
-    """Return a question that lists the most frequent domains and asks which are the institution's."""
+    """Return a question that lists the most frequent domains and asks which of them belong to the institution."""
     counts = Counter[str]()
     for each in messages:
         counts.update({str(address).rpartition("@")[2] for address in (each["sender"], *each["recipients"])})
@@ -160,7 +161,8 @@ def _set_level(without: int, rows: int, ladder: ClassificationLadder, source: di
 
 
 def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Set the formats of dates that are not ISO, and ask for a date for letters without a date."""
+    """Set the date formats of letters whose dates are not ISO, and add a question about the date to use for letters
+    without a date."""
     others = {date: times for date, times in dates.items() if date and not is_iso(date)}
     formats = formats_of_column(others) if others else ()
     date: dict[str, Any] = {}
@@ -187,8 +189,8 @@ def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) ->
 def _ask_for_quarantine(
     source: Mapping[str, Any], folder: Path, extraction: Extraction, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, Any]:
-    """Return the key `quarantine` to fill in, if needed. Rows are read with the draft recipe, whose open date keys get
-    sample values."""
+    """Return the recipe key `quarantine` with a value to fill in, or an empty dict if the key is not needed. Rows are
+    read with the draft recipe, in which date keys to fill in get sample values."""
     date = dict(source.get("date", {}))
     if "missing" in date:
         date["missing"] = "2000-01-01"
@@ -208,7 +210,7 @@ def _about_attachments(suffixes: Mapping[str, int], with_text: int) -> list[str]
 
 
 def format_suffixes(suffixes: Mapping[str, int]) -> str:
-    """Return suffixes with the numbers of their files, the most frequent first."""
+    """Return a text that lists suffixes, each with its number of files, the most frequent first."""
     return ", ".join(
         f"{times:,} {suffix or 'without suffix'}"
         for suffix, times in sorted(suffixes.items(), key=lambda each: -each[1])
@@ -226,7 +228,8 @@ def _is_in_maildir(name: str) -> bool:
 
 
 def _is_table_of_pairs(file: SourceFile, names: Collection[str]) -> bool:
-    """Return whether a file is a CSV file whose columns `request` and `reply` name files of the folder."""
+    """Return True if a file is a CSV file with a row whose cells under `request` and `reply` name files of the
+    folder."""
     if PurePosixPath(file.name).suffix.lower() != ".csv" or file.problem:
         return False
     try:
@@ -242,13 +245,14 @@ def _stem(name: str) -> str:
 
 
 def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[str, str]:
-    """Return the patterns of letters and replies that pair most names. If no patterns pair names, return those that
-    distinguish most replies from letters. Return none if they pair or distinguish fewer than two.
+    """Return the path pattern of letters and the path pattern of replies that together pair most names. If no patterns
+    pair names, return those that match most letters and most replies. Return an empty dict if the best patterns pair or
+    match fewer than two.
 
     Args:
         stems: names of the documents without suffix.
-        numbers: stem -> the document's reference numbers. Patterns count as pairing nothing if many of their pairs
-            contradict the number that the reply cites.
+        numbers: stem -> the document's reference numbers. If in many pairs the reply cites the number of another
+            letter, the patterns count as pairing nothing.
     """
     owners = defaultdict[Number, set[str]](set)
     for stem, each in numbers.items():
@@ -278,12 +282,12 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of replies that cite a letter other than the one that the patterns pair with them."""
+"""Maximum share of paired replies that may cite another letter than the letter with which the patterns pair them."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:
-    """Return form -> pattern -> number of paths. A pattern has a side's word, such as `in`; its form has `_SIDE`
-    instead."""
+    """Return a dict from form to the patterns of this form, each with its number of paths. A pattern contains the word
+    of a side, such as `in`. In its form, `_SIDE` replaces this word."""
     word = re.compile(rf"(?<![^\W\d_]){side}(?![^\W\d_])", re.IGNORECASE)
     found = {stem: matches for stem in sorted(stems) if (matches := [*word.finditer(stem)])}
     parents = Counter(part for stem in found for part in {*stem.split("/")[:-1]})
@@ -305,9 +309,9 @@ _VARIABLE = re.compile(r"[^\s_.-](?:.*[^\s_.-])?")
 
 
 def _form(marked: str, usual: Collection[str], other_names: str) -> str:
-    """Return the form of a path that is marked with `_SIDE`. A date becomes `{date}`, the nearest folder `{case}`, and
-    a folder above it `{folder}`. Folders in `usual` stay unchanged. If there is no such folder, the rest of the name
-    becomes `{case}`.
+    """Return the form of a path that contains `_SIDE`. A date becomes `{date}`. The folder nearest to the file becomes
+    `{case}`, and each folder above it `{folder}`; folders in `usual` stay unchanged. If all folders are in `usual`, the
+    rest of the file's name becomes `{case}`.
 
     Args:
         other_names: replacement for the rest of a file name in a case's folder.

@@ -23,8 +23,8 @@ def folded(value: str) -> str:
 
 
 def folded_author(value: str) -> str:
-    """Return the comparison form of an author: like `folded`, but with a space in place of each hyphen, as in `al
-    harthi`."""
+    """Return the comparison form of an author's name: the result of `folded` with a space in place of each hyphen, as
+    in `al harthi`."""
     return folded(value).replace("-", " ")
 
 

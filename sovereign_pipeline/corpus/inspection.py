@@ -1,5 +1,5 @@
-"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout. The results
-contain no text of the file."""
+"""Inspect a file without a recipe: find its encoding, delimiter and layout, and its columns of links, dates and row
+states. Reports on the results contain no text of the file."""
 
 import codecs
 import csv
@@ -46,18 +46,20 @@ _DELIMITERS = ",;\t|"
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _BROKEN = re.compile("[\udc80-\udcff]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
-"""Likely encodings of exports other than UTF-8. Old terminal encodings match any bytes and are left out."""
+"""Encodings, other than UTF-8, that exports are likely to have. Old terminal encodings are not listed, because any
+bytes are valid in them."""
 _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""Minimum number of valid UTF-8 lines with non-ASCII characters, and minimum ratio of these to broken lines, for a file
-that mixes UTF-8 with other encodings. In another encoding, hardly any such line is valid UTF-8 by chance."""
+"""A file with broken lines still counts as UTF-8 if it has at least this number of valid lines with non-ASCII
+characters, and at least this ratio of such lines to broken lines. In another encoding, a line with non-ASCII characters
+is hardly ever valid UTF-8 by chance."""
 
 
 # --- encoding and delimiter -------------------------------------------------------------------------------------------
 
 
 def encoding_of(path: Path) -> str | None:
-    """Return the encoding of a text file for a recipe; None for UTF-8. Other encodings are guessed from the first
-    megabyte, and a person must check the result. Raises SourceError if no encoding is plausible."""
+    """Return the encoding of a text file, as a recipe states it; None for UTF-8. An encoding without a byte order mark
+    is guessed from the first megabyte, so a person must check it. Raises SourceError if no encoding is plausible."""
     from charset_normalizer import from_bytes
 
     with unpacked(path) as stream:
@@ -76,8 +78,8 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Return whether a file counts as UTF-8: nearly all non-ASCII characters are valid, or enough lines are. Broken
-    rows are then quarantined one by one; another encoding would garble the valid rows."""
+    """Return True if a file counts as UTF-8: if nearly all its non-ASCII characters are valid, or if enough lines are.
+    Its broken rows are then quarantined one by one. Another encoding would garble the valid rows."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = right_lines = broken_lines = 0
     line_is_beyond = line_is_broken = False
@@ -103,7 +105,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
-    """Return the delimiter of a CSV or TSV file for a recipe; None for the format's default."""
+    """Return the delimiter of a CSV or TSV file, as a recipe states it; None for the format's default."""
     with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     text = sample.decode(encoding or "utf-8-sig", errors="ignore")
@@ -126,21 +128,24 @@ LONGEST_SHORT_VALUE = 400
 LEAST_LETTERS = 15
 """Minimum mean length in characters of a column that may hold requests or replies."""
 BEGINNING, ENDINGS_OF_REPLIES, MOST_ENDINGS = 300, 2, 20_000
-"""Number of characters at a letter's beginning that are searched for phrases; number of endings that replies share, one
-for each language; and maximum number of distinct endings that are counted."""
+"""First: number of characters at a letter's beginning that are searched for phrases. Second: number of frequent endings
+of replies that are considered, one for each language. Third: maximum number of distinct endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
-"""Number and share of long values above which a column counts as text. The values of such a column are not counted."""
+"""Number and share of long values above which a column counts as a column of texts. Occurrences of its values are then
+not counted."""
 LEAST_DIFFERENT_IDS = 0.95
-"""Minimum share of rows with a distinct value in a column that may contain row ids. Exports may repeat ids, leave ids
-empty, and end in a row of totals."""
+"""Minimum share of rows that must have a distinct value in a column of row ids. The share is below 1 because exports
+may repeat ids, leave ids empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""Minimum number of rows for tolerating one row without a distinct value, whatever its share."""
+"""Number of rows from which a column of ids may have one row without a distinct value, whatever share of the rows this
+is."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
-"""Maximum number of distinct values, and maximum length of a value, of a column that may contain states or levels."""
+"""Maximum number of distinct values in a column of states or levels, and maximum length in characters of such a
+value."""
 UNFINISHED = frozenset(
     ("draft", "withdrawn", "cancelled", "canceled", "deleted", "archived", "pending", "مسودة", "ملغى", "محذوف", "مسحوب")
 )
-"""Row states that are usually not trained on."""
+"""States of rows that should usually not be trained on."""
 ROWS_NAMED = 5
 """Maximum number of broken rows that are listed for each reason."""
 NOT_UTF8 = "not UTF-8"
@@ -152,7 +157,7 @@ _MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE 
 """Pattern of unmistakable markup: a known, closed element, or a line break."""
 _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
-"""Beginning of text that an HTML parser removes, up to the next `>`."""
+"""Pattern of the beginning of a tag. An HTML parser removes the text from there to the next `>`."""
 _CODE = re.compile(r"(?=.*\d)[^\W_]+(?:[-/_ ][^\W_]+)*")
 """Pattern of a number or code: letters and digits, in parts. A number with a fraction is an amount and does not
 match."""
@@ -174,7 +179,7 @@ class ColumnFacts:
     types: Counter[str] = field(default_factory=Counter)
     """Type -> number of non-empty values: text, number, truth value, date, list, object."""
     dates: int = 0
-    """Number of values that are ISO dates, including 20240115."""
+    """Number of values that are ISO dates; values such as 20240115 count."""
     longest: int = 0
     """Length of the longest value in characters."""
     characters: int = 0
@@ -183,7 +188,7 @@ class ColumnFacts:
     markup: int = 0
     """Number of values with unmistakable HTML markup: a known, closed element or a line break."""
     like_tags: int = 0
-    """Number of values with `<` before a letter that begins no known tag, such as an e-mail address in `<>`."""
+    """Number of values in which `<` precedes a letter but begins no known tag, as in an e-mail address in `<>`."""
     values: Counter[str] = field(default_factory=Counter)
     """Short value -> number of occurrences; empty if many values are long."""
     salutations: int = 0
@@ -210,8 +215,8 @@ class ColumnFacts:
 
     @property
     def reply_share(self) -> float:
-        """Return the share of texts that look like an institution's replies, by their phrases or by their two most
-        frequent endings."""
+        """Return the share of texts that look like an institution's replies: by their phrases, or because they have one
+        of the two most frequent endings."""
         signed = sum(times for _, times in self.endings.most_common(ENDINGS_OF_REPLIES))
         return max(signed, self.phrases_of_replies) / max(1, self.filled)
 
@@ -238,8 +243,8 @@ class ColumnFacts:
 
     @property
     def may_be_cases(self) -> bool:
-        """Return whether the values may be numbers of case files: short codes with digits, many distinct ones, some of
-        them in several rows."""
+        """Return True if the values may be numbers of case files: short codes with digits, many of them distinct, and
+        some of them in several rows."""
         different = len(self.values)
         is_repeated = MOST_WORDS_OF_STATES < different < LEAST_DIFFERENT_IDS * self.filled
         if not is_repeated or self.values.total() < self.filled or self.longest > LONGEST_WORD_OF_STATES:
@@ -253,8 +258,8 @@ class ColumnFacts:
 
     @cached_property
     def date_formats(self) -> tuple[tuple[str, ...], ...]:
-        """Return the formats of dates that are not ISO, as `formats_of_column` does. Empty if there are no such
-        dates."""
+        """Return the formats of dates that are not ISO dates, as `formats_of_column` returns them. Return none if there
+        are no such dates."""
         if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
             return ()
         found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
@@ -269,7 +274,8 @@ class ColumnFacts:
 
     @property
     def has_mixed_dates(self) -> bool:
-        """Return whether nearly all values are dates, but in several formats that read one value as different days."""
+        """Return True if nearly all values are dates, but their formats are ambiguous: a value is a different day in
+        different formats."""
         dated = sum(times for value, times in self.values.items() if days_in(value) and not value.isdigit())
         return not self.is_dated and not self.date_formats and 0 < LEAST_DATED * self.filled <= dated
 
@@ -305,26 +311,26 @@ class FileFacts:
 
     path: Path
     format: str
-    """Suffix of the format, without the suffix of the compression."""
+    """Suffix of the file's format, without the suffix of its compression."""
     compression: str | None
     encoding: str | None
-    """Encoding for the recipe; None for UTF-8."""
+    """Encoding to state in the recipe; None for UTF-8."""
     delimiter: str | None
-    """Delimiter of a CSV or TSV file for the recipe; None for the format's default."""
+    """Delimiter of a CSV or TSV file to state in the recipe; None for the format's default."""
     sheet: str | None = None
-    """Sheet of a workbook; None if the command names none."""
+    """Name of the inspected sheet of a workbook; None if the user named no sheet."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     """Reason -> number of unreadable rows."""
     broken_rows: dict[str, list[int]] = field(default_factory=dict)
-    """Reason -> numbers of the first such rows."""
+    """Reason -> numbers of the first rows that are unreadable for this reason."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     layouts: Counter[str] = field(default_factory=Counter)
     """Layout, such as sharegpt -> number of rows in it."""
     turns: Counter[int] = field(default_factory=Counter)
-    """Number of user turns in a row -> number of such rows, among the rows in a layout."""
+    """Number of user turns -> number of rows with this number of user turns. Only rows in a layout are counted."""
     roles: Counter[str] = field(default_factory=Counter)
-    """Role of the speaker -> number of turns."""
+    """Role of a speaker -> number of turns with this role."""
     calls: int = 0
     with_tools: int = 0
     unfit: Counter[str] = field(default_factory=Counter)
@@ -338,7 +344,7 @@ class FileFacts:
 
     @property
     def role(self) -> Role:
-        """Return the role of the rows of a layout, by their columns."""
+        """Return the source role that the columns show for rows in a layout: `preferences`, `labels` or `letters`."""
         if {"chosen", "rejected"} <= self.columns.keys():
             return "preferences"
         label = self.columns.get("label")
@@ -387,15 +393,15 @@ def _add_turns(facts: FileFacts, layout: Layout, values: Mapping[str, Any]) -> N
 
 
 def format_rows(facts: FileFacts, reason: str) -> str:
-    """Return a text with the numbers of the first rows that are broken for a reason."""
+    """Return a text that lists the numbers of the first rows that are broken for this reason."""
     numbers = facts.broken_rows[reason]
     more = " and more" if facts.broken[reason] > len(numbers) else ""
     return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
 
 
 def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if the first line may be a row of data. The report shows column names but must not show
-    values."""
+    """Raise SourceError if the first line may be a row of data. The inspection's report shows the cells of the first
+    line as column names, and must not show values."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
     if is_table_of_text(path) and not any(map(resembles_a_name, columns)):
@@ -412,16 +418,17 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class LinkColumn:
-    """A column whose values are, or may be, ids of other rows."""
+    """A column that contains, or may contain, ids of other rows."""
 
     column: str
     ids: str
-    """Name of the column with the linked ids."""
+    """Name of the id column in which the linked ids are."""
     links: int
     matched: int
     """Number of links to existing rows."""
     doubt: str | None = None
-    """Reason why a person must decide whether the column contains links; None if it certainly does."""
+    """Reason why a person must decide whether the column contains links; None if the column certainly contains
+    links."""
 
     @property
     def unmatched(self) -> int:
@@ -429,10 +436,10 @@ class LinkColumn:
 
 
 LEAST_MATCHED = 0.5
-"""Minimum share of a column's values that must be row ids for a column of links. A smaller share may be chance: small
-numbers match many ids."""
+"""Minimum share of a column's values that must be row ids for the column to certainly contain links. A smaller share
+may be chance: small numbers match many ids."""
 LEAST_TOLD = 0.05
-"""Minimum share of matching values for reporting the column."""
+"""Minimum share of a column's values that must be row ids for the column to be reported."""
 LEAST_DIFFERENT = 0.05
 """Minimum share of distinct ids among all links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(
@@ -472,7 +479,8 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare a column's links with the ids of another column. Return None if too few match to report the column."""
+    """Compare the values of a column with the ids of another column. Return None if too few values match to report the
+    column."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())
@@ -491,7 +499,7 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
 
 
 def is_named_as_date(name: str) -> bool:
-    """Return whether a column's name shows that the column contains dates or times."""
+    """Return True if the name of a column shows that it contains dates or times."""
     return plain(name) in names_of("date") or any(each in plain(name) for each in ("date", "time", "تاريخ"))
 
 
@@ -539,7 +547,7 @@ def _text_of(value: Any) -> str:
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Return whether each word of a long text contains a digit, as in lists of ids and in no ordinary text."""
+    """Return True if each word of a long text contains a digit. This is so in lists of ids, and in no ordinary text."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 

@@ -1,9 +1,9 @@
 """Find the language of a text by its script and, within a script, by the most common words of languages.
 
-Limits: a text gets its script's most likely language. It gets another language only if that language's common words
-make up the share MOSTLY of the text, and number at least LEAST_COMMON. Words with a capital letter and their neighbours
-are ignored, because they may be names. Lists, tables, texts below LEAST_WORDS words, and languages that
-`common_words.txt` lacks therefore get the most likely language.
+Limits: a text gets the most likely language of its script, unless at least the share MOSTLY of its words, and at least
+LEAST_COMMON words, are common words of another language. Words with a capital letter and their neighbours are ignored,
+because they may be names. Lists, tables, texts below LEAST_WORDS words, and languages that `common_words.txt` lacks
+therefore get the most likely language.
 """
 
 import itertools
@@ -14,15 +14,17 @@ from functools import cache
 from pathlib import Path
 
 LEAST_LETTERS = 20
-"""Minimum number of letters for judging a text's script."""
+"""Minimum number of letters that a text must have for its script to be determined."""
 LEAST_WORDS = 8
 MOSTLY = 0.15
-"""Minimum share of common words in a text that is not in its script's most likely language."""
+"""Minimum share of a language's common words for a text to get that language instead of its script's most likely
+language."""
 LEAST_COMMON, LEAST_DIFFERENT = 5, 3
-"""Minimum number of common words, and of distinct common words, in a text that is not in the most likely language."""
+"""Minimum number of a language's common words, and of distinct common words, for a text to get that language instead of
+the most likely language."""
 _MOSTLY_BESIDE_NOUNS = 0.25
-"""As MOSTLY, for a language that capitalises nouns. Words next to capitalised words count there, so the share is
-higher."""
+"""The minimum share (see MOSTLY) for a language that capitalises nouns. It is higher, because in such a language words
+next to capitalised words are counted, too."""
 _NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
@@ -62,25 +64,25 @@ _CLOSE = (
     {"ku", "ckb"},
     {"es", "ca", "gl"},
 )
-"""Languages that the common words cannot distinguish."""
+"""Sets of languages that their common words cannot distinguish."""
 
 
 def language_in(texts: Iterable[str]) -> str | None:
-    """Return one language for all texts of a document together; None if they have no letters."""
+    """Return one language for all texts of a document together. Return None if the texts have no letters."""
     text = "\n".join(texts)
     script = _script_of(text, least=1)
     return None if script is None else _of_script(text, script)
 
 
 def is_in_other_script(text: str, language: str) -> bool:
-    """Return whether most letters of a text are in another script than its language's. False if the language's script
-    is unknown or there are too few letters."""
+    """Return True if most letters of a text are in another script than that of `language`. Return False if that script
+    is unknown, or if the text has too few letters."""
     expected, script = _SCRIPT_OF.get(language), _script_of(text, LEAST_LETTERS)
     return expected is not None and script is not None and script != expected
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the language of a text if it is certainly not `language`; otherwise None."""
+    """Return the language of a text that is certainly not in `language`; otherwise None."""
     if is_in_other_script(text, language):
         return language_in([text])
     script = _SCRIPT_OF.get(language)
@@ -94,8 +96,8 @@ def unsearched_language(texts: Iterable[str], language: str, detected: Collectio
     """Return the language of the first text in which names would be missed, because the text is not in the document's
     language. Return None if there is no such text.
 
-    No names are missed in a text of another script if its language is detected and another text is in the document's
-    language: such a text is searched in its own language.
+    A text in another script is skipped if `detected` has the text's language and another text is in the document's
+    language. Names in it are not missed, because it is searched in its own language.
 
     Args:
         detected: languages in which names are detected.
@@ -113,8 +115,8 @@ def unsearched_language(texts: Iterable[str], language: str, detected: Collectio
 
 
 def in_script_of(language: str, text: str, beside: str) -> str | None:
-    """Return a text with blanks in place of letters of other scripts. Returns None if the text has fewer than
-    LEAST_LETTERS letters of the language's script, or if the language `beside` has the same script."""
+    """Return a text in which blanks replace the letters of other scripts than that of `language`. Return None if the
+    text has fewer than LEAST_LETTERS letters of this script, or if `beside`, another language, has the same script."""
     script = _SCRIPT_OF.get(language)
     if script in (None, _SCRIPT_OF.get(beside)) or (script != "latin" and text.isascii()):
         return None
@@ -139,8 +141,8 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return another language of the script if its common words are far more frequent in the text than those of
-    `language`; otherwise None."""
+    """Return another language of the script if the text has far more common words of it than of `language`; otherwise
+    None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:
@@ -163,7 +165,8 @@ def _surely_other(text: str, script: str, language: str) -> str | None:
 
 
 def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
-    """Return for each word whether it, or a neighbour, has a capital letter within a sentence."""
+    """Return one truth value for each word: True if the word, or a word next to it, has a capital letter and is not the
+    first word of a sentence."""
     has_capital = [False]
     for before, word in itertools.pairwise(words):
         is_first = _END_OF_SENTENCE.search(word.string, before.end(), word.start()) is not None
@@ -174,7 +177,7 @@ def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
 
 @cache
 def _languages_of_words() -> dict[str, tuple[str, ...]]:
-    """Return word -> languages in which it is common. One-letter words are ignored."""
+    """Return a dict from each common word to the languages in which it is common. Words of one letter are left out."""
     found: dict[str, tuple[str, ...]] = {}
     for line in Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").splitlines():
         language, *words = line.split()

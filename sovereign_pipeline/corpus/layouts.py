@@ -1,7 +1,7 @@
 """Convert rows of ShareGPT, OpenAI, Alpaca, HH and ChatGPT exports to messages, and recognise these layouts.
 
-Turns of different speakers are never joined. A row whose turns cannot be converted completely is rejected. Only ChatGPT
-exports lose turns: branches that are not current, hidden messages and a last question without an answer.
+Turns of different speakers are never joined. A row is rejected if not all its turns can be converted. Only a ChatGPT
+export loses turns: branches that are not current, hidden messages, and a last question without an answer.
 """
 
 import json
@@ -49,21 +49,21 @@ _MAY_FOLLOW: Mapping[str, tuple[str | None, ...]] = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Role -> roles of the message before it; None at the beginning."""
+"""Role of a message -> roles that the message before it may have; None stands for the beginning of the conversation."""
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
 _PAIR = ("chosen", "rejected")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 """Pattern of a tool's name, as in OpenAI's API. Tool names are not scrubbed."""
 _DEEPEST = 50
-"""Maximum depth of arguments and tools."""
+"""Maximum nesting depth of the JSON of arguments and tools."""
 _WEIGHTS = ("weight", "loss_weight", "train")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row. The last message is the reply."""
+    """The messages of a row, of which the last is the reply."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -79,7 +79,7 @@ def conversation_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> Conve
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout | None:
-    """Return the layout of a row, or None if only `columns` fits."""
+    """Return the layout of a row. Return None if the row fits only the layout `columns`."""
     if isinstance(row.get("mapping"), dict):
         return "chatgpt"
     if any(_is_conversation(row.get(name)) for name in ("conversations", "messages")):
@@ -96,8 +96,8 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
-    """Return the turns from the root of a conversation's tree to its current end, as the export's owner sees them. A
-    last question without an answer is dropped."""
+    """Return the turns from the root of a conversation's message tree to the current message, as the owner of the
+    ChatGPT account sees them. A last question without an answer is dropped."""
     nodes = row.get("mapping")
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise RowRejected("no tree of messages under mapping")
@@ -119,16 +119,16 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _is_name(name: Any) -> TypeGuard[str]:
-    """Return True for the name of a node, and False for None, which ends the path at the root. Raises RowRejected for
-    any other value."""
+    """Return True for the name of a message. Return False for None, which stands for the parent of the root. Raises
+    RowRejected for any other value."""
     if not isinstance(name, str | None):
         raise RowRejected("current_node or parent of a message is no name of a message")
     return name is not None
 
 
 def _node(message: Any) -> Message | None:
-    """Return a message of a ChatGPT export; None for invisible messages (of the system or tools, to tools, or
-    empty)."""
+    """Return a message of a ChatGPT export. Return None for a message that users do not see: from the system or a tool,
+    to a tool, or empty."""
     content = message.get("content") if isinstance(message, dict) else None
     author = message.get("author") if isinstance(message, dict) else None
     role = author.get("role") if isinstance(author, dict) else None
@@ -174,8 +174,8 @@ def _hh(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _side(row: Mapping[str, Any], name: str) -> list[Message]:
-    """Return the conversation that ends in the chosen or rejected reply. The column contains the whole conversation, or
-    only the turns after `prompt`."""
+    """Return the conversation that ends in the chosen or the rejected reply. The column of that reply contains the
+    whole conversation, or only the turns that follow those in `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
         messages = _messages(value)
@@ -201,8 +201,8 @@ def _is_transcript(text: str) -> bool:
 
 def _transcript(text: str) -> list[Message]:
     """Return the turns of a transcript of `Human: …` and `Assistant: …`, separated by empty lines, as in the HH data
-    (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A turn cannot contain such a
-    mark."""
+    (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). The text of a turn cannot
+    contain `Human:` or `Assistant:` at the start of a paragraph."""
     _, *parts = _MARK.split(text.strip())
     marked = zip(parts[::2], parts[1::2], strict=True)
     roles: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
@@ -214,8 +214,8 @@ def _transcript(text: str) -> list[Message]:
 
 
 def _speaker(turn: Any) -> Any:
-    """Return the speaker of an object `{from, value}` or `{role, content}`; None for any other value. An assistant's
-    object may have calls instead of content."""
+    """Return the speaker of a turn `{from, value}` or `{role, content}`. Return None for any other value. A turn of the
+    assistant may have calls instead of content."""
     if not isinstance(turn, dict):
         return None
     if "from" in turn and "value" in turn:
@@ -224,7 +224,8 @@ def _speaker(turn: Any) -> Any:
 
 
 def _messages(turns: Sequence[Any]) -> list[Message]:
-    """Return the messages of turns. Calls in a separate turn are added to the assistant's message before it."""
+    """Convert turns to messages. Calls in a separate turn are added to the assistant's message that precedes this
+    turn."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         message = _message(turn, number)
@@ -236,8 +237,8 @@ def _messages(turns: Sequence[Any]) -> list[Message]:
 
 
 def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the messages with new ids for their calls. Ids in files may be any text, but some chat templates require
-    nine letters and digits."""
+    """Return the messages with new ids for their tool calls. An id in a file may be any text, but some chat templates
+    require nine letters and digits."""
     found, ids, count = list[Message](), dict[str, str](), 0
     for number, message in enumerate(messages, start=1):
         calls = []
@@ -325,8 +326,8 @@ def _value(part: Mapping[str, Any]) -> Any:
 
 
 def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
-    """Return the tool calls in a value: one call or a list, or JSON text of either. Each is `{name, arguments}` or
-    `{id, type, function: {name, arguments}}`."""
+    """Return the tool calls in a value. The value is one call, a list of calls, or the JSON text of these. Each call is
+    `{name, arguments}` or `{id, type, function: {name, arguments}}`."""
     found = _decoded(value)
     calls = []
     for each in found if isinstance(found, list) else [found]:
@@ -344,7 +345,8 @@ def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
 
 
 def _decoded(value: Any) -> Any:
-    """Return the value of a JSON text, which some files encode twice; None if the text is not JSON."""
+    """Parse a JSON text, and parse the result again if some file encoded it twice. Return None if the text is not
+    JSON."""
     try:
         for _ in range(3):
             value = json_of(value) if isinstance(value, str) else value
@@ -354,8 +356,8 @@ def _decoded(value: Any) -> Any:
 
 
 def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return the tools in OpenAI's form. The value is a list, or its JSON, of functions or of objects with a
-    function."""
+    """Return the tools in OpenAI's form. The value is a list of functions, a list of objects with a function, or the
+    JSON text of such a list."""
     given = row.get("tools") or row.get("functions") or []
     tools = []
     for each in found if isinstance(found := _decoded(given), list) else [found]:
@@ -394,7 +396,8 @@ def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
 
 
 def _reply(row: Mapping[str, Any], name: str) -> Message:
-    """Return a reply. The value is a text, a turn of the assistant, or a list of one such turn."""
+    """Return the reply in a value. The value is a text, a turn of the assistant, or a list of one turn of the
+    assistant."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -444,8 +447,8 @@ def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
 
 
 def _check_order(messages: Sequence[Message], last: tuple[str, ...] = ("assistant",)) -> None:
-    """Raise RowRejected unless user and assistant alternate after at most one system message, results follow the calls
-    that they answer, and the last message is of a role in `last`."""
+    """Raise RowRejected unless user and assistant alternate after at most one system message, each tool result follows
+    the call that it answers, and the role of the last message is in `last`."""
     before, unanswered = None, 0
     for number, message in enumerate(messages, start=1):
         if before not in _MAY_FOLLOW[message.role]:

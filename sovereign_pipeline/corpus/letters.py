@@ -25,7 +25,7 @@ from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, iso_day
 
 LEAST_EQUAL = 0.9
-"""Minimum share of common words for treating two files with the same name as one letter in two formats."""
+"""Minimum share of common words for two files with the same name, in two formats, to count as one letter."""
 _SYSTEM_FILES = re.compile(r"\.|~\$|thumbs\.db$|desktop\.ini$", re.IGNORECASE)
 _FIELDS = ("id", "case", "date", "author", "department", "language", "subject")
 _DRAFT = re.compile(r"(?<![^\W\d_])(?:draft|مسوده)(?![^\W\d_])")
@@ -40,19 +40,19 @@ _DAY = re.compile(r"(?:D:)?(\d{4})-?(\d\d)-?(\d\d)")
 
 
 Number = tuple[str, ...]
-"""Comparison form of a reference number: its parts without separators and leading zeros, with the year before the
-serial number. `HB-0017/2024` and `hb/2024/17` are equal."""
+"""Comparison form of a reference number: a tuple of its parts, without separators and leading zeros, with the year
+before the serial number. `HB-0017/2024` and `hb/2024/17` are equal."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The reference numbers of a letter."""
+    """The reference numbers in a letter."""
 
     own: tuple[Number, ...] = ()
     """Numbers of the letter itself, such as the sender's number and the number from the addressee's registry."""
     cited: tuple[Number, ...] = ()
-    """Numbers of the letters that this letter answers. If a line such as `Your ref: 17` has numbers, numbers in
-    sentences are ignored."""
+    """Numbers of the letters that this letter answers. If such numbers are in a labelled line, such as `Your ref: 17`,
+    those in sentences are ignored."""
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Letter:
     name: str
     units: Units
     level: str | None
-    """Level by the letter's markings; None without a marking."""
+    """Highest level that the letter's markings state; None if it has no marking."""
     raised: bool
-    """Whether a marking in the text is higher than the markings in the path, margins and properties."""
+    """True if a marking in the text is higher than all markings in the path, margins and properties."""
     created: str
-    """Day on which the file was created, by its properties, or ""."""
+    """ISO day on which the file was created according to its properties; "" if they do not state it."""
     numbers: Numbers
     copies: list[str] = field(default_factory=list)
-    """Names of files with the same letter, in another format or as a second copy."""
+    """Names of other files that contain the same letter, in another format or as a copy."""
 
     @property
     def text(self) -> str:
@@ -86,12 +86,12 @@ class Letter:
 
 
 Pair = tuple[Letter, Letter, Mapping[str, str], str]
-"""Letter, reply, fields of the document, and the rule that pairs them."""
+"""A letter, the reply to it, the fields of their document, and the rule that pairs them."""
 
 
 def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
-    """Yield a row for each pair, and an Outcome for each unit that is in no row. A pair gets at least the level of each
-    letter whose path names the same case, even if that letter is left out."""
+    """Yield a row for each pair, and an Outcome for each unit that is in no row. A pair gets at least the highest level
+    of all letters whose paths name the pair's case. Letters that are left out count, too."""
     assert source.pairs is not None
     markings, letters = Markings(ladder, source.levels), dict[str, Letter]()
     of_cases = dict[str, str | None]()
@@ -138,8 +138,8 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
 
 
 def _case_of(name: str, source: Source) -> str:
-    """Return the case in a path, found by the recipe's patterns and in the form of `folded`; "" if the path has no
-    case."""
+    """Return the case that the recipe's patterns find in a path, in the form of `folded`. Return "" if they find
+    none."""
     matches = (pattern.fullmatch(_stem(name)) for pattern in _patterns(source) or ())
     return next((folded(match["case"]) for match in matches if match and "case" in match.re.groupindex), "")
 
@@ -157,8 +157,8 @@ def _letter(unit: Unit, units: Units, markings: Markings) -> Letter:
 
 
 def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder, have_numbers: bool) -> Iterator[Outcome]:
-    """Remove copies of letters from `letters`. Yield an Outcome for each file whose text differs from that of a file
-    with the same name.
+    """Remove copies of letters from `letters`. Yield an Outcome for each file whose text differs from the text of a
+    file with the same name in another format.
 
     A copy has the same name in another format, the same text and a name with a mark such as `(1)`, or the same
     reference numbers and text.
@@ -199,7 +199,8 @@ def _without_copy_mark(stem: str) -> str:
 
 
 def _merge(letters: dict[str, Letter], letter: Letter, copies: Sequence[Letter], ladder: ClassificationLadder) -> None:
-    """Remove the copies of a letter from `letters`. The letter gets the highest level of itself and its copies."""
+    """Remove the copies of a letter from `letters`, and give the letter the highest of its own level and the copies'
+    levels."""
     same = [letter, *copies]
     letter.raised = any(each.raised for each in same)
     letter.level = max((each.level for each in same if each.level), key=ladder.rank, default=None)
@@ -246,8 +247,8 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
 
 
 def _by_path(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair letters and replies whose paths have the same values for the patterns' placeholders. If several letters or
-    replies have the same values, dates decide."""
+    """Pair each letter with the reply whose path has the same values for the patterns' placeholders. If several letters
+    or replies have the same values, their dates decide."""
     patterns = _patterns(source)
     if patterns is None or not (shared := {*patterns[0].groupindex} & {*patterns[1].groupindex} - {"date"}):
         return
@@ -275,14 +276,15 @@ def _by_path(source: Source, letters: Sequence[Letter], folder: Path) -> Iterato
 
 
 Sides = tuple[list[Letter], list[Letter]]
-"""Letters, and their replies."""
+"""Letters, and replies to these letters."""
 
 
 def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, str]) -> tuple[list[Sides], Sides]:
     """Pair the letters and replies of one case. Return the pairs, and the letters and replies that remain ambiguous.
 
-    If every reply has the date of a letter, equal dates make a pair. Otherwise letters and replies must alternate: a
-    reply answers the letter before it. Without readable dates, a pair needs a case with one letter and one reply.
+    If each reply has the same date as a letter, letter and reply with equal dates are a pair. Otherwise letters and
+    replies must alternate by date, and each reply answers the letter before it. If a date is unreadable, a case must
+    have exactly one letter and one reply to be a pair.
     """
     are_days = all(is_iso(dates[each.name]) for each in (*requests, *replies))
     if len(requests) == len(replies) == 1 and not (are_days and dates[replies[0].name] < dates[requests[0].name]):
@@ -308,8 +310,8 @@ def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, 
 
 
 def _days(written: Collection[str]) -> dict[str, str]:
-    """Return date in a path -> ISO day. A date is omitted if all dates together do not show the order of day and
-    month."""
+    """Return a dict from each date in a path to its ISO day. A date is omitted if all dates together do not show
+    whether its day or its month comes first."""
     forms = formats_of_column(Counter(each.replace("_", "-") for each in written))
     found = dict[str, str]()
     for each in written:
@@ -329,8 +331,8 @@ def _patterns(source: Source) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
 
 
 def path_pattern(written: str) -> re.Pattern[str]:
-    """Return a path pattern of the recipe as a regular expression. `{name}` matches a part of a file or folder name,
-    and `*` any text within such a name."""
+    """Compile a path pattern of the recipe to a regular expression. `{name}` matches a part of a file name or folder
+    name, and `*` matches any text within such a name."""
     seen, parts = set[str](), []
     for part in re.split(r"(\{[a-z_]+\}|\*)", written):
         name = part[1:-1]
@@ -380,7 +382,8 @@ def _by_table(source: Source, letters: Sequence[Letter], folder: Path) -> Iterat
 
 
 def rows_of_table(path: Path) -> list[dict[str, str | None]]:
-    """Return the rows of a table of pairs as dicts, with column names in lower case. The delimiter is `,` or `;`."""
+    """Return the rows of a table of pairs as dicts, keyed by column names in lower case. The table's delimiter is `,`
+    or `;`."""
     text = path.read_text(encoding="utf-8-sig")
     head = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
@@ -393,8 +396,8 @@ def name_in_table(cell: str | None) -> str:
 
 
 def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair each reply with the letter whose number it cites. If citations connect more than one letter and one reply,
-    all of them are ambiguous."""
+    """Pair each reply with the letter whose number the reply cites. If citations connect more than two documents, all
+    these documents are ambiguous."""
     assert source.pairs is not None
     if not source.pairs.reference:
         return
@@ -406,7 +409,8 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
     ours = [number_of(each) for each in source.ours]
 
     def is_reply(letter: Letter) -> bool | None:
-        """Return whether the institution wrote a letter; None if neither path nor number shows it."""
+        """Return True if the institution wrote a letter, False if it did not, and None if neither the letter's path nor
+        its number shows this."""
         fits = [pattern.fullmatch(letter.stem) is not None for pattern in patterns or ()]
         if any(fits) and not all(fits):
             return fits[1]
@@ -438,8 +442,9 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
 
 
 def _of_both_sides(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[Outcome]:
-    """Yield an Outcome for each letter of a number series that both cites and is cited. The series may be the
-    institution's or a correspondent's, so a letter to the institution could be paired as its reply."""
+    """Yield an Outcome for each letter of a citation in which a number series takes part that both cites and is cited.
+    Such a series may belong to the institution or to a correspondent, so a letter to the institution could be mistaken
+    for a reply."""
     citing = {series_of(letters[name].numbers) for name, cited in answered.items() if cited}
     cited = {series_of(letter.numbers) for each in answered.values() for letter in each.values()}
     both = (citing & cited) - {""}
@@ -451,7 +456,7 @@ def _of_both_sides(answered: Mapping[str, Mapping[str, Letter]], letters: Mappin
 
 
 def _connected(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[list[Letter]]:
-    """Yield the groups of letters that citations connect."""
+    """Yield each group of letters that are connected by citations."""
     group = {name: name for name in letters}
 
     def first(name: str) -> str:
@@ -479,7 +484,7 @@ _OF_NUMBERS, _OF_OWN, _ONLY_OWN, _LETTERS, _ARABIC_LETTERS, _CONNECTING, _EARLIE
     "|".join(sorted(map(re.escape, _WORDS[name].split()), key=len, reverse=True))
     for name in ("numbers", "own", "own alone", "letters", "Arabic letters", "connecting", "earlier")
 )
-"""Alternations of the words in reference_words.txt, for regular expressions."""
+"""Parts of regular expressions: each matches any word of one list in reference_words.txt."""
 _SEPARATORS = r"[/\\._()-]"
 _NUMBER = rf"(?=(?:[^\W_]|{_SEPARATORS})*?\d)[^\W_]+(?:{_SEPARATORS}+[^\W_]+)*"
 _GAP = r"[\s.:,;/#()\[\]\"'*|-]*"
@@ -532,7 +537,8 @@ def number_of(written: str) -> Number:
 
 
 def _plain(line: str) -> str:
-    """Return the comparison form of a line: `DAY` in place of dates, and `/` and `-` as separators of numbers."""
+    """Return the comparison form of a line: case-folded, with `DAY` in place of each date, and without spaces around
+    `/` and `-` in numbers."""
     line = "".join(
         "-" if unicodedata.category(each) == "Pd" else compared_as(each) for each in unicodedata.normalize("NFKC", line)
     ).casefold()
@@ -548,7 +554,8 @@ def _is_date(text: str) -> bool:
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Join a label with the number in the line below it, and the wrapped lines of a paragraph."""
+    """Return the lines, with a label joined to the number in the next line, and with the wrapped lines of a paragraph
+    joined."""
     joined = list[str]()
     for line in lines:
         if joined and line.strip() and joined[-1].strip():
@@ -578,8 +585,8 @@ def _own_in(line: str) -> Iterator[Number]:
 
 
 def _cited_in(line: str) -> Iterator[tuple[Number, bool]]:
-    """Yield each number after words for a letter of the addressee, such as `your letter`, and whether it is in a
-    labelled line instead of a sentence."""
+    """Yield each number that follows words such as `your letter`, and True if the number is in a labelled line, or
+    False if it is in a sentence."""
     for match in _CITED.finditer(line):
         if re.search(rf"\b(?:{_EARLIER})\b", match["between"] or ""):
             continue
@@ -597,17 +604,18 @@ def _is_year(part: str) -> bool:
 # --- the institution's own numbers ------------------------------------------------------------------------------------
 
 LEAST_OF_OURS = 0.9
-"""Minimum share of citations in which one of the institution's number series must take part."""
+"""Minimum share of all citations that the institution's number series must explain: one of the series cites or is
+cited."""
 LEAST_IN_A_SERIES = 5
 """Minimum number of citations for considering a number series."""
 
 
 def likely_ours(letters: Iterable[Numbers]) -> list[str]:
-    """Return the prefixes of the institution's own numbers, such as `hb/dg`; an empty list if they cannot be
+    """Return the prefixes of the institution's own numbers, such as `hb/dg`. Return an empty list if they cannot be
     determined.
 
-    Each citation connects a letter of the institution with a letter of somebody else. The institution's number series
-    are therefore those that together are on exactly one side of nearly every citation.
+    Each citation connects a letter of the institution with a letter of somebody else. In nearly every citation,
+    therefore, exactly one of the two letters has a number of the institution's series.
     """
     letters = [*letters]
     owners = defaultdict[Number, list[Numbers]](list)

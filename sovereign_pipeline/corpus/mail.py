@@ -36,7 +36,7 @@ LONGEST_TEXT = 500_000
 DEEPEST = 50
 MOST_ATTACHMENTS = 500
 DEEPEST_MESSAGE = 2
-"""Maximum number of messages, nested in each other, that contain an attachment that is read."""
+"""Maximum nesting depth of attached messages: attachments of a more deeply nested message are not read."""
 _LONGEST_SUBJECT = 4_000
 _MOST_REFERENCES = 200
 _OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -62,12 +62,12 @@ class Mail:
     subject: str
     text: str
     markings: tuple[str, ...] = ()
-    """Values of the headers that state a classification."""
+    """Values of those headers that state a classification."""
     aside: tuple[str, ...] = ()
-    """Names of attachments, and short lines of alternatives (such as HTML) that are not used as text. Each may be a
-    marking."""
+    """Names of attachments, and short lines of alternatives (such as HTML) that are not used as the message's text. Any
+    of them may be a marking."""
     is_doubted: bool = False
-    """Whether a mail server found that the message is not from its sender's domain (DMARC, RFC 7489)."""
+    """True if a mail server found that the message does not come from the sender's domain (DMARC, RFC 7489)."""
     left_out: str | None = None
     """Kind of a message that is no correspondence, such as `a bounce`; None for correspondence."""
     name: str = ""
@@ -75,7 +75,7 @@ class Mail:
 
     @staticmethod
     def of_item(name: str, item: Mapping[str, Any]) -> "Mail":
-        """Return the message in an object that `parse_mail` yielded."""
+        """Convert an object that `parse_mail` yielded to a message."""
         lists = {key: tuple(value) for key, value in item.items() if isinstance(value, list)}
         return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
@@ -88,13 +88,13 @@ def parse_mail(
     unread: str | None = None,
     **of_documents: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Yield every message of a file as a JSON object, or `{"broken": reason}` if it cannot be read. `attachments` of
-    the object are those that `_attached` yields.
+    """Yield every message of a file as a JSON object, or `{"broken": reason}` for a message that cannot be read. The
+    key `attachments` of the object has what `_attached` yields.
 
     Args:
         skip: number of messages to skip at the beginning of the file.
         attachments: `read` or `leave_out`.
-        unread: reason to report every message as broken without reading it; None to read them.
+        unread: if not None, every message is reported as broken for this reason, without being read.
         of_documents: options of `parse_document`, which reads the attachments.
     """
     begin = stream.read(len(_OUTLOOK))
@@ -124,9 +124,9 @@ _FIELD = re.compile(rb">?[!-9;-~]+[ \t]*:")
 def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield the bytes of each message, truncated after about LARGEST_MESSAGE bytes.
 
-    A message begins at an envelope line (`From …`) for which two of three conditions hold: a blank line is above it, a
-    header field is below it, and it has the usual form with weekday and month. Two suffice, because some programs write
-    no blank line, but no message may get a part of another message.
+    A message begins at an envelope line (`From …`) that meets two of three conditions: a blank line is above it, a
+    header field is below it, and it has the usual form with weekday and month. All three cannot be required, because
+    some programs write no blank line. With only one, a line of text could count as the beginning of a message.
     """
     lines, size, is_blank, begun = list[bytes](), 0, True, False
     line = stream.readline(1 << 20)
@@ -217,8 +217,8 @@ _LAST_ADDRESS = re.compile(r"[^<>()]*<\s*([^<>\s,;:]+@[^<>\s,;:]+)\s*>")
 
 
 class _Headers:
-    """A message's headers. They are decoded here, because the `email` package's modern policy takes 30 times as long
-    for a header of 800 addresses."""
+    """A message's headers. This class decodes them, because the modern policy of the `email` package takes 30 times as
+    long for a header of 800 addresses."""
 
     def __init__(self, message: "Message[str, str]") -> None:
         self._values: Mapping[str, list[str]] = defaultdict(list)
@@ -242,8 +242,8 @@ class _Headers:
         return [each.lower() for _, each in email.utils.getaddresses([value]) if "@" in each]
 
     def sender(self) -> str:
-        """Return the address under From. Raises Unreadable if there is none, or if there are several, because the first
-        may be forged."""
+        """Return the address in the header From. Raises Unreadable if there is no address, or if there are several: the
+        first may then be forged."""
         written = re.sub(r'"(?:[^"\\]|\\.)*"', "", self.raw("from"))
         found = {*self.addresses("from")}
         # The display name may be an address, too, without quotation marks.
@@ -256,8 +256,8 @@ class _Headers:
         return found.pop()
 
     def date(self) -> datetime.datetime:
-        """Return the date of the message or, if it has none, of the first server that received it. A date without a
-        time zone counts as UTC."""
+        """Return the date of the message. If it has none, return the date at which the first server received it. A date
+        without a time zone counts as UTC."""
         for value in (self.raw("date"), *(each.rpartition(";")[2] for each in reversed(self._values["received"]))):
             try:
                 date = email.utils.parsedate_to_datetime(value.strip())
@@ -296,7 +296,8 @@ _AUTOMATIC_SUBJECT = re.compile(
 
 
 def _kind(headers: _Headers, sender: str, content_type: str) -> str | None:
-    """Return the kind of a message that is no correspondence, by its headers; None for correspondence."""
+    """Return the kind of a message, such as `a bounce`, if its headers show that it is not correspondence. Otherwise
+    return None."""
     state = headers.raw("x-mozilla-status").strip()
     if headers.raw("x-unsent").strip() == "1" or (
         re.fullmatch("[0-9a-fA-F]{4}", state) and int(state, 16) & _DELETED_IN_MOZILLA
@@ -338,8 +339,9 @@ class _Body:
     has_calendar: bool = False
 
     def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
-        """Add a part of the message. Of alternatives, the text is the first plain text that is not blank, or else the
-        HTML. Of other multiparts, all texts are used. `is_chosen`: False if another alternative is used."""
+        """Add a part of the message. From a multipart of alternatives, the first plain text that is not blank is used,
+        or else the HTML. From another multipart, all texts are used. `is_chosen`: False if another alternative than
+        this part is used."""
         kind = part.get_content_type()
         if depth > DEEPEST:
             raise Unreadable("parts nested too deep")
@@ -377,7 +379,8 @@ _LONGEST_ASIDE, _MOST_ASIDE = 80, 50
 
 
 def _short_lines(alternatives: Iterable[str], text: str) -> Iterator[str]:
-    """Yield the short texts between HTML tags of the alternatives that the message's text lacks."""
+    """Yield the short lines and texts between HTML tags of the unused alternatives, except those that are lines of the
+    message's text."""
     pieces = (html.unescape(" ".join(each.split())) for whole in alternatives for each in _BETWEEN_TEXTS.split(whole))
     lines = {" ".join(line.split()) for line in text.split("\n")}
     found = (each for each in dict.fromkeys(pieces) if 0 < len(each) <= _LONGEST_ASIDE and each not in lines)
@@ -426,7 +429,7 @@ def _attached(
     parts: Iterable["Message[str, str]"], options: Mapping[str, Any], depth: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Yield an object for each attachment of a message: `attachment` (its suffix), `sha256`, `stem` (of its name), and
-    either the fields of the document in it, `left_out` or `broken`.
+    one of these: the fields of the document that it contains, `left_out`, or `broken`.
 
     An attached message also has `id` and `markings`, and its own attachments follow it. Each document is parsed in a
     separate process, so that a document that crashes its parser does not break the whole message.
@@ -466,7 +469,7 @@ _LIBRARIES = (
     "pdfminer.pdfpage",
     "striprtf.striprtf",
 )
-"""Modules imported before a fork, so that not every child process imports them."""
+"""Modules that are imported before the process forks, so that each child process need not import them."""
 
 
 def _left_out(part: "Message[str, str]", reason: str) -> dict[str, Any]:
@@ -475,7 +478,8 @@ def _left_out(part: "Message[str, str]", reason: str) -> dict[str, Any]:
 
 
 def _file_of(part: "Message[str, str]") -> tuple[dict[str, Any], bytes]:
-    """Return an attachment's suffix, digest and stem, and its content; `broken` if it cannot be decoded."""
+    """Return a dict with the suffix, digest and stem of an attachment, and its content. The dict has `broken` if the
+    content cannot be decoded."""
     name, content, reason = _name_of(part), b"", ""
     suffix = _suffix_of(name, part.get_content_type())
     digest = hashlib.sha256()
@@ -517,8 +521,8 @@ def _content_of(part: "Message[str, str]") -> bytes:
 
 
 def _suffix_of(name: str, kind: str) -> str:
-    """Return the suffix of a file's name. If the name has no suffix of a format that is read, return that of the media
-    type."""
+    """Return the suffix of a file's name. If the name does not end in the suffix of a readable format, return the
+    suffix for the media type."""
     suffix = PurePosixPath(name).suffix.lower()
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if suffix in (*DOCUMENTS, *_MESSAGES):
@@ -552,7 +556,7 @@ def _apart(
     parse: Parser, content: bytes, suffix: str, options: dict[str, Any], seconds: float
 ) -> tuple[list[dict[str, Any]], float]:
     """Parse a file in a separate process. Return the objects that the parser yields, and the processor seconds that it
-    used; 0 if it restarted its time limit, because its pages then have separate limits."""
+    used. The seconds are 0 if the parser restarted its time limit, because each page then has its own limit."""
     if seconds <= 0:
         return [{"broken": f"the attachments of its message take longer than {SECONDS} seconds"}], 0.0
     ours, theirs = os.pipe()
@@ -599,8 +603,8 @@ _NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """Decode bytes of a message. Many messages state no charset or a wrong one. UTF-8 is tried first, because text in
-    another charset is not valid UTF-8 by chance. Four accented Western letters in a row mean windows-1256."""
+    """Decode bytes of a message. Many messages state no charset or a wrong charset. UTF-8 is tried first, because text
+    in another charset is not valid UTF-8 by chance. Four accented Western letters in a row mean windows-1256."""
     try:
         stated = codecs.lookup(charset or "ascii").name
     except (LookupError, ValueError):
@@ -620,8 +624,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 
 def _unflowed(text: str, is_delsp: bool) -> str:
-    """Join the lines of format=flowed (RFC 3676): a line that ends in a space continues in the next line of the same
-    quote depth."""
+    """Join the lines of format=flowed (RFC 3676): a line that ends in a space continues in the next line if both have
+    the same quote depth."""
     lines, open_depth = list[str](), -1
     for line in text.split("\n"):
         content = line.lstrip(">")
@@ -641,7 +645,8 @@ def _unflowed(text: str, is_delsp: bool) -> str:
 _BLOCKS = ("div", "li", "tr", "dt", "dd", "address", "article", "section", "header", "footer", "pre")
 _PARAGRAPHS = ("p", "blockquote", "table", "ul", "ol", "dl", "hr", "h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCK, _PARAGRAPH = "\x1e", "\x1d"
-"""Characters that mark the edges of blocks without a margin, and of blocks with a margin."""
+"""Two characters: the first marks the edges of an HTML block without a margin, the second those of a block with a
+margin."""
 _EDGES = re.compile(rf"[ \n]*[{_BLOCK}{_PARAGRAPH}][ \n{_BLOCK}{_PARAGRAPH}]*")
 _UNSEEN = ("head", "style", "script", "title", "template")
 _MOST_QUOTATIONS = 200
@@ -699,8 +704,8 @@ _PRIVATE_IN_OUTLOOK = {1: "Personal", 2: "Private", 3: "Company-Confidential"}
 
 
 def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
-    """Return an Outlook message as a message of the `email` package, and its kind if it is no correspondence. A message
-    received by SMTP has headers; a sent message has Outlook properties instead."""
+    """Convert an Outlook message to a message of the `email` package. Also return the message's kind if it is not
+    correspondence. A message received by SMTP has headers; a sent message has Outlook properties instead."""
     from oxmsg import Message as OutlookMessage
 
     return _from_outlook(OutlookMessage.load(data))
@@ -746,8 +751,8 @@ def _from_outlook(found: Any) -> tuple["Message[str, str]", str | None]:
 
 
 def _message_in(attachment: Any) -> Any:
-    """Return an attachment as an Outlook message; None if it is no message. python-oxmsg reads only messages in files,
-    whose properties begin at byte 32. The properties of an attached message begin at byte 24 (MS-OXMSG, section
+    """Open an attachment as an Outlook message. Return None if it is not a message. python-oxmsg reads only messages in
+    files, whose properties begin at byte 32. The properties of an attached message begin at byte 24 (MS-OXMSG, section
     2.4.1)."""
     from oxmsg import Message as OutlookMessage
 

@@ -1,4 +1,4 @@
-"""Find classification markings in headers, subjects, lines of text and names of folders and files."""
+"""Find classification markings in headers, subjects, lines of text, and the names of folders and files."""
 
 import re
 import unicodedata
@@ -13,8 +13,8 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 
 _USUAL = """restricted;confidential;secret;top secret;strictly confidential;highly confidential;company confidential;
 official sensitive;for official use only;protected;سري;سرية;سري جدا;سري للغاية;سري وشخصي;محظور;مقيد;محدود;مكتوم"""
-"""Usual words of markings. A word that is neither in the ladder nor in the recipe's `levels` quarantines the
-document."""
+"""Usual words of markings. A document with a word of this list that is neither in the ladder nor in the recipe's
+`levels` is quarantined."""
 _LABEL = re.compile(
     r"^(?:(?:(?:this|the|an?|e|mail|email|document|letter|message|file|page|security|protective|overall|is) )*"
     r"(?:classification|classified|markings?|marked|sensitivity)(?: (?:level|as|is|of|this|the|document|letter))* "
@@ -41,8 +41,8 @@ _LONGEST_LINE, _MOST_WORDS = 80, 8
 class Markings:
     """Finds the ladder's levels, and the recipe's words for them, in markings.
 
-    The lowest level counts only where markings usually are. Elsewhere it cannot raise a level, but it would give a
-    level to a document without a marking.
+    The lowest level counts only where markings usually are. Elsewhere, its word may be ordinary text. It could not
+    raise the level of a document, but it would give a level to a document without a marking.
     """
 
     def __init__(self, ladder: ClassificationLadder, words: Mapping[str, str] = {}) -> None:
@@ -61,8 +61,8 @@ class Markings:
         return self._ladder.highest(each for each in levels if each) if any(levels) else None
 
     def in_header(self, value: str) -> str:
-        """Return the level in a header or property that exists to state a level. Raises RowRejected if its value has no
-        known level."""
+        """Return the level in the value of a header or property whose purpose is to state a level. Raises RowRejected
+        if the value contains no known level."""
         if (level := self._highest_in(_plain(value))) is None:
             raise RowRejected("a header states a classification that is not in the ladder, nor in `levels`")
         return level
@@ -73,9 +73,10 @@ class Markings:
         return self._in_parts(title, _DIVIDERS)
 
     def in_lines(self, text: str) -> str | None:
-        """Return the highest level that a text's lines state. In the first and last lines, a column may be a marking.
-        Other lines, such as quoted lines, count if they are nothing but a marking. If the ladder lacks that marking, it
-        counts only in capitals, because the word may be a table's cell. Subjects of quoted messages also count."""
+        """Return the highest level that a text's lines state. In the first and last lines, any column may be a marking.
+        Another line, such as a quoted line, counts only if the whole line is a marking. A marking that the ladder lacks
+        counts there only in capitals, because its word may be a cell of a table. Subjects of quoted messages also
+        count."""
         lines = [line for each in text.splitlines() if (line := each.lstrip(_QUOTE).rstrip())]
         first, others = lines[:_LINES_WITH_MARKINGS], lines[_LINES_WITH_MARKINGS:]
         near, far = [*first, *others[-_LINES_WITH_MARKINGS:]], others[:-_LINES_WITH_MARKINGS]
@@ -87,7 +88,7 @@ class Markings:
 
     def in_path(self, path: str) -> str | None:
         """Return the highest level of the tags in the names of folders and of the file: `SECRET`, `02 - Secret`,
-        `SECRET_17.docx`. Words in the file's name that the ladder lacks are ignored."""
+        `SECRET_17.docx`. Markings in the file's name that the ladder lacks are ignored."""
         *folders, name = PurePath(path).parts or ("",)
         stem = PurePath(name).stem
         tags = (tag for tag in (*_BRACKETS.findall(stem), *_COLUMNS.split(_BRACKETS.sub("|", stem))))
@@ -97,8 +98,8 @@ class Markings:
         )
 
     def in_document(self, name: str, item: Mapping[str, Any]) -> tuple[str | None, bool]:
-        """Return the level of a document that a parser yielded, and whether a marking in its text is higher than those
-        in its margins, properties and path."""
+        """Return the level of a document that a parser yielded, and True if a marking in its text is higher than all
+        markings in its margins, properties and path."""
         around = [line for text in (*item["margins"], *item["properties"].values()) for line in text.splitlines()]
         outside = self.highest(self.in_path(name), *map(self.in_title, around))
         inside = self.in_lines(item["text"])
@@ -112,16 +113,16 @@ class Markings:
         return self.highest(*map(self._marking, [*tags, *ends, text]), *map(self._raising, outside[1:-1]))
 
     def _raising(self, text: str, *, is_known: bool = False) -> str | None:
-        """Return the level of a marking in a place where no marking is expected; None for the lowest level, which would
-        only give a level to a document without a marking. `is_known`: whether to ignore a marking that the ladder
+        """Return the level of a marking where no marking is expected. Return None for the lowest level, because it
+        would only give a level to a document without a marking. `is_known`: True to ignore a marking that the ladder
         lacks."""
         is_known = is_known or not text.isupper()
         level = self._marking(text, is_known=is_known)
         return None if level == self._ladder.levels[0] else level
 
     def _marking(self, text: str, *, is_known: bool = False) -> str | None:
-        """Return the level of a text that is only a marking, with or without a label and a page number; None for
-        another text."""
+        """Return the level of a text that consists of a marking, with or without a label and a page number. Return None
+        for any other text."""
         plain = _AROUND.sub("", _plain(text))
         if _SPACED.fullmatch(plain):
             plain = self._squeezed.get(plain.replace(" ", ""), plain)
@@ -138,8 +139,8 @@ class Markings:
 
 
 def _capitals(name: str) -> Iterator[tuple[str, ...]]:
-    """Yield each run of words without small letters in a name, and each of these words: `TOP_SECRET_17` yields TOP
-    SECRET, TOP and SECRET."""
+    """Yield each run of words in capitals in a name, and each word of the run: `TOP_SECRET_17` yields TOP SECRET, TOP
+    and SECRET."""
     for is_upper, run in groupby(_WORDS_OF_NAMES.split(name), lambda word: word == word.upper() and not word.isdigit()):
         if is_upper:
             words = [*run]
