@@ -85,7 +85,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
     (only, *others) = [*columns] or [""]
     if not others and (found := next((each for each in _DELIMITERS if each in only), None)):
         raise SourceError(
-            f"{message} Its header has only one column, whose name contains {_DELIMITERS[found]}.",
+            f"{message} Its header is one column, with {_DELIMITERS[found]} in its name.",
             f"Set `delimiter: {_DELIMITERS[found]}` for the source in the recipe.",
         )
     if (odd := odd_first_line(columns)) is not None:

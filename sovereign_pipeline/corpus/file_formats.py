@@ -50,7 +50,7 @@ def format_of(path: Path) -> str:
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
-    raise SourceError(f"{path}: the file's suffix belongs to no known format.", remedy)
+    raise SourceError(f"{path}: its suffix is not that of a known format.", remedy)
 
 
 def read_rows(
@@ -239,7 +239,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     while not buffer.strip() and (buffer := text.read(BLOCK)):
         pass
     if buffer:
-        raise SourceError(f"{path}: the file has text after the end of the array.", "Correct the file.")
+        raise SourceError(f"{path}: there is text after the array's end.", "Correct the file.")
 
 
 def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:

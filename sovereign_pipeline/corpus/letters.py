@@ -396,8 +396,8 @@ def name_in_table(cell: str | None) -> str:
 
 
 def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair each reply with the letter whose number the reply cites. If citations connect more than two documents, all
-    these documents are ambiguous."""
+    """Pair each reply with the letter whose number the reply cites. If documents that citations connect are not exactly
+    one letter and one reply, they are all ambiguous."""
     assert source.pairs is not None
     if not source.pairs.reference:
         return

@@ -1,4 +1,5 @@
-"""Read scanned pages of PDFs with Debian's program tesseract, which runs in the sandbox of the calling parser."""
+"""Read scanned pages of PDFs with Debian's program tesseract. It runs in the same sandbox as the parser that calls this
+module."""
 
 import re
 import resource
@@ -16,34 +17,37 @@ from sovereign_pipeline.base.sandbox import parts_of_machine
 from sovereign_pipeline.corpus.parsing import Program, Unreadable, restart_limits
 
 PACKAGES = {"eng": "tesseract-ocr", "ara": "tesseract-ocr-ara"}
-"""Language, as tesseract names it -> Debian's package with its data."""
+"""Tesseract's name of a language -> Debian's package with the data for this language."""
 LEAST_CONFIDENCE = 80.0
 """Minimum mean confidence of a page's words, from 0 to 100. docs/benchmarks/corpus.md has the measurements."""
 LEAST_SHARE = 0.5
-"""Minimum share of a page's strokes that lie in words. Without this limit, pages of which tesseract reads only a few
-lines would pass."""
+"""Minimum share of a page's strokes that lie in recognised words. Without this limit, a page would pass even if
+tesseract reads only a few of its lines."""
 GOOD_CONFIDENCE = 90.0
-"""Minimum product of mean confidence and share of strokes at which a page is not read again with other settings."""
+"""Product of mean confidence and share of strokes from which a page is not read again with other settings."""
 MOST_PAGES = 100
 SECONDS = 30
 """Maximum processor time in seconds of one run of tesseract. A page takes one to four runs."""
 LARGEST_SIDE = 14_400
-"""Maximum length of a page's side in points, as in PDF's specification: 5 metres."""
+"""Maximum length of a page's side in points (5 metres), as in the PDF specification."""
 _A3 = 1_191
-"""Longer side of A3 in points. A larger page is scaled down to A3, because phones write a point for each pixel."""
+"""Longer side of A3 in points. A larger page is scaled down to A3, because phones write scans with one point for each
+pixel."""
 _RENDERINGS = ((150, "0"), (300, "2"))
-"""Dots per inch, and tesseract's thresholding method: 0 is Otsu's, which suits most letters, and 2 is Sauvola's."""
+"""Resolution in dots per inch, and number of tesseract's thresholding method. Method 0 is Otsu's, which suits most
+letters; method 2 is Sauvola's."""
 _KEEP_LINES = ("-c", "textord_noise_rejrows=0", "-c", "textord_noise_rejwords=0")
-"""Without these options, tesseract drops whole lines of Arabic, because it classifies the dots as noise (tesseract-ocr,
-issue 4582)."""
+"""Options without which tesseract drops whole lines of Arabic, because it classifies the dots of letters as noise
+(tesseract-ocr, issue 4582)."""
 _AT = "/ocr"
-"""Directory in the sandbox with the program and its data."""
+"""Directory in the sandbox with tesseract and its data."""
 _ARABIC = re.compile("[\u0620-\u064a]")
 _MARKS_OF_DIRECTION = dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
 
 
 def find_tesseract() -> Program:
-    """Return tesseract with its data for English and Arabic. Raises SourceError if one of them is not installed."""
+    """Return tesseract with its data for English and Arabic. Raises SourceError if the program or a part of the data is
+    not installed."""
     path = shutil.which("tesseract")
     listed = _output(path, "--list-langs") if path is not None else ""
     directory = re.search(r'"(/.*)"', listed.partition("\n")[0])
@@ -97,8 +101,8 @@ def summary(pages: Mapping[int, ReadPage]) -> dict[str, Any]:
 
 
 def read_pages(content: bytes, numbers: list[int]) -> dict[int, ReadPage]:
-    """Return number -> reading of some pages of a PDF; numbers count from 1. Raises Unreadable for a page without
-    words, or below LEAST_CONFIDENCE or LEAST_SHARE."""
+    """Read some pages of a PDF, and return a dict from each page's number, from 1, to its text. Raises Unreadable for a
+    page without words, and for a page below LEAST_CONFIDENCE or LEAST_SHARE."""
     import pypdfium2
 
     found = {}
@@ -112,8 +116,9 @@ def read_pages(content: bytes, numbers: list[int]) -> dict[int, ReadPage]:
 
 
 def _read(page: Any, number: int) -> ReadPage:
-    """Return the best reading of a page. Each rendering is read as English and Arabic together. If it has Arabic, it is
-    also read as Arabic alone, because tesseract otherwise reads some Arabic words as Latin words."""
+    """Return the best reading of a page. Each rendering of the page is read with the data of both languages. If Arabic
+    was found, the rendering is also read with the Arabic data alone, because with both tesseract reads some Arabic
+    words as Latin words."""
     if max(page.get_size()) > LARGEST_SIDE:
         raise Unreadable(f"page {number} is larger than 5 metres")
     best = ReadPage([], 0, 0.0)
@@ -136,8 +141,8 @@ def _read(page: Any, number: int) -> ReadPage:
 
 
 def _strokes(picture: Any) -> Any:
-    """Return a picture with one point for each dark stroke, at its upper left end. A long line has one point, like a
-    letter."""
+    """Return a picture with one point for each dark stroke, at the stroke's upper left end. A long line therefore has
+    one point, as a letter's stroke has."""
     from PIL import ImageChops, ImageFilter
 
     smooth = picture.filter(ImageFilter.MedianFilter(3))
@@ -175,8 +180,8 @@ def _limit_time() -> None:
 
 
 def _page_of_table(table: str, strokes: Any) -> ReadPage:
-    """Return the page in tesseract's TSV. It has a row for each word in reading order, with the numbers of the word's
-    block, paragraph and line, and its position."""
+    """Convert tesseract's TSV to a page. The TSV has a row for each word in reading order, with the word's position and
+    the numbers of its block, paragraph and line."""
     from PIL import ImageDraw
 
     lines, last, confidences = list[list[str]](), ("", "", ""), list[float]()

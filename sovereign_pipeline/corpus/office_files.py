@@ -13,10 +13,10 @@ from typing import IO, Any
 from sovereign_pipeline.corpus.parsing import Unreadable, read_whole
 
 MOST_UNPACKED = 512 << 20
-"""Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
-bytes."""
+"""Maximum unpacked size in bytes: of those parts of a DOCX or ODT file that are read, and of all parts of a
+workbook."""
 LONGEST_TEXT = 500_000
-"""Maximum length in characters of a document's text, and of its margins and properties together."""
+"""Maximum length in characters of a document's text. The same limit applies to its margins and properties together."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _STRICT = b"http://purl.oclc.org/ooxml/wordprocessingml/main"
 _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -57,8 +57,8 @@ def parse_document(
         encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
         ocr: version of tesseract, which reads scanned pages; None to reject scanned pages.
 
-    Raises Unreadable, also for macros, references to external templates or objects, and, without `ocr`, pages without
-    a text layer.
+    Raises Unreadable, also for a file with macros, with references to external templates or objects, or, if `ocr` is
+    None, with pages that lack a text layer.
     """
     parse = _PARSERS.get(suffix)
     if parse is None:
@@ -92,7 +92,7 @@ def _reject_other_format(content: bytes, suffix: str) -> None:
 
 
 def _parts(content: bytes, wanted: re.Pattern[str]) -> dict[str, bytes]:
-    """Return the parts of a ZIP file whose names match."""
+    """Return those parts of a ZIP file whose names match."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         infos = {info.filename: info for info in archive.infolist()}
@@ -121,8 +121,8 @@ def _xml(part: bytes) -> Any:
 
 
 def _shown(element: Any) -> Iterator[str]:
-    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph, and before a
-    paragraph within another one, such as in a text box."""
+    """Yield the visible text below an element of DOCX or ODF. A newline follows each paragraph. A newline also precedes
+    a paragraph inside another paragraph, such as in a text box."""
     is_in_line = False
     for event, each in _walk(element):
         if each.tag in _PARAGRAPHS and (event == "end" or is_in_line):
@@ -140,7 +140,7 @@ def _shown(element: Any) -> Iterator[str]:
 
 def _walk(root: Any) -> Iterator[tuple[str, Any]]:
     """Yield ("start", element) and ("end", element) for each visible element. In ODF, the text after a child element is
-    yielded as a separate start (`_Tail`)."""
+    yielded as a separate ("start", `_Tail`)."""
     todo: list[tuple[str, Any]] = [("start", root)]
     while todo:
         event, each = todo.pop()
@@ -223,8 +223,8 @@ def _odt(content: bytes) -> dict[str, Any]:
 
 
 def _properties(parts: Any) -> dict[str, str]:
-    """Return name -> text of a document's properties. The name is the `name` attribute or else the element's local
-    name."""
+    """Return a dict from the name of each property of a document to the property's text. The name is the `name`
+    attribute, or else the element's local name."""
     found = defaultdict[str, list[str]](list)
     for part in filter(None, parts):
         for each in _xml(part).iter():
@@ -237,7 +237,8 @@ def _properties(parts: Any) -> dict[str, str]:
 
 
 def _joined(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return each property's values as lines of one text, because a property may occur twice."""
+    """Return a dict from each property to its values, joined as lines of one text. A property may occur several
+    times."""
     return {name: "\n".join(every) for name, every in values.items()}
 
 
@@ -314,7 +315,7 @@ _ARABIC_WORD = re.compile(r"[\u0621-\u064a]{3,}")
 _NUMBER = r"[0-9\u0660-\u0669\u06f0-\u06f9](?:[0-9\u0660-\u0669\u06f0-\u06f9./:,-]*[0-9\u0660-\u0669\u06f0-\u06f9])?"
 _LATIN = r"[0-9A-Za-z\u00c0-\u024f](?:[^\u0590-\u08ff\ufb1d-\ufefe]*[0-9A-Za-z\u00c0-\u024f])?"
 _LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u024f]){_LATIN}|{_NUMBER}")
-"""Pattern of runs that are read from left to right within a line of Arabic: a text with Latin letters, or one
+"""Pattern of those runs in a line of Arabic that are read from left to right: a text with Latin letters, or one
 number."""
 _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 _LEAST_EVIDENCE = 2
@@ -322,12 +323,13 @@ _LINES_OF_A_MARGIN = 3
 _WIDE = 2.0
 """Minimum gap between two columns of a line, as a multiple of the character size."""
 _LEAST_OF_PAGE, _LEAST_CHARACTERS, _LEAST_CURVES = 0.4, 200, 50
-"""A page counts as scanned if images cover this share of it and it has fewer characters than this, such as a stamp's. A
-page without characters counts as scanned if it has an image or this number of curves, which may be letters."""
+"""A page counts as scanned if images cover at least the first number, a share of the page, and the page has fewer
+characters than the second, such as those of a stamp. A page without characters counts as scanned if it has an image, or
+at least the third number of curves: they may be letters."""
 _STAMPS = ("FreeText", "Stamp", "Widget")
 SCANNED = "has scanned pages, without a text layer: set `ocr: tesseract`"
 _Line = tuple[str, str]
-"""Two readings of a line: with Arabic from right to left, and with everything from left to right."""
+"""A line of a PDF, read in two ways: with Arabic from right to left, and with all characters from left to right."""
 
 
 def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
@@ -383,8 +385,8 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
 
 
 def _way_of_reading(lines: list[_Line]) -> int:
-    """Return the index of the correct reading in each `_Line`: 0 if the PDF's Arabic is in visual order, 1 if it is in
-    logical order from left to right. Raises Unreadable if the words do not show the order."""
+    """Return the index in each `_Line` of the correct reading: 0 if the Arabic letters of the PDF are in visual order,
+    1 if they are in logical order from left to right. Raises Unreadable if the words do not show the order."""
     evidence = sum(_is_in_order(turned) - _is_in_order(kept) for turned, kept in lines if turned != kept)
     if abs(evidence) < _LEAST_EVIDENCE and any(turned != kept for turned, kept in lines):
         raise Unreadable("the order of its Arabic text cannot be told")
@@ -393,7 +395,7 @@ def _way_of_reading(lines: list[_Line]) -> int:
 
 def _is_in_order(text: str) -> int:
     """Count the words that begin with the article or end in a letter that occurs only at a word's end. Return this
-    count minus the count of words for which the reverse is true."""
+    count minus the number of words that would meet these conditions if read backwards."""
     words: list[str] = _ARABIC_WORD.findall(text)
     begins = sum(word.startswith(("ال", "وال", "بال")) - word.startswith(("ة", "ى")) for word in words)
     return begins + sum(word.endswith(("ة", "ى")) - word.endswith(("لا", "لاو", "لاب")) for word in words)
@@ -454,7 +456,7 @@ def _lines(characters: list[Any]) -> Iterator[list[Any]]:
 
 
 def _line(characters: list[Any]) -> _Line:
-    """Return the two readings of a line, with a tab between columns."""
+    """Return a line as a `_Line`, with a tab between columns."""
     pieces, end, end_of_word = list[str](), None, None
     for each in characters:
         text = each.get_text()
@@ -480,11 +482,12 @@ def _line(characters: list[Any]) -> _Line:
 
 ROWS_OF_AN_ITEM = 1_000
 _MOST_DIGITS = 10**15
-"""Limit from which a number in a workbook may have lost digits."""
+"""Size from which a number in a workbook may have lost digits."""
 
 
 def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield objects with `rows` of a sheet, up to `ROWS_OF_AN_ITEM` in each. Cells are texts. Empty rows are omitted.
+    """Yield objects with `rows` of a sheet, at most `ROWS_OF_AN_ITEM` rows in each object. Each cell is a text. Empty
+    rows are omitted.
 
     Args:
         sheet: name of the sheet; None if the workbook has only one. Raises Unreadable for an unknown name.
@@ -505,7 +508,7 @@ def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Ite
 
 
 def parse_sheet_names(stream: IO[bytes], suffix: str) -> Iterator[dict[str, Any]]:
-    """Yield the names of a workbook's sheets under `sheets`."""
+    """Yield one object with the names of a workbook's sheets under the key `sheets`."""
     with _workbook(stream, suffix) as book:
         yield {"sheets": book.sheet_names}
 
@@ -549,4 +552,5 @@ _PARSERS: Mapping[str, Callable[..., dict[str, Any]]] = {
     ".pdf": _pdf,
 }
 DOCUMENTS = tuple(_PARSERS)
-"""Suffixes of documents, the best source of a text first."""
+"""Suffixes of documents. If a letter exists in several formats, its text is read from the format that comes first
+here."""

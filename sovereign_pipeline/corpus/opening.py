@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from sovereign_pipeline.base.errors import SourceError
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-"""Suffix after the format's suffix -> compression."""
+"""Last suffix of a compressed file's name, after the suffix of the format -> compression."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,7 +26,8 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order mark -> encoding for the recipe. UTF-32 comes first, because its mark begins with UTF-16's."""
+"""Byte order mark -> encoding to state in the recipe. UTF-32 precedes UTF-16, because the mark of UTF-32 begins with
+that of UTF-16."""
 BLOCK = 1 << 16
 GET_A_WHOLE_COPY = "Get a complete copy of the file."
 
@@ -37,7 +38,8 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
 
 TAR, SQLITE = "a tar archive", "an SQLite database"
 _BEGIN = 512
-"""Number of bytes in which signatures of other formats are searched. They include the signature of a tar archive."""
+"""Number of bytes at a file's beginning that are searched for signatures of formats. A tar archive has its signature at
+byte 257."""
 _SAMPLE_OF_TEXT = 4096
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
@@ -53,17 +55,18 @@ _SIGNATURES = (
 )
 """Signatures of files that are not text."""
 _LEAST_ZEROS = 0.1
-"""Minimum share of characters with a zero byte for detecting UTF-16. Digits, spaces, delimiters, line ends and Latin
-letters have one."""
+"""Minimum share of a text's characters that must have a zero byte for the text to count as UTF-16. In UTF-16, digits,
+spaces, delimiters, line ends and Latin letters have a zero byte."""
 _LEAST_TEXT = 6
-"""Minimum number of characters for detecting an encoding without a mark."""
+"""Minimum number of characters that a text without a byte order mark must have for its encoding to be detected."""
 _LEAST_UTF8 = 3
-"""Minimum number of multi-byte characters for concluding that valid UTF-8 is UTF-8. A text with fewer may be valid by
-chance."""
+"""Minimum number of multi-byte characters for a text that is valid UTF-8 to count as UTF-8. With fewer, it may be valid
+by chance."""
 
 
 def reject_unreadable(path: Path) -> None:
-    """Raise SourceError unless the path is a regular, readable file that can be read several times."""
+    """Raise SourceError unless the path is a regular file that this account can read. Such a file can be read several
+    times."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -138,8 +141,8 @@ def _opened(path: Path, packing: str | None) -> IO[bytes]:
 
 
 class _Members(io.RawIOBase):
-    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz files end silently at data that
-    is not another member, which would lose the remaining rows."""
+    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz streams end silently at data
+    that is not another member. The remaining rows would be lost."""
 
     def __init__(self, stream: IO[bytes], decompressor: Callable[[], Any]) -> None:
         self._stream, self._decompressor = stream, decompressor
@@ -179,17 +182,17 @@ class _Members(io.RawIOBase):
 
 
 def signature_of(begin: bytes) -> str | None:
-    """Return the format of a file that starts with these bytes; None for text."""
+    """Return the format whose signature is at the beginning of these bytes. Return None for text."""
     return next((what for pattern, what in _SIGNATURES if pattern.match(begin)), None)
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """Return a text's bytes, recoded from `encoding` to UTF-8; unchanged if `encoding` is None. Raises SourceError for
-    a file that is not text, or that is clearly in another encoding."""
+    """Return a stream of the text in UTF-8, recoded from `encoding`. If `encoding` is None, return the stream
+    unchanged. Raises SourceError for a file that is not text, or that is clearly in another encoding."""
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(
-            f"{path}: contains {found}, but its name ends in {Path(name_without_packing(path)).suffix}.",
+            f"{path}: the file contains {found}, but its name ends in {Path(name_without_packing(path)).suffix}.",
             "Unpack it, and use the file in it."
             if found == TAR
             else "Correct the file's suffix, or save the file in the format of its name.",
@@ -199,7 +202,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
         named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is set, which means UTF-8"
         remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` for"
         raise SourceError(
-            f"{path}: is in {plain.upper()} by its first bytes, but {named}.", f"{remedy} the source in the recipe."
+            f"{path}: the file is in {plain.upper()} by its first bytes, but {named}.", f"{remedy} the source in the recipe."
         )
     if encoding is None:
         return stream
@@ -207,7 +210,8 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """Return the encoding that a text's first bytes reveal, by a byte order mark or the positions of zero bytes."""
+    """Return the encoding that the first bytes of a text show by a byte order mark or by the positions of zero bytes;
+    otherwise None."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 
@@ -241,9 +245,9 @@ def _is_read_as(plain: str, encoding: str | None) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because
-    later rows could only be guessed. Also raises it at the end of a text that is valid UTF-8, because the encoding
-    would garble such a text."""
+    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because the
+    text after it could only be guessed. Also raises SourceError at the end of a text that is valid UTF-8, because the
+    encoding would garble it."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding
@@ -288,6 +292,6 @@ class _Recoded(io.RawIOBase):
         self._beyond_ascii += 0 if text.isascii() else sum(not character.isascii() for character in text)
         if not block and self._beyond_ascii >= _LEAST_UTF8:
             raise SourceError(
-                f"{self._path}: is valid UTF-8, but `encoding` is {self._encoding}, which would garble it.",
+                f"{self._path}: the file is valid UTF-8, but `encoding` is {self._encoding}, which would garble the text.",
                 "Remove `encoding` from the source in the recipe.",
             )

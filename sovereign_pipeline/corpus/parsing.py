@@ -1,10 +1,11 @@
 """List the files of a source, and parse untrusted files in a sandbox. Parsed files are cached by the file's digest.
 
 A parser is a function that receives an open file and its suffix. It yields one JSON object for each document or
-message, or `{"broken": reason}` for one that cannot be read. It raises Unreadable if the whole file cannot be read. Any
-other exception, a crash, and too much time or memory also break the current document or message. A parser with the
-argument `skip` is then called again for the remaining messages. After MOST_ENDS crashes it is called with `unread`, a
-reason: it separates the remaining messages without reading them. A reason never quotes the file.
+message, or `{"broken": reason}` for a document or message that cannot be read. It raises Unreadable if the whole file
+cannot be read. After any other exception, after a crash, and if it takes too much time or memory, the current document
+or message counts as broken. A parser with the argument `skip` is then called again for the remaining messages. After
+MOST_ENDS crashes it is called with the argument `unread`, a reason. It then only separates the remaining messages, and
+yields each as broken for this reason. A reason never quotes the file.
 
 A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of the bytes). Attachments
 are separate units that follow their message: `archive.mbox#17/2.pdf` is the second attachment of the 17th message.
@@ -43,15 +44,15 @@ from sovereign_pipeline.base.sandbox import Limits, conversation
 from sovereign_pipeline.corpus.opening import reject_unreadable
 
 LARGEST_FILE = 256 << 20
-"""Maximum size of a file that is read whole, in bytes. An mbox is read message by message, and may be larger."""
+"""Maximum size in bytes of a file that is read as a whole. An mbox is read message by message, and may be larger."""
 LARGEST_RESULT = 256 << 20
 """Maximum size of a parser's output for a document or message, in bytes."""
 RESULT_PER_BYTE = 8
-"""Maximum size of a parser's output for a file, as a multiple of the file's size; at least LARGEST_RESULT is
-allowed."""
+"""Maximum size of a parser's output for a file, as a multiple of the file's size. For a small file, LARGEST_RESULT is
+the limit."""
 MOST_ENDS = 10
-"""Number of messages of an mbox that may crash the sandbox. The messages after them are not read, and count as
-broken."""
+"""Number of crashes of the sandbox by messages of one mbox. After them, the remaining messages are not read, and count
+as broken."""
 SECONDS = 60
 """Maximum processor time in seconds for a document or message. The wall-clock time may be three times as long."""
 LIMITS = Limits(
@@ -71,11 +72,12 @@ main = serve
 """
 _LENGTH = struct.Struct(">I")
 _RESTART = b"{}"
-"""Message that reports a restart of the parser's time limit. It is not an item."""
+"""Message from the sandbox that the parser's time limit was restarted. It is not an item."""
 MOST_RESTARTS = 400
-"""Maximum number of restarts for a document or message, because a hostile file may control its parser."""
+"""Maximum number of restarts for a document or message, A limit is needed because a hostile file may control its
+parser."""
 _DOCUMENTS = "sovereign_pipeline.corpus.office_files"
-"""Module of the parser of documents, which also reads attachments."""
+"""Module of the parser of documents. The parser of mail uses it, too, for attachments."""
 _SUFFIX, _DIGEST = re.compile(r"(?:\.[a-z0-9]{1,8})?"), re.compile("[0-9a-f]{64}")
 
 
@@ -99,10 +101,10 @@ class SourceFile:
     """A file of a source. Instances are small, because a source may have very many files."""
 
     name: str
-    """Path within the source's folder, in printable characters."""
+    """Path within the source's folder, with unprintable characters escaped."""
     folder: Path
     place: str
-    """Path within the folder, as the file system has it."""
+    """Path within the source's folder, unchanged."""
     sha256: str
     """SHA-256, or "" if the file cannot be read."""
     problem: str = ""
@@ -117,20 +119,20 @@ class Unit:
     """A document, message or attachment of a source."""
 
     name: str
-    """Name of the unit's file, with `#` and a number if the file has several units. For an attachment: the name of its
-    message, `/`, a number and a suffix."""
+    """Name of the unit's file, followed by `#` and a number if the file has several units. For an attachment: the name
+    of its message, `/`, a number and a suffix."""
     sha256: str
     """SHA-256 of the unit's file, or of the attachment."""
     item: dict[str, Any]
     """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
     cached: tuple[str, int, int] | None = None
-    """Cache file with the output, offset of the output's line in bytes, and number of the attachment (0 for its
-    message)."""
+    """Cache file with the parser's output; byte offset of the output's line in it; number of the attachment, or 0 for
+    the message itself."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program of this machine that a parser runs in the sandbox."""
+    """A program of this machine that a parser may run in the sandbox."""
 
     version: str
     """Digest of everything that decides the program's output."""
@@ -153,8 +155,8 @@ class Outcome:
 
 
 def files_of(source: Path) -> list[SourceFile]:
-    """Return the files below a folder, sorted by name, or the single file. Links are not followed, and have a
-    `problem`. Raises SourceError if there are no files."""
+    """Return the files below a folder, sorted by name. For the path of a file, return this file. Symbolic links are not
+    followed; each is returned with a `problem`. Raises SourceError if there are no files."""
     if not source.is_dir():
         reject_unreadable(source)
         return [SourceFile(printable(source.name), source.parent, source.name, file_sha256(source))]
@@ -189,8 +191,8 @@ def _source_file(path: Path, source: Path) -> SourceFile:
 
 
 def printable(name: str) -> str:
-    """Return a file's name with unprintable characters, such as newlines, escaped. Different names stay different, and
-    no result equals the name of a unit in another file, such as `archive.mbox#17`."""
+    """Escape the unprintable characters, such as newlines, in a file's name. Different names stay different. No result
+    equals the name of a unit in another file, such as `archive.mbox#17`."""
     escaped = (each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in name)
     return _LIKE_A_UNIT.sub(r"\\x23", "".join(escaped))
 
@@ -206,8 +208,8 @@ def digest_of_source(source: Path) -> str:
 
 
 def digest_of_files(files: Iterable[SourceFile]) -> str:
-    """Return the SHA-256 of the names and digests of files. It equals `digest_of` of the list, which need not be in
-    memory."""
+    """Return the SHA-256 of the names and digests of files. The result equals `digest_of` of their list, but the list
+    is not built in memory."""
     found = sha256(b"[")
     for number, file in enumerate(files):
         found.update(b"," * (number > 0) + canonical_json([file.name, file.sha256 or file.problem]))
@@ -230,8 +232,8 @@ MARK_BYTES = 32
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of parsed files. Each cache file ends with a keyed digest, the mark. Without a valid mark, because the
-    file was truncated, moved or written without the installation's secret, the source file is parsed again."""
+    """The cache of parsed files. Each cache file ends with a keyed digest, the mark. A cache file that was truncated,
+    moved, or written without the installation's secret has no valid mark. Its source file is then parsed again."""
 
     directory: Path
     """Directory of the cache files, which contain unscrubbed text."""
@@ -271,11 +273,12 @@ def units_of(
     progress: Callable[[str], None] = lambda message: None,
     program: Program | None = None,
 ) -> Iterator[Unit]:
-    """Yield the units of all files. A file that was parsed before is read from the cache.
+    """Yield the units of all files. If a file was parsed before, its units are read from the cache.
 
     Args:
         parser: `module:function`, a parser.
-        options: keyword arguments of the parser, including the version of the program. The cache depends on them.
+        options: keyword arguments of the parser, including the version of `program`. Other options use other cache
+            files.
         program: program that the parser runs.
     """
     files = list(files)
@@ -309,8 +312,8 @@ def units_of(
 
 
 def _stamp_of(file: SourceFile) -> tuple[int, ...]:
-    """Return attributes of a file that differ after it was changed or replaced, even if the old content was restored.
-    Raises SourceError if the file is missing."""
+    """Return attributes of a file that change whenever the file is changed or replaced, even if its old content is
+    restored. Raises SourceError if the file is missing."""
     try:
         found = file.path.lstat()
     except OSError:
@@ -334,7 +337,7 @@ def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
 
 
 def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> Iterator[Unit]:
-    """Yield the document or message in a line of the cache, and its attachments."""
+    """Yield the unit in a line of the cache: a document or a message, followed by the message's attachments."""
     item = json.loads(line)
     attachments = item.pop("attachments", ())
     yield Unit(name, sha256, item, (*place, 0))
@@ -343,13 +346,13 @@ def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> It
 
 
 class Units:
-    """Iterates over the units of a source in the order of file names, and stores notes on them. The notes are on disk,
-    because there may be millions of units."""
+    """Iterates over the units of a source in the order of file names, and stores notes on the units. The notes are on
+    disk, because a source may have millions of units."""
 
     def __init__(self, units: Iterable[Unit], directory: Path | None = None) -> None:
         """Args:
-        directory: directory of the notes' file, which may contain unscrubbed text and is unlinked at once. None to keep
-            the notes in memory.
+        directory: directory for the file of notes. This file may contain unscrubbed text, and is unlinked at once. None
+            to keep the notes in memory.
         """
         self._units = units
         self._notes = sqlite3.connect(":memory:") if directory is None else _unnamed_database(directory)
@@ -401,7 +404,7 @@ def _unnamed_database(directory: Path) -> sqlite3.Connection:
 
 
 class Notes(MutableMapping[Any, Any]):
-    """A dictionary on disk, in the order of its keys. Its values are JSON."""
+    """A dictionary on disk. It iterates in the order of its keys, and stores its values as JSON."""
 
     def __init__(self, database: sqlite3.Connection, name: str) -> None:
         database.execute(f"CREATE TABLE {name} (key PRIMARY KEY, value) WITHOUT ROWID")
@@ -495,8 +498,8 @@ class Sandboxes:
 
 
 def _checked(item: Any) -> dict[str, Any]:
-    """Return the item that a parser yielded for a unit and its attachments. Raises ValueError if the item does not have
-    the required form, because a hostile file may control the parser."""
+    """Return an item that a parser yielded, after checking it and its attachments. A hostile file may control the
+    parser, so this raises ValueError if the item does not have the required form."""
     unit = _checked_unit(item)
     if not isinstance(item.get("attachments"), list):
         return unit
@@ -567,7 +570,7 @@ _NEEDED: tuple[Set[str], ...] = (
     {"text", "margins", "properties"},
     {"id", "references", "date", "sender", "recipients", "subject", "text", "left_out"},
 )
-"""Sets of fields. A unit must have all fields of at least one set."""
+"""Sets of fields. Each item must have all fields of at least one set."""
 
 
 def _why_it_ended(error: Exception) -> str:
@@ -589,7 +592,7 @@ def _mounted() -> dict[str, Path]:
 
 
 def _received(channel: socket.socket) -> bytes | None:
-    """Return the next message; None for an empty one. Raises EOFError at the channel's end."""
+    """Return the next message; None if it is empty. Raises EOFError at the channel's end."""
     (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
     return _read(channel, min(length, LARGEST_RESULT + 1)) or None
 
@@ -614,7 +617,7 @@ def restart_limits() -> None:
 
 
 def restart_by(restart: Callable[[], None]) -> None:
-    """Set the function by which this process in the sandbox restarts its time limit."""
+    """Set the function that restarts the time limit of this process, which is in the sandbox."""
     global _restart
     _restart = restart
 

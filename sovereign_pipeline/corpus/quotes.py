@@ -1,5 +1,5 @@
-"""Find quoted and forwarded messages in a message's text, in English and Arabic, and remove those that the conversation
-has already."""
+"""Find quoted and forwarded messages in a message's text, in English and Arabic. Remove those that are already in the
+conversation."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,13 @@ _RUN = 5
 _LEAST_UNMARKED = 12
 """Minimum number of words for treating a paragraph as a quotation without a mark."""
 _MOSTLY = 0.8
-"""Minimum share of words from known messages in a quotation. A mail gateway may have added banners and links."""
+"""Minimum share of a quotation's words that must come from known messages. The share is below 1, because a mail gateway
+may have added banners and links."""
 _SIGNATURE = re.compile(
     r"^[ \t]*(?:--[ \t]*|(?:sent from (?:my|outlook|yahoo|mail)|get outlook for|أُ?رسلت من|تم الإرسال من)[^\n]{0,60})$",
     re.IGNORECASE,
 )
-"""Pattern of the mark before a signature (RFC 3676, section 4.3), and of lines that phones add."""
+"""Pattern of the line that precedes a signature (RFC 3676, section 4.3), and of lines that phones add."""
 
 
 class KnownMessages:
@@ -35,9 +36,9 @@ class KnownMessages:
         self._lines.update(" ".join(_words(line)) for line in text.split("\n"))
 
     def coverage(self, lines: list[str], sides: Iterable[bool] = (True, False)) -> list[tuple[int, int]]:
-        """Return for each line the number of its words that are known, and the number of all its words. A word is known
-        if it is in a run of `_RUN` words of a known message; a run may span lines. A text of fewer words is known if it
-        equals a known line. `sides`: sides whose messages count (True: ours; False: the other side's)."""
+        """Return two numbers for each line: its known words, and all its words. A word is known if it is in a run of
+        `_RUN` words that a known message contains; a run may span lines. If all lines together have fewer words, they
+        are known if they equal a known line. `sides`: whose messages count (True: ours; False: the correspondent's)."""
         counts = [_words(line) for line in lines]
         words = [word for line in counts for word in line]
         known = [len(words) < _RUN and " ".join(words) in self._lines] * len(words)
@@ -53,10 +54,10 @@ class KnownMessages:
 
 def own_text(text: str, known: KnownMessages, *, is_ours: bool) -> str:
     """Return a message's text without its signature and without quotations of known messages. Quotations of unknown
-    messages stay, with their heads.
+    messages stay in the text, with their heads.
 
-    After a head such as `On 4 May 2024, A wrote:`, a quotation may have `>` marks or none, and an answer may follow. A
-    paragraph that repeats the other side's words also counts as a quotation.
+    After a head such as `On 4 May 2024, A wrote:`, the quotation may be with or without `>` marks, and an answer may
+    follow it. A paragraph that repeats the other side's words also counts as a quotation.
     """
     parts = [*_parts(text)]
     is_on_top = any(kind == "own" and any(line.strip() for line in lines) for kind, lines in parts)
@@ -80,9 +81,9 @@ _Kind = Literal["own", "marked", "behind", "below", "head"]
 
 
 def _parts(text: str) -> Iterator[tuple[_Kind, list[str]]]:
-    """Yield the parts of a text, each with its kind: the `head` of a quotation, `marked` lines with a quote mark, lines
-    directly `behind` a head, and `own` lines. After a head, lines `below` marked lines are an answer, or the rest of a
-    nested quotation."""
+    """Yield each part of a text with its kind: the `head` of a quotation; `marked` lines, which have a quote mark;
+    unmarked lines directly `behind` a head; unmarked lines `below` marked lines after a head, which are an answer or
+    the rest of a nested quotation; and `own` lines."""
     place = 0
     unmarked: _Kind = "own"
     for head in (*QUOTE_HEAD.finditer(text), None):
@@ -101,9 +102,9 @@ def _parts(text: str) -> Iterator[tuple[_Kind, list[str]]]:
 
 
 def _without_quotation(lines: list[str], known: KnownMessages, *, is_whole: bool) -> list[str]:
-    """Return the lines without the quotation of known messages. If `is_whole`, the lines are one quotation and are
-    removed all or not at all. Otherwise known lines are removed up to the answer, unless they are short: an answer may
-    begin with a greeting that is known."""
+    """Return the lines without quotations of known messages. If `is_whole` is true, the lines are one quotation: either
+    all or none are removed. Otherwise known lines are removed up to the answer. Short known lines stay, because an
+    answer may begin with a known greeting."""
     counts = known.coverage(lines)
     if is_whole:
         found, of = (sum(column) for column in zip(*counts, strict=True))
@@ -136,7 +137,7 @@ def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _spaced(phrases: str) -> str:
-    """Return phrases for a verbose regular expression, which ignores plain spaces."""
+    """Return the phrases with escaped spaces, because a verbose regular expression ignores plain spaces."""
     return phrases.replace(" ", r"[ ]")
 
 

@@ -49,9 +49,9 @@ FILES = "files.jsonl"
 """File of a raw corpus with the outcome of each file or message of mail and documents. Missing if there are no such
 sources."""
 LEFT_OUT = "left_out.json"
-"""File of a raw corpus with the levels of `Readers.levels_left_out`. Missing if there are no such levels."""
+"""File of a raw corpus with the result of `Readers.levels_left_out`. Missing if the result is empty."""
 COLUMN_SECRET = "column_secret"
-"""Key of the column secret's fingerprint among a manifest's recorded facts."""
+"""Key, among a manifest's recorded facts, of the fingerprint of the secret for pseudonyms in columns."""
 
 
 def _raw_config(line: Line) -> Config:
@@ -84,11 +84,11 @@ def _outside_files(workplace: Workplace) -> dict[str, str]:
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents of every source, and the quarantined rows with their reasons.
+    """Write the documents of every source, and write the quarantined rows with their reasons.
 
-    The source files are pinned by digest and not copied: a copy would contain quarantined rows, whose classification
-    level may be unknown. Raises SourceError for an unreadable file, and QuarantineExceeded for a source with too many
-    broken rows.
+    The source files are recorded by digest and not copied: a copy would contain quarantined rows, and the
+    classification level of such a row may be unknown. Raises SourceError for an unreadable file, and QuarantineExceeded
+    for a source with too many broken rows.
     """
     secret = cache(workplace.column_secret)
     readers = readers_of(workplace, RAW_CORPUS.config_at(workplace), secret)
@@ -151,15 +151,15 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
-    """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if it differs from the newest raw
-    corpus's, because the rows trained on could no longer be matched with held-out rows."""
+    """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if it differs from the fingerprint in
+    the newest raw corpus: rows that were trained on could then no longer be matched with held-out rows."""
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
     earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
     if earlier and max(earlier)[1] != fingerprint:
         raise PrivacyError(
-            f"Line {workplace.line.line}: the secret for pseudonyms differs from that of earlier corpora.",
+            f"Line {workplace.line.line}: the secret for pseudonyms (columns.key) differs from that of earlier corpora.",
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}
@@ -182,11 +182,11 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
 
 
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents, each with at least the highest classification level in its case file.
+    """Write the documents, each with the highest classification level in its case file.
 
-    Every row of the sources counts for its case file, even if it is excluded, quarantined or not selected. All
-    spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and level before anything else
-    of the line is built.
+    Every row of the sources counts for the level of its case file, even if the row is excluded, quarantined or not
+    selected. All spellings of a case file count as one (`folded`). Raises CeilingExceeded, with row ids and levels, if
+    a document's level is above the line's ceiling.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
@@ -216,7 +216,7 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
 
 
 def _left_out(raw_corpus: Artifact) -> dict[str, str]:
-    """Return the levels of rows that became no document, for cases whose documents all have lower levels."""
+    """Return the result of `Readers.levels_left_out`, as a raw corpus stores it."""
     if all(entry.path != LEFT_OUT for entry in raw_corpus.manifest.files):
         return {}
     levels: dict[str, str] = json.loads(raw_corpus.file(LEFT_OUT).read_bytes())
@@ -241,8 +241,9 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify against the raw corpus that no document's level fell, that all documents of a case have one level, at
-    least that of its rows that became no document, and that the manifest states the highest level."""
+    """Verify, by comparison with the raw corpus, that no document's level fell; that all documents of a case have one
+    level; that this level is not below that of the case's rows that became no document; and that the manifest states
+    the highest level."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []
@@ -344,8 +345,8 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
 
 
 def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that the share of links to missing rows is at most the recipe's limit. The counts are those that
-    `rows_accounted_for` verifies."""
+    """Verify that in each source the share of links to missing rows is at most the recipe's limit. The gate
+    `rows_accounted_for` verifies the counts that are used here."""
     limit = workplace.line.quarantine.max_links_without_row
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
@@ -366,9 +367,9 @@ MOST_IN_OTHER_LANGUAGE = 0.02
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than it states. In such a text, name detection
-    would miss names or find wrong ones. A document may have texts in two languages if names are detected in both, and
-    their scripts differ."""
+    """Verify that hardly any document has a text in another language than the document states. In such a text, name
+    detection would miss names or find wrong ones. A document may have texts in two languages if names are detected in
+    both languages, and the scripts differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
@@ -400,7 +401,7 @@ class ChangedRows:
     """The changed documents of one source, by their ids."""
 
     withdrawn: tuple[str, ...]
-    """Ids of documents whose row is no longer in the file, or is broken there."""
+    """Ids of documents whose row is no longer in the source file, or is now broken there."""
     reclassified: tuple[str, ...]
     """Ids of documents whose classification level changed."""
     reworded: tuple[str, ...]
@@ -426,7 +427,7 @@ class ChangedSource:
     """SHA-256 of the file from which the corpus was built."""
     state: Literal["changed", "missing"]
     rows: ChangedRows | None
-    """Changed rows. None if the file or the documents are missing or unreadable."""
+    """Changed rows. None if the source file or the corpus's documents are missing or unreadable."""
 
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
@@ -445,7 +446,7 @@ def changed_sources(
         manifest: the manifest of the raw corpus.
         sources: the content of the raw corpus's `sources.json`.
         documents: the raw corpus's verified file of documents; None if unreadable.
-        screen: the screen of the raw corpus's columns (`ColumnScreen.of`).
+        screen: the screen for the raw corpus's configuration (`ColumnScreen.of`).
     """
     for source in sources:
         path = data / source["path"]
@@ -459,8 +460,8 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen
 ) -> ChangedRows | None:
-    """Return the changed rows of one source; None if the file cannot be read as the recorded description of the source
-    states."""
+    """Return the changed rows of one source. Return None if the file no longer fits the description of the source in
+    the manifest."""
     try:
         config: Mapping[str, Any] = manifest.producer.config
         sources = {each["name"]: Source.model_validate(each) for each in config["sources"]}
@@ -508,7 +509,7 @@ class Comparison:
     excluded: int = 0
     not_selected: int = 0
     different: list[str] = field(default_factory=list)
-    """Ids of documents that differ from their row, have no row, or are missing."""
+    """Ids of documents that differ from their row or have no row, and of rows whose document is missing."""
     lowered: list[str] = field(default_factory=list)
     """Ids of documents below the classification level of their row or source."""
     quarantine_differs: bool = False
@@ -518,14 +519,14 @@ class Comparison:
 def compare_with_sources(
     corpus: Artifact, documents: str, quarantine: str, readers: Iterable[SourceReader], ladder: ClassificationLadder
 ) -> Comparison:
-    """Compare a raw corpus with its sources, row by row in their common order.
+    """Compare a raw corpus with its sources, row by row. Both have the same order.
 
-    The code here for a row's classification level is separate from the reader's. If both missed a level, everything
-    built from the row would get too low a level.
+    This module determines a row's classification level with other code than the reader uses. A level is therefore
+    missed only if both miss it. Everything built from the row would then get too low a level.
 
     Args:
         documents: the name of the corpus's file of documents.
-        quarantine: the name of its file of quarantined rows.
+        quarantine: the name of the corpus's file of quarantined rows.
         readers: one reader for each source, in the order of the recipe.
 
     Raises SourceError for a source that cannot be read, and IntegrityError for a stored row that is not a document.
@@ -561,8 +562,8 @@ def compare_with_sources(
 
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
-    """Return whether a document's row or source states a level that is above the document's level or not on the
-    ladder."""
+    """Return True if the row or the source of a document states a level that is above the document's level, or that is
+    not in the ladder."""
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")
@@ -571,7 +572,7 @@ def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: C
 
 
 def _values_under(column: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the values of every column whose name has the same letters and digits as `column`."""
+    """Return the value in each column whose name has the same letters and digits as `column`."""
     wanted = _letters(column)
     return [text for name, value in values.items() if _letters(name) == wanted and (text := _text(value))]
 

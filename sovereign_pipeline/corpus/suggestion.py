@@ -1,4 +1,5 @@
-"""Suggest a recipe for an inspected file, with notes on the decisions that a person must make before the line runs."""
+"""Suggest a recipe for an inspected file. Notes list the decisions that a person must make before the line of adapters
+runs."""
 
 import copy
 import math
@@ -36,19 +37,20 @@ TEXTS = ("subject", "request", "response", "rejected")
 LEAST_MARKUP = 0.5
 """Minimum share of values with unmistakable markup in a column that counts as HTML. Plain text may contain `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Minimum number of rows with a word of a level column for showing the word. A rarer word may be a name."""
+"""Number of rows from which a word in a level column is shown. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
-"""Minimum share of a column's texts that look like replies, or begin with a salutation, for using the column as
-response or request; and the factor by which this share must exceed every other column's."""
+"""A column is used as the response (or the request) if at least this share of its texts look like replies (or begin
+with a salutation), and if the share is at least this many times that of every other column."""
 
 FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
 FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
-"""Fields in the order in which columns are assigned to them: by a column's whole name, and by a word in its name."""
+"""Fields in the order in which columns are assigned to them: FIELDS by a column's whole name, FIELDS_BY_WORDS by a word
+in its name."""
 TERMS = {"licence": f"{FILL_IN}: terms of use, such as own records", "retention": f"{FILL_IN}: such as 10 years"}
-"""Keys of each source that a person must fill in."""
+"""Keys of each source that a person must fill in -> explanation of the value."""
 LONGEST_BY_WORD = 60
-"""Maximum mean length in characters of values in a column that is assigned by a word in its name, except to the
-subject."""
+"""Maximum mean length in characters of the values in a column that is assigned to a field by a word in its name. The
+field `subject` has no such limit."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,22 @@ class Suggestion:
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
-    """Assumptions and fields to fill in."""
+    """Assumptions that a person should check, and decisions to make."""
 
     @property
     def questions(self) -> dict[str, str]:
-        """Return key that a person must fill in -> explanation of its value. Keys of the source omit `sources.0.`."""
+        """Return a dict from each key that a person must fill in to an explanation of its value. The prefix
+        `sources.0.` is omitted from the keys of the source."""
         return {
             re.sub(r"\.0$", "", key.removeprefix(_OF_SOURCE)): text.removeprefix(FILL_IN).lstrip(": ")
             for key, text in placeholders_in(self.recipe)
         }
 
     def answered(self, answers: Iterable[str]) -> "Suggestion":
-        """Return the suggestion with the answers `KEY=VALUE` applied; values are YAML. An empty value removes the key.
+        """Return the suggestion after applying answers of the form `KEY=VALUE`, in which VALUE is YAML. An empty value
+        removes the key.
 
-        Raises InputError for an answer of another form, and for a key below a value that cannot have keys.
+        Raises InputError for an answer of another form, and for a key below another key whose value is not a mapping.
         """
         recipe = copy.deepcopy(self.recipe)
         for each in answers:
@@ -82,7 +86,7 @@ class Suggestion:
 
 
 def with_answers(source: Mapping[str, Any], answers: Iterable[str]) -> dict[str, Any]:
-    """Return a source with the answers of a person, as in `Suggestion.answered`."""
+    """Return a source of a recipe after applying a person's answers, as in `Suggestion.answered`."""
     recipe = Suggestion({"sources": [source]}, ()).answered(answers).recipe
     answered: dict[str, Any] = recipe["sources"][0]
     return answered
@@ -90,7 +94,7 @@ def with_answers(source: Mapping[str, Any], answers: Iterable[str]) -> dict[str,
 
 _OF_SOURCE = "sources.0."
 _SECTIONS_OF_WORDS = ("columns", "constants", "levels", "where")
-"""Sections whose keys are words of the file, which may have dots."""
+"""Sections of a source whose keys are words from the file. Such a key may contain dots."""
 
 
 def _set_key(recipe: dict[str, Any], key: str, value: str) -> None:
@@ -124,9 +128,9 @@ def suggest(
 
     Args:
         path: path of the file for the recipe.
-        answers: a person's values, as in `Suggestion.answered`. They are used to read sample rows, and are not in the
-            returned recipe.
-        of_kind: further keys of the source: the query of a database's snapshot.
+        answers: a person's values, as in `Suggestion.answered`. They are used to read sample rows. The returned recipe
+            does not contain them.
+        of_kind: further keys of the source, such as the query of a source of the kind `database`.
         line: name of the line of adapters.
         suites: the institution's own suites, relative to the data root.
         prompts: the institution's red-team prompts, relative to the data root; None if there are none.
@@ -145,14 +149,15 @@ def suggest(
 
 
 def has_letters(facts: FileFacts) -> bool:
-    """Return whether a file certainly has columns of letters and replies, or has rows in a layout."""
+    """Return True if a file certainly has a column of letters and a column of replies, or if its rows are in a
+    layout."""
     fields = _fields(facts, None, (), [])
     return facts.layout is not None or {"request", "response"} <= fields.keys()
 
 
 def ask_for_quarantine(sample: Sample, notes: list[str]) -> dict[str, Any]:
-    """Return the key `quarantine` to fill in if more rows would be quarantined than a line accepts by default;
-    otherwise an empty dict."""
+    """Return the recipe key `quarantine` with a value to fill in, if more rows would be quarantined than a line accepts
+    by default. Otherwise return an empty dict."""
     most = Quarantine().max_share
     if sample.share <= most:
         return {}
@@ -201,8 +206,9 @@ def recipe_with(
 
 
 def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: ClassificationLadder) -> Sample | None:
-    """Read the first rows as if the recipe were filled in: unknown level words get the highest level, and only rows
-    with finished states are selected. Return None if a person must name a column or a format first."""
+    """Read the first rows as if a person had filled in the recipe: unknown level words get the highest level, and rows
+    with unfinished states such as `draft` are not selected. Return None if the rows cannot be read before a person
+    states a column or a format."""
     column = source.get("columns", {}).get("classification", "classification")
     levels = _words_for_levels(facts.columns[column], ladder) if column in facts.columns else {}
     known = {folded(level): level for level in ladder.levels}
@@ -278,7 +284,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Write FILL IN for the request or response if no column certainly contains it."""
+    """Write FILL IN for the request, and for the response, if no column certainly contains it."""
     for name in ("request", "response") if facts.layout is None else ():
         if name in fields:
             continue
@@ -290,7 +296,8 @@ def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str
 
 
 def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Make every row a separate case file. If a column may contain case files, ask a person instead."""
+    """Set `case_from_row`, which makes every row a separate case file. If a column may contain case files, add a
+    question for a person instead."""
     may_be = [each for each in facts.columns.values() if each.name not in taken and each.may_be_cases]
     if not may_be or (facts.layout is not None and facts.layout == "chatgpt"):
         source["case_from_row"] = True
@@ -308,7 +315,8 @@ def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, An
 def _set_columns_that_are_not_there(
     facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
-    """Set empty constants for fields without a column. Without a column of languages, set `language_from_text`."""
+    """For each field without a column, set an empty constant. If no column contains languages, set
+    `language_from_text`."""
     for name in ("department", "author", "subject", "language"):
         if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
             source["language_from_text"] = True
@@ -372,7 +380,7 @@ def _set_levels(
     source: dict[str, Any],
     notes: list[str],
 ) -> None:
-    """Add the words to map to levels, and a floor for rows without a level."""
+    """Add `levels` with the words that a person must map to levels, and a floor for rows without a level."""
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
@@ -408,7 +416,8 @@ def _set_levels(
 
 
 def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
-    """Return word that is not a level of the ladder -> number of rows. Equal spellings count as the first one."""
+    """Return a dict from each word that is not a level of the ladder to its number of rows. All spellings of a word
+    count under the spelling that comes first."""
     words: dict[str, str] = {}
     times = Counter[str]()
     for value, count in column.values.items():
@@ -418,7 +427,8 @@ def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict
 
 
 def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str], notes: list[str]) -> dict[str, str]:
-    """Return field -> column, using each column once. Adds a note for each column that was not chosen by its name."""
+    """Return a dict from field to column, using each column at most once. Add a note for each column that was not
+    chosen by its name."""
     of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
     columns = [column for name, column in facts.columns.items() if column.filled and name not in of_layout]
     fields: dict[str, str] = {}
@@ -462,8 +472,8 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
 
 
 def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
-    """Add the columns of the request and the response, found by words in their names or else by their texts. The length
-    of texts is not used. A field that cannot be determined is left out."""
+    """Add the columns of the request and of the response. They are found by words in their names, or else by their
+    texts, whose length does not matter. If the column of a field cannot be determined, the field is left out."""
 
     texts = _texts(free)
 
@@ -485,7 +495,7 @@ def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], no
 
 
 def _texts(free: Callable[[], list[ColumnFacts]]) -> list[ColumnFacts]:
-    """Return the columns that may contain requests or replies and are not used yet."""
+    """Return those unused columns that may contain requests or replies."""
     return [each for each in free() if each.is_of_texts and not names_field(each.name, "subject")]
 
 
@@ -503,7 +513,7 @@ def _is_named(column: ColumnFacts, field: str) -> bool:
 
 
 def _fits_word(name: str, column: ColumnFacts) -> bool:
-    """Return whether a column fits the field that a word of its name suggests: it has short values and no dates."""
+    """Return True if a column fits the field that a word in its name suggests: if it has short values and no dates."""
     is_short = not column.has_texts and column.mean_length <= LONGEST_BY_WORD
     is_dated = _fits("date", column)
     return _fits(name, column) and (name == "date" or not is_dated) and (name == "subject" or is_short)
@@ -567,7 +577,8 @@ def _empty_cells(facts: FileFacts, column: str) -> int:
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """Return a note on a column that is read because of its name, although its values are unsuitable."""
+    """Return a note on a column that a field uses because of the column's name, although its values are unsuitable for
+    the field."""
     wants = {"date": "a date in one format", "language": "a language tag (en, ar)"}.get(name, "one text")
     return (
         f"{name}: the column '{own.name}' does not have {wants} in each row. It is read because of its name, and rows "
@@ -576,7 +587,7 @@ def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
 
 
 def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """Return the column with the field's own name, which needs no entry under `columns`, or None."""
+    """Return the column that has the same name as the field, or None. Such a column needs no entry under `columns`."""
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 
@@ -596,8 +607,8 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, or else None. In either case, add a note on tags, because
-    removing tags deletes text."""
+    """Return `html` if one text column is mostly HTML, or else None. In either case, add a note on tags in the texts,
+    because removing tags deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
     for column in columns:
@@ -614,7 +625,7 @@ def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str |
 
 
 def about_layout(facts: FileFacts) -> list[str]:
-    """Return sentences on the layout of a file's rows, and on the rows with several turns."""
+    """Return sentences on the layout of a file's rows, and on how many rows have several turns."""
     if facts.layout is None:
         return []
     one = facts.turns[1]
@@ -638,7 +649,7 @@ def about_layout(facts: FileFacts) -> list[str]:
 
 
 def about_states(column: ColumnFacts) -> str:
-    """Return a question on the states in a column."""
+    """Return a question for a person on the row states in a column."""
     return f"column '{column.name}' has {format_states(column)}; which of these states should be used?"
 
 

@@ -1,5 +1,5 @@
-"""Assemble conversations from mail: find threads, join messages to turns, set levels, and yield each message's
-outcome."""
+"""Assemble conversations from mail: find threads, form turns from messages, set levels, and yield the outcome of each
+message."""
 
 import datetime
 import hashlib
@@ -26,15 +26,17 @@ from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 
 DAYS_BY_SUBJECT = 30
-"""Maximum number of days between two messages of one thread that no header connects."""
+"""Maximum number of days between two messages that no header connects for them to be in one thread."""
 ONE_ID = "two messages of its thread have one id"
 ONE_SUBJECT = "several threads have its subject and correspondent, and no header names one"
 _MOST_OF_SUBJECT = 20
-"""Maximum number of threads with one subject and correspondent that are compared."""
+"""Maximum number of threads with the same subject and correspondent with which a message is compared."""
 LARGEST_THREAD = 20_000_000
-"""Maximum number of characters in the messages and attachments of a thread. Their texts are in memory together."""
+"""Maximum number of characters in the messages and attachments of a thread. All texts of one thread are in memory
+together."""
 _SAME = 0.9
-"""Minimum share of common lines in two copies of a message with one id. A mail gateway may add lines to one copy."""
+"""Minimum share of common lines for two messages with one id to count as copies. A mail gateway may add lines to a
+copy."""
 
 
 _OTHER_FILES = re.compile(
@@ -43,19 +45,19 @@ _OTHER_FILES = re.compile(
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _UNFINISHED = re.compile(r"(?:^|/)tmp/[^/]+$")
 _FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
-"""Flags of Maildir for drafts and deleted messages."""
+"""Pattern of file names with Maildir's flags for drafts and deleted messages."""
 
 
 def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
     """Yield a row for each conversation, and an Outcome for each message that is in no conversation.
 
-    A thread is divided by correspondents. Messages between the institution and one person, or several people who see
-    each other's addresses, are a conversation. A conversation begins with a turn of the other side: earlier messages of
-    the institution are left out. It ends with a turn of the institution: later messages of the other side are left out.
+    A thread is divided by correspondents. A conversation consists of the messages between the institution and one
+    person, or several people who see each other's addresses. It begins with a correspondent's turn: earlier messages of
+    the institution are left out. It ends with a turn of the institution: later messages of correspondents are left out.
 
-    An attachment's text follows its message's text after a blank line, without an announcement that a model would learn
-    to write. If an attachment of a turn cannot be read, its conversation is quarantined, because a model must not learn
-    from a turn whose letter is missing.
+    The text of an attachment follows the text of its message after a blank line. No announcement precedes it, because a
+    model would learn to write the announcement. If an attachment of a turn cannot be read, the conversation is
+    quarantined: a model must not learn from a turn whose letter is missing.
     """
     mailbox, is_ours, markings = _Mailbox(units), _Ours(source.ours), Markings(ladder, source.levels)
     for unit, attachments in _with_attachments(units):
@@ -114,8 +116,9 @@ _PROVIDERS = re.compile(r"(?:gmail|googlemail|hotmail|outlook|live|yahoo|icloud|
 
 
 def likely_ours(items: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the institution's likely domain: the one in most messages, as sender of some and recipient of others. For
-    a mail provider's domain, return the address instead. Return None if no domain qualifies.
+    """Return the institution's likely domain: the domain that takes part in most messages, as sender of some and
+    recipient of others. If it is a mail provider's domain, return the address instead. Return None if no domain
+    qualifies.
 
     Args:
         items: messages that `parse_mail` yields.
@@ -137,8 +140,8 @@ def _names_of(address: str) -> tuple[str, ...]:
 
 
 def _is_copy(mail: Mail, other: Mail) -> bool:
-    """Return whether a message is a copy of another. A copy may have more or fewer attachments. Messages with different
-    ids to different people are not copies, such as permits with the same covering text."""
+    """Return True if two messages are copies of one message. Copies may have different attachments. Messages with
+    different ids to different people are not copies, even with equal texts: permits may have the same covering text."""
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
     if mail.sender != other.sender or bool(mine) != bool(theirs):
         return False
@@ -188,15 +191,15 @@ _ANSWERS = re.compile(
 
 
 def _base(subject: str) -> str:
-    """Return a subject without `Re:`, `Fwd:`, `رد:` and the like before it."""
+    """Return a subject without prefixes such as `Re:`, `Fwd:` and `رد:`."""
     while match := _ANSWERS.match(subject):
         subject = subject[match.end() :]
     return subject.strip()
 
 
 class _Mailbox:
-    """The messages of a source without copies. There may be millions, so texts are read again and all other data is on
-    disk."""
+    """The messages of a source, without copies. A source may have millions of messages, so their texts are read again
+    when needed, and all other data is on disk."""
 
     def __init__(self, units: Units) -> None:
         self._units = units
@@ -217,7 +220,8 @@ class _Mailbox:
         """Name of a message -> names of the attachments of the message and its copies."""
 
     def add(self, mail: Mail) -> str | None:
-        """Add a message and return None. If it is a copy of an added message, return that message's name instead."""
+        """Add a message and return None. If the message is a copy of one that was added before, add nothing and return
+        the earlier message's name."""
         minute = mail.date.astimezone(datetime.UTC).replace(second=0, microsecond=0)
         looks = json.dumps([mail.sender, minute.isoformat(), mail.subject])
         for key in (f"id {mail.id}", looks):
@@ -239,8 +243,8 @@ class _Mailbox:
         return None
 
     def attach(self, name: str, attachments: Iterable[Unit]) -> Iterator[Outcome]:
-        """Add attachments, of a message or its copy, to the message. Yield an Outcome for each that the message has
-        already."""
+        """Add the attachments of a message, or of a copy of the message, to the message. Yield an Outcome for each
+        attachment that the message already has."""
         names = self._attached.get(name, [])
         known = {self._units.digests[each]: each for each in names}
         for each in attachments:
@@ -264,9 +268,9 @@ class _Mailbox:
         return found[::-1]
 
     def threads(self, is_ours: _Ours, within: datetime.timedelta) -> Iterator[list[Mail]]:
-        """Yield each thread as a list of messages without texts, by date, with each message after the one that it
-        answers. References form the threads. A reply without a known reference joins a thread with its subject and
-        correspondent."""
+        """Yield each thread as a list of messages without texts, sorted by date, but with each message after the
+        message that it answers. References connect the messages of a thread. A reply without a known reference joins a
+        thread with the same subject and correspondent."""
         groups, firsts = _Groups(self._units.notes("parents")), self._units.notes("firsts")
         every = range(len(self._dates))
         for mail in map(self._head, every):
@@ -307,8 +311,8 @@ class _Mailbox:
         return Mail.of_item(head["name"], head)
 
     def unclear(self, thread: Iterable[Mail]) -> tuple[str, tuple[str, ...]]:
-        """Return the reason why messages of a thread may belong to several threads, and the names of other messages
-        that cause this. The reason is "" if the thread is clear."""
+        """Return the reason why it is unclear which thread some messages belong to, and the names of the messages in
+        other threads to which they may belong. The reason is "" if the thread is clear."""
         ids = (id for mail in thread for id in (mail.id, *mail.references))
         found = [self._unclear[id] for id in ids if id in self._unclear]
         return found[0][0] if found else "", tuple(dict.fromkeys(name for _, name in found))
@@ -350,7 +354,7 @@ class _Turn:
     used: Sequence[Unit]
     """Attachments whose text is part of the turn."""
     copies: Sequence[Outcome]
-    """Outcomes of attachments whose text is already in the conversation."""
+    """Outcomes of those attachments whose text is already in the conversation."""
 
     @property
     def broken(self) -> list[Unit]:
@@ -365,11 +369,11 @@ class _Conversation:
     known: KnownMessages = field(default_factory=KnownMessages)
     turns: list[_Turn] = field(default_factory=list)
     documents: dict[str, str] = field(default_factory=dict)
-    """Id of a message, or digest of an attachment -> name of the first unit with it."""
+    """Id of a message, or digest of an attachment -> name of the first unit with this id or digest."""
 
     def add(self, mail: Mail, attachments: Sequence[Unit], *, is_ours: bool) -> bool:
-        """Add a message as a turn. Return False, and add nothing, if it has no text besides quotations and known
-        attachments."""
+        """Add a message as a turn, and return True. If the message has no text besides quotations and known
+        attachments, add nothing and return False."""
         own = own_text(mail.text, self.known, is_ours=is_ours)
         used, copies = list[Unit](), list[Outcome]()
         for each in sorted(attachments, key=_preference):
@@ -398,8 +402,8 @@ def _preference(attachment: Unit) -> int:
 
 
 def _is_same_document(one: Unit, other: Unit) -> bool:
-    """Return whether two attachments of a message are one letter: they have the same words, or the same name in two
-    formats."""
+    """Return True if two attachments of a message contain the same letter: if they have the same words, or the same
+    name in two formats and nearly the same words."""
     texts = one.item["text"], other.item["text"]
     are_formats = one.item["stem"] == other.item["stem"] and one.item["attachment"] != other.item["attachment"]
     return sorted(texts[0].split()) == sorted(texts[1].split()) or (are_formats and is_copy(*texts))
@@ -466,12 +470,12 @@ def _quarantined(turns: Sequence[_Turn]) -> Iterator[Outcome]:
 
 
 def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Mail, str]]:
-    """Yield each message with the name of its conversation; "" for an internal message.
+    """Yield each message with the name of its conversation. An internal message has the name "".
 
     A message of the institution joins all its recipients into one conversation. A message of another person joins the
-    sender only with recipients who have not taken part yet, so nobody enters a conversation by writing to it. Messages
-    that the institution sends before anybody else has written join no one: each recipient answers in a separate
-    conversation.
+    sender only with recipients who have not taken part before. Nobody, therefore, can enter a conversation by writing
+    to its members. A message that the institution sends before anybody else has written joins nobody: each recipient
+    answers in a separate conversation.
     """
     people, known = _Groups({}), set[str]()
     has_begun = False

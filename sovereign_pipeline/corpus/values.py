@@ -40,7 +40,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class WrittenNumber(float):
-    """A JSON number that keeps its spelling as text: the case files 2024.10 and 2024.1 differ."""
+    """A JSON number whose text is its original spelling, so that the case files 2024.10 and 2024.1 differ."""
 
     __slots__ = ("_written",)
     _written: str
@@ -64,7 +64,8 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Return whether a value can be read as one text. Lists, truth values, bytes and numbers such as NaN cannot."""
+    """Return True if a value can be read as one text. Lists, truth values, bytes and numbers such as NaN cannot be read
+    as text."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -75,8 +76,8 @@ def is_identifier(text: str) -> bool:
 
 
 def language_of(tag: str) -> str:
-    """Return the language in a BCP 47 tag, without script and region, or of a language's name. Raises RowRejected,
-    without quoting the tag, if the tag is invalid."""
+    """Return the language subtag of a BCP 47 tag, or of the language that a name means. Raises RowRejected, without
+    quoting the text, if it is neither."""
     if (named := _NAMES_OF_LANGUAGES.get(tag.casefold())) is not None:
         return named
     if _LANGUAGE_TAG.fullmatch(tag) is None:
@@ -108,7 +109,7 @@ _SHOWN = frozenset(
     negative unknown other issued void مفتوح مغلق عام سري داخلي محدود جديد مكتمل معلق عربي إنجليزي مسودة نهائي نهائية
     ملغى محذوف مسحوب معتمد مرسل منشور مرفوض مؤرشف""".split()
 ) | {"in progress", "on hold", "top secret", "not answered", "e-mail", "no reply"}
-"""Words for states, levels, kinds and languages. Any other word may be a person's name."""
+"""Words for states, levels, kinds and languages, which messages may show. Any other word may be a person's name."""
 _MOST_SHOWN = 8
 
 
@@ -119,8 +120,8 @@ def truth_of(value: Any) -> bool | None:
 
 
 def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool:
-    """Return whether a file's value equals `wanted`, or one of several, in any spelling. An empty value equals null and
-    false, because exports leave false cells empty."""
+    """Return True if a file's value equals `wanted`, or one of the values in `wanted`, in any spelling. An empty value
+    equals null and false, because exports leave false cells empty."""
     if isinstance(wanted, tuple):
         return any(is_wanted(value, each) for each in wanted)
     if isinstance(value, bool):
@@ -134,7 +135,7 @@ def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool
 
 
 def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
-    """Return whether a value may be shown in messages: a word for a state, a level or a language, or a small number.
+    """Return True if messages may show a value: if it is a word for a state, a level or a language, or a small number.
 
     Args:
         of_languages: whether the column contains languages. In other columns, two letters may be a name.
@@ -160,7 +161,8 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def _compared(value: Any) -> str:
-    """Return the comparison form of a value: NFKC, case-folded, without surrounding blanks, with `1.0` as `1`."""
+    """Return the comparison form of a value: NFKC, case-folded, without surrounding blanks, and with `1.0` written as
+    `1`."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
     text = unicodedata.normalize("NFKC", str(value)).strip().casefold()
@@ -189,12 +191,12 @@ _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
-"""Limit above which a float cannot represent every whole number, so that two ids may become the same number."""
+"""Limit above which a float cannot represent every whole number. Above it, two ids may become the same number."""
 
 
 def normal_id(text: str) -> str:
-    """Return the normalised spelling of an id, for rows and links: NFC, stripped, without zero-width characters and
-    direction marks, with digits of any script as 0-9. `5346.0` (from numeric tables) becomes `5346`."""
+    """Return the normalised spelling of the id of a row or in a link: NFC, stripped, without zero-width characters and
+    direction marks, and with digits of any script written as 0-9. `5346.0` (from numeric tables) becomes `5346`."""
     if text.isascii():
         composed = text.strip()
     else:
@@ -206,7 +208,7 @@ def normal_id(text: str) -> str:
 
 
 def link_key(id: str) -> str:
-    """Return the comparison form of ids and links, which ignores letter case and the form of dashes. Leading zeros
+    """Return the comparison form of an id or a link. It ignores letter case and the form of dashes. Leading zeros
     count."""
     return folded(id) or id
 
@@ -224,10 +226,10 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
 
 
 def resolved(links: tuple[str, ...], known: Callable[[], Collection[str]]) -> tuple[str, ...]:
-    """Return the links, with ambiguous ones resolved by the row ids. `17/18` is two ids if it is not an id itself and
-    both parts are. `0` is dropped unless a row has that id.
+    """Return the links after resolving ambiguous links by the ids of rows. `17/18` becomes two links if no row has this
+    id but rows have the ids 17 and 18. `0` is dropped unless a row has that id.
 
-    `known` returns the keys of all row ids. It is called only for ambiguous links.
+    `known` is a function that returns the `link_key` of every row's id. It is called only for ambiguous links.
     """
     if not any("/" in link or link == "0" for link in links):
         return links
@@ -262,8 +264,8 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """Return the ids of an array in NumPy's print format, which may wrap over lines, or None for another format. Raises
-    RowRejected for an array that NumPy shortened."""
+    """Return the ids in an array as NumPy prints it, on one or several lines. Return None if the text has another
+    format. Raises RowRejected for an array that NumPy shortened."""
     if "..." in inner.split():
         raise RowRejected("the links are shortened with '...'")
     if _QUOTED_BY_SPACES.fullmatch(inner):
@@ -299,7 +301,8 @@ def _is_id(value: Any) -> bool:
 
 
 class LinkTally:
-    """Counts the links of all sources, and the links to missing rows. A row counts as existing whatever its outcome."""
+    """Counts the links of all sources, and the links to missing rows. A row counts as existing even if it became no
+    document."""
 
     def __init__(self) -> None:
         self._rows: set[str] = set()
@@ -309,7 +312,7 @@ class LinkTally:
     def add(self, source: str, row: str | None, links: Iterable[str]) -> None:
         """Args:
         row: normalised id of a row of the source; None if it is unreadable.
-        links: ids that the row links to. Links to itself are counted separately.
+        links: ids that the row links to. Links from the row to itself are counted separately.
         """
         own = link_key(row) if row is not None else None
         if own is not None:
@@ -320,8 +323,8 @@ class LinkTally:
         self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
-        """Return the number of links in a source, and how many of them link to missing rows. Call it after all sources
-        are read."""
+        """Return the number of links in a source, and the number of these links to missing rows. Call it after all
+        sources are read."""
         links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
 
