@@ -714,7 +714,7 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
         raise _not_as_taken(path, f"line {line} no longer permits rated answers as preferences")
     levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
     if institution.ladder.highest(levels) != entries[0]["classification"]:
-        raise _not_as_taken(path, f"its highest level is no longer {entries[0]['classification']}, the level at its import")
+        raise _not_as_taken(path, f"its highest level was {entries[0]['classification']} at the import, but is not now")
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
     if changed or (source.role, source.encoding) != (entries[0]["role"], None) or source.layout not in _RATED_LAYOUTS:
         raise _not_as_taken(path, f"source '{source.name}' sets other columns or another role than the import")

@@ -202,7 +202,8 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
         named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is set, which means UTF-8"
         remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` for"
         raise SourceError(
-            f"{path}: the file is in {plain.upper()} by its first bytes, but {named}.", f"{remedy} the source in the recipe."
+            f"{path}: the file is in {plain.upper()} by its first bytes, but {named}.",
+            f"{remedy} the source in the recipe.",
         )
     if encoding is None:
         return stream
@@ -292,6 +293,6 @@ class _Recoded(io.RawIOBase):
         self._beyond_ascii += 0 if text.isascii() else sum(not character.isascii() for character in text)
         if not block and self._beyond_ascii >= _LEAST_UTF8:
             raise SourceError(
-                f"{self._path}: the file is valid UTF-8, but `encoding` is {self._encoding}, which would garble the text.",
+                f"{self._path}: the file is valid UTF-8, but `encoding` is {self._encoding}, which would garble it.",
                 "Remove `encoding` from the source in the recipe.",
             )

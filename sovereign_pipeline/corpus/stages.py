@@ -159,7 +159,7 @@ def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
     if earlier and max(earlier)[1] != fingerprint:
         raise PrivacyError(
-            f"Line {workplace.line.line}: the secret for pseudonyms (columns.key) differs from that of earlier corpora.",
+            f"Line {workplace.line.line}: the secret in columns.key differs from that of earlier corpora.",
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}

@@ -1,1 +1,1 @@
-"""Replace personal data with placeholders, and store the originals in a vault that the training side cannot read."""
+"""Replace personal data with placeholders, and store the originals in a vault that the training machine cannot read."""

@@ -38,7 +38,7 @@ class AddedRecognizers:
     def __init__(self, items: Sequence[AddedRecognizer], language: str) -> None:
         """
         Args:
-            items: the recipe's recognizers; those for other languages are ignored.
+            items: the recipe's recognizers. Recognizers for other languages are ignored.
 
         Raises PrivacyError if a recognizer cannot be loaded, returns an entity type that maps to no kind of personal
         data, or misses the value in its canary.
@@ -53,7 +53,7 @@ class AddedRecognizers:
             self._try_canary(item, recognizer)
 
     def spans(self, text: str) -> list[Span]:
-        """Return the findings in a normalised text, possibly overlapping. Exceptions of recognizers propagate."""
+        """Return the findings in a normalised text. They may overlap. Exceptions of recognizers propagate."""
         if self._engine is None:  # an empty registry would load Presidio's own recognizers
             return []
         return [self._span(text, result) for result in _results(self._engine, text, self._language)]
@@ -69,8 +69,8 @@ class AddedRecognizers:
         return Span(result.start, result.end, kind, text[result.start : result.end], labelled=False)
 
     def _try_canary(self, item: AddedRecognizer, recognizer: EntityRecognizer) -> None:
-        """Raise PrivacyError unless the recognizer finds the value in its canary. It runs in a separate engine, because
-        Presidio drops one of two recognizers' equal results."""
+        """Raise PrivacyError unless the recognizer finds the value in its canary. It runs in an engine of its own,
+        because Presidio drops one of two equal results of different recognizers."""
         folded = normalise(item.canary.text)
         results = _results(self._engine_of([recognizer]), folded.text, self._language)
         found = [range(*folded.original_span(each.start, each.end)) for each in results]
@@ -89,8 +89,9 @@ def try_added_recognizers(privacy: Privacy) -> None:
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
-    """Return the facts that identify a recognizer's code: the version of the distribution that contains its class, or,
-    without a distribution, the SHA-256 of each source file. Raises PrivacyError if it is not installed."""
+    """Return the facts that identify a recognizer's code: the version of the distribution that contains its class. If
+    no distribution contains the class, return the SHA-256 of each source file. Raises PrivacyError if the class is not
+    installed."""
     if item.recognizer is None:
         return {}
     try:
@@ -107,8 +108,8 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
 
 
 class _Words(SpacyNlpEngine):
-    """A Presidio NLP engine that only splits a text into words, for recognizers that read the words around a
-    finding."""
+    """A Presidio NLP engine that only splits a text into words. Recognizers that read the words around a finding need
+    it."""
 
     def __init__(self, language: str) -> None:
         import spacy
@@ -125,7 +126,7 @@ class _Words(SpacyNlpEngine):
 
 
 def _load(item: AddedRecognizer, language: str) -> Any:
-    """Return the recognizer of a recipe entry, for texts of one language."""
+    """Create the recognizer that an entry of the recipe describes, for texts in one language."""
     _read_suffixes_from_the_package()
     recognizer: EntityRecognizer
     try:
@@ -204,7 +205,7 @@ def _warnings_as_errors() -> Iterator[None]:
     """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern skipped after a timeout."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
-            "Presidio's warnings are switched off, so nobody would notice a skipped pattern. Nothing was written.",
+            "Presidio's warnings are switched off, so a pattern that Presidio skips would not be noticed. Nothing was written.",
             "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
         )
     handler = _Raising(logging.WARNING)
@@ -216,7 +217,7 @@ def _warnings_as_errors() -> Iterator[None]:
 
 
 class RecognizerSkippedError(Exception):
-    """Raised when Presidio skips a part of a recognizer."""
+    """Raised when Presidio skips a part of a recognizer, such as a pattern."""
 
 
 class _Raising(logging.Handler):

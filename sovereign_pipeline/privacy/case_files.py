@@ -30,7 +30,7 @@ _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX",
 
 @dataclass(frozen=True)
 class SearchedText:
-    """A text, the name of its field, and its findings in reading order, without overlaps."""
+    """A text, the name of its field, and the findings in it, in reading order and without overlaps."""
 
     field: str
     normalised: NormalisedText
@@ -45,7 +45,8 @@ class SearchedText:
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """Return the texts of one case file, with a finding for every occurrence of a value that was found in any of them.
+    """Return the texts of one case file. In each text, every occurrence of a value that was found in any of these texts
+    is a finding.
 
     Args:
         authors: normalised names of the case's authors, who may be mentioned in its texts.
@@ -83,7 +84,7 @@ def _with_mentions(
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """Return the findings, with the names that overlap the mention merged with it into one name."""
+    """Return the findings after merging a mention of a name, and all names that overlap the mention, into one name."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -94,7 +95,8 @@ def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
-    """Yield the occurrences of the values as whole words, except those that the text's spans already contain."""
+    """Yield the occurrences of the values as whole words. Occurrences that are already among the text's findings are
+    left out."""
     found = {span.start: span for span in text.spans}
     for value, span in values.items():
         for start in _positions(text.content, value):
@@ -125,7 +127,7 @@ def _is_of_a_word(character: str) -> bool:
 # --- the second reading -----------------------------------------------------------------------------------------------
 
 _ROUNDS = 4
-"""Maximum number of times that a scrubbed text is searched again. Each search replaces its findings."""
+"""Maximum number of times that a scrubbed text is searched again. After each search, its findings are replaced."""
 
 
 class Place(NamedTuple):
@@ -138,8 +140,9 @@ class Place(NamedTuple):
 
 
 def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[MappingRow, int, int, int]]:
-    """Yield, for each row of a scrubbed text's mapping: the row, start and end of the value in the original, and the
-    start of the placeholder in `after`. The text between placeholders is unchanged."""
+    """Yield four values for each row of a scrubbed text's mapping: the row, the start and the end of the value in the
+    original, and the start of the placeholder in `after`. `after` is the scrubbed text, whose text between placeholders
+    is unchanged."""
     before_at = after_at = 0
     for row in mapping:
         placed = after.index(row.placeholder, after_at)
@@ -160,8 +163,8 @@ class Filled:
     """Offset of each placeholder in `text`."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the span of the original that corresponds to text[start:end]. A partly covered placeholder counts
-        as its whole value."""
+        """Return the span of the original that corresponds to text[start:end]. If the span covers a part of a
+        placeholder, the result covers the placeholder's whole value."""
         return self._place_of(start, last=False), self._place_of(end, last=True)
 
     def _place_of(self, position: int, last: bool) -> int:
@@ -176,8 +179,8 @@ class Filled:
 
 
 def filled(original: str, places: Sequence[Place]) -> Filled:
-    """Return a text with placeholders. If two places overlap, the later one is cut to begin where the earlier one
-    ends."""
+    """Return a text with placeholders in these places. If two places overlap, the later place is cut so that it begins
+    where the earlier place ends."""
     pieces: list[str] = []
     kept: list[Place] = []
     starts: list[int] = []
@@ -197,7 +200,8 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
 def reread(
     text: Filled, detector: Detector, document: Document, field: str, placeholders: Placeholders
 ) -> tuple[Filled, list[Kind]]:
-    """Search a filled text again, replace the findings, and return the text and the kinds of these findings."""
+    """Search a text with placeholders again, and replace the findings. Return the text and the kinds of the replaced
+    findings."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
         left = _left_in(text, detector, document, field)
@@ -215,7 +219,7 @@ def reread(
 
 
 def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
-    """Return the second reading's findings as (span to replace, kind), in reading order."""
+    """Return the findings of the second reading as pairs (span to replace, kind), in reading order."""
     found: list[tuple[Leaf, Kind]] = []
     for reading in readings_of(document, field, text.text):
         left = detector.read_again(document.language, reading).left
@@ -233,7 +237,7 @@ def _meet(one: Leaf, other: Leaf) -> bool:
 
 @dataclass(frozen=True)
 class SearchedDocument:
-    """A document, and its non-empty texts with their findings."""
+    """A document and those of its texts that are not empty, with the findings in them."""
 
     document: Document
     texts: Sequence[SearchedText]
@@ -247,11 +251,11 @@ class SearchedDocument:
 
 @dataclass
 class Findings:
-    """Counts of the values and texts in one scrubbing, or in a part of one."""
+    """Counts of the values and texts in one scrubbing, or in a part of it such as a case file."""
 
     documents: int = 0
     documents_touched: int = 0
-    """Number of documents with a replaced value in their texts. The author column does not count."""
+    """Number of documents in whose texts a value was replaced. The author column does not count."""
     cases: int = 0
     characters: int = 0
     """Number of characters in all texts."""
@@ -262,13 +266,13 @@ class Findings:
     kept: Counter[Kind] = field(default_factory=Counter)
     """Kind -> number of values that the policy leaves in the text."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
-    """{"case", "rows"} for each case with an ambiguous name. Such a name may belong to several people, so it gets its
+    """{"case", "rows"} for each case with a name that may belong to several people of the case. Such a name gets its
     own placeholder."""
     doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
-    the second reading."""
+    """Kind -> row id -> number of values that were replaced on weak evidence: because of their number of digits alone,
+    or by the second reading."""
     stopped: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind that the policy treats with "stop" -> ids of the rows that contain it."""
+    """Kind that the policy treats with "stop" -> ids of the rows that contain this kind."""
     mapping_sha256: str = ""
     """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the scrubbing is complete."""
 
@@ -292,7 +296,7 @@ class Findings:
         """Return the content of `findings.json`.
 
         Args:
-            run: fingerprint of the scrubbing, as in the vault's rows.
+            run: fingerprint of the scrubbing, which each of its rows in the vault also contains.
         """
         return {
             "run": run,
@@ -322,7 +326,7 @@ class ScrubbedCase:
 
 
 class CaseScrubber:
-    """Scrubs one case file of a line of adapters. An instance is used once."""
+    """Scrubs one case file of a line of adapters. Use a new instance for each case file."""
 
     def __init__(self, line: str, run: str, detector: Detector, *, reads_again: bool = True) -> None:
         """
@@ -344,8 +348,8 @@ class CaseScrubber:
         """Names that could belong to several people."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
-        """Scrub the case file. Placeholders are numbered in the order of the documents' dates, then rows, so that a
-        letter has smaller numbers than its reply."""
+        """Scrub the case file. Placeholders are numbered in the order of the documents' dates. Documents with the same
+        date are in row order. A letter therefore has smaller numbers than a later letter."""
         searched = self._with_further_mentions(documents)
         in_reading_order = sorted(searched, key=lambda each: each.document.date)
         self._decide(in_reading_order)
@@ -370,7 +374,7 @@ class CaseScrubber:
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
     def _decide(self, in_reading_order: Sequence[SearchedDocument]) -> None:
-        """Decide the kind and the person of each value from the whole case file."""
+        """Decide, from the whole case file, which kind each value has and which person each name means."""
         spans = [span for each in in_reading_order for span in each.spans]
         for span in spans:
             if span.labelled and span.kind != "NAME":

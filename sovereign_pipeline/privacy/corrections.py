@@ -1,7 +1,7 @@
 """Apply the word lists of a line of adapters, `data/privacy/<line>.yaml`, which correct the detectors' findings.
 
-The file may contain names of persons, so it is not part of the recipe, which cards and reports quote. An artifact's
-identity contains the digest of the lists.
+The file may contain names of persons. It is therefore not part of the recipe, because cards and reports quote recipes.
+An artifact's identity contains the digest of the word lists.
 """
 
 import re
@@ -39,7 +39,7 @@ class AlwaysPersonal(RecipeModel):
 
 
 class WordLists(RecipeModel):
-    """The word lists by which people correct the findings of one line of adapters."""
+    """The word lists with which people correct what the detectors find in one line of adapters."""
 
     never: tuple[NeverPersonal, ...] = ()
     """Words and phrases that are not personal data. Findings inside such a phrase stay in the text, and the gate
@@ -49,8 +49,8 @@ class WordLists(RecipeModel):
     """Words and phrases that are always replaced."""
 
     same_person: tuple[tuple[str, ...], ...] = Field(default=(), examples=[[["Salma Zadjali", "Umm Idris"]]])
-    """Lists of names. The names of one list belong to one person: they are always detected, and share one placeholder
-    in a case file."""
+    """Lists of names. The names in one list belong to one person. They are always detected, and get the same
+    placeholder in a case file."""
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -83,18 +83,18 @@ def load_word_lists(data: Path, line: str) -> WordLists:
 
 
 def folded_words(value: str) -> str:
-    """Return a value's folded spelling, by which list entries and texts are compared."""
+    """Return a value's folded spelling. Entries of the lists and words of a text are compared in this spelling."""
     return " ".join(normalise(value).text.casefold().split())
 
 
 _ARABIC_PREFIX = "[وفبكل]{0,2}"
-"""Arabic prefixes written onto the next word: and, so, by, as, for."""
+"""Arabic prefixes that are written onto the next word and mean: and, so, by, as, for."""
 _ARTICLE = "ال"
 _LAM = "ل"
 
 
 class Corrections:
-    """The compiled word lists of one line of adapters, for normalised texts."""
+    """The compiled word lists of one line of adapters, which apply to normalised texts."""
 
     def __init__(self, words: WordLists = NO_WORDS) -> None:
         names = [name for group in words.same_person for name in group]
@@ -107,8 +107,8 @@ class Corrections:
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Return the findings without those inside a "never" entry, plus the occurrences of "always" entries and of
-        `same_person` names."""
+        """Add the occurrences of "always" entries and of `same_person` names to the findings, drop findings inside a
+        "never" entry, and return the result."""
         added = list(self._added(text))
         return self.without_never(text, without_overlaps([*spans, *added]) if added else spans)
 
@@ -124,8 +124,8 @@ class Corrections:
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
-        """Return name -> the person's fullest name. The names of one `same_person` list all map to the fullest name of
-        the first list entry that occurs."""
+        """Return a dict from each name to its person's fullest name. All persons with a name in one `same_person` list
+        become one person. Its fullest name is that of the first entry of the list that occurs."""
         joined = dict(persons)
         for group in self._groups:
             owners = list(dict.fromkeys(persons[name] for name in group if name in persons))
@@ -142,8 +142,8 @@ class Corrections:
 
 
 def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
-    """Return a pattern that finds each value as whole words, longer values first. It matches both spellings of a
-    value such as "Straße". A value without any character that survives normalisation is ignored."""
+    """Return a pattern that finds each value as whole words and tries longer values first. It matches both spellings of
+    a value such as "Straße". A value that is empty after normalisation is ignored."""
     plain = {way for value in values for way in (normalise(value).text, folded_words(value)) if way.strip()}
     if not plain:
         return None
@@ -154,19 +154,19 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _place(found: re.Match[str]) -> tuple[int, int]:
-    """Return the span of a value without the prefix written onto it."""
+    """Return the span of a matched value, without a prefix that is written onto it."""
     return found.span(found.lastindex or 0)
 
 
 def _written(values: Iterable[str]) -> str:
-    """Return a pattern that matches any of these values, longer values first."""
+    """Return a pattern that matches any of these values and tries longer values first."""
     words = {r"\s+".join(map(re.escape, value.split())) for value in values}
     return "|".join(sorted(words, key=lambda each: (-len(each), each)))
 
 
 def _behind_lam(value: str) -> list[str]:
-    """Return the spellings of a value that begins with the article, after the preposition "for" (lam). Example:
-    "الفانوس" becomes "لفانوس", as in "للفانوس". Arabic drops one of three lams, as in "الليل"."""
+    """Return the spellings that a value gets after the preposition "for" (lam) if it begins with the article; otherwise
+    none. Example: "الفانوس" becomes "لفانوس", as in "للفانوس". Arabic drops one of three lams, as in "الليل"."""
     if not value.startswith(_ARTICLE):
         return []
     rest = value.removeprefix(_ARTICLE)

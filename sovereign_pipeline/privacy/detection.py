@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """Half-open span of a text."""
 SpansByText = dict[bytes, list[Span]]
-"""Findings in reading order, without overlaps, by the key of their text."""
+"""Key of a text -> findings in the text, in reading order and without overlaps."""
 
 
 class Text(NamedTuple):
-    """A field of a document, as input of the detectors."""
+    """A field of a document, in the form that the detectors need."""
 
     key: bytes
     """SHA-256 of language, `is_letter`, original text and, for JSON, the searched lines. Equal texts of different
     documents have the same key."""
     language: str
     is_letter: bool
-    """True if a user wrote the text, which may therefore end with a signature."""
+    """True if a user wrote the text. Such a text may end with a signature."""
     normalised: NormalisedText
     is_canary: bool = False
 
@@ -64,7 +64,7 @@ class Text(NamedTuple):
 
 
 def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
-    """Return field name -> text of a document, in reading order, without empty texts."""
+    """Return a dict from the name of each field of a document to its text, in reading order, without empty texts."""
     of_users = [f"message {number}" for number, each in enumerate(document.messages, start=1) if each.role == "user"]
     signed = ["request"] if document.is_letter else of_users
     return {
@@ -79,7 +79,7 @@ class Remaining(NamedTuple):
 
     left: list[Span]
     by_lists: list[Span]
-    """Findings that the word lists of the line of adapters declare not personal data."""
+    """Findings that are not personal data according to the word lists of the line of adapters."""
 
 
 class Detector:
@@ -92,8 +92,8 @@ class Detector:
     def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
-            treatments: treatment of each kind. A missing kind is replaced. A kind of `KEPT_BY_DEFAULT` is detected only
-                if it is listed with another treatment than "keep".
+            treatments: treatment of each kind. A kind that is missing here is replaced. A kind in `KEPT_BY_DEFAULT` is
+                detected only if it is listed here with another treatment than "keep".
             words: the word lists that correct the findings.
         """
         self.treatments = treatments
@@ -111,7 +111,7 @@ class Detector:
         return self.treatments.get(kind) == "keep"
 
     def find(self, texts: Sequence[Text]) -> SpansByText:
-        """Return the findings in each text, by the text's key.
+        """Return a dict from each text's key to the findings in the text.
 
         Raises PrivacyError if a name model finds no person in its language's canary, or an added recognizer does not
         find the value in its canary.
@@ -129,8 +129,9 @@ class Detector:
         return found
 
     def explained(self, text: Text) -> tuple[dict[Place, Span], dict[Place, str], list[Place]]:
-        """Search a text without its case. Return span -> finding, span -> explanation of a scored name, and the spans
-        of doubtful names, which would be names if the policy favoured recall. Spans are of the original text."""
+        """Search a text alone, without the other texts of its case. Return a dict from span to finding, a dict from
+        span to the explanation of a scored name, and the spans of doubtful names. A doubtful name would count as a name
+        if the policy favoured recall. All spans refer to the original text."""
         place = text.normalised.original_span
         spans = {place(span.start, span.end): span for span in self.find([text])[text.key]}
         (entities,) = self._entities([text])
@@ -140,8 +141,8 @@ class Detector:
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
-        The scrubber and the gate `no_identifier_left` use this second reading. It ignores kinds that the policy keeps,
-        and every finding whose value is also found as such a kind in the same text.
+        The scrubber and the gate `no_identifier_left` use this second reading. It ignores kinds that the policy keeps.
+        It also ignores a finding if its value is found as a kept kind elsewhere in the same text.
         """
         text = normalise(content) if isinstance(content, str) else content
         spans = leftovers(text.with_tabs, self._regions)
@@ -170,8 +171,8 @@ class Detector:
         return found
 
     def _read_by(self, language: str, text: Text) -> str | None:
-        """Return the part of a text that a language's model reads: all of it, or, if the text has several scripts, the
-        part in the language's script. Return None if there is no such part."""
+        """Return the part of a text that the model of `language` reads: the whole text, or, if the text has several
+        scripts, the part in the script of `language`. Return None if there is no such part."""
         whole = text.normalised.text
         if text.language != language:
             return in_script_of(language, whole, text.language)
@@ -187,7 +188,8 @@ class Detector:
         return self._models[language].entities([recased(text) for text in texts])
 
     def _spans(self, text: Text, entities: Sequence[Entity] | None) -> list[Span]:
-        """Return every finding in a text, unordered and possibly overlapping. The key of a finding is its text."""
+        """Return every finding in a text, in any order. Findings may overlap. The key of each finding is the text in
+        its span."""
         content = text.normalised.text
         found = structured_spans(text.normalised.with_tabs, self._also, self._regions)
         found += self.patterns.spans(content, entities, signed=text.is_letter)
@@ -202,8 +204,8 @@ class Detector:
         return spans + self._added_spans(text.language, content)
 
     def _added_spans(self, language: str, content: str) -> list[Span]:
-        """Return the findings of the added recognizers for the text's language, and for languages of other scripts in
-        it."""
+        """Return the findings of the added recognizers for the text's language. Recognizers for a language of another
+        script run, too, if the text contains that script."""
         if not self.has_added:
             return []
         from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
@@ -238,7 +240,7 @@ def _written(spans: Sequence[Span]) -> bytes:
 
 
 def _read(content: bytes, text: str) -> list[Span]:
-    """Return the spans of a cached entry. Keys are computed from the text."""
+    """Return the spans that a cached entry contains. Their keys are not stored, but computed from the text."""
     return [
         Span(start, end, kind, _key(text, start, end, kind), labelled, by_length)
         for start, end, kind, labelled, by_length in json.loads(content)
@@ -252,8 +254,8 @@ def detector_digest(
     libraries: tuple[str, ...],
     words: WordLists = NO_WORDS,
 ) -> str:
-    """Return a digest of everything that the cached findings depend on: recipe, policy, word lists, models, libraries,
-    code.
+    """Return a digest of everything that the cached findings depend on besides the text: recipe, policy, word lists,
+    models, libraries, code.
 
     The digest covers the bytes of this package's code, word lists and canaries, so nobody has to raise a version
     number.
@@ -281,7 +283,8 @@ CHECK_BYTES = 8
 
 
 class FindingsCache:
-    """A cache of findings: one SQLite file per detector digest, which many processes read and write.
+    """A cache of findings. There is one SQLite file for each digest of the detectors. Many processes may read and write
+    it.
 
     Each entry has a keyed digest of its key and content. An entry that was truncated, moved or written by someone
     without the installation's secret is ignored.
@@ -312,7 +315,8 @@ class FindingsCache:
             raise self._unusable(error) from None
 
     def read(self, texts: Sequence[Text]) -> SpansByText:
-        """Return the cached findings of these texts, by key. Raises PrivacyError if the file cannot be read."""
+        """Return a dict from the key of each text with a cache entry to its findings. Raises PrivacyError if the file
+        cannot be read."""
         found: SpansByText = {}
         try:
             for start in range(0, len(texts), TEXTS_PER_QUERY):
@@ -326,7 +330,8 @@ class FindingsCache:
         return found
 
     def write(self, findings: Mapping[bytes, Sequence[Span]]) -> None:
-        """Write the findings of texts, by the text's key, in one transaction. Raises PrivacyError if that fails."""
+        """Write the findings of several texts in one transaction. Each entry is stored under its text's key. Raises
+        PrivacyError if that fails."""
         entries = [(key, _written(spans)) for key, spans in findings.items()]
         rows = [(key, self._check(key, content) + content) for key, content in entries]
         try:
@@ -434,5 +439,5 @@ def _always_personal(words: WordLists) -> WordLists:
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:
-    """Return the secret of the keys that replace personal data in columns; see `read_secret`."""
+    """Return the secret from which the pseudonyms for personal data in columns are computed; see `read_secret`."""
     return read_secret(settings.vault / SECRET_FILE, create=create)

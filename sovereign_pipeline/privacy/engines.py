@@ -1,4 +1,4 @@
-"""Scrub a file of documents with any engine of `corpus.engines`. Every engine writes the same bytes.
+"""Scrub a file of documents with any engine of `corpus.engines`. The result has the same bytes with every engine.
 
 Originals are written to the vault before any scrubbed text is written. A batch is a list of byte offsets of whole case
 files. A worker reads the documents, scrubs them together with the canaries and returns the finished JSON lines.
@@ -37,7 +37,7 @@ Batch: TypeAlias = "array[int]"
 
 @dataclass(frozen=True)
 class ScrubJob:
-    """The parameters of a scrubbing, as each worker gets them."""
+    """The parameters of a scrubbing, which each worker receives."""
 
     source: Path
     """The file of documents."""
@@ -59,8 +59,8 @@ class ScrubJob:
 
     @property
     def cache_here(self) -> Path | None:
-        """The cache's directory on this machine. Each machine other than `node` has its own, because processes of
-        several machines cannot share a SQLite file in WAL mode."""
+        """Directory of the cache for this machine. Each machine other than `node` uses its own directory, because
+        processes of several machines cannot share a SQLite file in WAL mode."""
         here = platform.node()
         return self.cache if self.cache is None or here == self.node else self.cache / here
 
@@ -76,8 +76,8 @@ class ScrubbedBatch(NamedTuple):
 
 @contextmanager
 def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
-    """Open a worker's file and cache, and yield a function that scrubs a batch. That function raises PrivacyError or
-    IntegrityError."""
+    """Open the file of documents and the cache for a worker, and yield a function that scrubs a batch. The yielded
+    function raises PrivacyError or IntegrityError."""
     directory = job.cache_here
     cache = FindingsCache(directory, job.detector, job.secret) if directory is not None else None
     scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, cache, job.words)
@@ -114,7 +114,7 @@ def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
 # Each batch searches the canaries again. It is large enough to make that cheap, and small enough to show progress.
 DOCUMENTS_PER_BATCH = 512
 BYTES_WORTH_A_WORKER = 500_000
-"""Size of texts that take as long to search as a worker takes to start."""
+"""Size in bytes of texts whose search takes as long as starting a worker."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Plan:
     rows_of_batches: list["array[int]"]
     """Row numbers of each batch, case by case."""
     useful_workers: int
-    """Number of workers that save more time than their start costs."""
+    """Largest number of workers of which each saves more time than it takes to start."""
 
     def batches(self) -> Iterator[Batch]:
         return (array("Q", (self.offsets[row] for row in rows)) for rows in self.rows_of_batches)
@@ -170,7 +170,7 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
 
 
 def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
-    """Yield the rows of whole case files in batches."""
+    """Yield batches of row numbers. Each batch has all rows of its case files."""
     batch = array("Q")
     for rows in cases:
         batch += rows
@@ -187,8 +187,8 @@ def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
 def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
     """Scrub a file of documents case by case, and write the documents in their original order.
 
-    Memory use is a few batches and a few integers per row. Raises PrivacyError. If a document contains a kind that the
-    policy stops at, nothing is written.
+    Only a few batches, and a few integers for each row, are in memory. Raises PrivacyError. If a document contains a
+    kind that the policy stops at, nothing is written.
     """
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")
@@ -242,7 +242,7 @@ def _reject_stopped_rows(line: str, scrubbed: Iterator[ScrubbedBatch]) -> None:
         f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(found.stopped.items())
     )
     raise PrivacyError(
-        f"Line {line}: the institution's policy stops the line at {held}. Nothing was written.",
+        f"Line {line}: the institution's policy sets `stop` for {held}. Nothing was written.",
         "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
     )
 

@@ -1,7 +1,7 @@
 """Convert JSON in conversations to lines of `key: value` for the detectors, so that a key is the label of its value.
 
-Findings in these lines are mapped to strings and numbers of the JSON text, so that it stays valid JSON. Field names,
-names of tools and their parameters, and schema keywords are never replaced.
+Findings in these lines are mapped back to strings and numbers in the JSON text. It therefore stays valid JSON. Field
+names, names of tools and their parameters, and schema keywords are never replaced.
 """
 
 import json
@@ -37,12 +37,12 @@ _OF_SCHEMAS = frozenset(
 
 
 def readings_of(document: Document, name: str, text: str) -> list[NormalisedText]:
-    """Return the forms in which a text of a document is searched. The detectors search the first; the second reading of
-    the scrubbed text searches all. JSON in a message has two forms, its lines and the whole text.
+    """Return the forms in which a text of a document is searched. The detectors search the first form. The second
+    reading of the scrubbed text searches all forms. JSON in a message has two forms: its lines, and the whole text.
 
     Args:
         name: name of the text, as in `Document.texts`.
-        text: the text, which scrubbing may have changed.
+        text: the current text, which may differ from the document's because of scrubbing.
     """
     whole = normalise(text)
     if document.is_letter or not is_json(text):
@@ -56,8 +56,8 @@ def readings_of(document: Document, name: str, text: str) -> list[NormalisedText
 
 
 def kept_words(document: Document) -> Iterator[str]:
-    """Yield the words that are never replaced, for the gate to search: names of tools and parameters, and values in
-    schemas. Ranges and counts in patterns and limits such as 2147483647 are left out."""
+    """Yield the words that scrubbing never replaces: names of tools and parameters, and values in schemas. The gate
+    searches them for personal data. Ranges and counts in patterns, and limits such as 2147483647, are left out."""
     for message in document.messages:
         yield from (call.name for call in message.tool_calls)
         if message.role == "tool" and message.name:
@@ -73,13 +73,13 @@ def names_in_tools(tools: Any) -> Iterator[str]:
 
 
 def names_a_field(word: str) -> bool:
-    """Return whether a JSON key looks like a field's name. Other keys, such as a person's name, are searched as
+    """Return True if a JSON key looks like the name of a field. Any other key, such as a person's name, is searched as
     text."""
     return _FIELD_NAME.fullmatch(word) is not None
 
 
 def is_json(text: str) -> bool:
-    """Return whether a text is an object or a list in JSON."""
+    """Return True if a text is the JSON of an object or of a list."""
     if not text.lstrip().startswith(("{", "[")):
         return False
     try:
@@ -90,8 +90,8 @@ def is_json(text: str) -> bool:
 
 
 def outline_of(reading: NormalisedText) -> str:
-    """Return the part of a text that scrubbing must not change: JSON without its strings, numbers and quotation marks,
-    and nothing of any other text."""
+    """Return the part of a text that scrubbing must not change. For JSON, this is the text without strings, numbers and
+    quotation marks; for any other text, ""."""
     position, pieces = 0, []
     for leaf in reading.leaves or ():
         pieces.append(reading.original[position : leaf.start])
@@ -100,7 +100,7 @@ def outline_of(reading: NormalisedText) -> str:
 
 
 def reject_equal_keys(document: Document, before: str, after: str) -> None:
-    """Raise PrivacyError if keys of one JSON object that were different are equal in the scrubbed text."""
+    """Raise PrivacyError if scrubbing has made two different keys of one JSON object equal."""
     if _count_of_keys(after) < _count_of_keys(before):
         raise PrivacyError(
             f"Row {document.id}: two keys of one JSON object would get one placeholder, because both mean one person "
@@ -123,13 +123,14 @@ def _count_of_keys(text: str) -> int:
 def _lines(
     characters: Characters, quote: str, path: Sequence[str], names: Collection[str] | None, leaves: list[Leaf]
 ) -> Iterator[Characters]:
-    """Yield the searched line of each string and number in JSON, and add their places to `leaves`.
+    """Yield a line to search for each string and each number in JSON, and add its place to `leaves`.
 
     Args:
-        characters: the JSON's characters with their spans in the text.
-        quote: quotation mark for a number's placeholder, escaped if this JSON is in a string of other JSON.
-        path: keys that lead to this JSON, if it is in a string of other JSON.
-        names: names of the tools' parameters; None if this is the list of tools.
+        characters: the characters of the JSON, each with its span in the text.
+        quote: quotation mark to write around a number's placeholder. It is escaped if this JSON is inside a string of
+            other JSON.
+        path: keys that lead to this JSON if it is inside a string of other JSON.
+        names: names of the parameters of the document's tools; None if this JSON is the list of tools.
     """
     text = "".join(character for character, _, _ in characters)
     keys, opened, is_key = [*path], "", False
@@ -163,7 +164,7 @@ def _lines(
 
 
 def _characters_of_string(characters: Characters, token: re.Match[str]) -> Characters:
-    """Return the characters of a string of JSON, without its quotation marks and escapes."""
+    """Return the characters of a JSON string, without its quotation marks and with its escapes decoded."""
     start, end = token.start() + 1, token.end() - 1
     if "\\" not in token.group():
         return characters[start:end]
@@ -178,8 +179,9 @@ def _characters_of_string(characters: Characters, token: re.Match[str]) -> Chara
 
 
 def _line(keys: Sequence[str], value: Characters) -> Characters:
-    """Return a value's line: its last keys without digits as the label, and the value with names capitalised. The
-    label's characters map to the start of the value."""
+    """Return the line to search for a value: a label and the value. The label is the last keys before the value,
+    without digits. Names in the value are capitalised. In the original, each character of the label maps to the value's
+    start."""
     named = [key for key in keys if key and not re.search(r"\d", key)][-_KEYS_BEFORE_A_VALUE:]
     label = f"{_BETWEEN_WORDS.sub(' ', ' '.join(named)).lower()}: " if named else ""
     start, end = value[0][1], value[-1][2]
@@ -189,7 +191,7 @@ def _line(keys: Sequence[str], value: Characters) -> Characters:
 
 
 def _is_text_of_tool(keys: Sequence[str]) -> bool:
-    """Return whether the value behind these keys of a tool is free text."""
+    """Return True if the value that these keys of a tool's schema lead to is free text."""
     are_names = False
     for key in keys:
         if are_names and key:
@@ -202,8 +204,8 @@ def _is_text_of_tool(keys: Sequence[str]) -> bool:
 
 
 def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
-    """Yield the values in tools that `readings_of` does not search: names, and the texts and numbers of schema
-    keywords."""
+    """Yield those values in tools that `readings_of` does not search: names, and the texts and numbers that belong to
+    schema keywords."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from () if _is_text_of_tool(keys) or key in _OF_NAMES | _OF_SCHEMAS else (key,)
@@ -216,8 +218,8 @@ def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
 
 
 def _is_limit(value: str | float) -> bool:
-    """Return whether a number, or the next larger number, is a power of two or has at most two digits before its
-    zeros."""
+    """Return True if a number is a limit rather than an identifier: if the number, or the number plus one, is a power
+    of two or has at most two digits before its zeros."""
     if isinstance(value, str) or value != int(value):
         return False
     return any(

@@ -1,1 +1,2 @@
-"""Find structured identifiers by form (`forms.py`), label (`labels.py`) or length (`numbers.py`), and in tables."""
+"""Find structured identifiers by their form (`forms.py`), their label (`labels.py`) or their length (`numbers.py`), and
+by the heads of table columns (`recognizers.py`)."""

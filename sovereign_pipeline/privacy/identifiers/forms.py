@@ -1,4 +1,4 @@
-"""Find identifiers by their form: by the patterns of `forms.toml`, and by check digits."""
+"""Find identifiers by their form: by the patterns in `forms.toml`, and by their check digits."""
 
 import importlib
 import re
@@ -24,7 +24,7 @@ _FRAGMENT = re.compile(r"\{([A-Z][A-Z_\d]+)\}")
 
 
 def section(name: str) -> dict[str, str]:
-    """Return the uncompiled patterns of a section of the table, with fragments inserted."""
+    """Return the uncompiled patterns in a section of `forms.toml`, with fragments inserted."""
     return {key: _written_out(pattern) for key, pattern in _TABLE[name].items()}
 
 
@@ -39,8 +39,8 @@ FRAGMENTS = section("fragments")
 
 @dataclass(frozen=True)
 class Form:
-    """A row of the table: a pattern of values of one kind. The value is the pattern's named group, or else the whole
-    match."""
+    """A row of `forms.toml`: a pattern for values of one kind. The value is what the pattern's named group matches, or
+    without a group the whole match."""
 
     kind: Kind
     name: str
@@ -48,20 +48,21 @@ class Form:
     check: str = ""
     """Check that a value must pass: a module of python-stdnum or a key of `_CHECKS`; empty for none."""
     certain: bool = True
-    """Whether the kind is certain (`Span.labelled`)."""
+    """True if the pattern makes the kind certain (`Span.labelled`)."""
     certain_by: str = ""
     """Check that a value must also pass for its kind to be certain; empty for none."""
     needs: Clue = "a digit"
     """Clue that a text must contain before the pattern runs. Most texts contain no identifier."""
     signs: tuple[str, ...] = ()
-    """Lower-case substrings, one of which the text must contain too; empty if the pattern has no words."""
+    """Lower-case substrings. The text must contain at least one of them before the pattern runs. Empty if the pattern
+    needs no substring."""
     by: Literal["label", "check digits", "form"] = "form"
-    """Evidence by which the pattern determines the kind."""
+    """Evidence from which the pattern concludes the kind, such as check digits."""
     strict: bool = False
-    """Whether the form is weak evidence, over which any other finding takes precedence."""
+    """True if the form is weak evidence. Any other overlapping finding then takes precedence."""
     example: str = ""
     counter: str = ""
-    """Text that has no value of the kind, although it resembles one."""
+    """Example of a text that resembles a value of the kind, but contains none."""
 
     @cached_property
     def compiled(self) -> re.Pattern[str]:
@@ -87,12 +88,14 @@ def _forms(of: str) -> tuple[Form, ...]:
 
 
 FORMS, CODES = _forms("form"), _forms("code")
-"""`FORMS` are searched for in the whole text, `CODES` only at the start of each token with a digit."""
+"""The patterns of `FORMS` may match anywhere in a text. Those of `CODES` are tried only at the start of each token that
+has a digit."""
 
 
 @cache
 def _by_clue() -> dict[tuple[Clue, bool], list[Form]]:
-    """Return (clue, strict) -> forms, including those of services' API keys, which come from detect-secrets."""
+    """Return a dict from (clue, strict) to the forms with these properties. The forms of services' API keys, from
+    detect-secrets, are included."""
     by_clue: dict[tuple[Clue, bool], list[Form]] = {}
     for form in (*_of_services(), *FORMS):
         by_clue.setdefault((form.needs, form.strict), []).append(form)
@@ -108,7 +111,7 @@ def form_spans(
         small: the text folded by `labels.small_letters`.
         has: the clues in the text.
         also: the kinds of `KEPT_BY_DEFAULT` to detect too.
-        strict: whether to use the strict forms or the others.
+        strict: True to use only the strict forms; False to use only the other forms.
     """
     for clue in has:
         for form in _by_clue().get((clue, strict), ()):
@@ -123,7 +126,7 @@ _FIVE_DIGITS = re.compile(r"\d(?:[\W_]{0,14}\d){4}")
 
 
 def clues(text: str, small: str) -> list[Clue]:
-    """Return the clues that a text contains (see `Form.needs`)."""
+    """Return the clues that a text contains. A form is tried only if the text contains its clue (`Form.needs`)."""
     has: dict[Clue, object] = {
         "anything": True,
         "an at in words": _AT_IN_WORDS.search(small),
@@ -159,7 +162,7 @@ def code_spans(text: str) -> Iterator[Span]:
 
 @cache
 def _of_services() -> tuple[Form, ...]:
-    """Return the forms of services' API keys. Imports detect-secrets."""
+    """Return the forms of the API keys of services. This imports detect-secrets."""
     forms = []
     for module, (name, *signs) in _TABLE["services"].items():
         plugin = importlib.import_module(f"detect_secrets.plugins.{module}")
@@ -183,8 +186,8 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
-"""Decimal places from which an unlabelled pair of numbers counts as coordinates: five, a precision of about a metre.
-Rates and measurements have fewer."""
+"""Pattern of numbers with at least five decimal places, a precision of about a metre. An unlabelled pair of such
+numbers counts as coordinates. Rates and measurements have fewer places."""
 _KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VIN_VALUES = dict(
@@ -220,7 +223,8 @@ def is_omani_phone(value: str) -> bool:
 
 
 def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
-    """Return whether a number is valid in one of the regions. For the region None it must have a country prefix."""
+    """Return True if a number is a valid phone number in one of the regions. For the region None, the number must have
+    a country prefix."""
     for region in regions:
         try:
             if phonenumbers.is_valid_number(phonenumbers.parse(digits, region)):
@@ -231,14 +235,15 @@ def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
 
 
 def is_iban(characters: str) -> bool:
-    """Return whether the check digits and the country's form in the IBAN registry fit. Words of prose do not fit that
-    form."""
+    """Return True if a value has valid check digits and the form that the IBAN registry states for the country. Words
+    of prose do not have that form."""
     return bool(iban.is_valid(characters, check_country=False))
 
 
 @cache
 def length_of_an_iban(country: str) -> int:
-    """Return the length of a country's IBANs in characters by SWIFT's registry, or 0 if the country is not in it."""
+    """Return how many characters an IBAN of a country has, according to SWIFT's registry. Return 0 if the country is
+    not in the registry."""
     _, facts = numdb.get("iban").info(country.upper())[0]
     return 4 + sum(map(int, re.findall(r"(\d+)!", facts["bban"]))) if facts else 0
 
@@ -254,8 +259,8 @@ def _without_separators(value: str) -> str:
 
 
 def _looks_like_a_credential(value: str) -> bool:
-    """Return whether a value behind a label is a credential rather than a word: it contains a digit, a symbol, or
-    unusual capitals."""
+    """Return True if a value after a label is a credential and not a word: if it contains a digit, a symbol, or unusual
+    capitals."""
     if any(map(str.isdigit, value)):
         return re.fullmatch(r"\d{1,2}-?(?:digits?|characters?|letters?)", value) is None
     has_sign = re.search(r"\w[^\w\s'’.-]\w|[!#$%&*+?@^_~]", value) is not None
@@ -263,13 +268,14 @@ def _looks_like_a_credential(value: str) -> bool:
 
 
 def _is_on_the_globe(pair: str) -> bool:
-    """Return whether two numbers can be latitude and longitude, in either order."""
+    """Return True if two numbers can be a latitude and a longitude, in either order."""
     one, other = (abs(float(each)) for each in _DECIMAL.findall(pair)[:2])
     return min(one, other) <= 90 and max(one, other) <= 180
 
 
 def _is_a_place(pair: str) -> bool:
-    """Return whether an unlabelled pair of numbers is a place, by its signs (°, N, S, E, W) or its precision."""
+    """Return True if the signs (°, N, S, E, W) or the precision of an unlabelled pair of numbers show that the pair is
+    a place."""
     exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL.findall(pair)[:2])
     return _is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)
 
@@ -279,8 +285,8 @@ def _is_bracketed_address(value: str) -> bool:
 
 
 def _is_kuwaiti(value: str) -> bool:
-    """Return whether month and day of birth are possible and the check digit (modulus 11 over eleven digits) is
-    valid."""
+    """Return True if the month and day of birth in a Kuwaiti civil number are possible, and its check digit (modulus 11
+    over eleven digits) is valid."""
     digits = "".join(filter(str.isdigit, value))
     month, day = int(digits[3:5]), int(digits[5:7])
     weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))
@@ -288,13 +294,15 @@ def _is_kuwaiti(value: str) -> bool:
 
 
 def _is_vin(value: str) -> bool:
-    """Return whether the check digit in the ninth place is valid (ISO 3779, 49 CFR 565)."""
+    """Return True if the check digit in the ninth place of a vehicle identification number is valid (ISO 3779, 49 CFR
+    565)."""
     total = sum(weight * _VIN_VALUES[each] for weight, each in zip(_VIN_WEIGHTS, value.upper(), strict=True))
     return not value.isdigit() and "0123456789X"[total % 11] == value[8].upper()
 
 
 def _is_zone(value: str) -> bool:
-    """Return whether at least two check digits of number, date of birth and date of expiry are valid (ICAO 9303)."""
+    """Return True if at least two of three check digits are valid: those of document number, date of birth and date of
+    expiry (ICAO 9303)."""
     return sum(_zone_digit(value[start:end]) == value[end] for start, end in ((0, 9), (13, 19), (21, 27))) >= 2
 
 

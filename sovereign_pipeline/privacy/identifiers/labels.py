@@ -1,4 +1,5 @@
-"""Find labels of values, such as "passport no", in English and Arabic text by the table `labels.json`."""
+"""Find labels of values, such as "passport no", in English and Arabic text. The table `labels.json` lists the
+labels."""
 
 import importlib
 import json
@@ -29,17 +30,18 @@ _OPENING = r"[\s+(\[{\"'“”«#*_>|]*"
 
 @dataclass(frozen=True)
 class Label:
-    """A label, such as "civil number" in all its wordings, and the form of the value beside it."""
+    """A label in all its wordings, such as "civil number", and the form of the value that follows or precedes it."""
 
     kind: Kind
     shape: str
     """Name of the value's pattern in the section `shapes` of `forms.toml`."""
     numbered: bool = False
-    """Whether the label needs a word such as "number" or a colon beside it."""
+    """True if the label counts only next to a word such as "number" or next to a colon."""
     halves: bool = False
-    """Whether arithmetic signs, "and" or a currency may split the value's eight digits."""
+    """True if arithmetic signs, "and" or a currency may separate the first four digits of the value from the last
+    four."""
     check: str = ""
-    """Module of python-stdnum that verifies a value after the label; empty for none."""
+    """Module of python-stdnum with which a value after the label is verified; empty for none."""
     by: ClassVar[Literal["label"]] = "label"
 
     @cached_property
@@ -90,7 +92,8 @@ class LabelFound(NamedTuple):
 
 
 def labels_in(small: str) -> list[LabelFound]:
-    """Return the labels in a text folded by `small_letters`, without labels that begin inside another label."""
+    """Return the labels in a text that was folded by `small_letters`. Labels that begin inside another label are left
+    out."""
     found = set(_english_labels(f"{small}  "))
     if _ARABIC_LETTER.search(small):
         found.update(_arabic_labels(small))
@@ -104,7 +107,7 @@ def labels_in(small: str) -> list[LabelFound]:
 
 
 def labels_between(labels: Sequence[LabelFound], start: int, end: int) -> Sequence[LabelFound]:
-    """Return those of the labels, sorted in reading order, that begin in text[start:end]."""
+    """Return those labels that begin in text[start:end]. `labels` must be in reading order."""
     first = bisect_left(labels, start, key=lambda found: found.start)
     return labels[first : bisect_left(labels, end, first, key=lambda found: found.start)]
 
@@ -147,7 +150,7 @@ def _arabic_labels(small: str) -> Iterator[LabelFound]:
 
 
 def _english(phrase: str) -> str:
-    """Return the pattern of an English phrase of the table. In a phrase, `a|b` means either word, `a?` an optional
+    """Return the pattern of an English phrase in `labels.json`. In a phrase, `a|b` means either word, `a?` an optional
     word, and `*` up to three words. Words in capitals are abbreviations, which may have dots."""
     pattern = ""
     slots = phrase.split()
@@ -164,8 +167,8 @@ def _english(phrase: str) -> str:
 
 
 def _written(word: str) -> str:
-    """Return the pattern of an English word, also when cut with a dot ("acc."), or of an abbreviation, also with
-    dots."""
+    """Return the pattern of an English word or of an abbreviation. The word may be cut with a dot ("acc."), and the
+    abbreviation may have dots."""
     if word.isupper():
         return r"\.?".join(word.lower()) + "|" + " ".join(word.lower())
     rest = ""
@@ -194,7 +197,7 @@ def _words(slot: str) -> list[str]:
 
 
 def _phrases(rows: Sequence[str]) -> Iterator[str]:
-    """Yield each phrase. If its first word is optional, yield it again without that word."""
+    """Yield each phrase. If the first word of a phrase is optional, also yield the phrase without that word."""
     for phrase in rows:
         first, _, rest = phrase.partition(" ")
         yield phrase
@@ -204,13 +207,13 @@ def _phrases(rows: Sequence[str]) -> Iterator[str]:
 
 _ByWord = dict[str, list[tuple[Label, str]]]
 _compiled = cache(re.compile)
-"""Compiles a pattern at its first use. Compiling all of them takes a tenth of a second, which programs that do not
-scrub need not spend."""
+"""Function that compiles a pattern when it is first used. Compiling all patterns takes a tenth of a second. Programs
+that do not scrub save this time."""
 
 
 def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
-    """Return the labels of `labels.json`, their English patterns by the first three letters, and their Arabic patterns
-    by the first word."""
+    """Return the labels in `labels.json`, a dict from the first three letters to English patterns, and a dict from the
+    first word to Arabic patterns."""
     labels: list[Label] = []
     english: _ByWord = {}
     arabic: _ByWord = {}

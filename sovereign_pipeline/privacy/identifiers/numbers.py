@@ -1,4 +1,5 @@
-"""Find identifiers among numbers by length, numbering plan and separators, and leave out figures such as amounts.
+"""Find numbers that are identifiers by their length, numbering plan and separators. Figures such as amounts are left
+out.
 
 Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
 that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
@@ -57,7 +58,8 @@ _LONGEST_LABEL = 90
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
-    """Yield each number of at least eight digits, also next to letters: as NID if it has eight, otherwise as ACCOUNT.
+    """Yield each number of at least eight digits, even next to letters. A number of eight digits has the kind NID, a
+    longer number the kind ACCOUNT.
 
     Args:
         plain: normalised text without file numbers and timestamps (`without_file_numbers`).
@@ -70,8 +72,8 @@ def long_numbers(plain: str) -> Iterator[Span]:
 
 
 def _numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
-    """Yield the long numbers in plain[start:end] that `long_numbers` skips because of adjacent digits. Amounts are left
-    out: numbers after a currency or with a fraction."""
+    """Yield the long numbers in plain[start:end] that `long_numbers` skips because other digits are next to them.
+    Amounts, which follow a currency or have a fraction, are left out."""
     for match in _RUN.finditer(plain, start, end):
         before = plain[max(0, match.start() - 10) : match.start()]
         if _WORDS["currency before"].search(before) or _FRACTION.match(plain, match.end()):
@@ -145,7 +147,7 @@ class _Group:
         return _YEAR.match(self.digits) is not None
 
     def precedes(self, after: "_Group") -> bool:
-        """Return whether the other group may be the next number of a list."""
+        """Return True if this group and `after` may be successive numbers of a list."""
         is_short = max(len(self.digits), len(after.digits)) <= 6
         return is_short and 0 < int(after.digits) - int(self.digits) <= _NEXT_IN_A_LIST
 
@@ -186,7 +188,8 @@ def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[Labe
 
 
 def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the number at the start of a chain if a label precedes it, with at most a few letters between them."""
+    """Yield the number at the start of a chain of groups if a label precedes the number, with at most a few letters
+    between the label and the number."""
     number = groups[0].start
     sign, capitals = (each.search(text, max(0, number - 8), number) for each in (_SIGN_BEFORE, _CAPITALS_BEFORE))
     letters = capitals or sign
@@ -205,13 +208,13 @@ def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound])
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
-    """Return the end of a labelled value, which is the end of a digit group. Return None if the value is a list, a
-    date, a time or an amount.
+    """Return the offset at which a labelled value ends. It is the end of a digit group. Return None if the value is a
+    list, a date, a time or an amount.
 
     Args:
-        certain: numbers of digits at which a value ends.
-        fewest: minimum number of digits of a value without a certain number, which ends with its sentence.
-        most: maximum number of digits.
+        certain: numbers of digits that a value of this kind usually has. The value ends where it reaches one of these.
+        fewest: minimum number of digits of a value that reaches none of `certain`. Such a value ends with its sentence.
+        most: maximum number of digits of a value.
     """
     digits = count = 0
     for number, group in enumerate(groups, start=1):
@@ -231,7 +234,7 @@ def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...],
 
 
 def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
-    """Yield the numbers that their digits and groups alone identify."""
+    """Yield the numbers whose digits and groups alone show that they are identifiers."""
     for place, (first, second) in enumerate(pairwise(chain)):
         is_pair = len(first.digits) == len(second.digits) == 4 and first.gap not in _USUAL_GAPS
         if not is_pair or first.is_year or second.is_year or first.precedes(second):
@@ -277,7 +280,8 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
 
 
 def _eight(digits: str) -> Kind:
-    """Return the kind of an eight-digit number: PHONE if the Omani numbering plan contains it, otherwise NID."""
+    """Return the kind of an eight-digit number: PHONE if the Omani numbering plan contains the number, otherwise
+    NID."""
     return "PHONE" if is_omani_phone(digits) else "NID"
 
 
@@ -295,8 +299,8 @@ def _is_ordinary(written: str) -> bool:
 
 
 def _is_column(text: str, groups: Sequence[_Group]) -> bool:
-    """Return whether the groups are a column of figures: they span lines, and nothing but figures precedes them in
-    their first line."""
+    """Return True if the groups are a column of figures: if they span several lines, and only figures precede them in
+    the first of these lines."""
     line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
     return any("\n" in group.gap for group in groups[:-1]) and re.search(r"[^\W\d_]", line) is None
 
@@ -316,18 +320,19 @@ _LONGEST = 60
 _GAP = re.compile(r"(?<=\d)\D+(?=\d)")
 _ALONE = re.compile(r"(?<![\d+(])(?!\A1\W)\d(?!\d)")
 _LONGEST_GAP = 14
-"""Maximum number of characters between two characters of a number."""
+"""Maximum number of characters that may separate two characters of a number."""
 _PREFIXED = re.compile(r"(?<![\w+])\(?(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
 _OMAN_PREFIX = re.compile(r"\(?(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]{0,8}\d){1,8}")
 _COUNTRY_BEFORE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][\W_]{0,2}[A-Za-z][\W_]{0,14}\Z")
 
 
 def _phones(text: str, start: int, end: int, regions: PhoneRegions) -> Iterator[Span]:
-    """Yield the phone numbers in text[start:end], which contains digits separated by anything but letters.
+    """Yield the phone numbers in text[start:end]. This part of the text consists of digits and any characters except
+    letters.
 
-    Without a cue such as "call", a number must be valid in one of the `valid` regions, or have the grouping of one of
-    the `grouped` regions. With a cue, it must be valid in one of these regions, or possible in the first `valid`
-    region.
+    Without a cue such as "call" beside it, a number must be valid in one of the `valid` regions, or have the grouping
+    of one of the `grouped` regions. With a cue, it must be valid in any of these regions, or be possible in the first
+    `valid` region.
     """
     if _ODD_GAP.search(text, start, end) is None:
         return
@@ -356,7 +361,7 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
 
 
 def has_cue(text: str, start: int, end: int) -> bool:
-    """Return whether a word beside a number shows that it is a phone number, such as "call" or "mobile"."""
+    """Return True if a word beside a number, such as "call" or "mobile", shows that it is a phone number."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     behind = re.compile(r"[ ()-]*").match(text, end)
     return (
@@ -367,7 +372,8 @@ def has_cue(text: str, start: int, end: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _matches(piece: str, cued: bool, regions: PhoneRegions) -> tuple[tuple[int, int], ...]:
-    """Return the start and length of each phone number, by the first region and leniency that find any."""
+    """Return the start and length of each phone number. Regions and leniencies are tried in order, until one
+    combination finds a number."""
     ways = [(region, Leniency.VALID) for region in regions.valid]
     ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
     if cued:
@@ -388,8 +394,8 @@ def _prefixed_phones(text: str) -> Iterator[Span]:
 
 
 def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
-    """Return whether a value is complete by the rules of its kind, so that no further digits belong to it. Values of
-    kinds without such rules are complete.
+    """Return True if a value is complete according to the rules of its kind, so that no further digits belong to it. A
+    value of a kind without such rules is complete.
 
     Args:
         key: the value's digits and letters (`Span.key`).
@@ -411,8 +417,8 @@ def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
 
 
 def _ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
-    """Yield the IBAN whose digits begin at the chain, if country, length and check digits fit. Any separators may
-    occur."""
+    """Yield the IBAN whose digits begin where the chain begins, if country, length and check digits fit. Any separators
+    may be between its characters."""
     before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - _LONGEST_GAP - 4), chain.start())
     if before is None:
         return
@@ -440,11 +446,12 @@ _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
 _OF_GOODS = ("currency before", "classified before")
 _BACK = 120
-"""Number of characters before a number that are searched for context."""
+"""Number of characters before a number that are searched for words about it."""
 
 
 def is_of_something_else(text: str, span: Span) -> bool:
-    """Return whether the words, the unit or the operator beside an unlabelled number show that it is no identifier."""
+    """Return True if words, a unit or an operator beside an unlabelled number show that the number is not an
+    identifier."""
     value = text[span.start : span.end]
     before = text[max(0, span.start - _BACK) : span.start]
     near = max(0, span.start - _REACH_OF_A_CALCULATION), span.end + _REACH_OF_A_CALCULATION

@@ -47,18 +47,18 @@ from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, witho
 RECOGNIZERS: tuple[Form | Label, ...] = (*FORMS, *LABELS, *CODES)
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _FIGURES: tuple[Kind, ...] = ("PHONE", "NID", "ACCOUNT", "SSN", "CARD", "IBAN", "PO_BOX")
-"""Kinds that a figure could be mistaken for."""
+"""Kinds for whose values a figure could be mistaken."""
 
 
 def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: PhoneRegions = AROUND) -> list[Span]:
     """Return every structured identifier of a normalised text, without overlaps, in reading order.
 
-    The text is searched twice: for identifiers in their usual form, and with stricter patterns that also match unusual
-    forms. A usual finding wins if it is complete. If it is only a part of a complete strict finding, the strict finding
-    wins.
+    The text is searched twice: first for identifiers in their usual form, then with stricter patterns that also match
+    unusual forms. A finding of the first search takes precedence if it is complete. If it is only a part of a complete
+    finding of the second search, the finding of the second search takes precedence.
 
     Args:
-        also: the kinds of `KEPT_BY_DEFAULT` to detect too.
+        also: those kinds of `KEPT_BY_DEFAULT` that are detected, too.
         regions: regions of phone numbers without a prefix.
     """
     small = small_letters(text)
@@ -88,12 +88,12 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Ph
 
 
 def leftovers(text: str, regions: PhoneRegions = AROUND) -> list[Span]:
-    """Return the identifiers in a scrubbed, normalised text."""
+    """Return the identifiers that are still in a scrubbed, normalised text."""
     return structured_spans(without_placeholders(text), regions=regions)
 
 
 def without_placeholders(text: str) -> str:
-    """Replace each placeholder by letters of the same length, which cannot be part of a number."""
+    """Replace each placeholder by the same number of letters. Letters cannot be part of a number."""
     return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 
@@ -107,7 +107,8 @@ def _is_a_figure(text: str, span: Span, counts: Sequence[tuple[int, int]]) -> bo
 
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
-    """Return the span as a PHONE if only its length determined its kind and it is valid in one of the regions."""
+    """Return the span with the kind PHONE if its kind was determined by its length alone, and if it is a valid phone
+    number in one of the regions. Otherwise return the span unchanged."""
     is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
@@ -135,8 +136,8 @@ def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: PhoneRegions
 
 
 def _is_part_of(usual: Span, strict: Span, regions: PhoneRegions) -> bool:
-    """Return whether a usual finding is a part of a complete strict finding, such as the first line of a number that
-    continues in the next line."""
+    """Return True if a finding of the first search is a part of a complete finding of the second search. Example: the
+    first line of a number that continues in the next line."""
     if usual.kind == strict.kind == "EMAIL":
         return strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
     inside = strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
@@ -195,7 +196,7 @@ _LONGEST_HEAD = 300
 
 
 def with_cells_apart(text: str) -> str:
-    """Replace each bar between table cells by `CELL_END`. The length stays the same."""
+    """Replace each bar between table cells by `CELL_END`. The text's length stays the same."""
     if "|" not in text or "\n" not in text:
         return text
     lines = text.split("\n")
@@ -207,7 +208,8 @@ def with_cells_apart(text: str) -> str:
 
 @dataclass
 class _Table:
-    """Adjacent lines with the same number of cells, below a head that names identifiers or counts."""
+    """A table: adjacent lines with the same number of cells, below a head in which a cell names an identifier or a
+    count."""
 
     delimiter: str
     head: list[str]
@@ -218,7 +220,7 @@ class _Table:
 
 
 def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the values in table columns whose head names an identifier."""
+    """Yield the values in those table columns whose head names an identifier."""
 
     def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
         if any(character.isdigit() for _, cell in cells for character in cell):
@@ -231,7 +233,7 @@ def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[
 
 
 def counts_in_columns(text: str) -> list[tuple[int, int]]:
-    """Return the spans of cells in columns whose head names a count, a measurement or a year."""
+    """Return the spans of the cells in those table columns whose head names a count, a measurement or a year."""
 
     def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
         heads = enumerate(cell.strip() for _, cell in cells)
@@ -255,9 +257,9 @@ def _tables(
     """Yield the tables of a text.
 
     Args:
-        columns: function that returns the (index, label) of the columns that a line names; empty if the line is no
-            head.
-        head_ends: whether another head ends a table.
+        columns: function that returns (index, label) of each column that a line names. It returns none if the line is
+            not a head.
+        head_ends: True if the head of another table ends a table.
     """
     table: _Table | None = None
     start = 0
@@ -281,7 +283,7 @@ def _tables(
 
 
 def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[Label]:
-    """Yield the labels that are the whole text of a cell."""
+    """Yield those labels that are the whole text of a cell."""
     for label, begin, end in labels:
         around = (cell[: max(0, begin - start)], cell[max(0, end - start) :])
         if start <= begin and end <= start + len(cell) and not any(each.strip("*_#:. ") for each in around):
@@ -289,7 +291,7 @@ def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[La
 
 
 def _cells(line: str, delimiter: str, start: int) -> list[tuple[int, str]]:
-    """Return the cells of a line that begins at `start`, each with its offset."""
+    """Return each cell of a line with its offset in the text. The line begins at `start`."""
     gap = _WIDE_GAP if delimiter == "  " else re.compile(re.escape(delimiter))
     begin = len(line) - len(line.lstrip(" ")) if delimiter == "  " else 0
     cells: list[tuple[int, str]] = []
@@ -314,7 +316,7 @@ def _in_rows(text: str, table: _Table) -> Iterator[Span]:
 
 
 def _are_figures(table: _Table, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str]) -> bool:
-    """Return whether a column whose head could name identifiers contains counts or amounts instead."""
+    """Return True if a column contains counts or amounts, although its head could name identifiers."""
 
     def some(cells: Iterable[str], heads: str) -> bool:
         return any(map(_HEADS[heads].fullmatch, cells))
