@@ -1,4 +1,5 @@
-"""Fold a text so that characters that look the same become the same, and map each character back to the original.
+"""Fold a text so that characters that look the same become equal, and map each folded character back to the original
+text.
 
 Folding covers digits of any script, compatibility forms, marks, invisible characters, confusables, and characters
 written as HTML entities, tags, percent-encoding or escapes. It does not decode encodings that people cannot read, such
@@ -43,22 +44,23 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 APART = 16
-"""Number of line ends to write between two texts. It exceeds any gap within a number, name or address."""
+"""Number of line ends to write between two texts. No number, name or address that the detectors find has so large a
+gap."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 64
-"""Maximum number of nested encodings that are decoded. It bounds the work; real texts do not nest that many."""
+"""Maximum number of nested encodings that are decoded. It limits the time. Real texts do not nest so many."""
 
 Characters = list[tuple[str, int, int]]
-"""Characters, each with the half-open span of its source in the original."""
+"""Characters, each with the start and end of the part of the original text that it comes from."""
 
 
 def decoded(original: str, characters: Characters | None = None) -> tuple[str, Characters | None]:
-    """Return the decoded text, and its characters; None for the characters if they are those of the original.
+    """Return the decoded text and its characters. If nothing was decoded, return None for the characters.
 
     Args:
-        characters: the characters to decode; None for all of the original.
+        characters: the characters to decode; None for all characters of the original text.
     """
     text = original if characters is None else "".join(character for character, _, _ in characters)
     for _ in range(_ROUNDS if _MAY_BE_ENCODED.search(text) else 0):
@@ -84,7 +86,8 @@ def characters_of(text: str) -> Characters:
 
 
 def _replaced(characters: Characters, found: Sequence[tuple[re.Match[str], Characters]]) -> Characters:
-    """Return the characters with each match replaced by its decoded characters, whose spans are in the current text."""
+    """Return the characters after replacing each match by its decoded characters. The spans of the decoded characters
+    refer to the current text."""
     replaced: Characters = []
     position = 0
     for match, read in found:
@@ -113,7 +116,7 @@ def _read(match: re.Match[str]) -> Characters | None:
 
 
 def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield the characters of percent-encoded UTF-8, or nothing if the bytes are not UTF-8."""
+    """Yield the characters of percent-encoded UTF-8. Yield nothing if the bytes are not UTF-8."""
     tokens = list(_BYTE.finditer(match.string, match.start(), match.end()))
     try:
         characters = bytes(int(token.group(1), 16) for token in tokens).decode("utf-8")
@@ -153,7 +156,8 @@ class Leaf(NamedTuple):
 
     start: int
     end: int
-    """Half-open span of a string without its quotation marks, or of a number."""
+    """Offset at which the string or number ends (exclusive). `start` and `end` of a string exclude its quotation
+    marks."""
     quote: str
     """Quotation mark to write around the placeholder of a number; empty for a string."""
 
@@ -166,15 +170,17 @@ class NormalisedText:
     text: str
     """Folded form of the original."""
     starts: tuple[int, ...] | None = None
-    """Start offset in `original` of each character of `text`; None if all offsets are the same in both."""
+    """Start offset in `original` of each character of `text`; None if all offsets are the same in both texts."""
     ends: tuple[int, ...] | None = None
     """End offset in `original` of each character of `text`, including the marks on the character."""
     leaves: tuple[Leaf, ...] | None = None
-    """Spans of a JSON text that may be replaced, in order; None if any part of the text may be replaced."""
+    """Those spans of a JSON text that may be replaced, in order. None for any other text: each part of it may be
+    replaced."""
 
     @property
     def with_tabs(self) -> str:
-        """Return the folded text with the tabs that separate table cells. All offsets stay the same."""
+        """Return the folded text with a tab in place of each space that was a tab between cells of a table. All offsets
+        stay the same."""
         if "\t" not in self.original or "\n" not in self.text:
             return self.text
         places = self.starts if self.starts is not None else range(len(self.text))
@@ -189,15 +195,15 @@ class NormalisedText:
         )
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the half-open span of `original` that corresponds to text[start:end], including marks on its last
+        """Return the half-open span of `original` that corresponds to text[start:end]. It includes marks on the last
         letter."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
 
     def places(self, start: int, end: int) -> list[Leaf]:
-        """Return the spans of `original` to replace for text[start:end]: a single span, or, in JSON, one in each string
-        or number that text[start:end] touches."""
+        """Return the spans of `original` to replace for text[start:end]. This is a single span; in JSON, it is one span
+        in each string or number that text[start:end] touches."""
         first, last = self.original_span(start, end)
         if self.leaves is None:
             return [Leaf(first, last, "")]
@@ -210,8 +216,9 @@ class NormalisedText:
 
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
-    """Return for each line whether it is a table row with cells separated by `mark`. A table is a block of adjacent
-    lines with the same number of marks: at least three lines, or two lines if one of them is a head without figures."""
+    """Return one truth value for each line: True if it is a row of a table whose cells are separated by `mark`. A table
+    is a block of adjacent lines with the same number of marks: at least three lines, or two lines of which one is a
+    head without figures."""
     rows: list[bool] = []
     for count, group in groupby(lines, key=lambda line: line.count(mark)):
         block = list(group)
@@ -221,8 +228,8 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
 
 
 def normalise(original: str, characters: Characters | None = None) -> NormalisedText:
-    """Fold a text: characters that look the same become the same, and invisible characters are removed. Line breaks
-    become newlines, other spaces become plain spaces. For `characters` see `decoded`."""
+    """Fold a text: characters that look the same become equal, and invisible characters are removed. Line breaks become
+    newlines, other spaces become plain spaces. For `characters` see `decoded`."""
     text, characters = decoded(original, characters)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
         text = text.replace("\t", " ")
@@ -243,7 +250,7 @@ def normalise(original: str, characters: Characters | None = None) -> Normalised
 
 
 def _with_folds(characters: Characters, folds: dict[str, str]) -> Characters:
-    """Return the folded characters. A mark that is removed belongs to the letter before it."""
+    """Return the folded characters. The span of a letter includes a removed mark that follows it."""
     folded: Characters = []
     for each in characters:
         character, start, end = each
@@ -286,7 +293,8 @@ def _folded(character: str) -> str:
 
 
 def _without_imitations(word: re.Match[str]) -> str:
-    """Replace confusables by Latin letters, in a word that contains Latin letters or digits, or only confusables."""
+    """Replace confusables in a word by Latin letters, if the word also contains Latin letters or digits, or if it
+    consists of confusables."""
     letters = word.group()
     plain = letters.translate(_LOOKALIKES)
     if plain == letters:

@@ -1,4 +1,5 @@
-"""Show rows before and after scrubbing, record a person's judgement of them, and list how each kind is found."""
+"""Show rows before and after scrubbing, record a person's judgement of the scrubbed rows, and list how each kind of
+personal data is found."""
 
 import random
 from collections import Counter
@@ -33,7 +34,7 @@ from sovereign_pipeline.record.stage import Built, Identity, Workplace, make_art
 
 @dataclass(frozen=True)
 class Replaced:
-    """A replaced value: its half-open span in the original field, and its placeholder."""
+    """A value that was replaced: its half-open span in the original field, and the placeholder in its place."""
 
     start: int
     end: int
@@ -57,14 +58,15 @@ class PreviewedField:
     after: str
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
-    """Kinds that the gate's second reading still finds in the result."""
+    """Kinds that the second reading, which the gate uses, still finds in `after`."""
     perhaps_names: tuple[tuple[int, int], ...] = ()
-    """Half-open spans of `before` that were not replaced, but would be if `privacy.names.favour` were recall."""
+    """Half-open spans of `before` that were not replaced, but would be replaced if `privacy.names.favour` were
+    `recall`."""
 
 
 @dataclass(frozen=True)
 class PreviewedRow:
-    """A row of the classified corpus and its scrubbed texts."""
+    """A row of the classified corpus, with its fields before and after scrubbing."""
 
     id: str
     case: str
@@ -73,9 +75,9 @@ class PreviewedRow:
 
     @property
     def places(self) -> list[tuple[str, Replaced]]:
-        """Return the replaced values of the texts, each with a unique name: `NAME_1`, or `NAME_1#2` for the second
-        occurrence of a placeholder that occurs several times. The author column is left out, because it is always
-        replaced."""
+        """Return each replaced value of the texts with a unique name. The name is the placeholder, such as `NAME_1`. If
+        a placeholder occurs several times, a number follows: `NAME_1#2` is its second occurrence. The author column is
+        left out, because it is always replaced."""
         found = [each for field in self.fields if field.name != AUTHOR for each in field.replaced]
         times = Counter(each.placeholder for each in found)
         seen = Counter[str]()
@@ -92,9 +94,10 @@ def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = 
 
     Args:
         count: number of rows to draw at random with `seed`.
-        ids: ids of rows to use instead of random ones.
+        ids: ids of the rows to scrub instead of random rows.
 
-    Raises InputError if there is no classified corpus yet or a row is not in it. Errors of the scrubbing propagate.
+    Raises InputError if there is no classified corpus yet, or if it lacks one of `ids`. Errors of the scrubbing
+    propagate.
     """
     documents = _documents(workplace)
     chosen = _chosen(documents, count, seed, ids)
@@ -190,8 +193,8 @@ JUDGEMENT_FILE = "judgement.json"
 
 
 class JudgedRow(Frozen):
-    """A person's judgement of one row: the number of values of each kind that were replaced rightly, replaced
-    wrongly, and missed."""
+    """A person's judgement of one row. It states for each kind how many values were replaced rightly, how many were
+    replaced wrongly, and how many were missed."""
 
     id: str
     right: dict[Kind, int]
@@ -205,14 +208,14 @@ class Judgement(Frozen):
     judge: str
     """Name of the judge as typed on the command line, unverified."""
     seed: int
-    """Seed of the random sample of rows."""
+    """Seed with which the sample of rows was drawn."""
     rows: tuple[JudgedRow, ...]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts of the judged values. The intervals treat values as independent, so they are too narrow for rows with many
-    values."""
+    """Counts of the judged values. Intervals of precision and recall treat values as independent, so they are too
+    narrow if rows have many values."""
 
     rows: int
     right: Counter[Kind]
@@ -225,12 +228,12 @@ class Estimate:
         return self.right.total() + self.wrong.total()
 
     def precision(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
-        """Return the share of replaced values that are personal data, for some kinds or for all."""
+        """Return the share of the replaced values that are personal data. `kinds`: kinds to count; None for all."""
         right, wrong = self._of(self.right, kinds), self._of(self.wrong, kinds)
         return measured_share(right, right + wrong)
 
     def recall(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
-        """Return the share of personal data that was replaced, for some kinds or for all."""
+        """Return the share of the personal data that was replaced. `kinds`: kinds to count; None for all."""
         right, missed = self._of(self.right, kinds), self._of(self.missed, kinds)
         return measured_share(right, right + missed)
 
@@ -249,7 +252,7 @@ def format_share(share: MeasuredShare) -> str:
 
 
 def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
-    """Return the summed counts of the rows. If a row was judged twice, its last judgement counts."""
+    """Return the counts of several judged rows together. If a row was judged twice, its last judgement counts."""
     last = {row.id: row for row in rows}.values()
     right, wrong, missed = (
         sum((Counter(getattr(row, name)) for row in last), Counter()) for name in ("right", "wrong", "missed")
@@ -261,9 +264,9 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
     """Return a person's judgement of one row. The author column does not count, because it is always replaced.
 
     Args:
-        wrong: placeholders that replaced something other than personal data. `NAME_1` means all its occurrences in the
-            row, `NAME_1#2` the second (`PreviewedRow.places`).
-        missed: kinds of the values that were not replaced, one entry for each value.
+        wrong: placeholders of text that is not personal data. `NAME_1` means all occurrences of this placeholder in the
+            row, and `NAME_1#2` only the second (`PreviewedRow.places`).
+        missed: the kind of each value that was not replaced. A kind with several such values is listed several times.
     """
     named = set(wrong)
     judged = [(found.kind, bool(named & {place, found.placeholder})) for place, found in row.places]
@@ -310,8 +313,8 @@ def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
 
 
 def recorded_judgements(workplace: Workplace) -> dict[str, str]:
-    """Return {"judgements": digest of all judgements of the current scrubbed corpus}, or an empty dict if there are
-    none."""
+    """Return {"judgements": digest over all judgements of the current scrubbed corpus}. Return an empty dict if there
+    are no judgements."""
     current = workplace.store.current(workplace.line.line, SCRUBBED)
     judged = judgements_of(workplace, current.digest) if current is not None else []
     return {"judgements": digest_of([ref.digest for ref in judged])} if judged else {}
@@ -326,8 +329,8 @@ def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
 
 
 def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
-    """Raise InputError if the previewed rows differ from the scrubbed corpus, so that nobody judges a text that the
-    corpus does not contain."""
+    """Raise InputError if the previewed rows differ from those rows in the scrubbed corpus. Otherwise a person would
+    judge a text that the corpus does not contain."""
     shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
     for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):
         texts = {name: text for name, text in document.texts.items() if text}
@@ -348,7 +351,7 @@ _OF_MODELS = frozenset(kind for kind in KINDS if kind in LABELS.values() and kin
 
 @dataclass(frozen=True)
 class KindFacts:
-    """The treatment of one kind of personal data, and how it is found."""
+    """How one kind of personal data is treated and found."""
 
     kind: Kind
     treatment: str
@@ -363,7 +366,7 @@ class KindFacts:
 
 
 def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
-    """Return how each kind is found and treated, in the order of precedence."""
+    """Return a KindFacts for each kind, in the order of precedence among overlapping findings (`KINDS`)."""
     return [
         KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _remark(kind, privacy))
         for kind in KINDS
@@ -371,8 +374,8 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
 
 
 def trade_off(privacy: Privacy) -> list[str]:
-    """Return the mean precision and recall of names in English for each `privacy.names.favour`, as measured on texts
-    that were not fitted (docs/benchmarks/corpus.md)."""
+    """Return the mean precision and recall for names in English, for each value of `privacy.names.favour`. They were
+    measured on texts to which the weights were not fitted (docs/benchmarks/corpus.md)."""
     weights = load_weights()["latin" if "en" in privacy.name_models else "latin_alone"]
     measured = [each.measured for each in weights.sets.values() if each.names]
     return [
@@ -382,7 +385,7 @@ def trade_off(privacy: Privacy) -> list[str]:
 
 
 def how_found_markdown(facts: Sequence[KindFacts]) -> str:
-    """Return the facts as a Markdown table."""
+    """Return the facts about kinds as a Markdown table."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
     return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
 

@@ -1,4 +1,5 @@
-"""Scrub batches of case files together with canaries, which verify that the detectors work, and count the findings."""
+"""Scrub batches of case files, and count the findings. Canaries are scrubbed with each batch to verify that the
+detectors work."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ class Canary:
 
     document: Document
     planted: tuple[tuple[Kind, str], ...]
-    """Values that scrubbing must remove, each with its kind."""
+    """Pairs (kind, value) of the values that scrubbing must remove."""
 
     @property
     def language(self) -> str:
@@ -35,7 +36,7 @@ class Canary:
         """Raise PrivacyError unless every planted value is gone and each expected kind has a placeholder.
 
         Args:
-            keeps: returns whether the policy leaves a kind in the text. Such a kind is not checked, and those of
+            keeps: returns whether the policy leaves a kind in the text. Values of such a kind are not checked. Kinds in
                 `KEPT_BY_DEFAULT` need no placeholder.
         """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
@@ -80,12 +81,13 @@ def _read_canaries() -> tuple[Canary, ...]:
 
 
 CANARIES = _read_canaries()
-"""Canary documents: for each language a letter, and a conversation with a tool call and its result. Their IBANs and
-card number have valid check digits and belong to nobody."""
+"""Canary documents. Each language has two: a letter, and a conversation with a tool call and the call's result. The
+IBANs and the card number in them have valid check digits and belong to nobody."""
 
 
 class Scrubber:
-    """A scrubber with the detectors of one line of adapters and its institution's treatment of each kind."""
+    """Scrubs case files with the detectors of one line of adapters, and with its institution's treatment of each
+    kind."""
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class Scrubber:
             line: name of the line of adapters.
             run: fingerprint of the scrubbing, which each of its rows in the vault contains.
             treatments: treatment of each kind; a kind that is missing is replaced.
-            cache: cached findings of earlier texts.
+            cache: cache of findings.
             words: the word lists that correct the findings.
         """
         self.detector = Detector(privacy, treatments or {}, words)
@@ -112,8 +114,8 @@ class Scrubber:
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
-        New findings are cached only after the canaries pass. Raises PrivacyError if a detector raises (the error names
-        the row), a canary value survives, or a text already contains what looks like a placeholder.
+        New findings are cached only if the canaries pass. Raises PrivacyError if a detector raises (the error names the
+        row), a canary value survives, or a text already contains what looks like a placeholder.
         """
         try:
             return self._scrub(cases)
@@ -141,9 +143,10 @@ class Scrubber:
         return scrubbed
 
     def _search(self, texts: Sequence[Text]) -> tuple[SpansByText, SpansByText]:
-        """Return the spans of each text by its key, and those of them that were not cached.
+        """Return two dicts from the key of a text to the spans in it: one for all texts, one for the texts whose spans
+        were not cached.
 
-        If any text is searched, the canaries are searched with it instead of being read from the cache.
+        If any text must be searched, the canaries are searched, too, even if their spans are cached.
         """
         by_key = {text.key: text for text in texts}
         cached = self._cache.read(list(by_key.values())) if self._cache is not None else {}
@@ -173,8 +176,8 @@ class Scrubber:
         return CaseScrubber(self._line, self._run, self.detector, reads_again=reads_again).scrub(searched)
 
     def _where_it_fails(self, cases: Sequence[Sequence[Document]]) -> str:
-        """Return the ids of the rows that fail: single rows if they fail alone, otherwise all rows of the case file
-        that fails."""
+        """Return a text with the ids of the rows at which scrubbing fails. If no row fails alone, these are all rows of
+        the case file that fails."""
         for case in cases:
             if self._fails(case):
                 ids = [document.id for document in case if self._fails([document])] or [each.id for each in case]

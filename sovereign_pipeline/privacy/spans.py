@@ -16,7 +16,7 @@ from sovereign_pipeline.privacy.normalisation import normalise
 
 _FACTS = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 KIND_FACTS: dict[Kind, dict[str, str]] = {kind: _FACTS[kind] for kind in KINDS}
-"""Kind -> its facts in `kinds.toml`."""
+"""Kind of personal data -> the facts about it in `kinds.toml`."""
 _PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
 # Identifiers take precedence over names, and names over a name model's places, organisations and dates.
 _TIERS: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}
@@ -35,26 +35,26 @@ class Span:
     key: str
     """Key that is equal for all mentions of one value."""
     labelled: bool = True
-    """True if a label or check digits make the kind certain. An unlabelled span takes the kind of a labelled span
-    with the same key."""
+    """True if a label or check digits make the kind certain. Within a case, an uncertain span takes the kind of a
+    certain span with the same key."""
     by_length: bool = False
     """True if the evidence is weak, such as the number of digits alone. Any other overlapping finding takes
     precedence."""
 
 
 def value_key(kind: Kind, value: str) -> str:
-    """Return a key that is equal for all spellings of a value: without separators, letter case and a phone's country
-    prefix."""
+    """Return a key that is equal for all spellings of a value. It ignores separators, letter case, and a phone number's
+    country prefix."""
     plain = "".join(character for character in value if character.isalnum()).casefold()
     return _COUNTRY_PREFIX.sub("", plain) if kind == "PHONE" else plain
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
-    """Return the spans in reading order, with the stronger of each two overlapping spans.
+    """Return the spans in reading order, after dropping the weaker of each two overlapping spans.
 
-    Identifiers take precedence over names, labelled spans over others, then the order of `KINDS` decides, then length.
-    A place or an organisation is trimmed, not dropped: its part outside the stronger span stays. A name beside an
-    identifier is trimmed too, because an e-mail address may reach into the name before it.
+    An identifier is stronger than a name, and a labelled span stronger than an unlabelled span. Otherwise the order of
+    `KINDS` decides, then the length. A weaker place or organisation is trimmed instead: its part outside the stronger
+    span stays. So is a name next to an identifier, because an e-mail address may reach into the name before it.
     """
     kept: list[Span] = []  # always in reading order
     for span in sorted(spans, key=_weakness):
@@ -88,8 +88,8 @@ def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:
 
 
 def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
-    """Return the pieces of a span that no kept span covers and that have at least two letters. The span's key must
-    be its text."""
+    """Return the pieces of a span that no span in `kept` covers and that have at least two letters. The key of `span`
+    must be its text."""
     gaps = []
     position = span.start
     for other in [each for each in kept if each.end > span.start and each.start < span.end]:
@@ -111,7 +111,7 @@ AUTHOR = "author"
 
 
 class Placeholders:
-    """The placeholders of one case file, numbered per kind in the order in which values first appear."""
+    """The placeholders of one case file. For each kind, they are numbered in the order in which values first appear."""
 
     def __init__(self) -> None:
         self._given: dict[tuple[Kind, object], str] = {}
@@ -126,14 +126,14 @@ class Placeholders:
 
 
 def kind_of(placeholder: str) -> Kind:
-    """Return the kind in a placeholder: NAME for `NAME_1`, with or without quotation marks."""
+    """Return the kind in a placeholder, such as NAME for `NAME_1`. The placeholder may have quotation marks."""
     kind: Kind = placeholder.lstrip('\\"').rsplit("_", 1)[0]  # type: ignore[assignment]
     return kind
 
 
 def reject_placeholders(document: Document) -> None:
-    """Raise PrivacyError if a document already contains text that looks like a placeholder: its original could not
-    be restored."""
+    """Raise PrivacyError if a document already contains text that looks like a placeholder. After scrubbing, the
+    original of such a text could not be told from that of a real placeholder."""
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):
             raise PrivacyError(

@@ -1,4 +1,4 @@
-"""Define the stage scrubbed_corpus and its gates, one of which searches the output again."""
+"""Define the stage scrubbed_corpus and its gates. One gate searches the scrubbed documents again."""
 
 import json
 import time
@@ -77,8 +77,8 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def _vault_of(workplace: Workplace) -> Vault:
-    """Return the vault, after verifying that its public key is the institution's. With another key, the institution
-    would lose the originals to whoever planted the key."""
+    """Return the vault after verifying that its public key is the institution's. With a planted key, the institution
+    could not decrypt the originals, but the person who planted the key could."""
     path = workplace.settings.vault_public_key
     vault = Vault.at(workplace.settings.vault, path)
     named = workplace.institution.vault_key
@@ -88,14 +88,14 @@ def _vault_of(workplace: Workplace) -> Vault:
         raise PrivacyError(
             f"{path}: the fingerprint of this public key is {vault.fingerprint}, but the one {by} is {expected}. "
             f"Nothing was written.",
-            "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml.",
+            "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml to the new fingerprint.",
         )
     return vault
 
 
 def _last_key(workplace: Workplace) -> str | None:
-    """Return the fingerprint of the key of the newest scrubbed corpus of any line of adapters; None before the
-    first."""
+    """Return the fingerprint of the public key that the newest scrubbed corpus of any line of adapters used. Return
+    None if there is no scrubbed corpus yet."""
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(SCRUBBED_CORPUS.kind)]
     keys = [(each.created_at, each.recorded[PUBLIC_KEY]) for each in made if PUBLIC_KEY in each.recorded]
@@ -103,11 +103,11 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Search the output again with the second reading that the scrubber used (`Detector.read_again`).
+    """Search the scrubbed documents with the second reading that the scrubber also uses (`Detector.read_again`).
 
-    The recipe's own recognizers run too. If all findings rest on weak evidence, the gate is inconclusive; a recipe may
-    let an officer waive that. The gate ignores kinds that the policy keeps, values that the same row labels as such a
-    kind, and values that the word lists declare not personal data.
+    The recipe's own recognizers run too. If all findings rest on weak evidence, the gate is inconclusive. A recipe may
+    permit an officer to waive an inconclusive gate. The gate ignores kinds that the policy keeps, values that a label
+    in the same row assigns to such a kind, and values that are not personal data according to the word lists.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
@@ -162,7 +162,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare each document with its row of the classified corpus. Scrubbing may change only texts and authors."""
+    """Compare each document with the same row of the classified corpus. Scrubbing may change only texts and authors."""
     rows = max(_rows_in(artifact), _rows_in(inputs[CLASSIFIED_CORPUS.kind]))
     countdown = Countdown(workplace.progress, "gate columns_kept", rows, "document")
     both = zip_longest(
@@ -184,8 +184,7 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
 
 
 def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the number of this corpus's replaced values that people judged with the number that the recipe
-    demands."""
+    """Verify that people judged as many replaced values of this corpus as the recipe demands."""
     line = workplace.line
     estimate = estimate_of(read_judgements(workplace, artifact.ref.digest))
     evidence = {
@@ -223,7 +222,8 @@ def judgements_demanded(workplace: Workplace) -> dict[str, str]:
 
 
 def _columns(document: Document) -> dict[str, object]:
-    """Return the columns that scrubbing must not change, and the names and JSON structure of the non-empty texts."""
+    """Return what scrubbing must not change in a document: most columns, the names of the texts that are not empty, and
+    the JSON structure of these texts."""
     columns = document.with_texts(dict.fromkeys(document.texts, "{}")).model_dump(exclude={"author"})
     texts = {name: outline_of(readings_of(document, name, text)[0]) for name, text in document.texts.items() if text}
     return {**columns, "texts": texts}
@@ -241,8 +241,9 @@ def _rows_in(artifact: Artifact) -> int:
 
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the detectors' external parts: `name_model:LANGUAGE` of a model's files and libraries,
-    `recognizer:CLASS` of an added recognizer's code version, and `word_lists` of the word lists, if there are any."""
+    """Return the digests of the external inputs of the detectors: under `name_model:LANGUAGE` the digest of a model's
+    files and libraries, under `recognizer:CLASS` that of an added recognizer's code version, and under `word_lists`
+    that of the word lists, if there are any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     words = load_word_lists(workplace.settings.data, workplace.line.line)

@@ -1,8 +1,8 @@
 """Write and read the vault of originals, encrypted to a public key (age), and verify its rows against an artifact's
 digest.
 
-The training side has only the public key: it can add rows and cannot read them. Anyone with the public key can add
-invented rows. The artifact's digest shows which rows are genuine.
+The training machine has only the public key: this machine can add rows, but cannot read them. Anyone with the public
+key can add invented rows. The digest that an artifact states shows which rows are genuine.
 """
 
 import json
@@ -39,7 +39,7 @@ class MappingRow:
 
     line: str
     run: str
-    """Fingerprint of the scrubbing, as in findings.json."""
+    """Fingerprint of the scrubbing, which findings.json also contains."""
     case: str
     row: str
     """The document's id."""
@@ -56,7 +56,7 @@ _ROW = TypeAdapter(MappingRow)
 
 @dataclass(frozen=True)
 class Vault:
-    """A write-only vault, as the training side uses it: it can add rows and cannot read them."""
+    """A vault on the training machine. An instance can add rows, but cannot read them."""
 
     directory: Path
     recipient: str
@@ -64,7 +64,7 @@ class Vault:
 
     @classmethod
     def at(cls, directory: Path, public_key: Path) -> "Vault":
-        """Return the vault in a directory, encrypted to the public key in a file. Raises PrivacyError if the key is
+        """Return a vault in a directory that encrypts to the public key in a file. Raises PrivacyError if the key is
         missing or invalid."""
         return cls(directory, read_public_key(public_key))
 
@@ -77,7 +77,7 @@ class Vault:
         """Write the rows to one encrypted file and return their number. Without rows, no file is written.
 
         The file is named by the SHA-256 of its encrypted bytes. If the name were a digest of the plain rows, anyone who
-        can list the vault could test guesses.
+        can list the vault could test guesses at the rows.
         """
         import pyrage
 
@@ -149,7 +149,7 @@ def read_vault(
                 continue
             raise PrivacyError(
                 f"{file}: this key does not open the file, or its bytes were changed.",
-                "Use the private key that was in use when the file was written, or restore the file.",
+                "Use the private key of the public key to which the file was encrypted, or restore the file from a backup.",
             ) from None
         # Split at newlines only: an original may contain other separators, such as U+2028.
         try:
@@ -168,20 +168,21 @@ def _identity(private_key: str) -> "pyrage.x25519.Identity":
         return pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+            "The key file holds no age private key (AGE-SECRET-KEY-1…).",
+            "Use the file with the private key that `sovereign-vault keygen` wrote.",
         ) from None
 
 
 FINDINGS = "findings.json"
 PUBLIC_KEY = "vault_public_key"
-"""Key of the public key's fingerprint among a manifest's recorded facts."""
+"""Key, among a manifest's recorded facts, of the fingerprint of the vault's public key."""
 
 
 class MappingDigest:
-    """A digest over all rows of a mapping. It counts each row once and does not depend on their order.
+    """A digest over all rows of a mapping. Each row counts once, and the order of the rows does not matter.
 
-    The digest does not help to guess single values. It only tests a guess at all values of the corpus together, as the
-    digest of the classified corpus does. Add all rows of a case in one call.
+    An attacker who has the digest cannot test guesses of single values. It can only test a guess of all values of the
+    corpus together, as the digest of the classified corpus can. Add all rows of a case in one call.
     """
 
     def __init__(self) -> None:
@@ -200,19 +201,20 @@ class MappingDigest:
 
 @dataclass(frozen=True)
 class StatedMapping:
-    """The facts that a scrubbed corpus states about its mapping."""
+    """The facts that a scrubbed corpus states about the mapping of its placeholders to originals."""
 
     artifact: str
     """Digest of the scrubbed corpus."""
     run: str
-    """Fingerprint of the scrubbing, in each of its rows in the vault."""
+    """Fingerprint of the scrubbing, which each of its rows in the vault contains."""
     mapping_sha256: str
     public_key: str | None
     """Fingerprint of the public key that the originals were encrypted to."""
 
     @classmethod
     def of(cls, directory: Path) -> "StatedMapping":
-        """Read the facts from the directory of a scrubbed corpus, or from a copy of its manifest and `findings.json`.
+        """Read the facts from the directory of a scrubbed corpus, or from a directory with copies of its manifest and
+        `findings.json`.
 
         The directory's name must be the artifact's digest. Raises IntegrityError if the artifact was changed, and
         InputError for another kind of artifact or one without a mapping digest.
@@ -225,10 +227,12 @@ class StatedMapping:
             )
         recorded = {entry.path: entry.sha256 for entry in manifest.files}.get(FINDINGS)
         if recorded is None:
-            raise InputError(f"{directory}: this is a {manifest.kind}.", "Name the line's scrubbed_corpus.")
+            raise InputError(
+                f"{directory}: this is a {manifest.kind}.", "Use the directory of the line's scrubbed_corpus."
+            )
         if not (directory / FINDINGS).is_file() or file_sha256(directory / FINDINGS) != recorded:
             raise IntegrityError(
-                f"{directory / FINDINGS}: the file is missing, or its bytes are not the recorded ones.",
+                f"{directory / FINDINGS}: the file is missing, or its bytes differ from the recorded digest.",
                 "Copy it again.",
             )
         findings = json.loads((directory / FINDINGS).read_bytes())
@@ -240,12 +244,12 @@ class StatedMapping:
         )
 
     def check_key(self, fingerprint: str) -> None:
-        """Raise PrivacyError if the mapping was encrypted to another public key than the one with this fingerprint."""
+        """Raise PrivacyError unless the mapping was encrypted to the public key with this fingerprint."""
         if self.public_key != fingerprint:
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
                 f"belongs to {fingerprint}.",
-                "Use the private key of that public key. If nobody here made it, whoever swapped it has the originals.",
+                "Use the private key of that public key. If your institution did not make this key, the person who planted it can read the originals.",
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]], unopened: Sequence[Path] = ()) -> None:

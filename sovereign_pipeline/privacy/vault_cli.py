@@ -137,8 +137,8 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int, arti
 
 
 def _print_table(rows: list[MappingRow]) -> None:
-    """Print a table with one row for each placeholder and each spelling of its original, with the ids of the
-    documents."""
+    """Print a table. It has one row for each placeholder and each spelling of the placeholder's original, with the ids
+    of the documents that contain it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -152,7 +152,7 @@ def _print_table(rows: list[MappingRow]) -> None:
 
 
 def _printable(original: str) -> str:
-    """Replace characters that control a terminal. With `--json` all characters are printed."""
+    """Replace characters that control a terminal. With `--json`, the output is not changed in this way."""
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in original)
 
 

@@ -186,8 +186,8 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
-"""Pattern of numbers with at least five decimal places, a precision of about a metre. An unlabelled pair of such
-numbers counts as coordinates. Rates and measurements have fewer places."""
+"""Number of decimal places from which an unlabelled pair of numbers counts as coordinates. Five places are a precision
+of about a metre. Rates and measurements have fewer places."""
 _KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VIN_VALUES = dict(

@@ -1,4 +1,4 @@
-"""Find all structured identifiers of a text: by form, by label, and by length.
+"""Find all structured identifiers in a text: by form, by label, and by length.
 
 Patterns run on normalised text, so one pattern covers Latin and Arabic digits and text with diacritics. A finding is
 the value without its label.
@@ -254,7 +254,7 @@ def _tables(
     columns: Callable[[Sequence[tuple[int, str]]], list[tuple[int, Label | None]]],
     head_ends: bool,
 ) -> Iterator[_Table]:
-    """Yield the tables of a text.
+    """Yield the tables in a text.
 
     Args:
         columns: function that returns (index, label) of each column that a line names. It returns none if the line is

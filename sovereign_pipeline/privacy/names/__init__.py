@@ -1,1 +1,1 @@
-"""Names of people: found by patterns and name models, and joined to persons within a case file."""
+"""Find names of people by patterns and name models, and decide which names in a case file belong to one person."""

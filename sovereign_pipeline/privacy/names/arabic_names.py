@@ -20,8 +20,8 @@ _FEMININE_ENDING = re.compile("ية$")
 
 
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of prefix letters, rest of the word), first (0, the whole word). Prefixes are the prepositions and
-    conjunctions that Arabic writes onto a word."""
+    """Yield pairs (number of prefix letters, rest of the word). The first pair is 0 and the whole word. Prefixes are
+    the prepositions and conjunctions that Arabic writes onto a word."""
     yield 0, word
     if word.startswith("لل") and len(word) > 4:
         yield 1, "ا" + word[1:]
@@ -32,7 +32,8 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 
 
 def given_name_in(word: str) -> tuple[int, bool]:
-    """Return the number of prefix letters before a given name in this word, and whether there is one."""
+    """Return the number of prefix letters before a given name in this word, and True; or 0 and False if the word
+    contains no given name."""
     for skip, bare in bare_forms(word):
         if bare in ARABIC["given"]:
             return skip, True
@@ -40,7 +41,7 @@ def given_name_in(word: str) -> tuple[int, bool]:
 
 
 def is_gift_of_god(word: str) -> bool:
-    """Return whether a word is a given name that ends with "الله", written as one word: "عبيدالله", "عطاالله"."""
+    """Return True if a word is a given name that ends with "الله" and is written as one word: "عبيدالله", "عطاالله"."""
     return _GIFT_OF_GOD.match(word) is not None
 
 
@@ -58,7 +59,7 @@ def is_role(word: str) -> bool:
 
 
 def is_title(word: str) -> bool:
-    """Return whether a word is a title or an office, which a name usually follows."""
+    """Return True if a word is a title or an office. A name usually follows such a word."""
     return word in ARABIC["titles"] or word in ARABIC["offices"]
 
 
@@ -68,7 +69,8 @@ _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
 _LAST_WORDS = re.compile(rf"(?:[{LETTERS}]+ ){{1,3}}[{LETTERS}]+\Z")
 _LONGEST_OF_FOUR_WORDS = 160
-"""Maximum number of characters that are searched before an identity document. It bounds the cost per match."""
+"""Maximum number of characters before the mention of an identity document that are searched for a name. It limits the
+time for each mention."""
 _ABBREVIATED_TITLE = re.compile(rf"(?<![{LETTERS}])د ?[./] ?\Z")
 _SPEECH_BEHIND = re.compile(r" ?[:،,]| ?[\"«“]")
 _JOINED_WITH_NEXT = frozenset(
@@ -91,7 +93,7 @@ Words = Sequence[re.Match[str]]
 
 
 class ArabicNames:
-    """A finder of names in Arabic letters. It returns half-open spans of normalised text."""
+    """Finds names in Arabic letters. Its methods return half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
         self._never = ARABIC["stop_words"] | ARABIC["keep"] | ARABIC["nouns"] | keep_words
@@ -115,8 +117,8 @@ class ArabicNames:
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Yield single words that are known parts of names, without their prefixes. "عبد" and the word after it count
-        as one word."""
+        """Yield single words that are known parts of names. The prefixes of these words are left out. "عبد" and the
+        word after it count as one word."""
         words = list(ARABIC_WORD.finditer(text))
         for place, word in enumerate(words):
             skip = self._prefix_of_known(word.group(), parts)
@@ -129,12 +131,12 @@ class ArabicNames:
                         yield word.start() + skip, following.end()
 
     def may_be_name(self, text: str) -> bool:
-        """Return whether an Arabic word of the text may be part of a name."""
+        """Return True if any Arabic word in a text may be part of a name."""
         return any(word not in self._never for word in ARABIC_WORD.findall(text))
 
     def _before_identity(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the name before an identity document, as in "… توماس إيكلوند، جواز السفر رقم": the last two words, or
-        after a title or role up to three."""
+        """Yield the name before the mention of an identity document, as in "… توماس إيكلوند، جواز السفر رقم". The name
+        is the last two words, or, after a title or role, up to three words."""
         for identity in _IDENTITY.finditer(text):
             before = _LAST_WORDS.search(text, max(0, identity.start() - _LONGEST_OF_FOUR_WORDS), identity.start())
             if before is None:
@@ -147,8 +149,8 @@ class ArabicNames:
                 yield name[0].start(), name[-1].end()
 
     def _name_at(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
-        """Return (start offset, index of the last word) of a name that begins at this word, or after this word if it
-        is a title."""
+        """Return (start offset, index of the last word) of a name that begins with this word, or with the next word if
+        this word is a title. Return None if no name begins there."""
         word = words[position].group()
         for _, bare in bare_forms(word):
             if bare in ARABIC["titles"]:
@@ -187,8 +189,8 @@ class ArabicNames:
         return False
 
     def _end_of_name(self, text: str, words: Words, position: int) -> int | None:
-        """Return the index of the last word of a name that begins here with a given name, a compound or a kunya.
-        Return None if the words are too weak evidence."""
+        """Return the index of the last word of a name that begins here with a given name, a compound or a kunya. Return
+        None if the evidence for a name is too weak."""
         before = words[position - 1].group() if position > 0 else ""
         if before in ARABIC["place_heads"]:
             return None
@@ -223,8 +225,8 @@ class ArabicNames:
         return end if cued else None
 
     def _is_one_more(self, words: Words, position: int) -> bool:
-        """Return whether a word such as "وسالم" ("and Salim") after a name is one more given name, and does not
-        begin a longer name."""
+        """Return True if a word after a name, such as "وسالم" ("and Salim"), is one more given name that does not begin
+        a longer name."""
         word = words[position].group()
         following = words[position + 1].group() if position + 1 < len(words) else ""
         longer = following in ARABIC["kinship"] or following in ARABIC["given"] or is_tribe(following)
@@ -232,7 +234,7 @@ class ArabicNames:
         return plain and word.startswith("و") and word[1:] in ARABIC["given"] and word not in self._never
 
     def _is_labelled(self, text: str, words: Words, position: int) -> bool:
-        """Return whether a single word fills a labelled field: "الاسم: خالد"."""
+        """Return True if a single word fills a labelled field: "الاسم: خالد"."""
         if position > 0 or len(words) > 1:
             return False
         start = words[0].start()
@@ -253,8 +255,8 @@ class ArabicNames:
         return position + 1 if joined else position
 
     def _surname_behind(self, words: Words, end: int, *, everyday: bool) -> int | None:
-        """Return the index of the family name after given names, or None. A family name is a tribe, a word shaped like
-        one, or an unknown word at the end of a phrase."""
+        """Return the index of the family name that follows given names, or None. A family name is the name of a tribe,
+        a word with the shape of such a name, or an unknown word at the end of a phrase."""
         if end + 1 >= len(words):
             return None
         following = words[end + 1].group()
@@ -273,8 +275,8 @@ class ArabicNames:
         return end + 1
 
     def _speaker(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
-        """Return (start offset, index of the word) of the speaker after a reporting verb, or None. A speaker is one
-        word that the lists do not know: "قال بوتين إن", "وأضاف خطاب: …"."""
+        """Return (start offset, index of the word) of a speaker who is named after a reporting verb, or None. The
+        speaker is one word that is in no word list: "قال بوتين إن", "وأضاف خطاب: …"."""
         if position >= len(words):
             return None
         word = words[position].group()
@@ -293,8 +295,8 @@ class ArabicNames:
         return len(word) > 2 and word not in self._never
 
     def _end_of_kinship(self, words: Words, position: int) -> int | None:
-        """Return the index of the last word of a name with kinship words, "… بن … بن … ال…ي", that begins here, or
-        None."""
+        """Return the index of the last word of a name that begins here and has kinship words, such as "… بن … بن …
+        ال…ي". Return None if no such name begins here."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
         if begin + 2 >= len(words) or words[begin + 1].group() not in ARABIC["kinship"]:
             return None
@@ -340,7 +342,8 @@ class ArabicNames:
         return words[position].start(), last
 
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
-        """Return the number of prefix letters before a known part in this word, or None if the word contains none."""
+        """Return the number of prefix letters before a known part of a name in this word. Return None if the word
+        contains no known part."""
         for skip, bare in bare_forms(word):
             if bare in ARABIC["everyday_given"] or bare in self._never or len(bare) < 3:
                 continue
@@ -351,8 +354,8 @@ class ArabicNames:
 
 def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the pieces of a name that was found across lines. If a line begins with a given name, a new piece begins
-    there. If it begins with a word with the article that is no family name, the name ends before it. Otherwise the name
-    continues."""
+    there. If it begins with a word that has the article and is not a family name, the name ends before this word.
+    Otherwise the name continues in the line."""
     words = list(ARABIC_WORD.finditer(text, start, end))
     begun = start
     for before, following in pairwise(words):
@@ -373,16 +376,16 @@ def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def given_in(word: str) -> str:
-    """Return the given name in a word without prefixes; the word itself if it contains none."""
+    """Return the given name in a word, without prefixes. Return the word unchanged if it contains no given name."""
     return word[given_name_in(word)[0] :]
 
 
 def _stands_as_speaker(text: str, word: re.Match[str]) -> bool:
-    """Return whether a word is a speaker's label at the start of a line, as in a script: "عماد: …"."""
+    """Return True if a word at the start of a line is the label of a speaker, as in a script: "عماد: …"."""
     before = text[max(0, word.start() - 2) : word.start()].rstrip(" ")
     return (not before or before.endswith("\n")) and text[word.end() : word.end() + 2].lstrip(" ").startswith(":")
 
 
 def _foreign(word: str) -> bool:
-    """Return whether a word contains letters that Arabic does not use."""
+    """Return True if a word contains letters that Arabic does not use."""
     return any(not "ء" <= letter <= "ي" for letter in word)

@@ -34,7 +34,7 @@ def latin_candidates(
     Args:
         entities: the name model's entities in this text; None if no model read it.
         keep_words: words that are never part of a name, in lower case.
-        signed: whether the text is a letter, which may end with a signature.
+        signed: True if the text may end with a signature, as a letter does.
     """
     facts = _Facts(_with_spaces(text), entities, len(text) - _SIGNATURE_REACH if signed else len(text), text)
     for run in RUN.finditer(facts.text):
@@ -51,12 +51,12 @@ def latin_candidates(
 
 
 def one_word(text: str, token: Token) -> Candidate:
-    """Return the candidate of a single word, without a name model."""
+    """Return a single word as a candidate, with features that need no name model."""
     return _Facts(text, None, len(text), text).candidate([token], [kinds_of(token.group())], ())
 
 
 def is_certain_alone(text: str, token: Token) -> bool:
-    """Return whether a single word is certainly a name, by the lists or by the word before it."""
+    """Return True if the word lists, or the word before it, show that a single word is certainly a name."""
     before = _before(text[max(0, token.start() - _REACH) : token.start()])
     return not kinds_of(token.group()).isdisjoint(_CERTAIN) or not _SPEAKS_BEFORE.isdisjoint(before)
 
@@ -73,8 +73,8 @@ _LINE_END = re.compile(r"(?<![^\W\d_])([^\W\d_]{3,})[ \t]?(\n[>| ]{0,2})((?:A[Ll
 
 
 def _with_spaces(text: str) -> str:
-    """Return the text with spaces in place of signs in file names and addresses that contain a listed given name, and
-    of line ends between a given name and a family name. The length stays the same."""
+    """Return the text with spaces in place of two things: signs in a file name or address that contains a listed given
+    name, and a line end between a given name and a family name. The text's length stays the same."""
     if any(sign in text for sign in "_/\\+") or _EXTENSION.search(text) is not None:
         text = _JOINED.sub(_spaced, text)
     return _LINE_END.sub(_on_one_line, text) if "\n" in text else text
@@ -95,7 +95,8 @@ def _on_one_line(words: Token) -> str:
 
 
 def _pieces(tokens: Sequence[Token], kinds: Sequence[Kinds], keep_words: frozenset[str]) -> Iterator[slice]:
-    """Yield the groups of words between titles, function words, heads of places and words to keep."""
+    """Yield the groups of words that lie between titles, function words, words that begin a place's name, and words to
+    keep."""
     first = 0
     for place, token in enumerate(tokens):
         before = kinds[place - 1] if place else frozenset()
@@ -133,7 +134,8 @@ def _spans_of(
 
 
 def _is_firm(kinds: Sequence[Kinds]) -> bool:
-    """Return whether words are a firm, such as "Noordzand Dredging". "Lubna Dredging" is a person."""
+    """Return True if words are the name of a firm, such as "Noordzand Dredging". Return False for "Lubna Dredging": it
+    begins with a given name, so it counts as a person."""
     return len(kinds) > 1 and "firm" in kinds[-1] and all(each.isdisjoint(_LISTED) for each in kinds)
 
 
@@ -152,8 +154,8 @@ _SMALL_CUED = re.compile(r"(?:name is|name:|\bmrs?\.?|\bms\.?|\bdr\.?) (([a-z]{3
 
 
 def _in_small_letters(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield candidates in small letters: a model's persons, listed given names with the word after them, and words
-    after a cue such as "name is"."""
+    """Yield candidates in small letters: persons that the name model found, each listed given name with the word after
+    it, and words after a cue such as "name is"."""
     text = facts.text
     spans = {
         each[:2]
@@ -187,7 +189,7 @@ _NEXT = ("; ", " and ", " & ", "\n")
 
 
 def _family_name_first(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield names such as "Oakes, Tamsin". The features of their words are those of "Tamsin Oakes"."""
+    """Yield names such as "Oakes, Tamsin". Their words get the features of the words in "Tamsin Oakes"."""
     last = -1  # end of the previous name
     for match in _INVERTED.finditer(facts.text) if ", " in facts.text else ():
         words = [*EACH_TOKEN.finditer(facts.text, *match.span(2))][:1] + [*EACH_TOKEN.finditer(match[1])][-1:]
@@ -216,12 +218,12 @@ _WHOLE = "the whole of the model's person"
 
 
 class _Facts:
-    """A text, its entities, and the features of its positions, each computed once."""
+    """A text, the entities in it, and the features at its offsets. The features of an offset are computed only once."""
 
     def __init__(self, text: str, entities: Sequence[Entity] | None, signature: int, written: str) -> None:
         """
         Args:
-            entities: None if no model read the text.
+            entities: the name model's entities in the text; None if no model read the text.
             signature: offset in the text. Only words that end after it may be a signature.
             written: the text before `_with_spaces` changed it.
         """
@@ -235,8 +237,8 @@ class _Facts:
         self._lower: frozenset[str] | None = None
 
     def may_hold_name(self, tokens: Sequence[Token], kinds: Sequence[Kinds]) -> bool:
-        """Return whether the words may contain a name, by word lists, entities, neighbouring words or the end of a
-        letter."""
+        """Return True if the words may contain a name: because of word lists, entities or neighbouring words, or
+        because a letter ends there."""
         start, end = tokens[0].start(), tokens[-1].end()
         if any(not _LISTED.isdisjoint(each) for each in kinds) or self._signs(start, end):
             return True
@@ -246,13 +248,14 @@ class _Facts:
         return speaks or not _SPEAKS_BEFORE.isdisjoint(self.before(start))
 
     def is_month(self, token: Token) -> bool:
-        """Return whether a single word is a month, unless the model or the word before it speaks for a person."""
+        """Return True if a single word is a month. Return False if the name model or the word before it shows that it
+        is a person's name."""
         if token.group().casefold() not in _MONTHS_TOO or not _SPEAKS_BEFORE.isdisjoint(self.before(token.start())):
             return False
         return all(each[:2] != token.span() or each.label != "PERSON" for each in self.entities)
 
     def candidate(self, tokens: Sequence[Token], kinds: Sequence[Kinds], further: Sequence[str]) -> Candidate:
-        """Return the candidate of adjacent words, with all its features."""
+        """Return adjacent words as a candidate with all its features."""
         found = list(further)
         if len(tokens) > 1 and " ".join(without_accents(token.group()) for token in tokens) in _PLACES:
             found.append("a listed place")
@@ -263,7 +266,7 @@ class _Facts:
         return self.described(tokens[0].start(), tokens[-1].end(), kinds, found)
 
     def described(self, start: int, end: int, kinds: Sequence[Kinds], further: Sequence[str]) -> Candidate:
-        """Return a candidate with the features of its words and its surroundings."""
+        """Return text[start:end] as a candidate with the features of its words and of the words around it."""
         found = [*self.before(start), *self._after(end), *_of_words(kinds), *further]
         if "ends a line" in found and _LINE_BEFORE.search(self.text, max(0, start - 8), start) is not None:
             found.append("alone in its line")
@@ -283,7 +286,7 @@ class _Facts:
         return self._before[start]
 
     def _signs(self, start: int, end: int) -> bool:
-        """Return whether text[start:end] is placed like the signature at the end of a letter."""
+        """Return True if text[start:end] is where a letter has its signature: at the end."""
         if end <= self._signature or _SIGNATURE_BEHIND.match(self.text, end) is None:
             return False
         return _SIGNATURE_BEFORE.search(self.text, max(0, start - _REACH), start) is not None
@@ -422,5 +425,5 @@ _FIRM = re.compile(rf"(?<![\w@./-])(?!The )(?:{WHOLE_WORD}(?:,? (?:(?:and|&|of) 
 
 
 def firms(text: str) -> list[tuple[int, int]]:
-    """Return the half-open spans of firms' names with their legal form in a normalised text."""
+    """Return the half-open spans of names of firms in a normalised text. Each name includes the firm's legal form."""
     return [match.span() for match in _FIRM.finditer(text)]

@@ -92,7 +92,8 @@ _SHAPES = frozenset({"capitals", "short", "family name's ending"})
 
 @lru_cache(maxsize=1 << 16)
 def kinds_of(word: str) -> Kinds:
-    """Return the kinds of a word, such as "given name", by the word lists, its ending and its shape."""
+    """Return the kinds of a word, such as "given name". The word lists, the word's ending and its shape determine
+    them."""
     plain = without_accents(word).strip(".")
     found = {kind for kind, words in _KINDS.items() if plain in words}
     if not found and plain.endswith("s") and len(plain) > 3:  # "Sirs", "Inspectors"
@@ -124,8 +125,8 @@ _CUE_BEFORE = re.compile(
 
 
 def recased(text: str) -> str:
-    """Capitalise known names, and the words after them, in a text without capitals. Return any other text unchanged.
-    The length stays the same."""
+    """Capitalise known names, and the word after each of them, in a text without capitals. Return any other text
+    unchanged. The text's length stays the same."""
     if UPPER_LETTER.search(text) is not None:
         return text
     letters = list(text)
@@ -148,5 +149,5 @@ def recased(text: str) -> str:
 
 
 def _capital(letter: str) -> str:
-    """Return the capital letter, or the letter itself if its capital is two letters ("ß")."""
+    """Return the capital form of a letter. Return the letter unchanged if its capital form has two letters ("ß")."""
     return letter.upper() if len(letter.upper()) == 1 else letter

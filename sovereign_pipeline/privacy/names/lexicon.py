@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def _read(file: str) -> dict[str, frozenset[str]]:
-    """Return section -> words of a file. Lines that begin with `#` are comments."""
+    """Return a dict from each section of a file to its words. Lines that begin with `#` are comments."""
     sections: dict[str, set[str]] = {}
     words: set[str] = set()
     for line in Path(__file__).with_name("word_lists").joinpath(file).read_text(encoding="utf-8").splitlines():
@@ -22,4 +22,4 @@ ARABIC = _read("arabic.txt")
 ARABIC["given"] |= ARABIC["given_gulf"]
 LATIN = _read("gulf.txt") | _read("world_names.txt") | _read("world_places.txt") | _read("not_names.txt")
 BESIDE = _read("beside_names.txt")
-"""Feature -> neighbouring words that give a candidate this feature."""
+"""Feature -> words that give this feature to a candidate next to them."""

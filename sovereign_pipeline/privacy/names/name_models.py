@@ -1,4 +1,4 @@
-"""Load a spaCy or transformers name model, and run it. All models return entities with the same labels."""
+"""Load and run a spaCy or transformers name model. All models return entities with the same labels."""
 
 import bisect
 import importlib.metadata
@@ -32,7 +32,7 @@ LABELS: dict[str, Label] = {
 
 
 class Entity(NamedTuple):
-    """A half-open span of a text, and the label that the model gives it."""
+    """A half-open span of a text, with the label that the name model gives to the span."""
 
     start: int
     end: int
@@ -69,14 +69,14 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
 # --- spaCy ------------------------------------------------------------------------------------------------------------
 
 BATCH_CHARACTERS = 100_000
-"""Size of the texts of one matrix product. A character takes about a kilobyte of memory."""
+"""Maximum number of characters of texts in one matrix product. Each character takes about a kilobyte of memory."""
 TEXTS_AT_ONCE = 128
 """Number of texts in one batch of spaCy's own reader. Its default of 1,000 takes eight times the memory."""
 _NEED_TORCH = ("spacy_curated_transformers", "spacy_transformers")
 
 
 class _Hidden(MetaPathFinder):
-    """A finder that hides torch and transformers from the imports of one thread."""
+    """An import finder that hides torch and transformers from imports in one thread."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -88,8 +88,9 @@ class _Hidden(MetaPathFinder):
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    """Hide torch and transformers from imports of spaCy and Presidio inside this context. Both would import them, which
-    takes seconds, and need them only for other models. Nothing is hidden if spaCy has a plugin that needs torch."""
+    """Hide torch and transformers while spaCy and Presidio are imported inside this context. Both would import these
+    libraries, which takes seconds, but need them only for models that are not used here. Nothing is hidden if spaCy has
+    a plugin that needs torch."""
     finder = _Hidden()
     hidden = not any(importlib.util.find_spec(plugin) for plugin in _NEED_TORCH)
     if hidden:
@@ -150,7 +151,8 @@ class SpacyModel:
 
 
 def _drop_unused_vectors(pipeline: Any) -> None:
-    """Remove a shared tok2vec that the entity recognizer does not use. It would take a third of the time."""
+    """Remove a shared tok2vec component if the entity recognizer does not use it. The component would take a third of
+    the time."""
     if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
         listeners = pipeline.get_pipe("tok2vec").listening_components
         if "ner" not in listeners:
@@ -158,13 +160,13 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 
 
 CAUTION = "caution"
-"""Key in a spaCy model's meta.json. Its number, chosen by `ner.choose_caution`, is added to every word's score for
-being outside of entities."""
+"""Key in a spaCy model's meta.json. Its value, a number that `ner.choose_caution` chooses, is added to each word's
+score for being outside of entities."""
 
 # --- features of Arabic words -----------------------------------------------------------------------------------------
 
 WORD_CLASSES = "word_classes"
-"""Table of a spaCy model: folded word -> the list that it is on."""
+"""Name of a table in a spaCy model: folded word -> name of the word list that contains it."""
 _MARKS = re.compile("[\u0640\u064b-\u065f\u0670]")
 _ONE_FORM = str.maketrans("أإآٱىةؤئ", "اااايهوي")
 _PREFIXES = re.compile("(?:[وف]?(?:[بك]?ال|لل|ل|ب|ك)|[وف])(?=..)")
@@ -173,7 +175,8 @@ _ARABIC = re.compile("[ء-ي]")
 
 
 def folded(word: str) -> str:
-    """Return an Arabic word without vowel marks, with one form of alef and of the last letters."""
+    """Return an Arabic word without vowel marks. All forms of alef become one form, as do letters that are confused at
+    a word's end."""
     return _MARKS.sub("", word).translate(_ONE_FORM)
 
 
@@ -184,8 +187,8 @@ def _stem(word: str) -> str:
 
 def word_features(pipeline: Any) -> None:
     """Replace spaCy's attributes of words with features for Arabic: the folded word, its stem, the stem's first
-    letters, the word's last letters, and its class. The class is the list of the model's table that contains the word,
-    with or without prefix and suffix."""
+    letters, the word's last letters, and its class. The class is the name of the list, in the model's table, that
+    contains the word with or without its prefix and suffix."""
     from spacy.attrs import LOWER, NORM, PREFIX, SHAPE, SUFFIX
 
     classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
@@ -216,11 +219,11 @@ def word_features(pipeline: Any) -> None:
 
 
 class GreedyRecognizer:
-    """Runs a greedy entity recognizer of spaCy with matrix products over a whole batch, where spaCy loops over words.
+    """Runs spaCy's greedy entity recognizer with matrix products over a whole batch. spaCy itself loops over words.
 
     spaCy scores a word by three vectors: of the word, of the open entity's first word, and of the previous word.
-    Outside of entities the last two are padding, so all words are scored at once. Only words within an entity are
-    scored one after the other. Each distinct word is embedded once. The rules are those of
+    Outside of entities the last two vectors are padding, so all such words are scored at once. Only words within an
+    entity are scored one after the other. Each distinct word is embedded once. The rules are those of
     `spacy/pipeline/_parser_internals/ner.pyx` for documents without entities.
     """
 
@@ -241,7 +244,8 @@ class GreedyRecognizer:
 
     @staticmethod
     def reads(pipeline: Any) -> bool:
-        """Return whether this class can run a pipeline: a single entity recognizer of the expected form."""
+        """Return True if this class can run a pipeline: if the pipeline is a single entity recognizer of the expected
+        form."""
         from spacy.attrs import NAMES
         from spacy.pipeline import EntityRecognizer
 
@@ -314,7 +318,8 @@ class GreedyRecognizer:
             first = end
 
     def _embedded(self, documents: Sequence[Any]) -> list[Any]:
-        """Return the vectors of each document's words, before the encoder adds their neighbours' influence."""
+        """Return the vectors of each document's words as they are before the encoder mixes the vectors of neighbouring
+        words."""
         import numpy as np
         from spacy.attrs import NORM, ORTH
         from spacy.tokens import Doc
@@ -344,16 +349,16 @@ _SCHEME = re.compile(r"([BIESLUM])[-_](.+)")
 class TransformersModel:
     """A transformers model that classifies tokens (BIO, BIOES or plain labels), on the CPU in float32.
 
-    A text longer than the model's window is split into windows that overlap by a quarter. Each word is classified in
-    the window with most text around it, by the label of its first token, as in training on CoNLL (Devlin et al. 2019,
-    section 5.3).
+    A text longer than the model's window is split into windows that overlap by a quarter. A word gets the label of its
+    first token in the window that has most text around the word, as in training on CoNLL (Devlin et al. 2019, section
+    5.3).
     """
 
     def __init__(self, where: str, directory: Path) -> None:
         """
         Args:
             where: beginning of error messages.
-            directory: folder with configuration, fast tokenizer, weights as safetensors.
+            directory: folder with the model's configuration, its fast tokenizer, and its weights as safetensors.
 
         Raises PrivacyError.
         """
@@ -424,7 +429,7 @@ class TransformersModel:
 
 
 class _Words:
-    """The words of one text, each with the label from the window with most text around it."""
+    """The words of one text. Each word has the label from that window which has most text around the word."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -433,7 +438,7 @@ class _Words:
         self._labels: dict[int, tuple[int, int]] = {}  # word -> (tokens between it and the window's edge, label)
 
     def add_window(self, offsets: Sequence[tuple[int, int]], special: Sequence[int], labels: Sequence[int]) -> None:
-        """Add the labels of one window, whose tokens are in reading order."""
+        """Add the labels of one window. The window's tokens are in reading order."""
         tokens = [index for index, is_special in enumerate(special) if not is_special]
         previous = -1
         for place, index in enumerate(tokens):
@@ -452,11 +457,11 @@ class _Words:
         return index if index >= 0 and start < self._spans[index][1] else None
 
     def entities(self, labels: Sequence[tuple[str, str]]) -> list[Entity]:
-        """Return the entities: adjacent words with one label are one entity, unless the scheme or punctuation separates
-        them.
+        """Return the entities. Adjacent words with the same label are one entity, unless the scheme or punctuation
+        separates them.
 
         Args:
-            labels: (scheme, name) by output index of the model.
+            labels: (scheme, name) of the label for each output of the model.
         """
         found: list[Entity] = []
         open_end = -1  # end of the entity that may continue; -1 for none
@@ -477,13 +482,13 @@ class _Words:
 
 
 def _parsed(label: str) -> tuple[str, str]:
-    """Return a label as (scheme, name): "B-PERS" is ("B", "PERS"), "PERS" is ("", "PERS")."""
+    """Split a label into (scheme, name): "B-PERS" becomes ("B", "PERS"), and "PERS" becomes ("", "PERS")."""
     match = _SCHEME.fullmatch(label.upper())
     return (match[1], match[2]) if match else ("", label.upper())
 
 
 def _window(config: Any, tokenizer: Any) -> int:
-    """Return the number of tokens in a window. RoBERTa-like models number positions from the padding index + 1, so
+    """Return the number of tokens in a window. Models like RoBERTa number positions from the padding index + 1, so
     their window is smaller."""
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
@@ -497,7 +502,7 @@ def _reject_pickle(where: str, directory: Path) -> None:
     raise PrivacyError(
         f"{where}: its weights are not in safetensors. Pickled weights (pytorch_model.bin) are not read: loading them "
         f"can run any code.",
-        "Convert them once on a machine where loading them is safe: "
+        "Convert the weights once, on a machine where loading them is safe: "
         "AutoModelForTokenClassification.from_pretrained(directory)"
         ".save_pretrained(directory) writes model.safetensors.",
     )
@@ -528,7 +533,7 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
     if sha256 is not None and files_digest(directory) != sha256:
         raise PrivacyError(
             f"{where}: the digest of its files is not the one in privacy.name_model_sha256.",
-            "Copy the model again, or set the digest of the newly trained model.",
+            "Copy the model again, or set privacy.name_model_sha256 to the digest of the newly trained model.",
         )
     match _kind_of(directory):
         case "spacy":
@@ -538,7 +543,7 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
 
 
 def is_spacy_model(model: str) -> bool:
-    """Return whether a model is a spaCy model. Raises PrivacyError if there is no model, or none of a known kind."""
+    """Return True if a model is a spaCy model. Raises PrivacyError if there is no model, or if its kind is unknown."""
     return _kind_of(name_model_directory(model)) == "spacy"
 
 
@@ -568,12 +573,13 @@ def model_files(directory: Path) -> dict[str, str]:
 
 
 def files_digest(directory: Path) -> str:
-    """Return the digest over a model's files, which a recipe may name."""
+    """Return the digest over the files of a model. A recipe may state it in `privacy.name_model_sha256`."""
     return digest_of(model_files(directory))
 
 
 def name_model_parts(model: str) -> dict[str, str]:
-    """Return everything that decides a model's findings: file -> SHA-256, library -> version. Raises PrivacyError."""
+    """Return everything that decides a model's findings: the SHA-256 of each file, and the version of each library.
+    Raises PrivacyError."""
     directory = name_model_directory(model)
     return {
         **model_files(directory),
@@ -582,8 +588,8 @@ def name_model_parts(model: str) -> dict[str, str]:
 
 
 def _kind_of(directory: Path) -> ModelKind:
-    """Return the kind of the model in a directory, by its files. Raises PrivacyError if there is no model, or none
-    that finds entities."""
+    """Return the kind of the model in a directory, which its files show. Raises PrivacyError if the directory has no
+    model, or a model that does not find entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
     if not (directory / "config.json").is_file():

@@ -46,7 +46,7 @@ class NamePatterns:
         Args:
             text: normalised text.
             entities: the name model's entities in this text; None if no model read it.
-            signed: whether the text is a letter, which may end with a signature.
+            signed: True if the text may end with a signature, as a letter does.
         """
         script: Script = "latin_alone" if entities is None else "latin"
         found = [each[:2] for each in self._scorer.names(script, self.candidates(text, entities, signed=signed))]
@@ -73,8 +73,8 @@ class NamePatterns:
     def explained(
         self, text: str, entities: Sequence[Entity] | None, *, signed: bool
     ) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
-        """Return span -> explanation of each name in Latin letters, and the spans of doubtful names. Doubtful names
-        would be names if the policy favoured recall."""
+        """Return a dict from the span of each name in Latin letters to an explanation, and the spans of doubtful names.
+        A doubtful name would count as a name if the policy favoured recall."""
         script: Script = "latin_alone" if entities is None else "latin"
         found = self.candidates(text, entities, signed=signed)
         weights = self._scorer.weights[script]
@@ -86,7 +86,7 @@ class NamePatterns:
 
         Args:
             text: normalised text.
-            parts: the folded parts of these people's names (`persons.known_parts`).
+            parts: the folded parts of the names of these people (`persons.known_parts`).
         """
         found = list(self._latin_mentions(text, parts))
         if ARABIC_LETTER.search(text):
@@ -94,14 +94,15 @@ class NamePatterns:
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
-        """Return whether a name is certain enough to search for it in the rest of the case."""
+        """Return True if a name is so certain that the rest of the case is searched for it."""
         tokens = list(EACH_TOKEN.finditer(text, span.start, span.end))
         if ARABIC_LETTER.search(text, span.start, span.end) or len(tokens) != 1:
             return True
         return is_certain_alone(text, tokens[0])
 
     def _latin_mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Yield single words that are known parts of names. An everyday word must score as a name, too."""
+        """Yield single words that are known parts of names. If such a word is also an everyday word, its score must be
+        that of a name, too."""
         for token in EACH_TOKEN.finditer(text):
             folded = folded_word(token.group())
             if folded not in parts or folded in self._keep_words or text[token.start() - 1 : token.start()].isalpha():
@@ -118,7 +119,7 @@ class NamePatterns:
 
 
 def _with_plain_endings(text: str) -> str:
-    """Return the text with Arabic letters replaced by "a" where they are attached to a Latin word. The length stays
+    """Return the text with "a" in place of each Arabic letter that is attached to a Latin word. The text's length stays
     the same."""
     if ARABIC_LETTER.search(text) is None:
         return text
@@ -130,8 +131,8 @@ def _is_within(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool
 
 
 def _with_titles_beside_names(text: str) -> str:
-    """Return the text with "السيد/ …" rewritten without the slash, so that the title is next to the name. The length
-    stays the same."""
+    """Return the text without the slash in "السيد/ …", so that the title is next to the name. The text's length stays
+    the same."""
     if "/" not in text:
         return text
     return _STROKE_BEHIND_WORD.sub(
@@ -140,19 +141,20 @@ def _with_titles_beside_names(text: str) -> str:
 
 
 def _with_single_spaces(text: str) -> str:
-    """Return the text with a space for each single sign between Arabic words. The length stays the same."""
+    """Return the text with a space in place of each single sign between Arabic words. The text's length stays the
+    same."""
     return _BETWEEN_ARABIC_WORDS.sub(" ", text)
 
 
 def name_key(text: str, start: int, end: int) -> str:
-    """Return a name as written. After the preposition "ل", restore the first letter of the article, which the
-    preposition removes."""
+    """Return a name as the text has it. After the preposition "ل", the first letter of the article is restored, because
+    Arabic drops it there."""
     name = text[start:end]
     return f"ا{name}" if text[start - 1 : start + 1] == "لل" else name
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return the span extended to whole words, for words in two scripts or with rare letters."""
+    """Extend a span to whole words and return it. A name in two scripts or with rare letters may end inside a word."""
     while end < len(text) and text[end].isalpha() and text[end - 1].isalpha():
         end += 1
     while start > 0 and text[start - 1].isalpha() and (text[start - 1] < "\u0600") and text[start].isalpha():
@@ -164,7 +166,7 @@ _GENERATION = re.compile(r",? (?:Jr|Sr|Jnr|Snr|JR|SR|II|III|IV)\b\.?")
 
 
 def _with_generation(text: str, span: Span) -> Span:
-    """Return the span of a name with a following generation suffix such as "Jr."."""
+    """Extend the span of a name by a generation suffix that follows, such as "Jr.", and return it."""
     behind = _GENERATION.match(text, span.end)
     return _name_span(text, span.start, behind.end()) if behind is not None and " " in span.key else span
 

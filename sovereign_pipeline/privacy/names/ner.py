@@ -1,4 +1,4 @@
-"""Train a small spaCy model of names on an institution's own marked texts."""
+"""Train a small spaCy model that finds names, on an institution's own texts with marked names."""
 
 import importlib.metadata
 import json
@@ -37,7 +37,7 @@ Place = tuple[int, int]
 
 
 class Sentence(NamedTuple):
-    """A text with its entities, and the document that it is from."""
+    """A text, the entities in it, and the document that contains it."""
 
     text: str
     entities: tuple[Entity, ...]
@@ -48,18 +48,18 @@ class Sentence(NamedTuple):
 
 
 class MarkedText(Frozen):
-    """A line of a training set in JSON lines: a text, and its names as half-open spans."""
+    """A line of a training set in JSON lines: a text, and the names in it as half-open spans."""
 
     text: str
     spans: tuple[Place, ...] = ()
     group: str = ""
-    """Document, author or template of the text. Texts of one group stay together."""
+    """Document, author or template of the text. All texts of a group are trained on, or all are held out."""
     is_letter: bool = False
     """True if the text may end with a signature."""
 
 
 def read_marked(path: Path) -> list[MarkedText]:
-    """Read JSON lines. Raises InputError, which names the line and never quotes it."""
+    """Read JSON lines. Raises InputError, which has the number of the invalid line and never quotes it."""
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -83,8 +83,8 @@ LINES_OF_DOCUMENT = 50
 
 
 def read_bio(path: Path) -> list[Sentence]:
-    """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Only the longest of nested
-    entities counts. Raises InputError, which names the line and never quotes it."""
+    """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Of nested entities, only the
+    longest counts. Raises InputError, which has the number of the invalid line and never quotes it."""
     sentences: list[Sentence] = []
     words: list[str] = []
     labels: list[list[str]] = []
@@ -136,7 +136,8 @@ def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: s
 
 
 def arabic_classes() -> dict[str, str]:
-    """Return folded word -> name of the list that contains it, for the features of an Arabic model."""
+    """Return a dict from folded word to the name of the list that contains it. These names are features of an Arabic
+    model."""
     lists: dict[str, frozenset[str]] = {
         "tribe": ARABIC["tribes"],
         "given": ARABIC["given"] - ARABIC["everyday_given"],
@@ -162,7 +163,7 @@ def train_ner(
     classes: Mapping[str, str] | None = None,
     report: Callable[[int, int, float], None] = lambda epoch, count, loss: None,
 ) -> Any:
-    """Return a spaCy pipeline with one entity recognizer. The same sentences give the same model.
+    """Train and return a spaCy pipeline with one entity recognizer. The same sentences always give the same model.
 
     Args:
         epochs: the sentences of each epoch.
@@ -207,7 +208,7 @@ def train_ner(
 
 
 def _average(pipeline: Any, optimizer: Any) -> None:
-    """Set the weights to their averages over the training, which vary less."""
+    """Set the weights to their averages over the training. Averages vary less than the last weights."""
     for node in pipeline.get_pipe("ner").model.walk():
         for name in node.param_names:
             key = (node.id, name)
@@ -245,7 +246,8 @@ _CAUTION = [step / 2 for step in range(13)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
-    """Set the smallest caution at which precision of persons reaches PRECISION, on texts that were not trained on."""
+    """Set the smallest caution at which the precision for persons reaches PRECISION. `sentences` must not have been
+    trained on."""
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
@@ -254,7 +256,7 @@ def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
 
 
 def write_model(pipeline: Any, directory: Path) -> None:
-    """Write a trained pipeline without the words that it was trained on."""
+    """Write a trained pipeline to a directory, without the words that it was trained on."""
     import srsly
 
     pipeline.to_disk(directory)
@@ -264,11 +266,12 @@ def write_model(pipeline: Any, directory: Path) -> None:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 COVER = 0.9
-"""Share of a name's characters that findings must cover for the name to count as found, and vice versa."""
+"""Share of a name's characters that findings must cover for the name to count as found; and share of a finding's
+characters that names must cover for the finding to count as right."""
 
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
-    """Return the precision and recall of a model's persons, compared with the marked persons."""
+    """Return the precision and the recall of the persons that a model finds, compared with the marked persons."""
     found = names = right = findings = 0
     for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
         marked, persons = _persons(each.entities), _persons(entities)
@@ -282,7 +285,7 @@ def _persons(entities: Sequence[Entity]) -> list[Place]:
 
 
 def covered(places: Iterable[Place], others: Sequence[Place]) -> int:
-    """Return the number of places of which the other places cover at least the share COVER."""
+    """Return the number of places that are covered by `others` to at least the share COVER."""
     return sum(cover(each, others) >= COVER for each in places)
 
 
@@ -295,10 +298,11 @@ def cover(place: Place, others: Iterable[Place]) -> float:
 # --- an institution's own model ---------------------------------------------------------------------------------------
 
 HELD_OUT = 5
-"""One in five documents is for measuring, and one in ten for choosing the caution. Neither is trained on."""
+"""One in five documents is used to measure the model, and one in ten to choose the caution. Neither group is trained
+on."""
 LEAST_DOCUMENTS = 10
 EPOCHS, SENTENCES = 8, 3_000
-"""Minimum number of epochs, and of sentences in all epochs together."""
+"""Minimum number of epochs; and minimum number of sentences over all epochs, a sentence being counted in each epoch."""
 
 
 def read_sentences(path: Path) -> list[Sentence]:
@@ -321,7 +325,7 @@ class Trained(NamedTuple):
     names: int
     """Number of persons in the held-out documents."""
     before: dict[str, float] | None
-    """Recall and precision of the model that the training continued from."""
+    """Recall and precision of the parent model, from which the training continued."""
     after: dict[str, float]
 
 
@@ -332,7 +336,8 @@ def train_own(
     parent: str | None,
     report: Callable[[int, int, float], None],
 ) -> Trained:
-    """Train a model on an institution's sets, measure it on documents that were held out, and write it with its card.
+    """Train a model on an institution's sets, measure the model on documents that were held out from the training, and
+    write the model with its card.
 
     Args:
         sets: name -> file.
@@ -374,6 +379,6 @@ def train_own(
 
 
 def measured(model: NameModel, sentences: Sequence[Sentence]) -> dict[str, float]:
-    """Return a model's recall and precision of persons."""
+    """Return the recall and the precision of the persons that a model finds."""
     precision, recall = precision_and_recall(model, sentences)
     return {"recall": round(recall, 3), "precision": round(precision, 3)}

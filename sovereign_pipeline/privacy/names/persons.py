@@ -1,5 +1,5 @@
-"""Decide which names in one case file belong to one person: parse names into parts, and map shorter names to fuller
-ones."""
+"""Decide which names in one case file belong to one person: parse names into parts, and map each shorter name to a
+fuller name."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ class PersonName:
     """Generation suffix: "jr", "sr", "ii", "iii" or "iv"."""
 
     def is_part_of(self, other: "PersonName") -> bool:
-        """Return whether the other name contains every part of this name, and further parts."""
+        """Return True if the other name contains every part of this name, and further parts."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -57,8 +57,8 @@ class PersonName:
         return PersonName(given, fathers, surname, alone, self.generation)
 
     def may_be(self, other: "PersonName") -> bool:
-        """Return whether the names may be spellings of one name: every part that both have is equal or alike, and at
-        least one differs."""
+        """Return True if two names may be spellings of one name: if every part that both have is equal or alike, and at
+        least one part is not equal."""
         if self.alone is not None or other.alone is not None:
             short, whole = (self, other) if self.alone is not None else (other, self)
             candidates = (whole.given, whole.surname, whole.alone)
@@ -77,7 +77,7 @@ class PersonName:
 
 
 def _fits(part: str, whole: str) -> bool:
-    """Return whether a given name equals another one or is its initial."""
+    """Return True if the given names `part` and `whole` are equal, or if `part` is the initial of `whole`."""
     return part == whole or (len(part) == 2 and part[1] == "." and whole.startswith(part[0]))
 
 
@@ -101,8 +101,8 @@ _ARABIC_WRITING = (
 
 
 def folded(name: str) -> str:
-    """Return a name or a part of one, folded: without differences in letter case, hyphens, spelling of the article,
-    forms of alef and compounds written apart."""
+    """Fold a name or a part of a name: spellings become equal that differ only in letter case, hyphens, spelling of the
+    article, forms of alef, or compounds written apart."""
     text = _JOINED_ARTICLE.sub("al-", name.strip().replace("’", "'"))
     if not text.isascii() and not is_arabic(text):
         text = without_marks(text)
@@ -117,7 +117,8 @@ def folded(name: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def folded_word(word: str) -> str:
-    """Return a word of a name as it is stored in a PersonName: folded, with a final ta marbuta written as ha."""
+    """Return a word of a name in the form in which a PersonName stores it: folded, with a final ta marbuta written as
+    ha."""
     return re.sub("ة$", "ه", folded(word))
 
 
@@ -184,10 +185,10 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
     """Map each name of one case to the fullest name of that person. Return the map, and the ambiguous names for a
     person to check.
 
-    First, an Arabic and a Latin part are equal if they certainly spell one name and neither may spell a third part in
-    the case. Then a shorter name joins a fuller name if exactly one fuller name in the case has all its parts. A
-    remaining name is ambiguous if it fits several fuller names, has a part that fits several parts in the other script,
-    or may be another spelling of another person's name.
+    First, an Arabic part and a Latin part become equal if they certainly spell one name, and if neither may also spell
+    a third part in the case. Then a shorter name joins a fuller name if exactly one fuller name in the case has all
+    parts of the shorter name. Any other name is ambiguous if it fits several fuller names, if one of its parts fits
+    several parts in the other script, or if it may be another spelling of another person's name.
     """
     distinct = list(dict.fromkeys(names))
     equal = _equal_parts({part for name in distinct for part in name.parts})
@@ -199,7 +200,8 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Return each name's fullest name, comparing equal parts only, and the names that fit several fuller names."""
+    """Return a dict from each name to its fullest name, and the names that fit several fuller names. Only equal parts
+    are considered."""
     by_part: dict[str, list[PersonName]] = {}
     for name in distinct:
         for part in {name.given, name.surname}:
@@ -219,13 +221,13 @@ def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName
 
 
 def _shared_part(name: PersonName) -> str:
-    """Return a part that every fuller name of the same person contains."""
+    """Return a part that all fuller names of the same person contain."""
     return name.surname or name.given or name.alone or ""
 
 
 def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
-    """Return Arabic part -> Latin part for pairs that are certainly one name and have no other candidate in the
-    case."""
+    """Return a dict from Arabic part to Latin part. It has only pairs that are certainly one name, and whose parts
+    match no other part in the case."""
     alike = _across_scripts(parts)
     times = Counter(part for pair in alike for part in pair)
     return {
@@ -236,7 +238,7 @@ def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
 
 
 def _across_scripts(parts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the pairs of an Arabic and a Latin part that may be one name."""
+    """Return each pair of an Arabic part and a Latin part that may be one name."""
     arabic: list[str] = []
     latin: list[str] = []
     for part in parts:
@@ -264,7 +266,7 @@ def _perhaps_the_same(persons: Mapping[PersonName, PersonName]) -> set[PersonNam
 
 
 def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
-    """Return the folded given names and surnames by which the people of a case may be mentioned."""
+    """Return the folded given names and surnames with which texts may mention the people of a case."""
     parts = {part for name in names for part in (name.given, name.surname, name.alone) if part is not None}
     # "Abdul Rahman" is one part, and two words in a text.
     parts |= {word for part in parts if part.startswith("abdul") and len(part) > 8 for word in ("abdul", part[5:])}
@@ -272,5 +274,5 @@ def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
 
 
 def looks_like_nisba(word: str) -> bool:
-    """Return whether an Arabic word has the shape of a family name: the article, and the ending -ي or -ية."""
+    """Return True if an Arabic word has the shape of a family name: if it has the article and the ending -ي or -ية."""
     return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))

@@ -1,4 +1,4 @@
-"""Decide by a fitted linear score which candidates are names, and explain the score."""
+"""Compute a fitted linear score for candidates, decide which of them are names, and explain the score."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sovereign_pipeline.base.files import Frozen
 PACKAGED = Path(__file__).with_name("weights.json")
 
 Script = Literal["latin", "latin_alone", "arabic", "arabic_alone"]
-"""Key of the weights: the script, and `_alone` for texts that no name model read."""
+"""Key of the weights: the script, followed by `_alone` for texts that no name model read."""
 Favour = Literal["recall", "balanced", "precision"]
 FAVOURS: tuple[Favour, ...] = ("recall", "balanced", "precision")
 
@@ -28,14 +28,14 @@ class Candidate(NamedTuple):
 
 
 class SetRecord(Frozen):
-    """A set that weights were fitted to or measured on."""
+    """A set of texts to which weights were fitted, or on which they were measured."""
 
     sha256: str
     licence: str = ""
     texts: int
     names: int
     measured: dict[Favour, tuple[float, float]] = {}
-    """Favour -> precision and recall on texts that the weights were not fitted to."""
+    """Value of `favour` -> precision and recall on texts to which the weights were not fitted."""
 
 
 class Weights(Frozen):
@@ -44,7 +44,7 @@ class Weights(Frozen):
     bias: float
     features: dict[str, float]
     thresholds: dict[Favour, float]
-    """Favour -> the score above which a candidate is a name."""
+    """Value of `favour` -> score above which a candidate counts as a name."""
     sets: dict[str, SetRecord] = Field(default_factory=dict)
 
     def score(self, features: Iterable[str]) -> float:
@@ -69,7 +69,8 @@ class Scorer:
         return self._above(script, candidates, self._favour)
 
     def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates that are no names under this policy, but would be names if it favoured recall."""
+        """Return the candidates that do not count as names under this policy, but would if the policy favoured
+        recall."""
         names, more = self.names(script, candidates), self._above(script, candidates, "recall")
         return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
 
@@ -79,7 +80,8 @@ class Scorer:
 
 
 def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
-    """Return the features that count most in a candidate's score: "given name +2.1, after a title +1.4"."""
+    """Return a text with the features that contribute most to a candidate's score: "given name +2.1, after a title
+    +1.4"."""
     known = {each: weights.features[each] for each in features if each in weights.features}
     strongest = sorted(known, key=lambda name: (-abs(known[name]), name))[:count]
     return ", ".join(f"{name} {known[name]:+.1f}" for name in strongest)

@@ -1,10 +1,11 @@
-"""Compare two parts of names: an Arabic and a Latin spelling, or two spellings in one script.
+"""Compare two parts of names: an Arabic spelling with a Latin spelling, or two spellings in one script.
 
 Parts are folded as by `persons.person_name`: "said", "al-busaidi", "البوسعيدي".
 
-Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without diacritics, and the spellings of Gulf
-passports where these differ (k for ق, ee and oo for long vowels, -y for the nisba ending, no h for ة). Arabic does not
-write short vowels, so any short vowel may stand between two consonants. A long vowel is required.
+Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without diacritics, and, where passports of
+Gulf states differ from these tables, the spellings in passports (k for ق, ee and oo for long vowels, -y for the nisba
+ending, no h for ة). Arabic does not write short vowels, so any short vowel may be between two consonants. A long vowel
+is required.
 """
 
 import re
@@ -21,16 +22,16 @@ class Likeness(IntEnum):
 
     NONE = 0
     POSSIBLE = 1
-    """Rarer spelling, which a person should check."""
+    """The parts match only by a rarer spelling, or are two spellings in one script. A person should check this."""
     CERTAIN = 2
-    """Common spelling of exactly these letters."""
+    """One part is a common spelling of exactly the letters of the other."""
 
 
 _TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _CONSONANTS, _LONG, _LAST = (_TABLES[name] for name in ("consonants", "long", "last"))
 _FIXED: dict[str, str] = _TABLES["fixed"]
 _ANY = ("[a-z]{1,2}", "")
-"""Spelling of a letter that is missing in the table."""
+"""Spelling of a letter that the table lacks."""
 _SHORT = "[aeiou]?"
 _WEAK = "اويى"
 _VOWELS_AND_Y = re.compile("[aeiouy]+")
@@ -59,7 +60,7 @@ def likeness(one: str, other: str) -> Likeness:
 
 @lru_cache(maxsize=1 << 16)
 def skeleton(part: str) -> str:
-    """Return a key that is equal for all parts of one script that may be alike, for a fast comparison."""
+    """Return a key for fast comparison: it is equal for any two parts in one script that may be alike."""
     if is_arabic(part):
         return _arabic_skeleton(part)
     return "".join(_consonants_and_vowels(part)[0])
@@ -70,8 +71,8 @@ def skeleton(part: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
-    """Return the pattern of an Arabic part's Latin spellings, as `_plain` returns them; with `further`, also of rarer
-    spellings."""
+    """Return a pattern that matches the Latin spellings of an Arabic part, in the form of `_plain`. If `further` is
+    true, it also matches rarer spellings."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]
@@ -153,8 +154,8 @@ def _one_of(spellings: tuple[str, str], further: bool) -> str:
 
 
 def _of_three(word: str) -> str:
-    """Return the pattern of a word of three letters. "حمد" is Hamad or Hamed, never Hamid. Only an s is doubled for
-    its sound: Hassan, but not Nasser."""
+    """Return the pattern for a word of three letters. Example: "حمد" is spelled Hamad or Hamed, never Hamid. Only an s
+    before an a may be doubled: Hassan, but not Nasser."""
     one, two, three = (_one_of(_CONSONANTS.get(letter, _ANY), False) for letter in word)
     if word[1] in "سص":
         return f"{one}[aeiou]?(?:s[aeou]?|ssa){three}"
@@ -163,8 +164,8 @@ def _of_three(word: str) -> str:
 
 
 def _is_active_participle(word: str) -> bool:
-    """Return whether a word is an active participle, such as "سالم" or "راشد". Its second vowel is i or e, so Rashad
-    and Salah are other names."""
+    """Return True if a word is an active participle, such as "سالم" (Salim) or "راشد" (Rashid). Its second vowel is i
+    or e, so Rashad and Salah are other names."""
     return len(word) == 4 and word[1] == "ا" and not set(word[2:]) & set(_WEAK + "عءئؤه")
 
 
@@ -189,8 +190,8 @@ def _spelt_alike(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the consonants, with doubled consonants once, and the vowels before, between and after them (one more than
-    the consonants)."""
+    """Return two lists: the consonants, each doubled consonant once; and the vowels before, between and after the
+    consonants, so that the second list is longer by one."""
     plain = _plain(latin).removeprefix(_ARTICLE)
     plain = re.sub(r"^al(?=[^aeiouy]{1,2}[aeiouy])(?!l)", "", plain) if len(plain) > 6 else plain
     plain = re.sub(r"(?<=[aeiou])h$", "", plain.replace("ph", "f").replace("q", "k"))
@@ -206,8 +207,8 @@ def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _vowels_alike(one: str, other: str) -> bool:
-    """Return whether vowels sound alike: ai, ee and i are one sound, as are au, oo and u. A single e may be any
-    short vowel."""
+    """Return True if vowels sound alike: ai, ee and i are one sound, and au, oo and u are one sound. A single e may be
+    any short vowel."""
     if one == other:
         return True
     if len(one) < 2 and len(other) < 2 and ("e" in (one, other) or "" in (one, other)):
