@@ -88,7 +88,8 @@ def _vault_of(workplace: Workplace) -> Vault:
         raise PrivacyError(
             f"{path}: the fingerprint of this public key is {vault.fingerprint}, but the one {by} is {expected}. "
             f"Nothing was written.",
-            "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml to the new fingerprint.",
+            "Find out who changed the file. If the key was changed on purpose, set `vault_key` in "
+            "institution.yaml to the new fingerprint.",
         )
     return vault
 

@@ -149,7 +149,8 @@ def read_vault(
                 continue
             raise PrivacyError(
                 f"{file}: this key does not open the file, or its bytes were changed.",
-                "Use the private key of the public key to which the file was encrypted, or restore the file from a backup.",
+                "Use the private key of the public key to which the file was encrypted, or restore the file "
+                "from a backup.",
             ) from None
         # Split at newlines only: an original may contain other separators, such as U+2028.
         try:
@@ -249,7 +250,8 @@ class StatedMapping:
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
                 f"belongs to {fingerprint}.",
-                "Use the private key of that public key. If your institution did not make this key, the person who planted it can read the originals.",
+                "Use the private key of that public key. If your institution did not make this key, the person "
+                "who planted it can read the originals.",
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]], unopened: Sequence[Path] = ()) -> None:

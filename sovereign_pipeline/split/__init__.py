@@ -1,5 +1,5 @@
-"""Assign every document to training, selection or held-out, and prove that no group of related documents is on two
-sides. This module names the split's files."""
+"""Assign every document to one side of a split: training, selection or held-out. Prove that no group of related
+documents is on two sides. This module has the names of the split's files."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from sovereign_pipeline.record.store import Artifact
 TRAIN = "train.jsonl"
 HELD_OUT = "held_out.jsonl"
 SELECTION = "selection.jsonl"
-"""File of documents by which settings are chosen, such as in experiments. Absent unless the recipe has
+"""File of documents with which settings are chosen, for example in experiments. Absent unless the recipe has
 `split.selection`."""
 PROOF = "proof.json"
 
@@ -20,8 +20,9 @@ def has_selection(split: Artifact) -> bool:
 
 
 def untrained(split: Artifact, scratch: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Yield name, file and compared file of each side that is never trained on. The side's documents must not overlap
-    those in the compared file: all other documents for held-out, training documents for selection."""
+    """Yield three values for each side that is never trained on: its name, its file, and a file of documents that it
+    must not overlap. For the held-out side, this is a file of all other documents; for the selection side, the training
+    file."""
     others = split.file(TRAIN)
     if has_selection(split):
         yield "selection", split.file(SELECTION), others

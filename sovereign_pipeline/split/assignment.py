@@ -1,5 +1,5 @@
-"""Assign every document to training or held-out: tie related documents, choose groups to hold out, check every pair,
-and repeat."""
+"""Assign every document to training or held-out: tie related documents, choose groups to hold out, and check every
+pair. If a pair crosses, repeat this."""
 
 import hashlib
 import math
@@ -35,8 +35,8 @@ from sovereign_pipeline.split.shingles import Rarity
 MIN_SHARE = 0.10
 NO_PAIRS = np.empty((0, 2), np.int64)
 OVERSHOOT = 0.02
-"""Tolerated excess over the requested number of held-out rows, as a share of all rows. A component that would exceed it
-is skipped."""
+"""Share of all rows by which the held-out rows may exceed the requested number. A component with which they would
+exceed it by more is skipped."""
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,46 @@ class CrossingCheck:
     found: dict[str, int]
     """Kind of tie -> number of crossing ties."""
     near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers of crossing near-duplicates."""
+    """(n, 2) document numbers: pairs of near-duplicates of which one is held out and one is in training."""
     compared: int
     """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
     pieces: Pieces
-    """Texts of held-out documents that training documents contain in pieces."""
+    """Texts of held-out documents whose pieces are in training documents."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A choice of held-out documents, with its ties and its final check."""
+    """A choice of documents to hold out, with the ties between documents and the final check of the choice."""
 
     is_held_out: NDArray[np.bool_]
     """By document number: True if held out."""
     component_of: NDArray[np.int64]
     similar: NearDuplicates
     contained: int
-    """Number of document pairs in which one contains a text of the other. Copies of a long text count as one text."""
+    """Number of document pairs in which one document contains a text of the other. Copies of a long text count as one
+    text."""
     is_boilerplate: NDArray[np.bool_]
     """By document number: True if a long text of the document is boilerplate. Such documents are held out last."""
     paraphrases: int
     late_pairs: int
     """Number of near-duplicates or contained texts that only the exhaustive check found."""
     in_pieces: int
-    """Number of documents that were tied or not held out because other documents contain them in pieces."""
+    """Number of documents that are tied to others, or held out last, because other documents contain them in pieces."""
     check: CrossingCheck
     """The final check, which found no crossing pair."""
     cut: date | None
-    """First day from which every document is held out; None unless the split is by date."""
+    """The cut day: every document from this day on is held out. None unless the split is by date."""
 
 
 def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
     """Tie documents, choose groups to hold out, check the choice, and return it. If the check finds a pair that MinHash
     missed, tie the pair and choose again.
 
-    If training documents contain a held-out document in pieces, the document becomes a last choice for holding out. If
-    pieces still cross, or if the newest documents are held out, it is tied to the documents with the pieces. The loop
-    ends, because each round joins two components or adds a last choice. Raises InputError if both sides cannot get
-    documents with the role `letters`.
+    If training documents contain pieces of a held-out document, this document becomes a last choice for holding out. If
+    it is held out nevertheless, or if the split is by date, it is tied to the documents with its pieces. The loop ends,
+    because each round joins two components or adds a last choice. Raises InputError if it is impossible that both sides
+    get documents with the role `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -139,7 +140,8 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
 
 
 def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return (n, 2) document pairs in which one contains a text of the other, and a mask of boilerplate documents."""
+    """Return (n, 2) pairs of documents of which one contains a text of the other, and a mask of documents with a text
+    that is boilerplate."""
     texts = features.columns.texts.distinct()
     own = OwnShingles.of(texts, boilerplate)
     pairs = texts.documents[contained_pairs(texts, own)]
@@ -181,8 +183,8 @@ def _check_crossing(
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the component of each of `count` documents, identified by the number of its first document. `similar`:
-    arrays (n, 2) of document numbers that are also tied."""
+    """Return, for each of `count` documents, the number of the first document in its component. `similar`: further
+    ties, as (n, 2) arrays of document numbers."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -196,14 +198,14 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.in
 def ties_by_cause(
     features: Features, near_duplicates: NDArray[np.int64], contained: NDArray[np.int64]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return kind of tie -> (n, 2) document numbers that are tied. Equal texts count as contained texts."""
+    """Return a dict from kind of tie to the (n, 2) numbers of tied documents. Equal texts count as contained texts."""
     tied = {kind: _chain(each) for kind, each in features.ties.items()}
     contained = np.concatenate((contained, tied.pop("equal_text")))
     return {**tied, "near-duplicate": near_duplicates, "contained text": contained}
 
 
 def _chain(ties: Ties) -> NDArray[np.int64]:
-    """Return (n, 2) pairs of documents, which link the documents of each key in a chain."""
+    """Return (n, 2) pairs of documents that connect all documents with the same key in a chain."""
     order = np.argsort(ties.keys, kind="stable")
     rows, keys = ties.rows[order], ties.keys[order]
     is_same = keys[1:] == keys[:-1]
@@ -212,12 +214,12 @@ def _chain(ties: Ties) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class LargestGroup:
-    """The largest group of letters that stays together, with the kinds of ties that join it."""
+    """The largest group of letters that must stay together, with the kinds of ties that join its letters."""
 
     letters: int
     without: dict[str, int]
-    """Kind of tie in the group -> number of letters in the corpus's largest group if this kind of tie were ignored; the
-    strongest kind first."""
+    """Kind of tie in the group -> number of letters that the corpus's largest group would have without ties of this
+    kind. The kind whose removal would help most is first."""
 
     def __str__(self) -> str:
         causes = ", ".join(f"{cause} (without it {letters:,})" for cause, letters in self.without.items())
@@ -225,7 +227,8 @@ class LargestGroup:
 
     @property
     def hint(self) -> str:
-        """Return advice on the kinds of ties whose removal makes the group smaller, or on all kinds."""
+        """Return advice on those kinds of ties whose removal would make the group smaller. If there are none, return
+        advice on all kinds in the group."""
         helping = [cause for cause, left in self.without.items() if left < self.letters] or [*self.without]
         remedies = [_REMEDIES[cause] for cause in helping]
         return f"Add letters about other matters; {'; '.join(dict.fromkeys(remedies)) or 'see the data card'}."
@@ -270,11 +273,11 @@ def hold_out(
 ) -> NDArray[np.bool_]:
     """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the `letters` documents.
 
-    Preference documents follow their component. Components of only preference documents are then chosen in the same
-    way, until the same share of all preference documents is held out, as far as whole components allow and at least one
-    stays for training. Components with a document of `is_last_choice` are chosen only if other components do not
-    suffice. Raises InputError if both sides cannot get `letters` documents. `group`: returns the largest group, for the
-    message.
+    Preference documents follow their component. Components that consist of preference documents are then chosen in the
+    same way, until the same share of all preference documents is held out. Whole components may make this impossible,
+    and at least one preference document stays for training. Components with a document in `is_last_choice` are chosen
+    only if other components do not suffice. Raises InputError if one side would get no `letters` document. `group`:
+    function that returns the largest group, for the error message.
     """
     of_component, component = np.unique(component_of, return_inverse=True)
     count = of_component.size
@@ -302,8 +305,8 @@ def hold_out(
 def _seeded_order(
     ids: Iterable[str], component: NDArray[np.int64], is_last: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
-    """Return all components, ordered by the hash of the seed and their least id. Components in `is_last` follow all
-    others."""
+    """Return all components, sorted by a hash of the seed and the component's smallest id. Components in `is_last`
+    follow all other components."""
     least: list[str | None] = [None] * is_last.size
     for id, number in zip(ids, component.tolist(), strict=True):
         known = least[number]
@@ -320,13 +323,13 @@ def hold_out_newest(
     share: float,
     group: Callable[[], LargestGroup] | None = None,
 ) -> tuple[NDArray[np.bool_], date]:
-    """Return a mask of held-out documents and the cut day. Every component with a document from the cut day on is held
-    out.
+    """Return a mask of held-out documents, and the cut day. A component is held out if it has a document that is dated
+    on the cut day or later.
 
-    The cut day is the latest day for which these components have max(share, 10 %) of the `letters` documents. Every
-    training document is therefore older than the cut day. Every held-out component has a document from the cut day on,
-    and its older documents are held out, too. The same day applies to preference documents. `days`: ordinals. Raises
-    InputError if no `letters` document would be left for training. `group`: as in `hold_out`.
+    The cut day is the latest day with which at least max(share, 10 %) of the `letters` documents are held out. Every
+    training document is therefore older than the cut day. Older documents of a held-out component are held out, too.
+    The same day applies to preference documents. `days`: ordinal of each document's date. Raises InputError if no
+    `letters` document would be left for training. `group`: as in `hold_out`.
     """
     newest = np.zeros(component_of.size, np.int64)
     np.maximum.at(newest, component_of, days)
@@ -346,12 +349,12 @@ def hold_out_newest(
 
 
 def needed(share: float, rows: int) -> int:
-    """Return the smallest number of rows that is at least this share of all rows."""
+    """Return the smallest number of rows that is at least the share `share` of `rows`."""
     return math.ceil(share * rows - 1e-9)
 
 
 def choose(rows: NDArray[np.int64], target: int, order: NDArray[np.int64]) -> list[int]:
-    """Return components with at least `target` rows together and, if possible, only slightly more.
+    """Choose components that together have at least `target` rows and, if possible, only slightly more.
 
     Components are taken in the seeded order until the target is reached. A component that would exceed the target by
     more than OVERSHOOT of all rows is skipped. If the target is not reached, the smallest skipped component is added,

