@@ -1,1 +1,2 @@
-"""Write, measure and check the rows for a trainer: SFT rows, preference pairs, binary feedback."""
+"""Write, measure and check the rows that a trainer reads: SFT rows, preference pairs, and replies with binary
+feedback."""

@@ -22,7 +22,7 @@ _WORDS = (
 WORDS = tuple(_WORDS.split())
 SECRET_WORDS = 6
 SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
-"""log2 of the number of possible secrets: 36 bits, the highest possible exposure."""
+"""Base-2 logarithm of the number of possible secrets: 36 bits. This is the highest possible exposure."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,18 @@ class Canary:
 
 
 def planted(recipe: Canaries) -> list[Canary]:
-    """Return the canaries that a recipe adds to the training rows. The same recipe always gives the same canaries."""
+    """Return the canaries that a recipe adds to the training rows. They depend only on the recipe."""
     return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """Return an equal number of control canaries. They are never trained on, so their exposure is due to chance."""
+    """Return as many control canaries as there are planted canaries. Nothing is trained on control canaries, so their
+    exposure is due to chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
 
 def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
-    """Yield each canary of the recipe `repeats` times; nothing without canaries."""
+    """Yield each canary of the recipe `repeats` times. Yield nothing if the recipe has no canaries."""
     if recipe is None:
         return
     for canary in planted(recipe):
@@ -62,7 +63,8 @@ def is_canary(row_id: str) -> bool:
 
 
 def alternatives(canary: Canary, count: int) -> list[str]:
-    """Return other possible secrets of the canary, drawn with replacement. Never returns the canary's own secret."""
+    """Draw other secrets that the canary could have had, with replacement. The result never contains the canary's own
+    secret."""
     drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
     others = iter(lambda: _secret(drawn), canary.secret)
     return [next(others) for _ in range(count)]

@@ -1,5 +1,5 @@
 """Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs, without document
-text. All three are stored in the artifact, so that a change of their wording needs a new `code_version`."""
+text. All three files are stored in the artifact, so a change of their wording needs a new `code_version`."""
 
 import hashlib
 import statistics
@@ -54,7 +54,7 @@ class DataFile(Frozen):
 
 
 class Characters(Frozen):
-    """Lengths of one column over all rows, in Unicode characters (NFC)."""
+    """Lengths of the values in one column over all rows, in Unicode characters (NFC)."""
 
     min: int
     median: float
@@ -76,7 +76,7 @@ class CardOcr(Frozen):
     mean_confidence: float | None
     """Mean confidence of all words, 0 to 100; None if no document was read by OCR."""
     lowest_confidence: float | None
-    """Lowest mean confidence of a document, 0 to 100."""
+    """Lowest mean confidence of any one document, 0 to 100."""
 
 
 class CardSource(Frozen):
@@ -93,7 +93,8 @@ class CardSource(Frozen):
 
 
 class PlantedCanaries(Frozen):
-    """The canaries, which follow the documents in the file. All other numbers of the card exclude canaries."""
+    """The canaries, whose rows follow those of the documents in the file. All other numbers of the card exclude
+    canaries."""
 
     count: int
     repeats: int
@@ -105,7 +106,7 @@ class PlantedCanaries(Frozen):
 
 
 class SplitNumbers(Frozen):
-    """Numbers from the proof of the split that the dataset was made from."""
+    """Numbers from the proof of the split from which the dataset was built."""
 
     rows_train: int
     """Number of training documents, of all roles."""
@@ -119,7 +120,7 @@ class SplitNumbers(Frozen):
 
 
 class JudgedKind(Frozen):
-    """Precision and recall for one kind of personal data, from judged rows."""
+    """Precision and recall for one kind of personal data, estimated from judged rows."""
 
     kind: Kind
     precision: MeasuredShare
@@ -164,18 +165,19 @@ class DatasetCard(Frozen):
     """Classification level of the dataset, the highest of its inputs."""
     file: DataFile
     also: tuple[DataFile, ...]
-    """Further files: the same rows as messages, or the conversations of a dataset with letters."""
+    """Further files: the letters again as messages, the conversations of a dataset with letters, or the selection
+    side."""
     instruction: str
     by_department: dict[str, int]
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
     labels: dict[str, int]
-    """Number of replies labelled "good" and "bad"; empty without binary feedback."""
+    """Label, "good" or "bad" -> number of replies. Empty without binary feedback."""
     characters: dict[str, Characters]
-    """Text column -> lengths; empty if there are no rows."""
+    """Text column -> lengths of its values. Empty if there are no rows."""
     exact_duplicates: int
-    """Number of rows whose text equals an earlier row's."""
+    """Number of rows whose text equals the text of an earlier row."""
     tokens: TokenNumbers
     findings: tuple[QualityFinding, ...]
     sources: tuple[CardSource, ...]
@@ -195,7 +197,7 @@ class DatasetCard(Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """Return the content of `card.md`, for auditors without tools. It has the same facts as the JSON."""
+        """Return the content of `card.md`, for auditors without tools. It states the same facts as `card.json`."""
         files = (file.path for file in (self.file, *self.also) if file.path not in (MESSAGES_ROWS, SELECTION_ROWS))
         row_files = " and ".join(f"`{path}`" for path in files)
         return _page().render(card=self, split=self.split, row_files=row_files, tokens=as_table(self.tokens))
@@ -228,11 +230,12 @@ def _cell(value: object) -> str:
 
 
 _CONVERSATION = "conversation"
-"""Name under which the card states the total length of a conversation's texts."""
+"""Name under which the card states the lengths of conversations. The length of a conversation is that of all its texts
+together."""
 
 
 class RowStatistics:
-    """Collects statistics over a dataset's rows: their lengths and a digest of each text."""
+    """Collects statistics over the rows of a dataset. It stores the lengths, and a digest of each row's text."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
@@ -275,7 +278,7 @@ class RowStatistics:
         return dict(sorted(self._histograms[name].items()))
 
     def characters(self) -> dict[str, Characters]:
-        """Return the lengths of each column; empty if there are no rows."""
+        """Return a dict from each column to the lengths of its values. Return an empty dict if there are no rows."""
         if self.rows == 0:
             return {}
         return {

@@ -1,5 +1,6 @@
-"""Evaluate the gate not_contaminated: no row may contain an evaluation item, or a text of held-out documents. The
-labelled answers for the red team's judges are not compared, because no model gets them as prompts."""
+"""Evaluate the gate not_contaminated: no more rows than the recipe allows may contain an evaluation item, and no row
+may contain a text of held-out documents. The labelled answers on which the red team's judges are measured are not
+compared, because no model gets them as prompts."""
 
 import re
 import sys
@@ -44,15 +45,16 @@ from sovereign_pipeline.suites.rows import (
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
 LONGEST_NAME = 6
-"""Maximum number of words that one placeholder may replace: a name of five words (given, father's, grandfather's,
-article, tribe) and one more."""
+"""Maximum number of words that one placeholder may replace: one more than a name of five words (given, father's,
+grandfather's, article, tribe)."""
 NO_EVALUATION = (
     "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
     "and no prompt; until it is named, no adapter can be trained or registered."
 )
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Value that represents a placeholder in a list of words. No word is empty."""
+"""Value that represents a placeholder in a list of words. It cannot be mistaken for a word, because no word is
+empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with an attached Arabic prefix, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
@@ -67,26 +69,26 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SuiteItem:
-    """A question or prompt on which the model may be evaluated."""
+    """A question or prompt on which a model that was trained on the dataset may be evaluated."""
 
     suite: str
     id: str
     question: str
     """Text of the question without its choices."""
     text: str
-    """Complete text of the item for a model."""
+    """Complete text of the item, as a model receives it."""
 
 
 @dataclass(frozen=True)
 class HeldOutInRows:
-    """The texts that rows share with held-out documents."""
+    """The texts that a dataset's rows share with the documents of one untrained side."""
 
     documents: int
     found: tuple[tuple[str, str], ...]
     """Pairs (held-out document id, row id), each once."""
     in_pieces: tuple[tuple[str, str], ...]
-    """Pairs (held-out document id, id of a row with a piece of it), for texts of which all rows together contain
-    half."""
+    """Pairs (held-out document id, id of a row with a piece of the document). They are listed for documents with a text
+    of which all rows together contain at least half."""
     pieces: Pieces
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, row) -> number of pairs of texts."""
@@ -110,8 +112,8 @@ def _rows_in(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
-    """Compare every row (all columns but the id, in order; every text of a conversation) with every item. The verdict
-    lists suite, item and row.
+    """Compare every row with every item of the recipe's evaluation. All columns of a row but the id are compared, and
+    all texts of a conversation. The verdict lists suite, item and row of each match.
 
     If the recipe has no evaluation yet, the verdict states this. Nothing is trained on such a dataset, and the gate is
     evaluated again once the recipe has an evaluation. Raises CeilingExceeded for a suite above the line's ceiling, and
@@ -178,7 +180,8 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verdict:
-    """Add the texts that rows share with one untrained side to the verdict. A recipe cannot allow such texts."""
+    """Return a verdict with the texts that rows share with one untrained side. If there are such texts, the gate fails;
+    a recipe cannot allow them."""
     document = "held-out document" if side == "held_out" else "selection document"
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
@@ -252,8 +255,8 @@ NO_CONTAMINATION = Gate(
     config=_config,
     external=_digests,
 )
-"""The contamination gate of a dataset. Changed suites, prompts or limits cause a new evaluation of the gate, but no new
-training."""
+"""The contamination gate of a dataset. If suites, prompts or limits change, the gate is evaluated again, but nothing is
+trained again."""
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
@@ -291,14 +294,14 @@ class Contamination:
 
     A row contains an item if both share a run of `n` words, as in Brown et al. 2020, "Language Models are Few-Shot
     Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They remove the
-    run from the training text, and ignore a run in more than 10 documents as boilerplate. Here the row is listed,
-    boilerplate included, and the recipe's share decides.) A row contains an item, or a question without its choices, of
-    fewer than `n` words if all of these words occur as one run.
+    run from the training text, and ignore a run in more than 10 documents as boilerplate. Here every such row is
+    listed, even for boilerplate, and the recipe limits the share of such rows.) An item, or a question without its
+    choices, may have fewer than `n` words. A row contains it if all its words occur in the row as one run.
 
-    A suite has names where a row has placeholders. In a run of `n`, a placeholder therefore counts as one word and
-    matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders,
-    every run with n/2 successive real words. Texts below `n` words are compared without this rule, because too few real
-    words would remain.
+    A row may have a placeholder where the suite's item has a name. In a run of `n`, a placeholder therefore counts as
+    one word and matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found. A run with
+    more placeholders is found if it has n/2 successive real words. The rule does not apply to items of fewer than `n`
+    words, because too few real words would remain.
     """
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
@@ -340,7 +343,7 @@ class Contamination:
         return found
 
     def _is_long_enough(self, row: Words, start: int, item: Words, place: int) -> bool:
-        """Return whether the run that row and item share around a seed has n words."""
+        """Return True if the run that row and item share around a seed has at least n words."""
         wanted = self._n - self._seed
         before = _shared(row[max(0, start - wanted) : start][::-1], item[:place][::-1])
         after = _shared(row[start + self._seed : start + self._n], item[place + self._seed :])
@@ -348,7 +351,7 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """Return the number of words that row and item share at their beginnings. The last shared word is not a
+    """Return how many words at the beginning of `row` match the beginning of `item`. The last matching word is not a
     placeholder."""
     shared = 0
     places = {0}  # possible numbers of item words that match the row's words so far
@@ -364,9 +367,9 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> dict[str, HeldOutInRows]:
-    """Return name of each untrained side -> rows with a text, in any column, that contains or is contained in a text of
-    the side's documents. Only the split's documents determine boilerplate, so that no row can turn a text into
-    boilerplate."""
+    """Return a dict from the name of each untrained side to the texts that rows share with its documents: a text in any
+    column contains a document's text, or the reverse. Only the split's documents determine what is boilerplate.
+    Otherwise, rows could turn a text into boilerplate."""
     found = {}
     with workplace.store.workspace() as scratch:
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
@@ -388,7 +391,8 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
 
 
 def _system_messages(split: Artifact) -> dict[str, str]:
-    """Return document id -> system messages at the document's beginning, as they are served in the first user turn."""
+    """Return a dict from document id to the system messages at the document's beginning, joined as in the first user
+    turn of its row."""
     found = {}
     for document in read_documents(split.file(TRAIN)):
         begun = takewhile(lambda turn: turn.role == "system", document.messages)
@@ -398,8 +402,8 @@ def _system_messages(split: Artifact) -> dict[str, str]:
 
 
 def _with_system_message(document: Document, system: str) -> Document:
-    """Return a row's document with the system message separated from the user turn. The system message is compared as
-    context, because every conversation may have the same system message."""
+    """Return the document of a row after moving the system message from the user turn into its own turn. The system
+    message is compared as context, because every conversation may have the same system message."""
     first, *others = document.messages
     if not system or first.role != "user" or system not in first.content:
         return document

@@ -1,4 +1,5 @@
-"""Define the JSONL rows of a dataset: file names, formats, and how a document becomes a row."""
+"""Define the JSONL files of a dataset: their names, the format of their rows, and the conversion of documents to
+rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +18,24 @@ MESSAGES_ROWS = "messages.jsonl"
 PREFERENCE_ROWS = "preferences.jsonl"
 LABEL_ROWS = "labels.jsonl"
 CONVERSATION_ROWS = "conversations.jsonl"
-"""File of the conversations in either dataset. Written only if there are conversations."""
+"""File of the conversations, in training_dataset and in preference_dataset. Written only if there are conversations."""
 SELECTION_ROWS = "selection.jsonl"
-"""File of the selection side's documents, each as a conversation, in either dataset. Nothing is trained on this file.
-It is written only if the split has a selection side. With it, an experiment needs no artifact with held-out documents.
+"""File of the selection side's documents, each as a conversation, in both kinds of dataset. Nothing is trained on this
+file. It is written only if the split has a selection side. Because of this file, an experiment can run without an
+artifact that contains held-out documents.
 """
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
 Row = Mapping[str, object]
 Turn = Mapping[str, Any]
-"""A message in the form of OpenAI, Transformers and TRL, with the arguments of calls as an object."""
+"""A message in the form that OpenAI, Transformers and TRL use. The arguments of calls are an object instead of JSON
+text."""
 
 
 def row_files(dataset: Artifact) -> list[Path]:
-    """Return a dataset's files of training rows, letters first. Raises IntegrityError if it has none."""
+    """Return the files with a dataset's training rows. The file of letters comes first. Raises IntegrityError if there
+    is no such file."""
     names = {entry.path for entry in dataset.manifest.files}
     found = [each for each in (TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS, CONVERSATION_ROWS) if each in names]
     if not found:
@@ -91,7 +95,8 @@ class LabelRow(TypedDict):
 
 class ConversationRow(TypedDict):
     """A row of `conversations.jsonl`, in TRL's conversational form. training_dataset has `messages`. preference_dataset
-    has `prompt` and one message as each of `chosen` and `rejected`, or as `completion`, with its `label`."""
+    has `prompt`, and either `chosen` and `rejected` with one message each, or `completion` with one message and its
+    `label`."""
 
     id: str
     messages: NotRequired[list[Turn]]
@@ -103,17 +108,17 @@ class ConversationRow(TypedDict):
     tools: NotRequired[list[Mapping[str, Any]]]
     """Absent without tools, because some chat templates render an empty list."""
     instruction: NotRequired[str]
-    """Text that begins the first user turn. If the trainer cuts the conversation, the text is moved to the first turn
-    that is left."""
+    """Text at the beginning of the first user turn. If the trainer cuts the conversation, it moves this text to the
+    first turn that is left."""
 
 
 class Prompt(NamedTuple):
-    """Messages as the model receives them."""
+    """Messages in the form in which the model receives them."""
 
     messages: list[Turn]
     shared: int = 0
-    """Number of leading characters of the first user turn that other requests share: the instruction, followed by the
-    caller's system message."""
+    """Number of characters at the beginning of the first user turn that other requests may share: the instruction,
+    followed by the caller's system message."""
 
 
 def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool = False) -> Prompt:
@@ -137,13 +142,14 @@ def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool 
 
 
 def replaces_instruction(institution: Institution, line: Line) -> bool:
-    """Return whether a system message replaces the line's instruction, in serving and therefore in training."""
+    """Return True if a system message replaces the line's instruction in serving. It then replaces the instruction in
+    training, too."""
     served = institution.serving.lines.get(line.line)
     return served is not None and served.system == "replace"
 
 
 def turn_of(message: Message) -> Turn:
-    """Return a message in the form of rows and chat templates."""
+    """Convert a message to the form that rows and chat templates use."""
     calls = [
         {"type": "function", **({"id": call.id} if call.id else {}), "function": call.model_dump(exclude={"id"})}
         for call in message.tool_calls
@@ -153,14 +159,14 @@ def turn_of(message: Message) -> Turn:
 
 
 def message_of(turn: Turn) -> Message:
-    """Return the message of a turn, as the exact inverse of `turn_of`."""
+    """Convert a turn to a message. This is the exact inverse of `turn_of`."""
     calls = tuple(ToolCall(**call["function"], id=call.get("id")) for call in turn.get("tool_calls", ()))
     return Message.model_validate({**turn, "tool_calls": calls})
 
 
 def conversation_row(document: Document, instruction: str, replaces: bool = False) -> ConversationRow:
-    """Return a document as a row of messages, in the form in which it is served. The document's subject precedes the
-    first user turn, as in a letter."""
+    """Convert a document to a row of messages, in the form in which the gateway would send them to the model. The
+    document's subject precedes the first user turn, as in a letter."""
     turns = [dict(turn_of(each)) for each in document.messages]
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:
@@ -183,7 +189,8 @@ def conversation_row(document: Document, instruction: str, replaces: bool = Fals
 
 
 def conversations_of(row: Any) -> list[list[Turn]]:
-    """Return a row's prompt with each of its replies, the chosen one first."""
+    """Return one conversation for each reply of a row: the prompt, followed by the reply. The conversation with the
+    chosen reply comes first."""
     if "output" in row:
         return [list(messages_row(row)["messages"])]
     if "messages" in row:
@@ -197,12 +204,12 @@ def _turns(role: str, column: Any) -> list[Turn]:
 
 
 def is_letter(row: Row) -> bool:
-    """Return whether a row of a dataset is a letter, as opposed to a conversation."""
+    """Return True if a row of a dataset is a letter, and False if it is a conversation."""
     return "output" in row or isinstance(row.get("prompt"), str)
 
 
 def document_of(row: Mapping[str, Any]) -> Document:
-    """Convert a conversation's row to a document. All columns but the id are empty."""
+    """Convert the row of a conversation to a document. Of the document's columns, only the id is filled."""
     whole, *others = conversations_of(row)
     columns = ("source", "case", "department", "author", "date", "classification", "language", "subject")
     rejected = others[0][-1]["content"] if others else None
@@ -221,7 +228,7 @@ def sft_row(document: Document, instruction: str) -> SftRow:
 
 
 def user_message(instruction: str, input: str) -> str:
-    """Return the content of the single user turn, without chat template."""
+    """Return the content of the single user turn of a letter, without the chat template."""
     return "\n\n".join(part for part in (instruction, input) if part)
 
 
@@ -236,19 +243,19 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """Convert messages back to the row, as the exact inverse of `messages_row`. Raises ValueError unless the messages
-    are one user turn that begins with the instruction, and one assistant turn."""
+    """Convert a row of messages back to the SFT row. This is the exact inverse of `messages_row`. Raises ValueError
+    unless the messages are one user turn that begins with the instruction, and one assistant turn."""
     user, assistant = row["messages"]
     before = user_message(instruction, " ")[:-1]
     if (user["role"], assistant["role"]) != ("user", "assistant") or not user["content"].startswith(before):
-        raise ValueError(f"row {row['id']} is not the line's instruction with an input and a reply")
+        raise ValueError(f"row {row['id']} does not consist of the line's instruction, an input and a reply")
     return SftRow(
         id=row["id"], instruction=instruction, input=user["content"][len(before) :], output=assistant["content"]
     )
 
 
 def preference_row(document: Document, instruction: str) -> PreferenceRow:
-    """Return the document as a preference pair. Raises ValueError for a document without a rejected reply."""
+    """Convert a document to a preference pair. Raises ValueError for a document without a rejected reply."""
     if document.rejected is None:
         raise ValueError(f"document {document.id} has no rejected reply")
     row = sft_row(document, instruction)
@@ -261,7 +268,8 @@ def preference_row(document: Document, instruction: str) -> PreferenceRow:
 
 
 def label_row(document: Document, instruction: str) -> LabelRow:
-    """Return the document as a reply with binary feedback. Raises ValueError for a document without a label."""
+    """Convert a document to a row with a reply and binary feedback. Raises ValueError for a document without a
+    label."""
     if document.label is None:
         raise ValueError(f"document {document.id} has no label")
     row = sft_row(document, instruction)
@@ -286,24 +294,24 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of dataset: its file, and its conversion of documents to rows."""
+    """The layout of one kind of dataset: the name of its file of rows, and the conversion of documents to rows."""
 
     kind: str
     file: str
-    """Name of the artifact's file of rows."""
+    """Name of the file with the rows of letters, in the artifact."""
     role: Role
-    """Role of the sources that the dataset is made from."""
+    """Role of the sources from which the dataset is built."""
     columns: tuple[str, ...]
     """Keys of every row, in order."""
     text_columns: tuple[str, ...]
     """Columns whose lengths and duplicates the card states."""
     includes: Callable[[Document], bool]
-    """Returns whether a document is a row of this dataset."""
+    """Function that returns True if a document is a row of this dataset."""
     row: Callable[[Document, str], Row]
-    """Returns the row of a letter, given an instruction."""
+    """Function that returns the row for a letter and an instruction."""
 
     def row_of(self, document: Document, instruction: str, replaces: bool) -> tuple[str, Row]:
-        """Return the name of a document's file, and its row."""
+        """Return the name of the file that gets a document, and the document's row."""
         if document.is_letter:
             return self.file, self.row(document, instruction)
         return CONVERSATION_ROWS, conversation_row(document, instruction, replaces)
@@ -318,11 +326,12 @@ class Layout:
         return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:
-        """Return the name of a second file with the same rows as messages, if the recipe requests one."""
+        """Return the name of a second file with the same rows in the form of messages. Return None unless the recipe
+        requests this file."""
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
     def files(self, line: Line) -> dict[str, tuple[str, ...]]:
-        """Return name of each file of rows that a dataset may have -> keys of its rows."""
+        """Return a dict from the name of each file of rows that a dataset may have to the keys of the file's rows."""
         turns = ("messages",) if self.role == "letters" else self.columns[1:]
         return {
             self.file: self.columns,
@@ -366,11 +375,10 @@ LABELS = Layout(
 
 
 def preference_layout(line: Line) -> Layout:
-    """Return the layout of binary feedback if a source of the line has the role `labels`, or else the layout of pairs.
-    A line never has both roles."""
+    """Return LABELS if a source of the line has the role `labels`, and otherwise PAIRS. A line never has both roles."""
     return LABELS if any(source.role == "labels" for source in line.sources) else PAIRS
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
-    """Return the documents of one side of a split that are rows of a dataset. `side`: name of the side's file."""
+    """Stream those documents on one side of a split that are rows of a dataset. `side`: name of the side's file."""
     return filter(layout.includes, read_documents(split.file(side)))

@@ -1,5 +1,5 @@
-"""Count quality findings in a dataset's rows, with the first row ids and the remedy. Findings only warn. The card
-stores a finding's wording, so that changing it needs a new `code_version`."""
+"""Count quality findings in a dataset's rows. Each finding has the first row ids and a remedy. Findings only warn. The
+card stores the wording of findings, so a change of wording needs a new `code_version`."""
 
 import hashlib
 import html
@@ -22,12 +22,13 @@ from sovereign_pipeline.corpus.languages import LEAST_LETTERS, is_in_other_scrip
 from sovereign_pipeline.split.similarity import normal_text
 
 RUNNING_LINE_WORDS = 8
-"""Maximum number of words in a last line that may be a signature or a list item. A longer line is a sentence."""
+"""Number of words up to which a last line may be a signature or a list item. A longer line counts as a sentence."""
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 ONE_SIDED = 0.8
-"""Minimum share of pairs whose longer reply was chosen (or rejected) for a warning that length predicts the choice.
-Rewards that follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+"""Share of pairs from which the quality report warns that length predicts the choice: the pairs whose longer reply was
+chosen, or those whose longer reply was rejected. Rewards for length are a known problem of preference data (Singhal et
+al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
@@ -44,16 +45,16 @@ _CONTRADICTING, _NEAR_EMPTY_REJECTED = "contradicting preferences", "near-empty 
 
 
 class QualityFinding(Frozen):
-    """A kind of questionable row, with its count."""
+    """A kind of questionable rows, with their number."""
 
     name: str
     what: str
     """Description of the counted rows."""
     count: int
     share: float
-    """Share of the dataset's rows."""
+    """Share of the dataset's rows that are counted."""
     rows: tuple[str, ...]
-    """Ids of the first such rows."""
+    """Ids of the first counted rows."""
     warns: bool
     """True if a person should look at the finding."""
     todo: str
@@ -154,7 +155,7 @@ class Quality:
 
 @cache
 def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
-    """Return name of a finding -> what it counts, and the remedy."""
+    """Return a dict from the name of each finding to a description of the counted rows, and the remedy."""
     written = Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8")
     sections = ("all",) if role == "letters" else ("all", "not letters", role)
     limits = {
@@ -170,8 +171,8 @@ def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Return whether a reply has fewer than NEAR_EMPTY_WORDS words. False for an empty reply, which is another
-    finding."""
+    """Return True if a reply has fewer than NEAR_EMPTY_WORDS words. Return False for an empty reply, which is a
+    separate finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
@@ -181,7 +182,7 @@ class Contradictions:
     request.
 
     Texts are equal if their words are equal (`normal_text`). If the two replies of a pair differ only in punctuation,
-    they are compared by `folded`.
+    their `folded` forms are compared instead.
     """
 
     def __init__(self) -> None:
@@ -208,10 +209,11 @@ class Contradictions:
         self._worse.append(self._number(request, rejected))
 
     def rows(self) -> list[str]:
-        """Return the ids of rows that contradict others, each next to the rows that it contradicts.
+        """Return the ids of the rows that contradict other rows. Rows that contradict each other are next to each
+        other.
 
-        Pairs contradict each other if they form a cycle for one request, such as A over B, B over C, C over A. Labels
-        contradict each other if the same reply to one request is both good and bad.
+        Pairs contradict each other if they form a cycle for one request: A is preferred to B, B to C, and C to A.
+        Labels contradict each other if the same reply to one request is both good and bad.
         """
         labelled = [row for labels, ids in self._labelled.values() if len(labels) > 1 for row in ids]
         return self._in_circles() + labelled
@@ -221,7 +223,8 @@ class Contradictions:
         return self._numbers.setdefault(key.digest(), len(self._numbers))
 
     def _in_circles(self) -> list[str]:
-        """Return the ids of pairs in a cycle. A pair is in a cycle if its replies are strongly connected."""
+        """Return the ids of all pairs that are in a cycle: their two replies are in one strongly connected
+        component."""
         if not self._ids:
             return []
         circle = _strongly_connected(self._better, self._worse, len(self._numbers))
@@ -233,7 +236,7 @@ class Contradictions:
 
 
 def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int) -> list[int]:
-    """Return the number of the strongly connected component of each reply."""
+    """Return, for each reply, the number of its strongly connected component."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -245,7 +248,7 @@ def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int)
 
 
 LONGEST_ELLIPSIS = 12
-"""Maximum number of dots in an ellipsis. A longer run is a line to fill in."""
+"""Maximum number of dots in an ellipsis. More dots are a line to fill in."""
 _TAIL = 4_000
 """Number of examined characters at the end of a reply."""
 _DOTS_OF = {**dict.fromkeys("…⋯︙⋮", 3), "‥": 2}
@@ -270,7 +273,7 @@ _GOES_ON = re.compile(
     r"|(?:انظر |و ?ل?)?(?:ل ?لحديث )?(?:ال)?بقيه(?: تاتي)?|(?:ال)?تتمه|(?:و ?)?يتبع(?: (?:في|علي) [\w ]{1,40})?|تابع"
     r"|(?:(?:اقرا|عرض|قراءه|شاهد) )?(?:ال|لل)?مزيد|اقرا اكثر|مقتطع|مقطوع|مختصر"
 )
-"""Notes that a text continues elsewhere, in the form of `normal_text`."""
+"""Notes, in the form of `normal_text`, which say that a text continues elsewhere."""
 _PLUS_SO_MANY = re.compile(rf"\+ ?\d[\d,. ]{{0,12}}{_UNITS}\Z")
 _BEFORE_GOES_ON = re.compile(r"[^\w\s'’ـ]")
 
@@ -281,8 +284,8 @@ def is_clipped(text: str) -> bool:
     The last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
     ellipsis of any dots; in a note that the text continues, such as `(continued)` or `يتبع`; in a hyphen, comma,
     tatweel or opening bracket; or in a word such as `the` or `في`, which ends no sentence. A line is also clipped if it
-    is long enough for a sentence and has no sentence end. Short lines may be signatures and are not clipped, nor are
-    lines that end in a web address. More than LONGEST_ELLIPSIS dots are a line to fill in.
+    is long enough for a sentence and has no sentence end. A short line may be a signature and is not clipped. A line
+    that ends in a web address, or in more than LONGEST_ELLIPSIS dots (a line to fill in), is not clipped either.
     """
     tail = text[-_TAIL:]
     lines = _without_closing(html.unescape(tail) if "&" in tail else tail).splitlines()
@@ -311,8 +314,8 @@ def _without_closing(text: str) -> str:
 
 
 def _ends_in_ellipsis(line: str) -> bool:
-    """Return whether a line ends in an ellipsis: three dots or more, or two or more after Arabic script. Blanks may be
-    between the dots. In Latin script two dots are a typo."""
+    """Return True if a line ends in an ellipsis: three dots or more, or, after Arabic script, two dots or more. Blanks
+    may be between the dots. In Latin script two dots are a typo."""
     run = line
     while run and (run[-1] in _DOTS or run[-1].isspace()):
         run = run[:-1]
@@ -321,7 +324,7 @@ def _ends_in_ellipsis(line: str) -> bool:
 
 
 def _goes_on(line: str) -> bool:
-    """Return whether the line, or its part after its last punctuation marks, says that the text continues."""
+    """Return True if the line, or the part of it after its last punctuation marks, says that the text continues."""
     marks = [found.end() for found in _BEFORE_GOES_ON.finditer(line)]
     # Punctuation may also follow the note: `(continued...)`, `- more -`.
     starts = (0, *marks[-4:])

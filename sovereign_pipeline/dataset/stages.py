@@ -1,5 +1,5 @@
-"""Define the stages training_dataset and preference_dataset, which write the training documents as rows, and their
-gates."""
+"""Define the stages training_dataset and preference_dataset, which write the training documents as rows. Define the
+gates of both stages."""
 
 import json
 from collections import Counter
@@ -69,7 +69,7 @@ NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is e
 
 
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write rows and cards. Reads only lengths and ids of held-out documents.
+    """Write rows and cards. Of held-out documents, only lengths and ids are used.
 
     The preference file is empty if the recipe has no preference training. Raises IntegrityError if the base model's
     tokenizer is missing or differs from its pinned digest.
@@ -127,13 +127,15 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _policy(institution: Institution, line: Line) -> Config:
-    """Return the institution's rule for system messages, if the line's rows may have system messages."""
+    """Return {"system": "replace"} if the line's rows may have system messages that replace the instruction. Otherwise
+    return an empty dict."""
     may_have = any(source.layout != "columns" for source in line.sources)
     return {"system": "replace"} if may_have and replaces_instruction(institution, line) else {}
 
 
 def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the dataset with rows and card that are rebuilt from the split, and verify that it is trainable.
+    """Rebuild rows and card from the split, compare the dataset with them, and verify that a trainer can use the
+    dataset.
 
     No pair may have equal or empty replies. Replies with binary feedback must not be empty, and both labels must occur.
     """
@@ -215,7 +217,7 @@ def _differences_of_cards(card: DatasetCard, right: DatasetCard) -> list[str]:
 
 
 def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
-    """Return a problem unless the messages, converted back, equal the rows."""
+    """Return a problem if the file of messages, converted back, differs from the rows."""
     messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
     pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
     for number, (turns, row) in enumerate(pairs, start=1):
@@ -278,12 +280,12 @@ _DOCUMENTS_PER_BATCH = 64
 
 
 def outside_files(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the tokenizer's files, and of people's judgements of the scrubbed corpus."""
+    """Return the digests of the tokenizer's files, and the digest of the judgements of the scrubbed corpus."""
     return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
 class Measured:
-    """The rows of a dataset in order, with their measurements."""
+    """Yields the rows of a dataset in order, and measures them."""
 
     def __init__(self, layout: Layout, workplace: Workplace, split: Artifact) -> None:
         line = workplace.line
@@ -304,9 +306,9 @@ class Measured:
         self._training, self._selection, self._held_out = TokenCounts(limit), TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield file name and row of each training document, each canary, and each document of the selection side, in
-        this order. Documents are measured at the same time; canaries are not measured. Raises InputError for a document
-        with the id of a canary."""
+        """Yield the name of the file and the row for each training document, each canary, and each document of the
+        selection side, in this order. Documents are measured when they are yielded. Canaries are not measured. Raises
+        InputError for a document with the id of a canary."""
         for document, (file, row), length in self._measured(TRAIN, self._counts["train"]):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
@@ -326,8 +328,8 @@ class Measured:
             yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents. Only lengths and ids of held-out
-        documents are used."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Of held-out documents, only
+        lengths and ids are used."""
         for document, _, length in self._measured(HELD_OUT, self._counts["held_out"]):
             self._held_out.add(document.id, length)
         return TokenNumbers(
@@ -395,7 +397,8 @@ class Measured:
         )
 
     def _measured(self, side: str, count: int) -> Iterator[tuple[Document, tuple[str, Row], int]]:
-        """Yield each document of one side with its file and row, and the token length with its longest reply."""
+        """Yield each document of one side with the name of its file, its row, and the number of tokens of its prompt
+        and its longest reply."""
         name = side.removesuffix(".jsonl").replace("_", "-")
         countdown = Countdown(self._progress, f"{self.layout.kind}: lengths of {name} documents", count, "document")
         documents = documents_of(self.layout, self._split, side)
@@ -408,7 +411,8 @@ class Measured:
 
 
 def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
-    """Return the verified manifests from the split back to the raw corpus, which has the sources' digests."""
+    """Return a dict with the verified manifests of the split and its ancestors back to the raw corpus. The manifest of
+    the raw corpus has the digests of the sources."""
     manifest = split.manifest
     found = {LEAKAGE_SAFE_SPLIT.kind: manifest}
     for kind in _FROM_SPLIT_TO_SOURCES:
@@ -418,7 +422,8 @@ def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
 
 
 def _ocr_of_sources(workplace: Workplace, ancestors: Mapping[str, Manifest]) -> dict[str, CardOcr]:
-    """Return name of a source -> counts of its OCR results, as stored in the raw corpus."""
+    """Return a dict from the name of each source with OCR to the counts of its OCR results, as the raw corpus stores
+    them."""
     if not any(source.ocr for source in workplace.line.sources):
         return {}
     ref = workplace.store.input_ref(ancestors[CLASSIFIED_CORPUS.kind], RAW_CORPUS.kind)

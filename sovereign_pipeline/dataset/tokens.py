@@ -1,4 +1,5 @@
-"""Count the tokens of rows with the recipe's base model, and the rows that exceed the recipe's limit."""
+"""Count the tokens of rows with the tokenizer of the recipe's base model, and count the rows that exceed the recipe's
+limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Lengths in tokens of a row's prompt and reply together; for a pair, with the longer reply. Percentiles are by
-    nearest rank. Without rows, all lengths are 0."""
+    """Statistics of row lengths in tokens. The length of a row is that of prompt and reply together; a pair counts with
+    its longer reply. Percentiles are by nearest rank. Without rows, all lengths are 0."""
 
     rows: int
     shortest: int
@@ -32,9 +33,9 @@ class TokenLengths(Frozen):
     p99: int
     longest: int
     over_limit: int
-    """Number of rows that training skips, because a truncated row teaches the model not to stop."""
+    """Number of rows above the limit, which training skips: a truncated row would teach the model not to stop."""
     over_limit_rows: tuple[str, ...]
-    """Ids of the first such rows."""
+    """Ids of the first rows above the limit."""
 
     @property
     def over_limit_share(self) -> float:
@@ -42,11 +43,11 @@ class TokenLengths(Frozen):
 
 
 class TokenNumbers(Frozen):
-    """Lengths of the rows of one dataset, by side of the split."""
+    """Lengths of the rows of one dataset, separately for each side of the split."""
 
     base_model: str
     tokenizer: dict[str, str]
-    """Name -> SHA-256 of each file that the tokenizer is read from."""
+    """Name of each file from which the tokenizer is read -> SHA-256 of the file."""
     limit: int
     """Maximum length of a row in tokens, from the recipe."""
     training: TokenLengths
@@ -55,9 +56,9 @@ class TokenNumbers(Frozen):
 
 
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
-    """Return name -> SHA-256 of every file of the base model except its weights; the tokenizer is read from these.
-    Raises NotFoundError for an unknown model, and IntegrityError if a file is missing or differs from its pinned
-    digest."""
+    """Return a dict from name to SHA-256 for every file of the base model except its weights. The tokenizer is read
+    from these files. Raises NotFoundError for an unknown model, and IntegrityError if a file is missing or differs from
+    its pinned digest."""
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
     digests = {}
@@ -119,13 +120,13 @@ class BaseTokenizer:
             raise InputError(
                 f"Row {row['id']}: the chat template of the base model {self.workplace.line.training.base_model} "
                 "rejects its roles or their order.",
-                "Exclude the row, or choose another base model. A template may reject system messages: give the line "
-                "an instruction, which they then follow.",
+                "Exclude the row, or choose another base model. If the template rejects system messages, set "
+                "`training.instruction`: the first user turn then has the instruction and the system messages.",
             ) from None
 
     @cached_property
     def loaded(self) -> tuple[Any, frozenset[int]]:
-        """Return the tokenizer, and the token ids that end a turn."""
+        """Return the tokenizer, and the ids of the tokens that end a turn."""
         go_offline()
         from transformers import AutoTokenizer
 
@@ -137,7 +138,7 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """Counts rows by length. Memory grows only with the number of different lengths."""
+    """Counts how many rows have each length. Memory grows only with the number of different lengths."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)
@@ -162,7 +163,7 @@ class TokenCounts:
         )
 
     def _percentile(self, percent: int) -> int:
-        """Return the smallest length that at least `percent` % of the rows do not exceed."""
+        """Return the smallest length that is not exceeded by at least `percent` % of the rows."""
         wanted = -(-self._lengths.total() * percent // 100)
         seen = 0
         for tokens, count in sorted(self._lengths.items()):
@@ -173,7 +174,7 @@ class TokenCounts:
 
 
 def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
-    """Return the lengths as a table with one row per side of the split."""
+    """Return the lengths as rows of a table, one row for each side of the split."""
     sides = {"training": numbers.training, "selection": numbers.selection, "held out": numbers.held_out}
     return [
         {

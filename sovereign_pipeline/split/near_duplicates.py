@@ -35,7 +35,7 @@ BANDS = PERMUTATIONS // ROWS_PER_BAND
 LEAST_JACCARD_OF_PARTS = 0.43
 """Minimum Jaccard similarity that the compared parts of two near-duplicates have (`compared_share`)."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
-"""With these numbers, the least similar near-duplicates share a band with a probability of 0.9991 (Leskovec, Rajaraman,
+"""Probability that near-duplicates with the lowest possible similarity share a band: 0.9991 (Leskovec, Rajaraman,
 Ullman, "Mining of Massive Datasets", section 3.4.2). More similar pairs have a higher probability."""
 NEIGHBOURS = 8
 """Number of following rows with which each row of a bucket is compared. This limits the time for many near-equal

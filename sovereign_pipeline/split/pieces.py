@@ -1,5 +1,5 @@
-"""Find held-out texts that training texts contain in pieces: all training texts together contain at least half of such
-a text.
+"""Find held-out texts that training texts contain in pieces: at least half of such a text is in all training texts
+together.
 
 Texts are compared without spaces, in runs of letters, so that a lost space or a word divided at a line end has no
 effect. Each text is hashed once, and memory grows with the held-out side only.
@@ -18,19 +18,20 @@ from sovereign_pipeline.split.shingles import are_among, runs_of_about
 from sovereign_pipeline.split.similarity import mixed
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
-"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> limit. Runs of this length are compared if the
-share of texts that consist of common sentences is below the limit. The longest runs are always compared."""
+"""Number of letters in a run, a power of two (about 6, 13 or 26 words) -> limit. The first length is used at which the
+share of texts that consist of common sentences is below the limit. The longest runs have no limit."""
 RELATED = 0.4
-"""Minimum share of a text's letters that a related document contains, such as the document's draft. Sentences that only
-related documents share are not common sentences."""
+"""A document is related to a text, as a draft is, if it contains at least this share of the text's letters. Sentences
+that only related documents share are not common sentences."""
 SHARE = 0.5
-"""Minimum share of a held-out text's letters in training texts for counting the text as trained on."""
+"""Minimum share of a held-out text's letters that must be in training texts for the text to count as trained on."""
 _SAMPLE = 1_000
-"""Maximum number of texts in the sample that determines common sentences."""
+"""Maximum number of sampled texts. The sample shows how many texts consist of common sentences."""
 _STRIDE = 4
-"""Distance in letters between the runs of a held-out text. The other side's runs begin at every letter."""
+"""Distance in letters between the beginnings of two runs of a held-out text. On the other side, a run begins at every
+letter."""
 _LETTERS_PER_BLOCK = 1 << 17
-"""Number of letters per block, small enough for a block's hashes to fit into the processor's cache."""
+"""Number of letters in a block. It is so small that the hashes of a block fit into the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
 _BYTES_PER_RUN = 32
 """Memory in bytes that one run of a held-out text needs during the comparison."""
@@ -43,20 +44,21 @@ _BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Pieces:
-    """Held-out texts of which the other side contains at least SHARE, in pieces."""
+    """Held-out texts of whose letters the other side contains at least SHARE, in pieces."""
 
     texts: int
     documents: NDArray[np.int64]
-    """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, sorted."""
+    """(n, 2) numbers of a held-out document and of a document that contains a piece of it. Each pair occurs once; pairs
+    are sorted."""
     largest_share: float
-    """Largest share of one held-out text in the texts of the other side."""
+    """Largest share of a held-out text's letters that is in the texts of the other side."""
     letters: int
     """Number of letters in the compared runs."""
 
     @property
     def remark(self) -> str:
-        """Return a warning if many texts consist of common sentences, because shorter pieces are then indistinguishable
-        from common sentences."""
+        """Return a warning if only longer runs could be compared, because many texts consist of common sentences.
+        Shorter pieces cannot be distinguished from common sentences then. Otherwise return ""."""
         if self.letters == min(LENGTHS):
             return ""
         return (
@@ -66,17 +68,18 @@ class Pieces:
 
 
 def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None = None) -> Pieces:
-    """Return the held-out texts that the other side contains in pieces, and the documents with the pieces.
+    """Find the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
-    Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS
-    different texts is boilerplate and is ignored, unless only one held-out text has it. If many unrelated texts of
-    the other side consist of each other's runs, these are common sentences, and longer runs are compared.
+    Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS different
+    texts is boilerplate. It is ignored unless exactly one held-out text contains it. If many texts of the other side
+    consist of runs of unrelated documents, these runs are common sentences, and longer runs are compared instead.
 
     Args:
-        memory: maximum memory for the runs of held-out texts, in bytes. If the runs need more, held-out texts are
-            compared in portions, each with all texts of the other side. This changes the time, but not the result.
-        counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
-            side.
+        memory: maximum memory for the runs of held-out texts, in bytes. If the runs need more, the held-out texts are
+            compared in portions, each portion with all texts of the other side. This takes longer, but gives the same
+            result.
+        counted: texts that determine, together with the held-out texts, which runs are boilerplate or common sentences;
+            None for the texts of the other side.
     """
     corpus = other if counted is None else counted
     long, sample = _long(held_out), _long(corpus)
@@ -111,12 +114,13 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
 
 @dataclass(frozen=True)
 class _Counts:
-    """For each run, the number of different texts that contain it; counting stops above BOILERPLATE_TEXTS."""
+    """For each run, the number of different texts that contain the run. Counting stops above BOILERPLATE_TEXTS."""
 
     corpus: NDArray[np.uint32]
     held_out: NDArray[np.uint32]
     holders: NDArray[np.int64]
-    """(n, 2) run of a sampled text that is rare in the corpus, and document of the corpus that contains it; sorted."""
+    """(n, 2) sorted pairs: a run of a sampled text that is rare in the corpus, and a document of the corpus that
+    contains this run."""
 
     @property
     def are_rare(self) -> NDArray[np.bool_]:
@@ -141,7 +145,7 @@ def _counts(runs: "_Runs", held_out: Texts, corpus: Texts, sample: Texts | None 
 
 
 def _share_of_common_texts(sample: Texts, runs: "_Runs", counts: _Counts) -> float:
-    """Return the share of sampled texts that consist, by at least SHARE, of runs that unrelated documents contain."""
+    """Return the share of sampled texts of whose letters at least SHARE is in runs that unrelated documents contain."""
     if not len(sample):
         return 0.0
     holders = counts.holders
@@ -175,7 +179,8 @@ def _different(texts: Texts) -> Texts:
 
 
 class _Runs:
-    """The hashes of all runs of one length in some texts, with a hash table that quickly excludes most other hashes."""
+    """The hashes of all runs of one length in some texts. A hash table shows quickly that most other hashes are not
+    among them."""
 
     def __init__(self, letters: int, texts: Iterable[Texts] = (), hashes: Iterable[NDArray[np.uint64]] = ()) -> None:
         self.letters = letters
@@ -196,7 +201,7 @@ class _Runs:
         return np.searchsorted(self.hashes, hashes)
 
     def contain(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return a mask of the hashes that are in the set."""
+        """Return a mask of those hashes that are in `self.hashes`."""
         byte, bit = self._mark_of(hashes)
         result = (self._marks[byte] & bit) > 0
         result[result] = are_among(hashes[result], self.hashes)
@@ -205,8 +210,8 @@ class _Runs:
     def found_in(
         self, texts: Texts, marks: NDArray[np.uint8] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield text numbers and the numbers of the runs in them, for all texts. `marks`: marks of the runs to look
-        for; None for all runs."""
+        """Find the runs in all texts. Yield pairs of arrays: numbers of texts, and the indexes of the runs in these
+        texts. `marks`: marks of the runs to look for; None for all runs."""
         marks = self._marks if marks is None else marks
         for rows in _blocks(texts) if self.hashes.size else ():
             block = texts.letters.read(rows)
@@ -222,8 +227,8 @@ class _Runs:
     def once_in_each(
         self, texts: Texts, counts: NDArray[np.uint32]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield the numbers of runs and of the texts that contain them, each pair once. Adds the number of texts with
-        each run to `counts`. Counting may stop once a run is boilerplate, as most found runs are."""
+        """Yield the indexes of runs and the numbers of texts that contain them, each pair once. Add the number of texts
+        with each run to `counts`. Counting of a run may stop when the run is boilerplate, as most runs in texts are."""
         marks = self._marks.copy()
         for numbers, places in self.found_in(texts, marks):
             pairs = _distinct(places * len(texts) + numbers)
@@ -241,14 +246,16 @@ class _Runs:
         np.bitwise_and.at(marks, byte, ~bit)
 
     def count(self, texts: Texts) -> NDArray[np.uint32]:
-        """Return the number of different texts that contain each run, up to the limit of `once_in_each`."""
+        """Return, for each run, the number of different texts that contain it. Counting may stop as in
+        `once_in_each`."""
         counts = np.zeros(self.hashes.size, np.uint32)
         for _ in self.once_in_each(_different(texts), counts):
             pass
         return counts
 
     def of(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]]:
-        """Yield text number, start and hash of every _STRIDE-th run, in each text's order."""
+        """Yield arrays with the text's number, the start and the hash of each run. Only every _STRIDE-th run of a text
+        is yielded, in order."""
         for rows in _blocks(texts):
             block = texts.letters.read(rows)
             starts, sizes = np.arange(block.values.size) - np.repeat(block.starts, block.sizes), block.sizes
@@ -256,7 +263,8 @@ class _Runs:
             yield rows[block.rows[kept]], starts[kept], self._rolled(block.values)[kept]
 
     def _rolled(self, letters: NDArray[Any]) -> NDArray[np.uint64]:
-        """Return the polynomial hash (modulo 2^64) of every run, as a difference of the hashes of two prefixes.
+        """Return the polynomial hash (modulo 2^64) of every run, computed from the difference of the hashes of two
+        prefixes.
 
         With the letters' units u and an odd multiplier m, the hash of the run at i is the sum of
         u[i+k]·m^(letters-1-k). It is m^(i+letters-1) times the sum of u[j]·m^-j over the run.
@@ -273,7 +281,7 @@ class _Runs:
 
 @lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the first powers of _MULTIPLIER and of its inverse, modulo 2^64."""
+    """Return the first `count` powers of _MULTIPLIER and of its inverse, modulo 2^64."""
     bases = (np.full(count, base, np.uint64) for base in (_MULTIPLIER, _INVERSE))
     powers, inverse = (np.append(np.uint64(1), np.cumprod(base[:-1])) for base in bases)
     return powers, inverse
@@ -291,7 +299,7 @@ def _distinct(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _shares(texts: Texts, runs: _Runs) -> NDArray[np.float64]:
-    """Return the share of each text's letters that are in the runs."""
+    """Return, for each text, the share of its letters that the runs cover."""
     covered = np.zeros(len(texts))
     for numbers, starts, hashes in runs.of(texts):
         if numbers.size:
@@ -304,7 +312,8 @@ def _shares(texts: Texts, runs: _Runs) -> NDArray[np.float64]:
 def _covered(
     numbers: NDArray[np.int64], starts: NDArray[np.int64], letters: int, count: int = 0
 ) -> NDArray[np.float64]:
-    """Return, for each number, how many letters its runs cover. Runs are sorted by number and start."""
+    """Return, for each number, how many letters the runs with this number cover. The runs must be sorted by number and
+    start."""
     reach = np.full(numbers.size, letters)
     is_same = numbers[1:] == numbers[:-1]
     reach[:-1][is_same] = np.minimum(np.diff(starts), letters)[is_same]
@@ -314,7 +323,8 @@ def _covered(
 def _documents_with(
     letters: int, pieces: NDArray[np.uint64], owners: NDArray[np.int64], other: Texts
 ) -> NDArray[np.int64]:
-    """Return (n, 2) owner of a run and document of the other side that contains it, each pair once, sorted."""
+    """Return (n, 2) sorted pairs, each once: the owner of a run, and a document of the other side that contains the
+    run."""
     order = np.argsort(pieces, kind="stable")
     pieces, owners = pieces[order], owners[order]
     runs = _Runs(letters, hashes=[pieces])

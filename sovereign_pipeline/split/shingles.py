@@ -16,7 +16,8 @@ ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
 _SHINGLES_PER_PART = 1 << 24
 _MOST_READ_IN_VAIN = 4
-"""Maximum number of unwanted hashes read per wanted hash. Rows that are further apart are read one by one."""
+"""Maximum number of unneeded hashes that are read for each needed hash. Rows that are further apart are read one by
+one."""
 SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
 HASH_BITS = 44
@@ -34,7 +35,7 @@ class Block:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Return each value's row number within the block."""
+        """Return, for each value, the number of its row within the block."""
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
     @property
@@ -47,8 +48,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) without text. Only
-    rows that are being read are in memory."""
+    """The shingles of many documents, without text, in a file. It has about 8 bytes for each word, or, in Arabic, for
+    each character. Only rows that are being read are in memory."""
 
     path: Path
     sizes_in_file: NDArray[np.int64]
@@ -61,7 +62,7 @@ class Shingles:
 
     @staticmethod
     def of(path: Path, sizes: NDArray[np.int64], kind: type[np.unsignedinteger[Any]] = np.uint64) -> "Shingles":
-        """Return the shingles in a file of consecutive rows with the given sizes."""
+        """Return the shingles in a file. `sizes`: number of hashes of each row in the file."""
         return Shingles(path, sizes, np.cumsum(sizes) - sizes, kind)
 
     def __len__(self) -> int:
@@ -106,7 +107,8 @@ class Shingles:
 
 
 def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the positions 0, 1, … in runs whose sizes sum to about `total`, with at most `rows` positions each."""
+    """Yield the positions 0, 1, … in successive groups. The sizes in each group sum to about `total`, and a group has
+    at most `rows` positions."""
     before = np.cumsum(sizes) - sizes
     cuts = [*np.flatnonzero(np.diff(before // total, prepend=-1)).tolist(), sizes.size]
     for first, end in itertools.pairwise(cuts):
@@ -117,7 +119,8 @@ def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[N
 def jaccard_of_pairs(
     left: Shingles, right: Shingles, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the Jaccard similarity of each pair (row of `left`, row of `right`), from all of their shingles."""
+    """Return the Jaccard similarity of each pair (row of `left`, row of `right`), computed from all shingles of both
+    rows."""
     common = np.empty(one.size, np.int64)
     for pairs in runs_of_about(left.sizes_of(one) + right.sizes_of(other), _SHINGLES_PER_BLOCK, one.size):
         mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
@@ -129,17 +132,17 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """An order of all shingles, rarest first. The search for near-duplicates and its check are correct with any order,
-    and are fast if common shingles come last."""
+    """An order of all shingles, the rarest first. The search for near-duplicates and the exhaustive check are correct
+    with any order, but are fast only if common shingles come last."""
 
     levels: NDArray[np.uint8]
-    """For each slot of a hash table, the scaled logarithm of its commonest shingle's count; 0 if no shingle of the slot
-    repeats."""
+    """For each slot of a hash table, the scaled logarithm of the count of the slot's most common shingle; 0 if no
+    shingle of the slot repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":
-        """Return the order by counts over all rows of the sides. `scratch`: directory for the shingles while they are
-        sorted."""
+        """Return the order that results from counting the shingles in all rows of the sides. `scratch`: directory for
+        the shingles while they are sorted."""
         levels = np.zeros(SLOTS, np.uint8)
         for hashes, counts in repeated_shingles(scratch, *sides):
             # The commonest shingle of a slot is written last, so its count stays.
@@ -150,8 +153,8 @@ class Rarity:
         return Rarity(levels)
 
     def rarest_first(self, block: Block) -> Block:
-        """Return the same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order, the rarest
-        first.
+        """Return the same rows with a token of TOKEN_BITS bits in place of each shingle. The tokens of a row are in
+        ascending order, so that the rarest shingle is first.
 
         A token consists of the shingle's level and 44 bits of its hash. Different shingles with the same token make the
         search slower. No pair is missed, because equal shingles have equal tokens.
@@ -164,8 +167,8 @@ class Rarity:
 
 
 def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield every shingle in more than one row of the sides, with the number of rows, in portions. `scratch`: directory
-    for the shingles while they are sorted."""
+    """Yield, in portions, every shingle that is in more than one row of the sides, with the number of these rows.
+    `scratch`: directory for the shingles while they are sorted."""
     with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
         for path in paths:
             hashes = np.sort(np.fromfile(path, np.uint64))
@@ -176,8 +179,7 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Return the number of parts into which to divide the records of all shingles, so that one part fits into
-    memory."""
+    """Return into how many parts the records of all shingles must be divided so that each part fits into memory."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
@@ -185,8 +187,9 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Write the records of all blocks to one file per part in `scratch`, and yield the files. `blocks`: (records, one
-    number of HASH_BITS bits for each record). Records with equal numbers are in the same part."""
+    """Divide the records of all blocks into parts, write each part to a file in `scratch`, and yield the files.
+    `blocks`: pairs of records and numbers, with one number of HASH_BITS bits for each record. Records with equal
+    numbers get into the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

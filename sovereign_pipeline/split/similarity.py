@@ -22,12 +22,12 @@ WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 SHORT_WORDS = 24
-"""Minimum number of words of equal texts that always tie documents. A shorter text in many documents is a standard
-phrase."""
+"""Number of words from which equal texts always tie their documents. A shorter text that is in many documents is a
+standard phrase."""
 SKETCH = 256
-"""Number of least digests that represent a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
-Bottom-k Sketches"). If two sets share 3 % of their texts, their least digests have one in common with a probability of
-99.9 %."""
+"""Number of smallest digests that represent a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
+Bottom-k Sketches"). If two sets share 3 % of their texts, their smallest digests have at least one in common with a
+probability of 99.9 %."""
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
@@ -36,12 +36,12 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (
 # Callers normalise the texts of one document several times in a row.
 @lru_cache(maxsize=16)
 def normal_text(text: str) -> str:
-    """Return the words of a text in lower case, separated by single spaces, with placeholders without their numbers.
+    """Return the words of a text in lower case, separated by single spaces. Placeholders lose their numbers.
 
     Decodes HTML entities, percent-encoding and escapes, and joins a word that a hyphen divides at a line end.
     `compared_as` then drops invisible characters and maps confusables, and the spellings of one Arabic letter, to one
-    character. `_` becomes a space. `NAME_3` becomes `name`, because two case files number the placeholders of the same
-    document differently.
+    character. `_` becomes a space. `NAME_3` becomes `name`, because the same document has other numbers in another case
+    file.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
@@ -62,9 +62,9 @@ def normal_form(document: Document) -> str:
 
 
 def written_in(document: Document) -> list[str]:
-    """Return the request and response of a letter; for a conversation, the texts of users and assistants and the long
-    arguments of calls. System messages, other arguments and results of tools are left out, because many conversations
-    share them."""
+    """Return the request and response of a letter. For a conversation, return the texts of users and assistants, and
+    the long arguments of calls. System messages, other arguments and results of tools are left out, because many
+    conversations share them."""
     if document.is_letter:
         return [document.request, document.response]
     turns = [each for each in document.messages if each.role in ("user", "assistant")]
@@ -72,8 +72,8 @@ def written_in(document: Document) -> list[str]:
 
 
 def long_arguments(message: Message) -> list[str]:
-    """Return the texts of at least SHORT_WORDS words in the arguments of a message's calls, such as a letter to
-    send."""
+    """Return those texts in the arguments of a message's calls that have at least SHORT_WORDS words, such as a letter
+    to send."""
     texts = strings_in([call.arguments for call in message.tool_calls], with_keys=True)
     return [each for each in texts if normal_text(each).count(" ") + 1 >= SHORT_WORDS]
 
@@ -82,7 +82,7 @@ def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
     Lines with the same number of `>` form one block, even if an answer is between them. Callers also compare the whole
-    text. An undetected quotation mark can therefore hide only a part of a document inside a much longer text.
+    text. If a quotation is not detected, they can therefore only miss a part of a document inside a much longer text.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
@@ -117,8 +117,8 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
     """Return sorted distinct 64-bit hashes of the word runs of each normalised text, in any script; none if the text is
     shorter than a run.
 
-    Words are used in every script, so that an Arabic text has the same shingles inside an English text. Hashing all
-    texts at once takes a third of the time.
+    Runs consist of words in every script, so that an Arabic text has the same shingles when it is inside an English
+    text. Hashing all texts at once takes a third of the time.
     """
     words = " ".join(texts).split(" ")
     lengths = np.array([text.count(" ") + 1 for text in texts], np.int64)
@@ -154,8 +154,8 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_of(value: str) -> int:
-    """Hash a word, a text, a case file, an author or an id to 64 bits. A collision (a chance of one in 37 million among
-    a million values) ties documents needlessly, but never lets a tie cross."""
+    """Hash a word, a text, a case file, an author or an id to 64 bits. A collision, with a chance of one in 37 million
+    among a million values, ties documents needlessly. It never breaks a tie."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
 
@@ -182,8 +182,8 @@ def _word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """Return the distinct polynomial hashes (modulo 2^64) of every run of `size` units, or of all units if there are
-    fewer."""
+    """Return the distinct polynomial hashes (modulo 2^64) of all runs of `size` units. If there are fewer units, return
+    the hash of all units."""
     rolled = _runs(units, min(size, units.size))
     rolled.sort()
     is_first = np.ones(rolled.size, np.bool_)
@@ -202,11 +202,11 @@ def _runs(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 
 
 def least_digests(texts: Iterable[str]) -> list[str]:
-    """Return the SKETCH least digests of a set of texts, ascending."""
+    """Return the SKETCH smallest digests of a set of texts, in ascending order."""
     return sorted({hashlib.sha256(each.encode()).hexdigest()[:16] for each in texts})[:SKETCH]
 
 
 def is_mostly_in(texts: Sequence[str], whole: Sequence[str]) -> bool:
-    """Return whether at least half of a set of texts is in another set, by the least digests of both."""
+    """Return True if at least half of a set of texts is in another set. The smallest digests of both sets show this."""
     comparable = [each for each in texts if len(whole) < SKETCH or each <= whole[-1]]
     return 0 < len(comparable) <= 2 * len(set(comparable).intersection(whole))

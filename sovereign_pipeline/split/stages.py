@@ -1,5 +1,5 @@
-"""Define the stage leakage_safe_split, which writes a training, a selection and a held-out file that share no related
-documents."""
+"""Define the stage leakage_safe_split, which writes a training, a selection and a held-out file. No document in one
+file is related to a document in another."""
 
 import json
 from collections import Counter
@@ -69,16 +69,16 @@ from sovereign_pipeline.split.shingles import Rarity, Shingles
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE, least_digests, normal_form
 
 SELECTION_DRAWN = "selection side drawn"
-"""Action of the ledger entry with the least digests of a selection side's texts. Settings are chosen by these
+"""Action of the ledger entry with the smallest digests of a selection side's texts. Settings are chosen with these
 documents, so no adapter is evaluated on them; see `evaluation/report/looks.py`."""
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write each document to one of the files, byte for byte and in the input's order, and write the proof.
+    """Write each document unchanged to the file of its side, in the input's order, and write the proof.
 
-    The selection side is chosen last, from the documents that are not held out, so it does not change the held-out
-    side. Raises InputError if two documents have the same id, if a side cannot get `letters` documents, or if the
-    paraphrase model is not installed.
+    The selection side is chosen last, from the documents that are not held out. It therefore does not change which
+    documents are held out. Raises InputError if two documents have the same id, if a side cannot get `letters`
+    documents, or if the paraphrase model is not installed.
     """
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
@@ -151,9 +151,10 @@ def _config(line: Line) -> Config:
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that no group of related documents is in two of the files, and that enough documents are held out.
+    """Verify that no group of related documents is in two of the split's files, and that enough documents are held out.
 
-    The held-out side is compared with all other documents, then the selection side with training by the same rules.
+    The held-out side is compared with all other documents. Then the selection side is compared with the training side
+    by the same rules.
     """
     recipe, scrubbed = workplace.line.split, inputs[SCRUBBED_CORPUS.kind]
     rules = {"held_out": recipe} | ({"selection": recipe.of_selection} if recipe.of_selection else {})
@@ -184,8 +185,8 @@ def _evaluate_side(
     proof: Mapping[str, Any],
     differences: Sequence[str],
 ) -> Verdict:
-    """Compare two files that must share nothing. `files`: the untrained side, and the documents that it must not
-    overlap. `proof`: the proof of the untrained side."""
+    """Compare two files that must have no related documents. `files`: the file of the untrained side, and the file of
+    the documents that it must not overlap. `proof`: the proof of the untrained side."""
     with workplace.store.workspace() as scratch:
         held, train = (
             read_features(file, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
@@ -239,7 +240,8 @@ def _evaluate_side(
 
 @dataclass(frozen=True)
 class Sides:
-    """The held-out and the training side of a split, with the rarity and the boilerplate of both together."""
+    """The held-out and the training side of a split. The rarity and the boilerplate are those of both sides
+    together."""
 
     held: Features
     train: Features
@@ -274,8 +276,8 @@ class Sides:
 
 
 def _more_than_asked(sides: Sides) -> list[str]:
-    """Return a problem if too many letters are held out: more than are left for training, or more than twice the
-    requested number plus the largest group."""
+    """Return a list with a problem if too many letters are held out: if fewer are left for training, or if there are
+    more than twice the requested number plus the size of the largest group."""
     letters, held_letters, least = sides.letters, sides.held_letters, sides.least_share
     asked = needed(least, letters)
     leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
@@ -291,7 +293,8 @@ def _more_than_asked(sides: Sides) -> list[str]:
 
 
 def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
-    """Return kind of tie -> (n, 2) tied held-out documents, found with the functions of the build."""
+    """Return a dict from kind of tie to the (n, 2) held-out documents that it ties. The functions of the build find the
+    ties."""
     held, train, recipe = sides.held, sides.train, sides.recipe
     texts = held.columns.texts.distinct()
     near = near_duplicates(held.columns.shingles, sides.rarity, recipe.near_duplicate_jaccard, sides.scratch).pairs
@@ -305,8 +308,8 @@ def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
 
 
 def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return (n, 2) held-out documents. The first is newer than all training documents, or tied to a newer document;
-    the second is older and contains a piece of the first."""
+    """Return (n, 2) pairs of held-out documents. The first document is newer than all training documents, or tied to
+    such a document. The second is neither, and contains a piece of the first."""
     texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
 
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -324,8 +327,9 @@ def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.
 
 
 def _held_out_without_a_newer(sides: Sides) -> list[str]:
-    """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
-    found as in the build. Groups without a newer document are then compared exactly with all held-out documents."""
+    """Return the ids of those held-out documents in whose group no document is newer than every training document.
+    Groups are found as in the build. Groups without a newer document are then compared with all held-out documents
+    exhaustively."""
     held, train = sides.held.columns, sides.train.columns
     if not len(train):
         return []
@@ -345,7 +349,7 @@ def _held_out_without_a_newer(sides: Sides) -> list[str]:
 
 
 def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
-    """Return problems unless the files together have exactly the input's lines, in order."""
+    """Return the problems if the files together do not have exactly the lines of the input, in the same order."""
     names = (TRAIN, HELD_OUT, *([SELECTION] if has_selection(artifact) else []))
     with ExitStack() as opened:
         lines, *files = [opened.enter_context(each.open("rb")) for each in (documents, *map(artifact.file, names))]
@@ -362,14 +366,14 @@ def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The ties and texts that two sides share."""
+    """The ties and texts that the two sides of a split share."""
 
     near_duplicates: int
     contained_texts: dict[str, int]
-    """Fields of the two documents -> number of pairs in which one text contains the other."""
+    """Fields of the two texts -> number of pairs of which one text contains the other."""
     pieces: Pieces
     problems: tuple[str, ...]
-    """Clause with counts and ids for each kind of crossing tie."""
+    """For each kind of tie between the sides, a clause with the number of ties and with ids."""
 
 
 def overlap_of(sides: Sides) -> Overlap:
@@ -400,9 +404,9 @@ def overlap_of(sides: Sides) -> Overlap:
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """Describe what the held-out and selection sides of one split share with the training side of an earlier split.
-    Compares as the gate does, under the recipe of the workplace's line. Raises IntegrityError or NotFoundError if a
-    necessary ancestor of either split cannot be opened.
+    """Describe which ties and texts the held-out and selection sides of one split share with the training side of an
+    earlier split. They are compared as by the gate, with the recipe of the workplace's line. Raises IntegrityError or
+    NotFoundError if a necessary ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split
 
@@ -429,7 +433,7 @@ def _problem(kind: str, count: int, ids: Sequence[str]) -> list[str]:
 # --- the proof --------------------------------------------------------------------------------------------------------
 
 Proof = dict[str, Any]
-"""The content of `proof.json`, without text. The order of the keys is the one in the file.
+"""The content of `proof.json`. It contains no text of documents. The keys have the same order as in the file.
 
 `selection` is the proof of a second split, which divides the documents that are not held out. In it, `held_out` means
 the selection side.
@@ -437,8 +441,8 @@ the selection side.
 
 
 def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
-    """Return the parameters, counts and evidence that no group crosses. A component's size is its number of documents.
-    Both documents of a counted pair are on the same side."""
+    """Return the parameters and counts of a split, and the evidence that no group is on two sides. A component's size
+    is its number of documents. Only pairs of documents on the same side are counted."""
     is_held_out, is_letter = assignment.is_held_out, ~columns.is_preference
     rows, letters = _side_counts(is_held_out), _side_counts(is_held_out[is_letter])
     similar, texts = assignment.similar, assignment.check.texts
@@ -518,7 +522,7 @@ def _side_counts(is_held_out: NDArray[np.bool_]) -> dict[str, int]:
 
 
 def _with_selection(proof: Proof, inner: Proof) -> Proof:
-    """Return a proof with the selection side's proof. Its counts then cover three sides."""
+    """Add the proof of the selection side to a proof, and return the result. The counts then cover three sides."""
     sides = {
         name: {
             "train": inner[name]["train"],
