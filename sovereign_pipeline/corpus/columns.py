@@ -154,7 +154,7 @@ GIVE_NAMES = "Give every column a different name."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if two columns have the same name. The message does not quote a first line that may be a row of
+    """Raise SourceError if two columns have the same name. Its message never quotes a first line that may be a row of
     data."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
@@ -182,7 +182,7 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Maximum number of cached sets of column names. All rows of a table have the same set; JSON rows may have different
+"""Maximum number of cached sets of column names. All rows of a table have one set; JSON rows may have different
 sets."""
 
 

@@ -1,5 +1,4 @@
-"""List the tables of a database, run a source's read-only query, and write its rows to the Parquet file that the source
-reads."""
+"""List the tables of a database, run a source's read-only query, and write its rows to the source's Parquet file."""
 
 import datetime
 import json

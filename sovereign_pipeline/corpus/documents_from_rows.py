@@ -100,8 +100,8 @@ class Exclusions:
         return self._by_id.get(id) or (self._by_id.get(tied) if tied is not None else None)
 
     def refuse_personal_data(self) -> None:
-        """Raise PrivacyError if the id or the reason of an exclusion contains personal data. The corpus records ids and
-        reasons."""
+        """Raise PrivacyError if the id or the reason of an exclusion contains personal data. The corpus records
+        both."""
         for number, each in enumerate(self.all, start=1):
             for name, value in (("id", each.id), ("reason", each.reason)):
                 if kinds := sorted(self._screen.kinds_of(name, value)):
@@ -535,8 +535,7 @@ class SourceReader:
         return None if id is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """Return the id of a row. If the row has no id and `id_from_row` is set, return an id made from the row's
-        number."""
+        """Return the id of a row. If it has no id and `id_from_row` is set, return an id made from the row's number."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 

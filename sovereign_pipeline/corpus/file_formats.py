@@ -185,8 +185,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their newline. Yield None for a line above the limit; such a line is never loaded
-    completely."""
+    """Yield lines without their newline. Yield None for a line above the limit, which is never loaded completely."""
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     while line := buffered.readline(max_row_bytes + 1):
         if len(line) <= max_row_bytes or line.endswith(b"\n"):
@@ -487,13 +486,11 @@ _SHORT = 60
 _FEW = 20
 """Maximum number of distinct values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Minimum number of distinct values that a column must have before a value of a new form counts as foreign to the
-column."""
+"""Minimum number of distinct values that a column must have before a value of a new form counts as foreign to it."""
 _LONG_NUMBER = 5
 """Number of digits from which a number is not a year, and is rarely a house number or a list number."""
 _NEXT = 10
-"""Minimum amount by which an id may exceed the highest learnt id. For a wide range of ids, the amount is a quarter of
-the range."""
+"""Minimum amount by which an id may exceed the highest learnt id. For a wide range, it is a quarter of the range."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
 """Minimum number of columns for detection. In a table of only an id and a text, a row cannot be distinguished from a

@@ -228,8 +228,7 @@ def _is_in_maildir(name: str) -> bool:
 
 
 def _is_table_of_pairs(file: SourceFile, names: Collection[str]) -> bool:
-    """Return True if a file is a CSV file with a row whose cells under `request` and `reply` name files of the
-    folder."""
+    """Return True if a file is a CSV file and a row's cells under `request` and `reply` name files of the folder."""
     if PurePosixPath(file.name).suffix.lower() != ".csv" or file.problem:
         return False
     try:

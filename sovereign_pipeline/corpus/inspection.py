@@ -137,11 +137,9 @@ LEAST_DIFFERENT_IDS = 0.95
 """Minimum share of rows that must have a distinct value in a column of row ids. The share is below 1 because exports
 may repeat ids, leave ids empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""Number of rows from which a column of ids may have one row without a distinct value, whatever share of the rows this
-is."""
+"""Number of rows from which one row of an id column may lack a distinct value, whatever share of the rows this is."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
-"""Maximum number of distinct values in a column of states or levels, and maximum length in characters of such a
-value."""
+"""Maximum number of distinct values in a column of states or levels, and maximum length of each in characters."""
 UNFINISHED = frozenset(
     ("draft", "withdrawn", "cancelled", "canceled", "deleted", "archived", "pending", "مسودة", "ملغى", "محذوف", "مسحوب")
 )
@@ -427,8 +425,7 @@ class LinkColumn:
     matched: int
     """Number of links to existing rows."""
     doubt: str | None = None
-    """Reason why a person must decide whether the column contains links; None if the column certainly contains
-    links."""
+    """Reason why a person must decide whether the column contains links; None if it certainly contains links."""
 
     @property
     def unmatched(self) -> int:
@@ -479,8 +476,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare the values of a column with the ids of another column. Return None if too few values match to report the
-    column."""
+    """Compare a column's values with the ids of another column. Return None if too few values match to report it."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())

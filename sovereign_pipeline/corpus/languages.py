@@ -141,7 +141,7 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return another language of the script if the text has far more common words of it than of `language`; otherwise
+    """Return another language of the script if far more words of the text are common in it than in `language`, or
     None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]

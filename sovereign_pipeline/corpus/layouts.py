@@ -224,8 +224,7 @@ def _speaker(turn: Any) -> Any:
 
 
 def _messages(turns: Sequence[Any]) -> list[Message]:
-    """Convert turns to messages. Calls in a separate turn are added to the assistant's message that precedes this
-    turn."""
+    """Convert turns to messages. Calls in a separate turn are added to the assistant's message before this turn."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         message = _message(turn, number)
@@ -345,8 +344,7 @@ def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
 
 
 def _decoded(value: Any) -> Any:
-    """Parse a JSON text, and parse the result again if some file encoded it twice. Return None if the text is not
-    JSON."""
+    """Parse a JSON text, which some files encode twice. Return None if the text is not JSON."""
     try:
         for _ in range(3):
             value = json_of(value) if isinstance(value, str) else value

@@ -138,8 +138,7 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
 
 
 def _case_of(name: str, source: Source) -> str:
-    """Return the case that the recipe's patterns find in a path, in the form of `folded`. Return "" if they find
-    none."""
+    """Return the case that the recipe's patterns find in a path, in the form of `folded`; "" if they find none."""
     matches = (pattern.fullmatch(_stem(name)) for pattern in _patterns(source) or ())
     return next((folded(match["case"]) for match in matches if match and "case" in match.re.groupindex), "")
 
@@ -604,8 +603,7 @@ def _is_year(part: str) -> bool:
 # --- the institution's own numbers ------------------------------------------------------------------------------------
 
 LEAST_OF_OURS = 0.9
-"""Minimum share of all citations that the institution's number series must explain: one of the series cites or is
-cited."""
+"""Minimum share of all citations in which one of the institution's number series cites or is cited."""
 LEAST_IN_A_SERIES = 5
 """Minimum number of citations for considering a number series."""
 

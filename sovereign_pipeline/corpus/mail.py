@@ -645,8 +645,7 @@ def _unflowed(text: str, is_delsp: bool) -> str:
 _BLOCKS = ("div", "li", "tr", "dt", "dd", "address", "article", "section", "header", "footer", "pre")
 _PARAGRAPHS = ("p", "blockquote", "table", "ul", "ol", "dl", "hr", "h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCK, _PARAGRAPH = "\x1e", "\x1d"
-"""Two characters: the first marks the edges of an HTML block without a margin, the second those of a block with a
-margin."""
+"""Characters that mark the edges of an HTML block: the first for a block without a margin, the second with a margin."""
 _EDGES = re.compile(rf"[ \n]*[{_BLOCK}{_PARAGRAPH}][ \n{_BLOCK}{_PARAGRAPH}]*")
 _UNSEEN = ("head", "style", "script", "title", "template")
 _MOST_QUOTATIONS = 200

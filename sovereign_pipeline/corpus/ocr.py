@@ -31,8 +31,7 @@ SECONDS = 30
 LARGEST_SIDE = 14_400
 """Maximum length of a page's side in points (5 metres), as in the PDF specification."""
 _A3 = 1_191
-"""Longer side of A3 in points. A larger page is scaled down to A3, because phones write scans with one point for each
-pixel."""
+"""Longer side of A3 in points. A larger page is scaled down to A3, because phones write a point for each pixel."""
 _RENDERINGS = ((150, "0"), (300, "2"))
 """Resolution in dots per inch, and number of tesseract's thresholding method. Method 0 is Otsu's, which suits most
 letters; method 2 is Sauvola's."""

@@ -13,8 +13,7 @@ from typing import IO, Any
 from sovereign_pipeline.corpus.parsing import Unreadable, read_whole
 
 MOST_UNPACKED = 512 << 20
-"""Maximum unpacked size in bytes: of those parts of a DOCX or ODT file that are read, and of all parts of a
-workbook."""
+"""Maximum unpacked size in bytes: of the parts of a DOCX or ODT file that are read, or of all parts of a workbook."""
 LONGEST_TEXT = 500_000
 """Maximum length in characters of a document's text. The same limit applies to its margins and properties together."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -237,8 +236,7 @@ def _properties(parts: Any) -> dict[str, str]:
 
 
 def _joined(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return a dict from each property to its values, joined as lines of one text. A property may occur several
-    times."""
+    """Return a dict from each property to a text with its values as lines. A property may occur several times."""
     return {name: "\n".join(every) for name, every in values.items()}
 
 
@@ -552,5 +550,4 @@ _PARSERS: Mapping[str, Callable[..., dict[str, Any]]] = {
     ".pdf": _pdf,
 }
 DOCUMENTS = tuple(_PARSERS)
-"""Suffixes of documents. If a letter exists in several formats, its text is read from the format that comes first
-here."""
+"""Suffixes of documents. If a letter exists in several formats, the first of these formats is read."""

@@ -65,8 +65,7 @@ by chance."""
 
 
 def reject_unreadable(path: Path) -> None:
-    """Raise SourceError unless the path is a regular file that this account can read. Such a file can be read several
-    times."""
+    """Raise SourceError unless the path is a regular, readable file. Such a file can be read several times."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -211,8 +210,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """Return the encoding that the first bytes of a text show by a byte order mark or by the positions of zero bytes;
-    otherwise None."""
+    """Return the encoding that a byte order mark or the positions of zero bytes at a text's beginning show, or None."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 

@@ -74,8 +74,7 @@ _LENGTH = struct.Struct(">I")
 _RESTART = b"{}"
 """Message from the sandbox that the parser's time limit was restarted. It is not an item."""
 MOST_RESTARTS = 400
-"""Maximum number of restarts for a document or message, A limit is needed because a hostile file may control its
-parser."""
+"""Maximum number of restarts for a document or message, because a hostile file may control its parser."""
 _DOCUMENTS = "sovereign_pipeline.corpus.office_files"
 """Module of the parser of documents. The parser of mail uses it, too, for attachments."""
 _SUFFIX, _DIGEST = re.compile(r"(?:\.[a-z0-9]{1,8})?"), re.compile("[0-9a-f]{64}")

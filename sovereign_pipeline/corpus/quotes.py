@@ -1,5 +1,4 @@
-"""Find quoted and forwarded messages in a message's text, in English and Arabic. Remove those that are already in the
-conversation."""
+"""Find quotations in an English or Arabic message, and remove those of messages that are in the conversation."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -1,5 +1,4 @@
-"""Suggest a recipe for an inspected file. Notes list the decisions that a person must make before the line of adapters
-runs."""
+"""Suggest a recipe for an inspected file, with notes on the decisions that a person must make before a run."""
 
 import copy
 import math
@@ -149,8 +148,7 @@ def suggest(
 
 
 def has_letters(facts: FileFacts) -> bool:
-    """Return True if a file certainly has a column of letters and a column of replies, or if its rows are in a
-    layout."""
+    """Return True if a file certainly has columns of letters and of replies, or if its rows are in a layout."""
     fields = _fields(facts, None, (), [])
     return facts.layout is not None or {"request", "response"} <= fields.keys()
 

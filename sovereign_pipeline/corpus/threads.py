@@ -1,5 +1,4 @@
-"""Assemble conversations from mail: find threads, form turns from messages, set levels, and yield the outcome of each
-message."""
+"""Assemble conversations from mail: find threads, form turns, set levels, and yield each message's outcome."""
 
 import datetime
 import hashlib
@@ -32,8 +31,7 @@ ONE_SUBJECT = "several threads have its subject and correspondent, and no header
 _MOST_OF_SUBJECT = 20
 """Maximum number of threads with the same subject and correspondent with which a message is compared."""
 LARGEST_THREAD = 20_000_000
-"""Maximum number of characters in the messages and attachments of a thread. All texts of one thread are in memory
-together."""
+"""Maximum number of characters in the messages and attachments of a thread, which are in memory together."""
 _SAME = 0.9
 """Minimum share of common lines for two messages with one id to count as copies. A mail gateway may add lines to a
 copy."""
