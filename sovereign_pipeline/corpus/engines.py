@@ -122,8 +122,8 @@ def ray_actors(
     """Yield an engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray. The local Ray accepts only this
     process, and stops when the work ends.
 
-    Raises InputError if Ray is not installed, was imported before it could be restricted to this process, or if Ray
-    does not start.
+    Raises InputError if Ray is not installed, if it was imported before it could be restricted to this process, or if
+    it does not start.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError(

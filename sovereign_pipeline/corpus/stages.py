@@ -186,7 +186,7 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
 
     Every row of the sources counts for the level of its case file, even if the row is excluded, quarantined or not
     selected. All spellings of a case file count as one (`folded`). Raises CeilingExceeded, with row ids and levels, if
-    a document's level is above the line's ceiling.
+    the level of a case file is above the line's ceiling.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
