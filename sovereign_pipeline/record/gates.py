@@ -355,12 +355,14 @@ class Usable:
         )
 
     def _assert_rows_selected_as_now(self, stage: Stage, ref: ArtifactRef, manifest: Manifest) -> None:
-        if not stage.selects_rows or manifest.producer.config_sha256 == digest_of(stage.config_at(self._workplace)):
+        then, now = manifest.producer.config, stage.config_at(self._workplace)
+        if not stage.selects_rows or manifest.producer.config_sha256 == digest_of(now):
             return
         line = self._workplace.line.line
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale. In the recipe or institution.yaml, settings that "
-            f"decide its rows or their levels have changed since it was built.",
+            f"decide its rows or their levels have changed since it was built: {and_more(changed)}.",
             act="run_line",
             line=line,
         )
