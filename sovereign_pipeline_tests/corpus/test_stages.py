@@ -259,12 +259,12 @@ def test_no_source_lies_in_a_private_directory(institution: DemoInstitution) -> 
     stored = secret.file(DOCUMENTS)
     source = institution.recipe["sources"][0]
     source["path"] = str(stored)
-    with pytest.raises(SourceError, match="lies in SOVEREIGN_CORPUS"):
+    with pytest.raises(SourceError, match="is in SOVEREIGN_CORPUS"):
         produce(RAW_CORPUS, institution.workplace(), {})
     link = institution.settings.data / "sources" / "link.jsonl"
     link.symlink_to(stored)
     source["path"] = "sources/link.jsonl"
-    with pytest.raises(SourceError, match="lies in SOVEREIGN_CORPUS"):
+    with pytest.raises(SourceError, match="is in SOVEREIGN_CORPUS"):
         produce(RAW_CORPUS, institution.workplace(), {})
 
 

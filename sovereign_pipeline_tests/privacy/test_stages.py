@@ -248,7 +248,7 @@ def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstituti
     institution.rows[0]["request"] += " And one thing more."
     workplace = institution.workplace()
     inputs = classified(institution, workplace)
-    with pytest.raises(PrivacyError, match=f"sealed to is {used}"):
+    with pytest.raises(PrivacyError, match=f"was sealed is {used}"):
         produce(SCRUBBED_CORPUS, workplace, inputs)
     assert sorted(workplace.settings.vault.rglob("*.age")) == sealed
 
@@ -263,7 +263,7 @@ def test_a_key_that_the_institution_does_not_name_stops_the_line(institution: De
     inputs = classified(institution, workplace)
     here = fingerprint_of(read_public_key(workplace.settings.vault_public_key))
     other = replace(workplace, institution=workplace.institution.model_copy(update={"vault_key": "0" * 64}))
-    with pytest.raises(PrivacyError, match=r"institution\.yaml names is 0000"):
+    with pytest.raises(PrivacyError, match=r"in institution\.yaml is 0000"):
         produce(SCRUBBED_CORPUS, other, inputs)
     named = replace(workplace, institution=workplace.institution.model_copy(update={"vault_key": here}))
     assert not produce(SCRUBBED_CORPUS, named, inputs).reused
