@@ -136,7 +136,7 @@ def test_the_held_out_file_beside_the_rows_is_refused(institution: DemoInstituti
 
     _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
     assert not verdicts[GATE].passed
-    assert "holds other files" in verdicts[GATE].message
+    assert "has other files" in verdicts[GATE].message
 
 
 def test_no_dataset_is_made_of_a_split_that_its_gate_refused(institution: DemoInstitution) -> None:

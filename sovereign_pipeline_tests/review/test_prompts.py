@@ -130,7 +130,7 @@ def test_a_document_on_which_the_base_model_was_tuned_here_is_refused_too(review
     file = prompt_file(tmp_path / "prompts.jsonl", 12)
     with file.open("a") as rows:
         rows.write(json.dumps({"id": "P-x", "language": "en", "classification": "PUBLIC", "prompt": text}) + "\n")
-    with pytest.raises(SourceError, match=r"an arm was trained on 1 row \(P-x\)"):
+    with pytest.raises(SourceError, match=r"candidate or opponent was trained on 1 row \(P-x\)"):
         reviews.open(prompt_file=file, candidate_stage=reviews.bench.chain[-1])
 
 

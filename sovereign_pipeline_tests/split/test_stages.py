@@ -110,7 +110,7 @@ def test_one_huge_case_stays_whole_and_out_of_the_held_out_side(institution: Dem
         ({"case": "ONE"}, {}, "case", "case numbers"),
         ({"linked": ["R-00000"]}, {}, "link", "column of links"),
         ({"author": "A. Clerk"}, {"by_author": True}, "author", "split.by_author: false"),
-        ({"request": letter(99)["request"]}, {}, "contained text", "text of others"),
+        ({"request": letter(99)["request"]}, {}, "contained text", "another letter's text"),
     ],
 )
 def test_a_corpus_of_one_matter_stops_with_the_tie_and_what_to_change(
