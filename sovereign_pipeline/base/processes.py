@@ -1,4 +1,4 @@
-"""Set private file modes, end processes with their parent, and run programs with exit status and error messages."""
+"""Set private file modes, end child processes with their parent, and turn a program's errors into exit statuses."""
 
 import ctypes
 import os

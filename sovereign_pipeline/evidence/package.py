@@ -378,7 +378,7 @@ def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes]
         content = (in_files or {}).get(sha256) or stored_content(sha256)
     except IntegrityError:
         raise IntegrityError(
-            f"The signed statement of entry {entry.sequence} of the audit log is missing in home and registry.",
+            f"The signed statement of entry {entry.sequence} of the audit log is in neither home nor registry.",
             checkpoints.RESTORE,
         ) from None
     found.files[f"statements/{sha256}{SUFFIX}"] = content

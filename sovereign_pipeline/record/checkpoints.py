@@ -179,7 +179,7 @@ class End:
         return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
 
     def newest(self, size: int) -> int:
-        """Return the number of the newest entry among the first `size` entries, or 0."""
+        """Return the highest number in `entries` that is at most `size`, or 0 if there is none."""
         return max((number for number in self.entries if number <= size), default=0)
 
 

@@ -113,7 +113,7 @@ def explain(stages: Sequence[Stage], workplace: Workplace) -> list[StageExplanat
 
 
 def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
-    """Return every field in which two identities of one kind and line differ."""
+    """Return every field in which two identities differ. Both have the same kind and the same line."""
     return (
         *_changes("code version", {"": before.code_version}, {"": now.code_version}),
         *_changes("classification ladder", {"": before.ladder}, {"": now.ladder}),

@@ -345,7 +345,7 @@ class SignInUse(Table):
 
 
 class Ballot(Table):
-    """An operator's ballot on one pair, as displayed. Only the sealed seed reveals which arm is A."""
+    """An operator's ballot on one pair, by the displayed letters. Only the sealed seed reveals which arm was A."""
 
     __tablename__ = "ballot"
 

@@ -112,8 +112,8 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context text never has
-    the same key as another text, so that neither counts as a copy of the other."""
+    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context text
+    and a text of another field have different keys, even with the same words, so neither counts as a copy."""
     key = key_of(f"{text.field}: {text.words}" if text.field == "context" else text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 

@@ -174,8 +174,8 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """Return the two rows nearest to the median length among the rows that fit into half a pack. If fewer than two rows
-    fit, return the two shortest rows."""
+    """Return two rows for the test: of the rows that fit into half a pack, the two whose lengths are nearest to the
+    median length of all rows. If fewer than two rows fit, return the two shortest rows."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])

@@ -67,7 +67,7 @@ ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDiffe
 
 
 class Figure(Frozen):
-    """One figure on one slice, compared with one reference."""
+    """One metric of the candidate on one slice, compared with the same metric of one reference."""
 
     what: str
     """Stored name of the figure; `label_of` returns its label."""

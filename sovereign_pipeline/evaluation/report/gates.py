@@ -135,8 +135,8 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _held_out_loss(results: Results, policy: HeldOutLoss) -> Tested:
-    """Require that the candidate's loss is lower than the base's, and not higher than the incumbent's by more than the
-    margin. Also require enough case files for an interval."""
+    """Require that the candidate's loss is lower than the base's and exceeds the incumbent's by at most the margin.
+    Also require enough case files to compute a confidence interval."""
     losses, by_token = results.held_out.loss, results.held_out.loss_by_token
     held = [
         each

@@ -173,7 +173,7 @@ class Engine(Protocol):
         calls."""
 
     async def is_well(self) -> bool:
-        """Return True if the engine computes. Returns within two seconds, even if the engine hangs."""
+        """Return True if the engine is alive and not stuck. Returns within two seconds, even if it hangs."""
 
     async def close(self) -> None:
         """Stop, and free the memory. Running requests raise EngineLost."""

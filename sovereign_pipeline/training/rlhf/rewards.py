@@ -433,7 +433,7 @@ class RewardAdapter:
         return self._encoded(reply, reply.text)
 
     def _institutions(self, reply: Reply) -> Completion:
-        """Return the institution's own reply to the prompt of this reply, as a completion."""
+        """Return, as a completion, what the institution itself wrote to the prompt that this reply answers."""
         own = reply.messages[-1:] or reply.columns["response"]
         key = digest_of([reply.prompt, own, reply.messages, reply.tools])
         if key not in self._own:
