@@ -145,7 +145,7 @@ def test_pairs_and_feedback_in_conversations_are_rows(
     _, verdicts = made(request.getfixturevalue(fixture), PREFERENCE_DATASET, build)
     assert verdicts[GATE].passed is not is_tampered, verdicts[GATE].message
     assert ("is empty in 1 row" in verdicts[GATE].message) is is_tampered
-    assert (f"row 1 of {CONVERSATION_ROWS} is not the one" in verdicts[GATE].message) is is_tampered
+    assert (f"row 1 of {CONVERSATION_ROWS} differs from the row" in verdicts[GATE].message) is is_tampered
 
 
 @pytest.mark.parametrize("place", ["call", "result", "tools"])

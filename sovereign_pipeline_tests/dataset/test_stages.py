@@ -103,11 +103,11 @@ def test_messages_are_the_same_rows_when_the_recipe_asks_for_them(institution: D
 @pytest.mark.parametrize(
     ("tamper", "says"),
     [
-        (lambda rows, held_out: [*rows, held_out[0]], "1 held-out document is in it"),
-        (lambda rows, held_out: rows[1:], "row 1 is not the one"),
-        (lambda rows, held_out: [*rows[:-1], {**rows[-1], "output": "Denied."}], "is not the one"),
-        (lambda rows, held_out: [rows[1], rows[0], *rows[2:]], "row 1 is not the one"),
-        (lambda rows, held_out: [dict(reversed(row.items())) for row in rows], "row 1 is not the one"),
+        (lambda rows, held_out: [*rows, held_out[0]], "1 held-out document is in the dataset"),
+        (lambda rows, held_out: rows[1:], "row 1 differs from the row"),
+        (lambda rows, held_out: [*rows[:-1], {**rows[-1], "output": "Denied."}], "differs from the row"),
+        (lambda rows, held_out: [rows[1], rows[0], *rows[2:]], "row 1 differs from the row"),
+        (lambda rows, held_out: [dict(reversed(row.items())) for row in rows], "row 1 differs from the row"),
     ],
 )
 def test_a_tampered_dataset_is_refused(institution: DemoInstitution, tamper: Any, says: str, card_too: bool) -> None:
@@ -266,7 +266,7 @@ def test_a_changed_label_is_refused(with_labels: DemoInstitution) -> None:
 
     build = tampering(PREFERENCE_DATASET, LABEL_ROWS, tamper, card_too=True)
     _, verdicts = materialize(with_labels.workplace(), dataset_stage(PREFERENCE_DATASET, build))
-    assert "row 1 is not the one" in verdicts[GATE].message
+    assert "row 1 differs from the row" in verdicts[GATE].message
 
 
 def test_the_selection_side_is_a_file_of_its_own_that_nothing_is_trained_on(with_preferences: DemoInstitution) -> None:
@@ -302,7 +302,7 @@ def test_held_out_documents_in_the_selection_file_are_refused(institution: DemoI
         return built
 
     _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
-    assert not verdicts[GATE].passed and "held-out documents are in it" in verdicts[GATE].message
+    assert not verdicts[GATE].passed and "held-out documents are in the dataset" in verdicts[GATE].message
 
 
 def test_no_file_of_a_dataset_has_a_held_out_text(institution: DemoInstitution) -> None:
