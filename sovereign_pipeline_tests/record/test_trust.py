@@ -117,7 +117,7 @@ def test_a_change_needs_as_many_root_keys_as_the_root_says(holders: Holders) -> 
     with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2 required keys of root 1 signed it"):
         load(holders.directory)
     rewrite(holders, lambda targets: None, (holders.roots[0], holders.pipeline))
-    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of 2"):
+    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2"):
         load(holders.directory)
 
 
