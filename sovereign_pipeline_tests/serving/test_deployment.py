@@ -204,7 +204,7 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
     key = served_office.office.officers["layla"]
     recalled = recall(served_office.office.registry, Question(source="letters"), key)
     deployed = deploying.look()
-    assert "is under recall-1" in deployed.refused[adapter.id]
+    assert "because of a recall: recall-1" in deployed.refused[adapter.id]
     (withdrawn,) = deployed.withdrawn
     assert (withdrawn.adapter, withdrawn.digest) == (adapter.id, adapter.adapter_digest)
     assert deploying.engine.names == []
