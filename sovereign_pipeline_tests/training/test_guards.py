@@ -79,7 +79,7 @@ UNFIT: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {"preference": {"method": "kto"}},
         "All 6 replies are labelled good; kto needs both",
     ),
-    "another chat template": (letters(4), {"chat_template_sha256": "f" * 64}, "and ffffffffffff is pinned"),
+    "another chat template": (letters(4), {"chat_template_sha256": "f" * 64}, "but ffffffffffff is pinned"),
 }
 
 
