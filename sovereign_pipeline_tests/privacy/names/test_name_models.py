@@ -84,7 +84,7 @@ def test_pickled_and_missing_weights_are_refused(arabic: Path, tmp_path: Path) -
     weights = load_file(pickled / "model.safetensors")
     torch.save(weights, pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    with pytest.raises(PrivacyError, match=r"loading them can run any code\.\nHint: Convert them once"):
+    with pytest.raises(PrivacyError, match=r"loading them can run any code\.\nHint: Convert the weights once"):
         load_name_model("ar", str(pickled))
     headless = copied(arabic, tmp_path / "headless")
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
