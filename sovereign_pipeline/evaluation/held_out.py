@@ -53,7 +53,7 @@ class HeldOutSettings:
     distractors: int
     """Number of wrong replies that are offered in addition to the true reply."""
     supervise: Literal["all", "last"] = "all"
-    """Which of the assistant's turns in a conversation are trained on, and therefore scored."""
+    """The assistant's turns in a conversation that are trained on, and therefore scored."""
     replaces: bool = False
     """True if a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
 

@@ -317,7 +317,7 @@ class Tier:
     tokens_per_second: float
     hours: float
     bound_by: str
-    """What limits the rate: computing, or the link between the cards."""
+    """Cause that limits the rate: computing, or the link between the cards."""
 
     @property
     def name(self) -> str:

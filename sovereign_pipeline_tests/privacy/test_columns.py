@@ -22,6 +22,7 @@ from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.materializing import materialize
+from sovereign_pipeline_tests.privacy.test_added_recognizers import BERTHS
 
 PERSON = "Salma Al Harthi, 9234 1187, salma@canary.example"
 TREATMENTS = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")
@@ -187,17 +188,6 @@ def test_a_language_tag_is_read_as_its_language(institution: DemoInstitution) ->
     workplace = institution.workplace()
     made = workplace.store.open(produce(RAW_CORPUS, workplace, {}).ref)
     assert [each.language for each in read_documents(made.file(DOCUMENTS))][:6] == ["en", "ar", "ar", "en", "deu", "en"]
-
-
-BERTHS = {
-    "definition": {
-        "name": "Berth licences",
-        "supported_entity": "BERTH_LICENCE",
-        "patterns": [{"name": "licence", "regex": r"\bBL-[A-Z]{3}-\d{3}\b", "score": 0.9}],
-    },
-    "kind": "CR",
-    "canary": {"text": "The licence is BL-ABC-123.", "finds": "BL-ABC-123"},
-}
 
 
 @pytest.mark.security_case(
