@@ -102,7 +102,7 @@ def write_recipe(office: DemoInstitution, form: str) -> None:
     path = office.settings.data / "sources" / name
     write(path, links)
     shown = CliRunner().invoke(app, ["sources", "look", str(path)])
-    assert shown.exit_code == 0 and "'groupedQuestions' holds" in shown.output
+    assert shown.exit_code == 0 and "'groupedQuestions' contains" in shown.output
     printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe", "--line", "questions"])
     assert printed.exit_code == 0
     (office.settings.data / "lines" / "questions.yaml").write_text(printed.stdout.replace(FILL_IN, "Test"))

@@ -361,7 +361,7 @@ def test_nothing_of_a_line_without_a_reward_is_identified_otherwise(
     workplace = with_preference(institution.workplace())
     assert ALIGNED_ADAPTER.config(workplace.line).keys() == {"seed", "sft", "preference", "devices"}
     assert ALIGNED_ADAPTER.external(workplace) == {}
-    assert ALIGNED_ADAPTER.code_version == "4"
+    assert ALIGNED_ADAPTER.code_version == "5"
     plain = Line.model_validate(institution.recipe)
     assert ALIGNED_ADAPTER.passthrough_of(plain) == "sft_adapter"
     unused = by_reward_model(institution).line.training.model_copy(update={"rlhf": None})

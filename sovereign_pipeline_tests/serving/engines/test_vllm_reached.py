@@ -224,7 +224,7 @@ def test_what_a_gateway_left_behind_is_taken_out_by_the_next_one(
         ("base", (), "can be guessed"),
         (NAME, ("--version", "0.31.2"), "it is vLLM 0.31.2"),
         (NAME, ("--without-runtime-loading",), "cannot load adapters while it runs"),
-        (NAME, ("--max-model-len", "64"), "it takes 64 tokens"),
+        (NAME, ("--max-model-len", "64"), "64 tokens"),
     ],
     ids=["base name", "old", "no runtime loading", "short context"],
 )
@@ -247,7 +247,7 @@ def test_nobody_there_and_a_socket_for_everybody(tiny: TinyAdapters, tmp_path: P
     copies.mkdir()
     copies.chmod(0o770)
     given = settings(tmp_path, "http://127.0.0.1:9", copies=str(copies))
-    assert "other accounts than the gateway.s can change" in refusal(tiny, given)
+    assert "other accounts than the gateway's can change" in refusal(tiny, given)
     with socket.socket(socket.AF_UNIX) as held:
         directory = Path("/dev/shm") / f"vllm-of-a-test-{tmp_path.name}"
         directory.mkdir()
