@@ -64,7 +64,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
     waiver_facts,
 )
-from sovereign_pipeline.training.continuation import all_that_is_beneath, parent_in
+from sovereign_pipeline.training.continuation import parent_in, trained_on
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 
@@ -388,7 +388,7 @@ def register(
         dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets
     }
     own = {dataset.digest for dataset in record.datasets}
-    found = trained_on(store, inputs["aligned_adapter"], own, record.base_model.digest)
+    found = trained_data(store, inputs["aligned_adapter"], own, record.base_model.digest)
     rests_on, contents = as_entered(store, found)
     actor = People(registry.settings).commitment_of(account())
     with registry.writing() as session:
@@ -514,9 +514,6 @@ def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
     return row
 
 
-_DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
-
-
 @dataclass(frozen=True)
 class TrainedOn:
     """The datasets and base models in the lineage of an adapter, its parents and a base model that was tuned here."""
@@ -527,20 +524,17 @@ class TrainedOn:
     """Digest of a base model's files -> True if it is the adapter's own base model."""
 
 
-def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str) -> TrainedOn:
+def trained_data(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str) -> TrainedOn:
     """Collect the datasets and base models in the lineage of an adapter's artifact.
 
     Args:
         own: digests of the datasets that the adapter's record names.
         base_model: digest of the files of the adapter's base model.
     """
-    datasets, base_models = dict[ArtifactRef, bool](), {base_model: True}
-    for each, manifest in all_that_is_beneath(store, adapter, set()):
-        if manifest.kind in _DATASETS:
-            datasets[each] = each.digest in own
-        elif manifest.kind == BASE_MODEL.kind:
-            base_models.setdefault(read_descriptor(store.open(each))["digest"], False)
-    return TrainedOn(datasets, base_models)
+    datasets, base_models = trained_on(store, [adapter])
+    return TrainedOn(
+        {each: each.digest in own for each in datasets}, {**dict.fromkeys(base_models, False), base_model: True}
+    )
 
 
 def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:

@@ -106,6 +106,17 @@ def all_that_is_beneath(
             waiting.append(store.ref_of(parent[1]))
 
 
+def trained_on(store: ArtifactStore, refs: Iterable[ArtifactRef]) -> tuple[list[ArtifactRef], list[str]]:
+    """Return the datasets in the lineage of artifacts, and the digests of the files of the base models in it."""
+    datasets, base_models, seen = list[ArtifactRef](), list[str](), set[str]()
+    for ref, manifest in (found for each in refs for found in all_that_is_beneath(store, each, seen)):
+        if manifest.kind in _DATASETS:
+            datasets.append(ref)
+        elif manifest.kind == BASE_MODEL.kind:
+            base_models.append(read_descriptor(store.open(ref))["digest"])
+    return datasets, base_models
+
+
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
     """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
     return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
@@ -152,16 +163,11 @@ def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
     """
     store = workplace.store
     made = [ref for ref, _ in artifacts_of(store, inputs[BASE_MODEL.kind].manifest.external_inputs)]
-    datasets, base_models, seen = set[str](), set[str](), set[str]()
-    for ref, manifest in (found for each in made for found in all_that_is_beneath(store, each, seen)):
-        if manifest.kind in _DATASETS:
-            datasets.add(ref.digest)
-        elif manifest.kind == BASE_MODEL.kind:
-            base_models.add(read_descriptor(store.open(ref))["digest"])
+    datasets, base_models = trained_on(store, made)
     weights = {ref.digest for ref in made}
     registered = list_adapters(open_registry(workplace.settings)) if made else ()
     adapters = [row["id"] for row in registered if row["adapter_digest"] in weights]
-    recalls = workplace.recalls_of_data(datasets, base_models, adapters) if made else ()
+    recalls = workplace.recalls_of_data({each.digest for each in datasets}, base_models, adapters) if made else ()
     if recalls:
         whose = f", the weights of {and_more(adapters)}," if adapters else ""
         raise RecipeError(

@@ -136,7 +136,7 @@ def test_earlier_waivers_are_in_the_report(institution: DemoInstitution, monkeyp
 
 def test_samples_that_leave_the_incumbent_out_are_refused(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    with pytest.raises(IntegrityError, match="private_scores: row L-00 .*incumbent"):
+    with pytest.raises(IntegrityError, match=r"private_scores: row L-00 .*incumbent"):
         run(workplace, against=incumbent(workplace, scored=False))
 
 
