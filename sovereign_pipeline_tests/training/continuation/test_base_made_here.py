@@ -1,7 +1,6 @@
 """A card that points at the result of a full tuning: level, lineage and held-out rows are those of the artifact."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,19 +48,8 @@ def tuned(office: Office) -> Artifact:
     return artifact
 
 
-def where_it_is(tuned: Artifact, root: Path) -> Path:
-    return tuned.path / "model"
-
-
 def copied(tuned: Artifact, root: Path) -> Path:
     return Path(shutil.copytree(tuned.path / "model", root / "elsewhere"))
-
-
-def renamed_with_more_files(tuned: Artifact, root: Path) -> Path:
-    directory = copied(tuned, root)
-    (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
-    shutil.copy(directory / "config.json", directory / "copy.json")
-    return directory
 
 
 def call_public(office: Office, directory: Path, name: str = "published") -> None:
@@ -72,30 +60,27 @@ def call_public(office: Office, directory: Path, name: str = "published") -> Non
     "A model card names the weights of a SECRET full tuning, copied or renamed, and calls them PUBLIC",
     "the base model is SECRET with the artifact in its lineage; a lower ceiling stops the line",
 )
-@pytest.mark.parametrize("place", [where_it_is, copied, renamed_with_more_files])
-def test_level_and_lineage_are_those_of_the_artifact(
-    office: Office, tuned: Artifact, place: Callable[[Artifact, Path], Path]
-) -> None:
-    call_public(office, place(tuned, office.institution.root))
-    workplace = office.line("lanterns", NEW, base_model="published")
-    ref, _ = office.make(workplace, BASE_MODEL)
-    manifest = workplace.store.open(ref).manifest
-    assert manifest.classification == "SECRET"
-    assert manifest.external_inputs[f"made_here:{tuned.ref.digest}"] == tuned.ref.manifest_sha256
-    assert manifest.summary["made_here"] == [{"kind": "sft_adapter", "line": "lamps", "digest": tuned.ref.digest}]
-    office.institution.recipe["ceiling"] = "INTERNAL"
-    lower = office.line("torches", NEW, base_model="published")
-    with pytest.raises(CeilingExceeded, match=r"is SECRET: it has the weights of sft_adapter \w+ of line lamps"):
-        office.make(lower, BASE_MODEL)
-
-
-def test_a_published_model_is_of_the_level_of_its_card(office: Office, tuned: Artifact) -> None:
+def test_level_and_lineage_are_those_of_the_artifact(office: Office, tuned: Artifact) -> None:
     """The tuned model has the tokenizer of the published one; that makes the published one no secret."""
-    workplace = office.line("lanterns", NEW)
-    ref, _ = office.make(workplace, BASE_MODEL)
-    manifest = workplace.store.open(ref).manifest
+    copy = copied(tuned, office.institution.root)
+    renamed = Path(shutil.copytree(copy, office.institution.root / "renamed"))
+    (renamed / "model.safetensors").rename(renamed / "model-00001-of-00001.safetensors")
+    shutil.copy(renamed / "config.json", renamed / "copy.json")
+    for name, place in {"in-the-store": tuned.path / "model", "copied": copy, "renamed": renamed}.items():
+        call_public(office, place, name)
+        workplace = office.line("lanterns", NEW, base_model=name)
+        ref, _ = office.make(workplace, BASE_MODEL)
+        manifest = workplace.store.open(ref).manifest
+        assert manifest.classification == "SECRET"
+        assert manifest.external_inputs[f"made_here:{tuned.ref.digest}"] == tuned.ref.manifest_sha256
+        assert manifest.summary["made_here"] == [{"kind": "sft_adapter", "line": "lamps", "digest": tuned.ref.digest}]
+    published, _ = office.make(office.line("lanterns", NEW), BASE_MODEL)
+    manifest = workplace.store.open(published).manifest
     assert manifest.classification == "PUBLIC"
     assert [name for name in manifest.external_inputs if name.startswith("made_here")] == []
+    office.institution.recipe["ceiling"] = "INTERNAL"
+    with pytest.raises(CeilingExceeded, match=r"is SECRET: it has the weights of sft_adapter \w+ of line lamps"):
+        office.make(office.line("torches", NEW, base_model="copied"), BASE_MODEL)
 
 
 @pytest.mark.security_case(
