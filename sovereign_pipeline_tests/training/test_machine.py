@@ -13,7 +13,6 @@ from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.machine import processors_have_bfloat16, with_decided_precision
 from sovereign_pipeline.training.stages import SFT_ADAPTER
-from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 AMD = "processor : 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 avx512f {}\nbogomips : 1\n"
@@ -101,12 +100,6 @@ def decided_on(institution: DemoInstitution, machine: Path) -> Line:
     data = institution.settings.data
     line = load_line(data, institution.recipe["line"], load_institution(data))
     return with_decided_precision(line, machine / "cpuinfo", machine)
-
-
-def test_a_workplace_has_decided(institution: DemoInstitution) -> None:
-    institution.write()
-    line = open_workplace(institution.settings, institution.recipe["line"]).line
-    assert line.training.sft.precision in ("float32", "bfloat16")
 
 
 def test_a_job_has_a_precision(make_job: Any) -> None:

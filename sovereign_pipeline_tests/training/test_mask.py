@@ -11,7 +11,6 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.cli.terminal import out
 from sovereign_pipeline.corpus.document import Document, Message, read_jsonl
 from sovereign_pipeline.dataset.jsonl import row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
@@ -21,7 +20,7 @@ from sovereign_pipeline.training.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.split.chain import Change, materialize, split_stage
-from sovereign_pipeline_tests.tiny_model import EOS_ID
+from sovereign_pipeline_tests.tiny_model import EOS_ID, write_card
 
 Check = Callable[..., Result]
 
@@ -57,8 +56,8 @@ def made(institution: DemoInstitution, stage: Stage, *changes: Change) -> list[d
 def test_what_stands_between_the_marks_is_what_has_labels(institution: DemoInstitution, check: Check) -> None:
     rows = made(institution, TRAINING_DATASET)
     tokenizer, _ = BaseTokenizer(institution.workplace()).loaded
-    for row in (rows[0], rows[7]):
-        shown = check("--show-mask", "--row", str(row["id"]))
+    for row, named in ((rows[0], ()), (rows[7], ("--row", str(rows[7]["id"])))):
+        shown = check("--show-mask", *named)
         assert shown.exit_code == 0, shown.output
         (completion,) = encode(tokenizer, "sft", row, [EOS_ID]).completions
         supervised = [token for token in completion.labels if token != IGNORED]
@@ -97,20 +96,6 @@ def test_each_turn_of_a_conversation_is_between_marks(institution: DemoInstituti
         assert shown.count("Which one?") == 2
 
 
-def test_the_first_row_is_shown_when_none_is_named(institution: DemoInstitution, check: Check) -> None:
-    rows = made(institution, TRAINING_DATASET)
-    assert f"Row {rows[0]['id']} ·" in check("--show-mask").stdout
-
-
-def test_both_replies_of_a_pair_are_shown(institution: DemoInstitution, check: Check) -> None:
-    with_pairs(institution)
-    made(institution, TRAINING_DATASET)
-    pair = made(institution, PREFERENCE_DATASET)[0]
-    shown = check("--show-mask", "--row", str(pair["id"])).stdout
-    assert re.findall("⟦(.*?)⟧", shown, re.DOTALL) == [f"{pair[side]}<|im_end|>" for side in ("chosen", "rejected")]
-    assert "chosen: " in shown and "rejected: " in shown
-
-
 def test_a_pair_of_a_reward_model_is_shown(institution: DemoInstitution, check: Check) -> None:
     """The line learns by reward, so that only its reward model is trained on pairs."""
     with_pairs(institution)
@@ -134,34 +119,23 @@ def test_before_any_dataset_is_made_an_invented_letter_shows_instruction_and_tem
         raise check("--show-mask", "--row", "R-00001").exception or AssertionError("it was shown")
 
 
-def test_a_dataset_of_another_recipe_says_so(institution: DemoInstitution, check: Check) -> None:
-    made(institution, TRAINING_DATASET)
+def test_a_row_that_is_not_trained_on_too_long_does_not_end_or_is_of_another_recipe_says_so(
+    institution: DemoInstitution, check: Check
+) -> None:
+    trained = {row["id"] for row in made(institution, TRAINING_DATASET)}
+    held_out = next(row["id"] for row in institution.rows if row["id"] not in trained)
+    answer = check("--show-mask", "--row", held_out)
+    assert isinstance(answer.exception, NotFoundError) and held_out in str(answer.exception)
+    assert isinstance(check("--row", "R-00001").exception, InputError)
     assert "another recipe" not in check("--show-mask").stdout
     institution.recipe["training"]["instruction"] = "Answer in one sentence."
     assert "made from another recipe" in check("--show-mask").stdout
-
-
-def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitution, check: Check) -> None:
-    made(institution, TRAINING_DATASET)
     institution.recipe["training"]["sft"] = {"max_length": 64}
     assert "longer than max_length 64, so the trainer skips it" in check("--show-mask").stdout
     config = institution.settings.data / "models" / "tiny" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_bytes()), "eos_token_id": 7}))
-    (institution.settings.data / "models" / "tiny.yaml").unlink()
-    _rewrite_card(institution)
+    write_card(institution.settings.data, "tiny", config.parent)
     assert "ends in an end-of-turn id: no, so the trainer rejects the row" in check("--show-mask").stdout
-
-
-def _rewrite_card(institution: DemoInstitution) -> None:
-    import yaml
-
-    from sovereign_pipeline.base.files import file_sha256
-
-    directory = institution.settings.data / "models" / "tiny"
-    files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
-    described = {"licence": "none", "classification": "PUBLIC", "source": {"directory": "models/tiny"}}
-    card = directory.with_name("tiny.yaml")
-    card.write_text(yaml.safe_dump({"name": "tiny", **described, "files": files}))
 
 
 def test_no_control_character_of_a_row_reaches_the_terminal(institution: DemoInstitution, check: Check) -> None:
@@ -176,43 +150,14 @@ def test_no_control_character_of_a_row_reaches_the_terminal(institution: DemoIns
     assert "Answer.␛[2J" in prompt and "\x1b" not in prompt
 
 
-def test_a_row_that_is_not_trained_on_is_not_found(institution: DemoInstitution, check: Check) -> None:
-    trained = {row["id"] for row in made(institution, TRAINING_DATASET)}
-    held_out = next(row["id"] for row in institution.rows if row["id"] not in trained)
-    answer = check("--show-mask", "--row", held_out)
-    assert isinstance(answer.exception, NotFoundError) and held_out in str(answer.exception)
-    assert isinstance(check("--row", "R-00001").exception, InputError)
-
-
-def test_on_a_terminal_the_supervised_part_is_underlined(
-    institution: DemoInstitution, check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made(institution, TRAINING_DATASET)
-    assert "\x1b[" not in check("--show-mask").stdout
-    monkeypatch.setattr(out, "_force_terminal", True)
-    monkeypatch.setattr(out, "_color_system", _standard_colours())
-    assert re.search("⟦\x1b\\[4;32m", check("--show-mask").stdout)
-
-
-def _standard_colours() -> Any:
-    from rich.color import ColorSystem
-
-    return ColorSystem.STANDARD
-
-
-@pytest.mark.parametrize(
-    ("training", "says"),
-    examples(__file__, "what_is_mostly_a_mistake_is_warned_of_and_accepted"),
-)
-def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(
-    institution: DemoInstitution, check: Check, training: dict[str, Any], says: str | None
-) -> None:
-    institution.recipe["training"] |= training
-    answer = check()
-    assert answer.exit_code == 0, answer.output
-    warned = [line for line in answer.stdout.splitlines() if line.startswith("• training")]
-    assert len(warned) == (0 if says is None else 1)
-    assert says is None or says in warned[0]
+def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(institution: DemoInstitution, check: Check) -> None:
+    plain = institution.recipe["training"]
+    for training, says in examples(__file__, "what_is_mostly_a_mistake_is_warned_of_and_accepted"):
+        institution.recipe["training"] = plain | training
+        answer = check()
+        assert answer.exit_code == 0, answer.output
+        warned = [line for line in answer.stdout.splitlines() if line.startswith("• training")]
+        assert len(warned) == (0 if says is None else 1) and (says or "") in "".join(warned), training
 
 
 def test_a_precision_that_another_machine_would_decide_is_warned_of(institution: DemoInstitution, check: Check) -> None:
