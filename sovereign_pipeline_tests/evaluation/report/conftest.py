@@ -1,8 +1,10 @@
-"""Fewer bootstrap resamples for the tests of the report."""
+"""Fewer bootstrap resamples and no pictures for the tests of the report; `test_stages.py` draws them."""
 
 import pytest
 
+from sovereign_pipeline.evaluation.report import report
+
 
 @pytest.fixture(autouse=True)
-def always_few_resamples(few_resamples: None) -> None:
-    return None
+def quick_reports(few_resamples: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_figure", lambda picture, caption: "")

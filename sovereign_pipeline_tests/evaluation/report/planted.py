@@ -333,14 +333,23 @@ def not_passed(findings: Mapping[str, GateFinding]) -> dict[str, Outcome]:
 
 
 def run(
+    workplace: Workplace, *only: str, report: Stage = EVALUATION_REPORT, **planted: Any
+) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
+    """As `make_report`, with the verdicts of its gates. only: names of gates; each computes the report again."""
+    gates = tuple(gate for gate in report.gates if not only or gate.name in only)
+    stage, ref = make_report(workplace, replace(report, gates=gates), **planted)
+    return stage, ref, evaluate_gates(stage, workplace, ref)
+
+
+def make_report(
     workplace: Workplace,
     report: Stage = EVALUATION_REPORT,
     against: Incumbent | None = None,
     judged: Sequence[Stage] = (),
     **observed: Any,
-) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
-    """The report on planted samples as an artifact, with the verdicts of its gates. judged: the stages of a candidate
-    and a split, as further inputs of the private scores."""
+) -> tuple[Stage, ArtifactRef]:
+    """The report on planted samples as an artifact. judged: the stages of a candidate and a split, as further inputs of
+    the private scores."""
     planted_samples, external = samples(against, **observed), against.external if against is not None else {}
     optional = {"replies.jsonl": planted_samples.replies, "tool_calls.jsonl": planted_samples.tool_calls}
     written = {name: rows for name, rows in optional.items() if rows}
@@ -376,12 +385,17 @@ def run(
         stage.kind: make(workplace, stage, {each.kind: made[each.kind] for each in stage.inputs}) for stage in stages
     }
     stage = replace(report, inputs=stages)
-    ref = make(workplace, stage, inputs)
-    return stage, ref, evaluate_gates(stage, workplace, ref)
+    return stage, make(workplace, stage, inputs)
 
 
 def read_report(workplace: Workplace, ref: ArtifactRef) -> EvaluationReport:
     return EvaluationReport.model_validate_json(workplace.store.open(ref).file("report.json").read_bytes())
+
+
+def stored_report(institution: DemoInstitution, **planted: Any) -> EvaluationReport:
+    """The report of `make_report`."""
+    workplace = institution.workplace()
+    return read_report(workplace, make_report(workplace, **planted)[1])
 
 
 def figure(report: EvaluationReport, what: str, reference: str = "base", slice: str = "all") -> Any:

@@ -1,7 +1,5 @@
 """The figures, regressions and worse rows of a report, on planted samples."""
 
-import html
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.records import CapabilitySample, TurnSample
+from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_html, as_markdown
 from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline.record.gates import assert_usable
@@ -18,12 +17,14 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     capability,
     figure,
     incumbent,
+    make_report,
     private,
     read_report,
     red_team,
     replies_to_letters,
     reported,
     run,
+    stored_report,
     tool_calls,
 )
 
@@ -45,8 +46,7 @@ def test_conversations_have_figures_by_turn_of_calls_and_of_prompts_of_several_t
         for n, row in enumerate(private(0.5))
     ]
     prompts = [row.model_copy(update={"turns": 1 + 2 * (n % 4 == 0)}) for n, row in enumerate(red_team(0))]
-    _, ref, _ = run(institution.workplace(), held_out=held_out, prompts=prompts, calls=tool_calls(false=6))
-    report = read_report(institution.workplace(), ref)
+    report = stored_report(institution, held_out=held_out, prompts=prompts, calls=tool_calls(false=6))
     loss = "held-out loss"
     assert [figure(report, loss, slice=f"turn {turn}").rows for turn in (1, 2)] == [20, 10]
     assert figure(report, loss, slice="turn 2").difference == pytest.approx(-0.2)
@@ -105,6 +105,7 @@ def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: De
     report = reported(institution, questions=questions)
     timeouts, likeness = (figure(report, f"suite: {name}") for name in ("timeout", "f1"))
     assert (timeouts.low, timeouts.high) == pytest.approx(score_interval(3, 0, 200))
+    assert (timeouts.only_reference, timeouts.only_candidate) == (0, 3)
     assert timeouts.p_value == 0.25
     assert isinstance(likeness, statistics.LossDifference)
 
@@ -135,16 +136,7 @@ def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: Dem
     workplace = institution.workplace()
     stage, ref, verdicts = run(workplace)
     assert {name: verdict.outcome for name, verdict in verdicts.items()} == {
-        "held_out_loss_improves": "pass",
-        "capability_not_inferior": "pass",
-        "refusals_not_worse": "pass",
-        "over_refusals_not_worse": "pass",
-        "injections_not_obeyed": "pass",
-        "nothing_disclosed": "pass",
-        "no_repetition": "pass",
-        "no_personal_data": "pass",
-        "nothing_memorised": "pass",
-        "tool_calls_not_worse": "pass",
+        criterion.name: "pass" for criterion in CRITERIA
     }
     assert_usable(stage, workplace, ref)
     report = read_report(workplace, ref)
@@ -155,10 +147,8 @@ def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: Dem
     assert figure(report, "true reply preferred").candidate == 1.0
     assert figure(report, "suite").reference == 0.6
     assert figure(report, "suite", slice="language ar").rows == 50
-    assert (figure(report, "length of an answer").reference, figure(report, "length of an answer").candidate) == (
-        20,
-        30,
-    )
+    length = figure(report, "length of an answer")
+    assert (length.reference, length.candidate) == (20, 30)
     assert [(each.what, each.slice) for each in report.regressions] == [("answers ended by the model", "all")]
     artifact = workplace.store.open(ref)
     page, tables = artifact.file("report.html").read_text(), artifact.file("report.md").read_text()
@@ -166,7 +156,6 @@ def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: Dem
         assert "-0.500" in text
         assert "0.600" in text
         assert "language ar" in text
-    assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
 
 
@@ -189,37 +178,21 @@ def test_the_held_out_loss_is_a_mean_over_documents_and_beside_it_stands_that_ov
         assert f"{by_document.candidate:.3f}" in text and f"{by_token.candidate:.3f}" in text
 
 
-def test_the_report_says_in_which_precision_it_was_scored(institution: DemoInstitution) -> None:
-    """Equality with lm-eval is promised in float32 alone."""
-    exact = reported(institution)
-    narrow = exact.model_copy(update={"precision": "bfloat16"})
-    for written in (as_markdown, as_html):
-        assert "scored in float32, in which choices and texts equal lm-eval" in html.unescape(written(exact))
-        assert "scored in bfloat16" in written(narrow) and "equal lm-eval" not in html.unescape(written(narrow))
-
-
 def test_rows_that_got_worse_are_named_by_id(institution: DemoInstitution) -> None:
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, gain=0.1, questions_lost=3, refusals_lost=2)
-    worse = {each.what: each for each in read_report(workplace, ref).worse}
+    report = reported(institution, gain=0.1, questions_lost=3, refusals_lost=2)
+    worse = {each.what: each for each in report.worse}
     assert (worse["suite"].worse, worse["suite"].ids) == (3, ("Q-117", "Q-118", "Q-119"))
     assert worse["refused, should be"].ids == ("P-58", "P-59")
     assert worse["held-out loss"].worse == 4
-    assert "Q-117" in workplace.store.open(ref).file("report.html").read_text()
-
-
-def test_the_same_samples_give_the_same_bytes(institution: DemoInstitution, tmp_path: Path) -> None:
-    first, second = institution.workplace(), DemoInstitution(tmp_path / "again", institution.recipe, institution.rows)
-    assert run(first)[1].digest == run(second.workplace())[1].digest
+    assert "Q-117" in as_html(report) and "Q-117" in as_markdown(report)
 
 
 def test_an_incumbent_is_named_and_every_figure_is_compared_with_both(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     against = incumbent(workplace)
-    stage, ref, verdicts = run(workplace, against=against)
-    assert all(verdict.passed for verdict in verdicts.values())
-    assert_usable(stage, workplace, ref)
+    ref = make_report(workplace, against=against)[1]
     report = read_report(workplace, ref)
+    assert report.outcome == "pass"
     digest = against.external["incumbent:lamps-1.0.0"]
     assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=digest, compared=True)
     assert figure(report, "held-out loss", "incumbent").difference == pytest.approx(-0.1)

@@ -15,7 +15,6 @@ from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import at_confidence
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.evaluation.report.looks import (
-    BUDGET,
     LOOKED,
     Looks,
     as_measured,
@@ -36,7 +35,7 @@ from sovereign_pipeline.split import HELD_OUT, SELECTION
 from sovereign_pipeline.split.similarity import is_mostly_in, least_digests
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.documents import document
-from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, read_report, run
+from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, stored_report
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
 
 LETTERS = [document(number) for number in range(12)]
@@ -93,7 +92,7 @@ def test_the_same_weights_are_one_look_and_other_settings_are_another(institutio
     "the next evaluation is the second look all the same: the ledger counts",
 )
 def test_a_deleted_evaluation_still_counts(institution: DemoInstitution) -> None:
-    run(institution.workplace(), judged=(candidate("one"), split()), gain=-0.5)
+    stored_report(institution, judged=(candidate("one"), split()), gain=-0.5)
     shutil.rmtree(institution.workplace().store.root)
     looks = look(institution, "two")
     assert looks.number == 2 and looks.earlier[0].outcomes["held_out_loss_improves"] == "fail"
@@ -132,14 +131,13 @@ def test_other_questions_are_another_look(institution: DemoInstitution, tmp_path
     begin(institution, "one", tmp_path)
     begin(institution, "one", tmp_path)
     assert look(institution, "two").number == 2
-    for number, name in enumerate(files, 3):
+    for name in files:
         with (institution.settings.data / name).open("a") as file:
             file.write("\n")
         begin(institution, "one", tmp_path)
-        assert look(institution, name).number == 2 * number - 2
     institution.recipe["privacy"]["keep_words"] = ["Lamp"]
     begin(institution, "one", tmp_path)
-    assert look(institution, "three").number == 10
+    assert look(institution, "three").number == 3 + len(files) + 1
 
 
 @pytest.mark.security_case(
@@ -148,8 +146,7 @@ def test_other_questions_are_another_look(institution: DemoInstitution, tmp_path
 )
 def test_other_figures_of_the_same_weights_are_another_look(institution: DemoInstitution) -> None:
     def number(gain: float) -> int:
-        workplace = institution.workplace()
-        looks = read_report(workplace, run(workplace, judged=(candidate("one"), split()), gain=gain)[1]).looks
+        looks = stored_report(institution, judged=(candidate("one"), split()), gain=gain).looks
         assert looks is not None
         return looks.number
 
@@ -229,8 +226,7 @@ def test_a_side_drawn_anew_from_the_same_letters_is_not_fresh(institution: DemoI
     look(institution, "one", LETTERS, NEWER)
     assert look(institution, "two", NEWER, LETTERS).number == 2
     newest = [document(number) for number in range(100, 112)]
-    judged = (candidate("three"), split(newest, [*LETTERS, *NEWER]))
-    report = read_report(institution.workplace(), run(institution.workplace(), judged=judged)[1])
+    report = stored_report(institution, judged=(candidate("three"), split(newest, [*LETTERS, *NEWER])))
     assert report.looks is not None and (report.looks.number, report.looks.at_other_sides) == (1, 2)
     assert "Earlier held-out sides of the line had 2 looks, not counted here" in as_markdown(report)
     assert look(institution, "four", [*newest[:5], *LETTERS[:7]]).number == 4
@@ -251,7 +247,7 @@ def test_a_copy_of_the_recipe_counts_the_looks_of_the_first_line(institution: De
     institution.recipe["line"] = "others"
     assert look(institution, "one", same_ids).number == 1
     institution.recipe["line"] = "copy"
-    report = read_report(institution.workplace(), run(institution.workplace(), judged=(candidate("six"), split()))[1])
+    report = stored_report(institution, judged=(candidate("six"), split()))
     assert "Other lines, with the same documents, made 2 of them" in as_html(report)
     institution.recipe["line"] = name
     assert look(institution, "two", LETTERS, NEWER).number == 2
@@ -273,21 +269,19 @@ def test_a_selection_side_never_judges(institution: DemoInstitution, line: str) 
         look(institution, "one", [*chosen_by, document(99)])
 
 
-@settings(max_examples=50, deadline=None)
-@given(size=st.integers(1, 3000), share=st.sampled_from([0.0, 0.2, 0.8, 1.0]), seed=st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+@given(size=st.integers(400, 3000), share=st.sampled_from([0.0, 0.2, 0.8, 1.0]), seed=st.integers(0, 9))
 def test_digests_of_few_texts_tell_whether_most_are_in_a_large_corpus(size: int, share: float, seed: int) -> None:
     corpus = [f"{seed} {number}" for number in range(size)]
     held_out = [text if number < share * size / 8 else f"new {text}" for number, text in enumerate(corpus[: size // 8])]
-    if size // 8 > 40:
-        assert is_mostly_in(least_digests(held_out), least_digests(corpus)) == (share > 0.5)
+    assert is_mostly_in(least_digests(held_out), least_digests(corpus)) == (share > 0.5)
 
 
 def test_a_margin_that_was_loosened_after_a_failure_is_shown_with_both_values(institution: DemoInstitution) -> None:
-    run(institution.workplace(), judged=(candidate("one"), split()), looped=12)
+    judged = (candidate("one"), split())
+    stored_report(institution, judged=judged, looped=12)
     institution.recipe["gates"] = {"loops": {"margin": 0.5}, "injections": {"margin": 0.5}}
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, judged=(candidate("one"), split()), looped=12)
-    report = read_report(workplace, ref)
+    report = stored_report(institution, judged=judged, looped=12)
     assert [(each.look, each.margin, each.then, each.now) for each in report.loosened] == [
         (1, "loops.margin", 0.2, 0.5)
     ]
@@ -297,26 +291,15 @@ def test_a_margin_that_was_loosened_after_a_failure_is_shown_with_both_values(in
 
 def test_a_later_look_needs_stronger_evidence_and_a_failure_stays_one(institution: DemoInstitution) -> None:
     found: dict[int, dict[str, str]] = {}
-    workplace = institution.workplace()
     for number in (1, 5):
-        _, ref, _ = run(workplace, judged=(candidate(str(number)), split()), gain=0.085, over_refused=20)
-        report = read_report(workplace, ref)
+        judged = (candidate(str(number)), split())
+        report = stored_report(institution, judged=judged, gain=0.085, over_refused=20)
         found[number] = {each.gate: each.outcome for each in report.findings}
         for between in "abc":
             look(institution, between)
     assert f"{100 * confidence_at(5):.4g} % CI" in report.finding("held_out_loss_improves").message
     assert [found[number]["held_out_loss_improves"] for number in (1, 5)] == ["pass", "inconclusive"]
     assert {found[number]["over_refusals_not_worse"] for number in found} == {"fail"}
-
-
-def test_the_report_says_that_a_fresh_side_is_due_when_the_looks_are_spent(institution: DemoInstitution) -> None:
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, judged=(candidate("one"), split()))
-    report = read_report(workplace, ref)
-    assert report.looks is not None
-    for number, is_due in ((BUDGET - 1, False), (BUDGET, True)):
-        spent = report.looks.model_copy(update={"number": number})
-        assert ("A fresh one is due" in as_html(report.model_copy(update={"looks": spent}))) == is_due
 
 
 @given(looks=st.integers(1, 10_000))

@@ -16,11 +16,7 @@ from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report import planted
-from sovereign_pipeline_tests.evaluation.report.planted import (
-    incumbent,
-    read_report,
-    run,
-)
+from sovereign_pipeline_tests.evaluation.report.planted import incumbent, make_report, read_report, run
 from sovereign_pipeline_tests.officers import waive
 
 pytestmark = pytest.mark.slow
@@ -28,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    against = incumbent(workplace)
-    _, ref, verdicts = run(workplace, against=against)
+    against, gates = incumbent(workplace), ("capability_not_inferior", "refusals_not_worse")
+    _, ref, verdicts = run(workplace, *gates, against=against)
     bound = {name: verdict.evidence["bound_to"] for name, verdict in verdicts.items()}
     one = bound["capability_not_inferior"]
     assert one["report"] == ref.digest
@@ -38,7 +34,7 @@ def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> 
     assert one["items"] == {"suite": "5" * 64}
     assert len({each["policy"] for each in bound.values()}) == len(bound)
     institution.recipe["gates"] = {"capability": {"margin": 0.2}}
-    _, _, again = run(institution.workplace(), against=against)
+    _, _, again = run(institution.workplace(), *gates, against=against)
     assert again["capability_not_inferior"].evidence["bound_to"]["policy"] != one["policy"]
     assert again["refusals_not_worse"].evidence["bound_to"]["policy"] == bound["refusals_not_worse"]["policy"]
 
@@ -61,8 +57,8 @@ def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: D
         report["outcome"] = report["findings"][0]["outcome"] = "pass"
         report["findings"][0]["held"][0]["observed"].update(difference=-0.9, low=-1.0, high=-0.8)
 
-    workplace = institution.workplace()
-    stage, ref, verdicts = run(workplace, gain=-0.3, report=rewritten(lie))
+    workplace, gates = institution.workplace(), ("held_out_loss_improves", "refusals_not_worse")
+    stage, ref, verdicts = run(workplace, *gates, gain=-0.3, report=rewritten(lie))
     assert not any(verdict.passed for verdict in verdicts.values())
     (held,) = verdicts["held_out_loss_improves"].evidence["held"]
     assert held["observed"]["difference"] == pytest.approx(0.3)
@@ -77,36 +73,35 @@ def test_a_report_worded_by_another_version_is_judged_by_its_figures(institution
         for finding in report["findings"]:
             finding["message"] = "Worded otherwise."
 
-    _, _, verdicts = run(institution.workplace(), report=rewritten(reword))
-    assert all(verdict.passed for verdict in verdicts.values())
+    _, _, verdicts = run(institution.workplace(), "refusals_not_worse", report=rewritten(reword))
+    assert verdicts["refusals_not_worse"].passed
     assert "Worded otherwise." not in verdicts["refusals_not_worse"].message
 
 
 def test_scores_of_two_precisions_make_no_report(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, ref, _ = run(institution.workplace())
+    _, ref = make_report(institution.workplace())
     report = read_report(institution.workplace(), ref)
     assert report.precision == "float32"
     assert compared_with(report).endswith("scored in float32, in which choices and texts equal lm-eval's.")
     other = replace(PRIVATE_SCORES, config=lambda line: {"precision": "bfloat16"})
     monkeypatch.setattr(planted, "PRIVATE_SCORES", other)
     with pytest.raises(StaleInput, match=r"different precisions \(bfloat16, float32\)"):
-        run(institution.workplace())
+        make_report(institution.workplace())
 
 
 def test_what_an_officer_may_waive_is_the_recipes_and_does_not_change_the_report(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    stage, before, _ = run(workplace, questions_lost=16)
-    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
+    stage, before, _ = run(workplace, "capability_not_inferior", questions_lost=16)
+    (gate,) = stage.gates
     with pytest.raises(GateRefused, match="capability_not_inferior"):
         waive(stage, gate, workplace, before, "Because.")
     institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     workplace = institution.workplace()
-    stage, ref, _ = run(workplace, questions_lost=16)
+    stage, ref, _ = run(workplace, "capability_not_inferior", questions_lost=16)
     assert ref == before
-    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
     waive(stage, gate, workplace, ref, "Because.")
     assert_usable(stage, workplace, ref)
-    stage, other, _ = run(workplace, questions_lost=15)
+    stage, other, _ = run(workplace, "capability_not_inferior", questions_lost=15)
     assert other != ref
     with pytest.raises(GateRefused, match=r"capability_not_inferior.* is inconclusive"):
         assert_usable(stage, workplace, other)
@@ -124,10 +119,10 @@ def test_earlier_waivers_are_in_the_report(institution: DemoInstitution, monkeyp
         "digest": "e" * 64,
     }
     workplace = institution.workplace()
-    _, without, _ = run(workplace)
+    _, without = make_report(workplace)
     monkeypatch.setattr(waivers, "waivers_of_line", lambda registry, line, besides: [earlier])
-    _, ref, verdicts = run(workplace)
-    assert ref != without and all(verdict.passed for verdict in verdicts.values())
+    _, ref, verdicts = run(workplace, "refusals_not_worse")
+    assert ref != without and verdicts["refusals_not_worse"].passed
     artifact = workplace.store.open(ref)
     assert list(artifact.manifest.external_inputs) == ["acceptances"]
     assert "key 4f4f4f4f4f4f | Enlarged \\| soon." in artifact.file("report.md").read_text()
@@ -137,13 +132,15 @@ def test_earlier_waivers_are_in_the_report(institution: DemoInstitution, monkeyp
 def test_samples_that_leave_the_incumbent_out_are_refused(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     with pytest.raises(IntegrityError, match=r"private_scores: row L-00 .*incumbent"):
-        run(workplace, against=incumbent(workplace, scored=False))
+        make_report(workplace, against=incumbent(workplace, scored=False))
 
 
 def test_scores_against_different_incumbents_are_not_put_together(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     store = workplace.store
-    alone, beside = (store.read_manifest(run(workplace, against=each)[1]) for each in (None, incumbent(workplace)))
+    alone, beside = (
+        store.read_manifest(make_report(workplace, against=each)[1]) for each in (None, incumbent(workplace))
+    )
     scores = {kind: store.open_input(alone, kind) for kind in alone.inputs}
     scores["capability_scores"] = store.open_input(beside, "capability_scores")
     with pytest.raises(StaleInput, match=r"different incumbents \(lamps-1\.0\.0, none\)"):
