@@ -19,38 +19,28 @@ from sovereign_pipeline.evaluation.power import (
 )
 from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares, evaluate_difference
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import Line, load_line
+from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.test_statistics import passing_probability as exactly
 
-MARGINS = [0.05, 0.10, 0.15, 0.20, 0.30]
 
-
-def passes_unchanged(rows: int, margin: float) -> bool:
-    same, clusters = [True] * rows, [str(number) for number in range(rows)]
-    return evaluate_difference(compare_shares(same, same, clusters), margin, "higher").outcome == "pass"
-
-
-@pytest.mark.parametrize("margin", MARGINS)
-def test_with_fewer_rows_than_the_least_a_candidate_with_the_same_answers_does_not_pass(margin: float) -> None:
-    least = least_rows(margin)
-    assert passes_unchanged(least, margin)
-    assert not passes_unchanged(least - 1, margin)
-
-
-@pytest.mark.parametrize("margin", MARGINS)
-def test_the_least_of_two_groups_is_that_of_their_difference(margin: float) -> None:
+@pytest.mark.parametrize("margin", [0.05, 0.15, 0.30])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_with_fewer_rows_than_the_least_a_candidate_with_the_same_answers_does_not_pass(
+    margin: float, groups: int
+) -> None:
     def passes(rows: int) -> bool:
         none, clusters = [False] * rows, [str(number) for number in range(rows)]
         group = compare_shares(none, none, clusters)
-        return evaluate_difference(rise_over_control(group, group), margin, "lower").outcome == "pass"
+        compared = group if groups == 1 else rise_over_control(group, group)
+        return evaluate_difference(compared, margin, "lower").outcome == "pass"
 
-    least = least_rows(margin, groups=2)
+    least = least_rows(margin, groups=groups)
     assert passes(least) and not passes(least - 1)
 
 
-@pytest.mark.parametrize("changed", [0.05, 0.10, 0.20])
-@pytest.mark.parametrize("margin", [0.10, 0.15, 0.30])
+@pytest.mark.parametrize("changed", [0.05, 0.20])
+@pytest.mark.parametrize("margin", [0.10, 0.30])
 @pytest.mark.parametrize("rows", [12, 48])
 def test_the_probability_is_the_exact_one_over_all_outcomes(rows: int, margin: float, changed: float) -> None:
     assert passing_probability(rows, margin, changed) == pytest.approx(
@@ -58,8 +48,8 @@ def test_the_probability_is_the_exact_one_over_all_outcomes(rows: int, margin: f
     )
 
 
-@pytest.mark.parametrize(("rows", "margin"), [(48, 0.15), (24, 0.30)])
-def test_the_probability_of_a_rise_is_that_of_simulated_candidates(rows: int, margin: float) -> None:
+def test_the_probability_of_a_rise_is_that_of_simulated_candidates() -> None:
+    rows, margin = 24, 0.30
     generator, clusters = np.random.default_rng(5), [str(number) for number in range(rows)]
 
     def group() -> ShareDifference:
@@ -110,21 +100,3 @@ def test_the_default_margins_need_more_prompts_than_the_shipped_ones(tmp_path: P
     assert passing_probability(few["refusals"], 0.10, CHANGED_ANSWERS) >= 0.8
     assert passing_probability(rows_by_approximation(0.10, CHANGED_ANSWERS), 0.10, CHANGED_ANSWERS) < 0.8
     assert few.keys() >= {"refusals", "over_refusals", "injections", "disclosures", "personal_data"}
-
-
-PAGE = PROJECT_ROOT / "docs" / "how-to" / "evaluate.md"
-
-
-def test_the_documented_table_is_what_the_check_shows() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    data = PROJECT_ROOT / "data"
-    gates = text[text.index("gates:\n  held_out_loss:") :]
-    recipe = yaml.safe_load((data / "lines" / "permits-desk.yaml").read_text())
-    recipe = {**recipe, **yaml.safe_load(gates[: gates.index("```")])}
-    del recipe["evaluation"]["red_team"]["letters"]
-    powers = gate_powers(Settings.from_environment({"SOVEREIGN_DATA": str(data)}), Line.model_validate(recipe))
-    rows = [
-        f"| {each.gate} | {each.margin:g} | {each.rows} | {each.least} | {each.needed} | {each.probability:.2f} |"
-        for each in powers
-    ]
-    assert "\n".join(rows) in text

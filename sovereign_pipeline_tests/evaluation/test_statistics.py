@@ -20,7 +20,6 @@ from sovereign_pipeline.evaluation.records import PrivateSample, ReplySample, Ve
 from sovereign_pipeline.evaluation.statistics import (
     clustered_score_interval,
     compare_losses,
-    compare_shares,
     design_effect,
     evaluate_difference,
     mcnemar_exact,
@@ -64,22 +63,14 @@ def test_interval_is_the_published_one() -> None:
     assert score_interval(gained=1, lost=7, rows=21) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
-@pytest.mark.parametrize("rows", [3, 28, 150])
-def test_where_no_row_differs_each_end_is_wilsons_bound(rows: int) -> None:
-    """A bootstrap of such rows has no width: three questions that nobody lost would pass any margin."""
-    _, reference = proportion_confint(0, rows, alpha=0.05, method="wilson")
-    assert score_interval(0, 0, rows) == pytest.approx((-reference, reference))
-
-
-@pytest.mark.parametrize("gained", [0, 3, 20])
-def test_where_every_row_differs_it_is_wilsons_interval_of_the_share_gained(gained: int) -> None:
-    low, high = proportion_confint(gained, 20, alpha=0.05, method="wilson")
-    assert score_interval(gained, 20 - gained, 20) == pytest.approx((2 * low - 1, 2 * high - 1))
-
-
-def test_interval_of_many_rows_is_the_normal_one() -> None:
-    half = 1.959964 * math.sqrt((0.30 - 0.10**2) / 20_000)
-    assert score_interval(2_000, 4_000, 20_000) == pytest.approx((-0.1 - half, -0.1 + half), abs=2e-4)
+def test_where_no_row_or_every_row_differs_it_is_wilsons_interval() -> None:
+    """A bootstrap of rows that do not differ has no width: three questions that nobody lost would pass any margin."""
+    for rows in (3, 28, 150):
+        _, reference = proportion_confint(0, rows, alpha=0.05, method="wilson")
+        assert score_interval(0, 0, rows) == pytest.approx((-reference, reference))
+    for gained in (0, 3, 20):
+        low, high = proportion_confint(gained, 20, alpha=0.05, method="wilson")
+        assert score_interval(gained, 20 - gained, 20) == pytest.approx((2 * low - 1, 2 * high - 1))
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
@@ -107,9 +98,9 @@ def passing_probability(rows: int, gained: float, lost: float, margin: float) ->
     return total
 
 
-@pytest.mark.parametrize("rows", [6, 20, 48])
-@pytest.mark.parametrize("margin", [0.05, 0.10, 0.15, 0.30])
-@pytest.mark.parametrize("gained", [0.0, 0.02, 0.10, 0.30])
+@pytest.mark.parametrize("rows", [6, 48])
+@pytest.mark.parametrize("margin", [0.05, 0.15, 0.30])
+@pytest.mark.parametrize("gained", [0.0, 0.10])
 def test_a_candidate_worse_by_the_margin_passes_as_rarely_as_promised(rows: int, margin: float, gained: float) -> None:
     assert passing_probability(rows, gained, gained + margin, margin) <= 0.035
 
@@ -124,9 +115,7 @@ def drawn(
     return [int(each) for each in np.where(generator.random((clusters, of)) < shared, common, own).ravel()]
 
 
-@pytest.mark.parametrize(
-    ("clusters", "of", "lost", "gained"), [(6, 5, 0.15, 0.05), (20, 5, 0.15, 0.05), (40, 3, 0.1, 0)]
-)
+@pytest.mark.parametrize(("clusters", "of", "lost", "gained"), [(6, 5, 0.15, 0.05), (40, 3, 0.1, 0)])
 def test_rows_that_go_together_do_not_make_it_pass_more_often(
     clusters: int, of: int, lost: float, gained: float
 ) -> None:
@@ -179,22 +168,6 @@ def test_where_many_rows_differ_the_estimated_design_effect_counts_alone() -> No
     assert clustered_score_interval(differences, passages) == pytest.approx(reference, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(3, 30), st.integers(2, 10), st.data())
-def test_losing_one_more_row_never_brings_the_lower_end_nearer_to_none(
-    passages: int, of: int, data: st.DataObject
-) -> None:
-    """Nothing else changes, so no margin that was not kept is kept afterwards. Each row of a passage of its own: of two
-    in one passage a third elsewhere does say that losses go together less than it seemed."""
-    names = [str(n // of) for n in range(passages * of)]
-    differences, before = [0] * len(names), -0.0
-    for passage in data.draw(st.permutations(range(passages)), "order"):
-        low = clustered_score_interval(differences, names)[0]
-        assert low <= before + 1e-9
-        before = low
-        differences[passage * of + data.draw(st.integers(0, of - 1), "row")] = -1
-
-
 @settings(deadline=None, max_examples=100)
 @given(st.integers(6, 30), st.integers(2, 10), st.integers(1, 6), st.data())
 def test_no_loss_however_placed_is_taken_for_less_than_none(
@@ -207,13 +180,6 @@ def test_no_loss_however_placed_is_taken_for_less_than_none(
     assert clustered_score_interval(differences, names)[0] <= none[0] + 1e-9
 
 
-def test_interval_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="0 rows"):
-        score_interval(0, 0, 0)
-    with pytest.raises(ValueError, match="0 differences"):
-        clustered_score_interval([], [])
-
-
 @dataclass(frozen=True)
 class Observed:
     low: float
@@ -222,45 +188,32 @@ class Observed:
     rows: int = 100
 
 
-# Piaggio et al. 2012, figure 1: the intervals A to H, with a margin of 0.10 and a measure that is better when higher.
-SCENARIOS = {
-    "A superior": (Observed(0.02, 0.06, 0.10), "pass"),
-    "B": (Observed(-0.06, 0.02, 0.10), "pass"),
-    "C": (Observed(-0.09, -0.04, 0.01), "pass"),
-    "D worse, within the margin": (Observed(-0.09, -0.05, -0.01), "pass"),
-    "E": (Observed(-0.16, -0.04, 0.08), "inconclusive"),
-    "F": (Observed(-0.24, -0.11, 0.02), "inconclusive"),
-    "G worse, perhaps within the margin": (Observed(-0.14, -0.08, -0.02), "inconclusive"),
-    "G worse, by more than the margin at best guess": (Observed(-0.22, -0.12, -0.02), "fail"),
-    "H inferior": (Observed(-0.30, -0.21, -0.12), "fail"),
-}
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_the_scenarios_of_the_guideline(name: str) -> None:
-    observed, outcome = SCENARIOS[name]
-    assert evaluate_difference(observed, 0.10, "higher").outcome == outcome
-    turned = Observed(-observed.high, -observed.difference, -observed.low)
-    assert evaluate_difference(turned, 0.10, "lower").outcome == outcome
-
-
 @pytest.mark.parametrize(
-    ("observed", "outcome"),
+    ("margin", "low", "difference", "high", "outcome"),
     [
-        (Observed(-0.3, -0.2, -0.1), "pass"),
-        (Observed(-0.3, -0.1, 0.1), "inconclusive"),
-        (Observed(-0.1, 0.1, 0.3), "inconclusive"),
-        (Observed(0.1, 0.2, 0.3), "fail"),
-        (Observed(0.0, 0.0, 0.0), "inconclusive"),
+        # Piaggio et al. 2012, figure 1: the intervals A to H, with a measure that is better when higher.
+        (0.10, 0.02, 0.06, 0.10, "pass"),
+        (0.10, -0.06, 0.02, 0.10, "pass"),
+        (0.10, -0.09, -0.04, 0.01, "pass"),
+        (0.10, -0.09, -0.05, -0.01, "pass"),
+        (0.10, -0.16, -0.04, 0.08, "inconclusive"),
+        (0.10, -0.24, -0.11, 0.02, "inconclusive"),
+        (0.10, -0.14, -0.08, -0.02, "inconclusive"),
+        (0.10, -0.22, -0.12, -0.02, "fail"),
+        (0.10, -0.30, -0.21, -0.12, "fail"),
+        # An interval that ends at the margin, and a margin of 0, which asks for superiority.
+        (0.10, -0.10, -0.05, 0.0, "inconclusive"),
+        (0.0, 0.1, 0.2, 0.3, "pass"),
+        (0.0, -0.1, 0.1, 0.3, "inconclusive"),
+        (0.0, -0.3, -0.2, -0.1, "fail"),
+        (0.0, 0.0, 0.0, 0.0, "inconclusive"),
     ],
 )
-def test_a_margin_of_none_asks_for_superiority(observed: Observed, outcome: str) -> None:
-    judgement = evaluate_difference(observed, 0.0, "lower")
-    assert (judgement.outcome, judgement.rows_needed) == (outcome, None)
-
-
-def test_a_whole_interval_at_the_margin_does_not_pass() -> None:
-    assert evaluate_difference(Observed(-0.10, -0.05, 0.0), 0.10, "higher").outcome == "inconclusive"
+def test_a_difference_is_evaluated_as_the_guideline_says(
+    margin: float, low: float, difference: float, high: float, outcome: str
+) -> None:
+    assert evaluate_difference(Observed(low, difference, high), margin, "higher").outcome == outcome
+    assert evaluate_difference(Observed(-high, -difference, -low), margin, "lower").outcome == outcome
 
 
 @given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.001, 1), st.floats(0, 1))
@@ -278,12 +231,6 @@ def test_the_minimum_detectable_difference_difference_is_that_of_statsmodels_pow
     deviation = 0.2**0.5  # of differences of which a tenth is +1 and a tenth -1
     reference = NormalIndPower(ddof=0).solve_power(nobs1=20_000, alpha=0.05, power=0.8, ratio=0) * deviation
     assert minimum_detectable_difference(Observed(low, 0.0, high)) == pytest.approx(reference, rel=0.01)
-
-
-def test_an_equally_good_candidate_passes_at_the_minimum_detectable_difference_margin_as_often_as_said() -> None:
-    low, high = score_interval(15, 15, 150)
-    visible = minimum_detectable_difference(Observed(low, 0.0, high, 150))
-    assert passing_probability(150, 0.1, 0.1, visible) == pytest.approx(0.8, abs=0.03)
 
 
 def test_a_suite_that_is_too_small_says_how_large_it_would_have_to_be() -> None:
@@ -308,13 +255,3 @@ def test_loss_difference_lies_in_its_interval_and_in_the_data(rows: list[tuple[f
     assert result.difference == pytest.approx(result.candidate - result.reference, abs=1e-9)
     assert min(differences) - 1e-9 <= result.low <= result.high <= max(differences) + 1e-9
     assert result.clusters == len(set(cases))
-
-
-def test_share_difference_counts_the_discordant_rows() -> None:
-    reference = [True] * 6 + [False] * 4
-    candidate = [True] * 3 + [False] * 3 + [True] + [False] * 3
-    result = compare_shares(reference, candidate, [str(i) for i in range(10)])
-    assert (result.reference, result.candidate, result.only_reference, result.only_candidate) == (0.6, 0.4, 3, 1)
-    assert result.difference == pytest.approx(-0.2)
-    assert result.p_value == pytest.approx(0.625)
-    assert result.low < -0.2 < result.high
