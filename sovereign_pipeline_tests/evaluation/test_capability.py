@@ -10,34 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError, SandboxUnavailable, SourceError
-from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.evaluation.arms.models import Models
+from sovereign_pipeline.evaluation.arms.models import Answer, Models
 from sovereign_pipeline.evaluation.capability import (
     asked_row,
-    capability_results,
     choice_item,
     chosen,
     holds_an_answer,
     is_right_number,
-    program_of,
     run_reply,
     score_suites,
     span_f1,
 )
-from sovereign_pipeline.evaluation.records import CapabilitySample
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask, NumberTask, SpanTask
 from sovereign_pipeline.suites.rows import OWN_TASK, Function, Passage, Problem, Question, Suite, read_items
 from sovereign_pipeline_tests.evaluation.conftest import MAX_LENGTH
 from sovereign_pipeline_tests.evaluation.published import FUNCTION
 
 EXAMPLES = json.loads(Path(__file__).with_name("capability.json").read_text(encoding="utf-8"))
-
-
-def test_the_most_likely_choice_and_the_most_likely_per_character_differ() -> None:
-    choices = ("a boat", "a very long and slow boat")
-    assert chosen((-6.0, -12.0), choices, "acc") == 0
-    assert chosen((-6.0, -12.0), choices, "acc_norm") == 1
-    assert chosen((-2.0, -2.0), ("yes", "no!"), "acc") == 0
 
 
 @given(st.lists(st.tuples(st.floats(-500, -0.01), st.text(min_size=1, max_size=40)), min_size=2, max_size=6))
@@ -61,8 +50,6 @@ def test_numbers_are_right_as_gsm8k_counts_them(reply: str, number: str, right: 
 
 
 def test_numbers_are_extracted_and_compared_as_the_bundled_task_says() -> None:
-    from pathlib import Path
-
     import lm_eval
     import yaml
 
@@ -99,11 +86,6 @@ def test_code_is_right_when_its_test_passes(reply: str, ending: str) -> None:
     assert run_reply(reply, FUNCTION_ROW) == ending
 
 
-def test_the_test_is_called_after_the_code_and_cannot_be_closed_off_by_it() -> None:
-    program = program_of("    return 1\n", FUNCTION_ROW)
-    assert program.index("return 1") < program.index("def check") < program.index("check(doubled)")
-
-
 ROW = {"id": "Q1", "question": "Which is wet?", "choices": ["stone", "water"], "answer": 1, "language": "en"}
 
 
@@ -116,17 +98,11 @@ def own_suite(questions: Sequence[Question]) -> Suite:
     return Suite("suite", OWN_TASK, tuple(questions), len(questions), {})
 
 
-def test_the_demonstration_suite_is_readable_and_balanced() -> None:
-    rows = read_items(PROJECT_ROOT / "data" / "suites" / "coastal_rules.jsonl", Question)
-    assert len(rows) == 150
-    assert {row.answer for row in rows} == {0, 1, 2, 3}
-
-
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{**ROW, "answer": 2}], "line 1"),
-        ([ROW, {**ROW, "id": "Q2", "answr": 1}], r"line 2: wrong, missing or unknown: answr"),
+        ([ROW, {**ROW, "id": "Q2", "answer": 2}], "line 2"),
+        ([{**ROW, "answr": 1}], r"line 1: wrong, missing or unknown: answr"),
         ([ROW, ROW], "id Q1"),
         ([], "has no rows"),
     ],
@@ -137,47 +113,6 @@ def test_a_broken_suite_is_refused_with_its_place(rows: list[object], message: s
     with pytest.raises(SourceError, match=message) as caught:
         read_items(path, Question)
     assert "wet" not in str(caught.value)
-
-
-def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(better: Models) -> None:
-    import torch
-
-    questions = [question(number) for number in range(6)]
-    samples = score_suites(better, [own_suite(questions)], batch_size=2).samples
-    for asked, sample in zip(questions, samples, strict=True):
-        turns = [{"role": "user", "content": asked.question}]
-        prompt = better.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-        likelihoods = []
-        for choice in asked.choices:
-            ids = better.tokenizer(choice, add_special_tokens=False)["input_ids"]
-            with torch.no_grad():
-                logits = (
-                    better.loaded["candidate"]
-                    .model(input_ids=torch.tensor([prompt + ids]))
-                    .logits[0, len(prompt) - 1 : -1]
-                )
-            total = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item()
-            likelihoods.append(total / len(choice))
-        assert sample.correct["candidate"] == (likelihoods.index(max(likelihoods)) == asked.answer)
-
-
-def test_every_arm_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
-    outcome = score_suites(unchanged, [own_suite([question(number) for number in range(9)])], batch_size=2)
-    assert all(sample.correct["base"] == sample.correct["candidate"] for sample in outcome.samples)
-    assert outcome.answers == []
-    assert outcome.scores.suites["suite"].accuracy["base"].difference == 0.0
-
-
-def test_results_are_kept_apart_by_suite_and_language() -> None:
-    samples = [
-        CapabilitySample(suite=suite, id=f"{n}", language=language, correct={"base": True, "candidate": suite == "a"})
-        for suite in "ab"
-        for n, language in enumerate(["en", "en", "ar"])
-    ]
-    results = capability_results(samples)
-    assert results["a"].accuracy["base"].difference == 0.0
-    assert results["b"].accuracy["base"].candidate == 0.0
-    assert results["b"].by_language["ar"]["base"].rows == 1
 
 
 LETTERED = ChoiceTask(
@@ -260,10 +195,7 @@ WRITTEN = [
 def test_what_is_written_is_kept_with_its_length_and_judged_for_every_arm(better: Models) -> None:
     outcome = score_suites(better, WRITTEN, batch_size=2)
     assert [(each.suite, each.id) for each in outcome.answers] == [
-        ("sums", "1"),
-        ("spans", "0"),
-        ("spans", "1"),
-        ("code", "1"),
+        (suite.name, row.id) for suite in WRITTEN for row in suite.rows
     ]
     measured = {"sums": {"strict_match"}, "spans": {"f1"}, "code": {"timeout"}}
     for sample, answer in zip(outcome.samples, outcome.answers, strict=True):
@@ -288,8 +220,6 @@ class Says:
         return getattr(self._models, name)
 
     def answer(self, prompts: Sequence[str], arm: str, *limits: int) -> list[object]:
-        from sovereign_pipeline.evaluation.arms.models import Answer
-
         return [Answer(self._texts[arm], 3, True) for _ in prompts]
 
 
@@ -308,6 +238,8 @@ def test_a_right_and_a_wrong_reply_are_told_apart(better: Models, suite: int, ri
     assert all(sample.correct == {"base": False, "candidate": True} for sample in outcome.samples)
     accuracy = outcome.scores.suites[WRITTEN[suite].name].accuracy["base"]
     assert (accuracy.reference, accuracy.candidate, accuracy.difference) == (0.0, 1.0, 1.0)
+    if suite == 1:  # questions about one passage are one cluster
+        assert (len({sample.cluster for sample in outcome.samples}), accuracy.rows) == (1, 2)
 
 
 def test_what_stands_behind_a_stop_word_is_neither_judged_nor_kept(better: Models) -> None:
@@ -316,13 +248,6 @@ def test_what_stands_behind_a_stop_word_is_neither_judged_nor_kept(better: Model
     outcome = score_suites(models, [replace(WRITTEN[0], task=task)], batch_size=2)  # type: ignore[arg-type]
     assert outcome.samples[0].correct == {"base": True, "candidate": False}
     assert outcome.answers[0].answers == {"base": "2\n", "candidate": "3\n"}
-
-
-def test_questions_about_one_passage_are_one_cluster(better: Models) -> None:
-    models = Says(better, {"base": "the boat", "candidate": "the mill"})
-    outcome = score_suites(models, [WRITTEN[1]], batch_size=2)  # type: ignore[arg-type]
-    assert len({sample.cluster for sample in outcome.samples}) == 1
-    assert outcome.scores.suites["spans"].accuracy["base"].rows == 2
 
 
 def test_examples_are_left_out_from_the_last_before_a_row_is(better: Models) -> None:

@@ -52,22 +52,7 @@ def scripted(models: Models, *written: str) -> Scripted:
 
 
 @pytest.mark.parametrize(
-    ("written", "called", "valid", "exact"),
-    [
-        (call(TRUE), True, True, True),
-        (call(dict(reversed(TRUE.items()))), True, True, True),
-        (call({**TRUE, "number": 1.0}), True, True, True),
-        ("I look. " + call(TRUE), True, True, True),
-        (call({"thing": "The boat 2", "number": 1}), True, True, False),
-        (call({"thing": "The boat 1"}), True, True, False),
-        (call(TRUE) + "\n" + call(TRUE), True, True, False),
-        (call({"number": 1}), True, False, False),
-        (call({**TRUE, "number": "one"}), True, False, False),
-        (call({**TRUE, "colour": "red"}), True, False, False),
-        (call(TRUE, name="who"), True, False, False),
-        (call(TRUE)[:-30], False, False, False),
-        ("On day 1.", False, False, False),
-    ],
+    ("written", "called", "valid", "exact"), examples(__file__, "a_call_is_exact_valid_or_neither")
 )
 def test_a_call_is_exact_valid_or_neither(
     with_tools: Models, written: str, called: bool, valid: bool, exact: bool
