@@ -108,12 +108,6 @@ def better(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
         yield models
 
 
-@pytest.fixture(scope="session")
-def worse(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
-    with _opened(base_model, make_adapter(-5e-3)) as models:
-        yield models
-
-
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough for a report; the quality of the intervals is tested in `test_intervals.py`."""

@@ -26,17 +26,10 @@ from sovereign_pipeline_tests.evaluation.documents import chat, document
 TEXTS = st.text(alphabet="abc دار", max_size=40)
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("police kill the gunman", 0.75),
-        ("the gunman kill police", 0.5),
-        ("the gunman police killed", 0.5),
-    ],
-)
-def test_rouge_l_has_the_values_of_its_paper(reply: str, expected: float) -> None:
+def test_rouge_l_has_the_values_of_its_paper() -> None:
     """Lin 2004, section 3.1: reference S1 and candidates S2 to S4, with beta 1."""
-    assert rouge_l(reply, "police killed the gunman") == expected
+    replies = ("police kill the gunman", "the gunman kill police", "the gunman police killed")
+    assert [rouge_l(reply, "police killed the gunman") for reply in replies] == [0.75, 0.5, 0.5]
 
 
 def test_rouge_l_sees_arabic_words() -> None:
@@ -84,14 +77,6 @@ def n_grams(text: str, order: int) -> Counter[str]:
     return Counter(text[start : start + order] for start in range(len(text) - order + 1))
 
 
-@pytest.mark.parametrize("match", [chrf, rouge_l])
-def test_equal_is_1_and_nothing_in_common_is_0(match: object) -> None:
-    assert callable(match)
-    assert match("The lamp is lit.", "The lamp is lit.") == 1
-    assert match("xyz", "The lamp is lit") == 0
-    assert match("", "The lamp is lit") == 0
-
-
 SETTINGS = HeldOutSettings(instruction=INSTRUCTION, seed=7, max_rows=None, distractors=2)
 
 
@@ -109,10 +94,6 @@ def test_an_adapter_that_learned_the_voice_has_the_lower_loss(better: Models, le
     }
 
 
-def test_an_adapter_that_unlearned_it_has_the_higher_loss(worse: Models, letters: list[Document]) -> None:
-    assert score_held_out(worse, letters, SETTINGS)[1].result.loss["base"].low > 0
-
-
 def test_an_adapter_of_zeros_has_a_difference_of_exactly_zero(unchanged: Models, letters: list[Document]) -> None:
     _, scores = score_held_out(unchanged, letters, SETTINGS)
     loss = scores.result.loss["base"]
@@ -126,13 +107,6 @@ def test_rows_are_chosen_by_seed_and_id_alone(unchanged: Models, letters: list[D
     assert [sample.id for sample in score_held_out(unchanged, letters[::-1], few)[0]] == chosen
     other = HeldOutSettings(INSTRUCTION, seed=8, max_rows=5, distractors=2)
     assert [sample.id for sample in score_held_out(unchanged, letters, other)[0]] != chosen
-
-
-def test_preferences_are_not_scored(unchanged: Models, letters: list[Document]) -> None:
-    preference = document(90, rejected="No.")
-    samples, scores = score_held_out(unchanged, [*letters, preference], SETTINGS)
-    assert preference.id not in {sample.id for sample in samples}
-    assert scores.selection.held_out == len(letters)
 
 
 def test_wrong_replies_are_of_the_same_language_and_another_case(unchanged: Models, letters: list[Document]) -> None:
@@ -154,11 +128,16 @@ def test_choices_stop_at_the_token_budget(
     assert 0 < scores.selection.choice_rows < len(samples) == 16
 
 
-def test_a_letter_too_long_for_the_model_is_named_and_left_out(unchanged: Models, letters: list[Document]) -> None:
-    long = document(70, request="broken " * 300)
-    samples, scores = score_held_out(unchanged, [*letters, long], SETTINGS)
+def test_preferences_and_letters_too_long_for_the_model_are_left_out(
+    unchanged: Models, letters: list[Document]
+) -> None:
+    long, preference = document(70, request="broken " * 300), document(90, rejected="No.")
+    samples, scores = score_held_out(unchanged, [*letters, long, preference], SETTINGS)
     assert scores.selection.too_long == (long.id,)
-    assert len(samples) == 16
+    assert {sample.id for sample in samples} == {letter.id for letter in letters}
+    assert scores.selection.held_out == len(letters) + 1
+    written = as_json(scores) + "".join(as_json(sample) for sample in samples)
+    assert "mended" not in written and letters[0].id in written
 
 
 def test_nothing_to_score_is_an_error(unchanged: Models) -> None:
@@ -189,19 +168,6 @@ def test_a_conversation_has_a_loss_for_each_trained_turn(
     )
 
 
-def test_letters_are_stored_as_before_there_were_conversations(better: Models, letters: list[Document]) -> None:
-    samples, scores = score_held_out(better, letters, SETTINGS)
-    assert "turn" not in "".join(as_json(sample) for sample in samples) + as_json(scores)
-    assert "tool_calls" not in as_json(scores)
-
-
-def test_no_text_is_written_down(unchanged: Models, letters: list[Document]) -> None:
-    samples, scores = score_held_out(unchanged, letters, SETTINGS)
-    written = as_json(scores) + "".join(as_json(sample) for sample in samples)
-    assert "mended" not in written
-    assert letters[0].id in written
-
-
 def asked(**changes: int | None) -> References:
     return References.model_validate({"max_new_tokens": 16, "max_rows": 4, **changes})
 
@@ -228,17 +194,6 @@ def test_a_reply_is_compared_with_the_last_turn_that_is_trained(better: Models) 
         trained = chats[sample.id].messages[1].content
         assert sample.chrf == {arm: chrf(answer, trained) for arm, answer in reply.answers.items()}
         assert sample.rouge_l == {arm: rouge_l(answer, trained) for arm, answer in reply.answers.items()}
-
-
-def test_the_letters_do_not_depend_on_their_order_and_preferences_are_passed_over(
-    unchanged: Models, letters: list[Document]
-) -> None:
-    pair = letters[0].model_copy(update={"id": "pair", "rejected": "No."})
-    one = write_replies(unchanged, letters, INSTRUCTION, asked(), batch_size=2, seed=7)
-    other = write_replies(unchanged, [pair, *letters[::-1]], INSTRUCTION, asked(max_rows=2), batch_size=2, seed=7)
-    assert [sample.id for sample in other.samples] == [sample.id for sample in one.samples][:2]
-    assert all(sample.chrf["base"] == sample.chrf["candidate"] for sample in one.samples)
-    assert one.result.rouge_l["base"].difference == 0.0
 
 
 def test_letters_that_leave_no_room_for_a_reply_are_refused(unchanged: Models, letters: list[Document]) -> None:
