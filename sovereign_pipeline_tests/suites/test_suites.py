@@ -11,11 +11,11 @@ import yaml
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, SourceError
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.evaluation.capability import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
-from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
+from sovereign_pipeline.suites.cards import card_path, load_suite_card, suite_digest, suite_names
 from sovereign_pipeline.suites.rows import (
     Passage,
     Problem,
@@ -64,6 +64,13 @@ def test_every_card_of_this_repository_reads_its_publishers_format(settings: Set
         assert len(read) == rows, name
         assert len({row.id for row in read}) == rows
         assert {row.language for row in read} == {card.language}
+    problem = read_asked(settings, load_suite_card(settings, "gsm8k"))[2]
+    assert isinstance(problem, Problem) and problem.solution.endswith("#### 1,400")
+    passage = read_asked(settings, load_suite_card(settings, "arabic_reading"))[1]
+    assert isinstance(passage, Passage) and passage.answers == ("في صور",)
+    (settings.suites / "gsm8k" / "test_2.jsonl").write_bytes((settings.suites / "gsm8k" / "test.jsonl").read_bytes())
+    ids = [row.id for row in read_asked(settings, load_suite_card(settings, "gsm8k"))]
+    assert ids == ["test/1", "test/2", "test/3", "test_2/1", "test_2/2", "test_2/3"]
 
 
 def test_mmlu_is_read_with_and_without_header_with_numbers_and_with_letters(settings: Settings) -> None:
@@ -85,6 +92,8 @@ def test_examples_are_of_the_subject_of_the_row(settings: Settings) -> None:
     suite = open_suite(settings, entry("mmlu", few_shot=2), seed=7)
     assert {subject: len(rows) for subject, rows in suite.examples.items()} == dict.fromkeys(SUBJECTS, 2)
     assert not any(open_suite(settings, entry("mmlu", few_shot=0), seed=7).examples.values())
+    with pytest.raises(RecipeError, match="has no examples, and few_shot is"):
+        check_suite(settings, entry("boolq", few_shot=2))
 
 
 def test_labels_as_words_letters_and_arcs_own_shape(settings: Settings) -> None:
@@ -100,6 +109,27 @@ def test_labels_as_words_letters_and_arcs_own_shape(settings: Settings) -> None:
     assert (row.id, row.choices, row.answer) == ("M-1", ("a stone", "a boat"), 1)
 
 
+@pytest.mark.parametrize(("choices", "continuation"), [(26, "letter"), (27, "text"), (27, "letter")])
+def test_choices_have_letters_up_to_26_and_texts_beyond(settings: Settings, choices: int, continuation: str) -> None:
+    """LegalBench and intent suites have so many."""
+    row = {"question": "Which quay?", "choices": [f"quay {n}" for n in range(choices)], "answer": choices - 1}
+    shown = "{question}\n{choices}" if continuation == "letter" else "{question}"
+    write_text(settings.suites / "arc_challenge" / "many.jsonl", json.dumps(row))
+    change_card(settings, "arc_challenge", lambda card: card.update(files={"test": "many.jsonl"}))
+    change_card(settings, "arc_challenge", lambda card: card["task"].update(continuation=continuation, prompt=shown))
+    card = load_suite_card(settings, "arc_challenge")
+    if continuation == "letter" and choices > 26:
+        with pytest.raises(SourceError, match=r"many.jsonl, row 1: .*27 choices, and a prompt has letters for 26"):
+            read_asked(settings, card)
+        return
+    (read,) = read_asked(settings, card)
+    assert isinstance(read, Question) and (len(read.choices), read.answer) == (choices, choices - 1)
+    scored = continuations_of(card.task, read)
+    assert len(scored) == len(set(scored)) == choices
+    if continuation == "letter":
+        assert f"\n{scored[-1]}. quay {choices - 1}" in question_of(card.task, read)
+
+
 def test_choices_may_stand_in_a_column_each_and_be_fewer_in_a_row(settings: Settings) -> None:
     """The way in which ArabicMMLU is published."""
     table = "Question,Option 1,Option 2,Option 3,Answer Key\nما الذي يطفو؟,حجر,سفينة,,B\n"
@@ -109,46 +139,6 @@ def test_choices_may_stand_in_a_column_each_and_be_fewer_in_a_row(settings: Sett
     (row,) = read_asked(settings, load_suite_card(settings, "arc_challenge"))
     assert isinstance(row, Question)
     assert (row.choices, row.answer) == (("حجر", "سفينة"), 1)
-
-
-@pytest.mark.parametrize(("choices", "continuation"), [(11, "letter"), (26, "letter"), (27, "text"), (77, "text")])
-def test_a_question_may_have_more_than_ten_choices(settings: Settings, choices: int, continuation: str) -> None:
-    """LegalBench and intent suites have; a label that is scored as text needs no letter."""
-    row = {"question": "Which quay?", "choices": [f"quay {n}" for n in range(choices)], "answer": choices - 1}
-    task = {
-        "continuation": continuation,
-        "prompt": "{question}\n{choices}" if continuation == "letter" else "{question}",
-    }
-    write_text(settings.suites / "arc_challenge" / "many.jsonl", json.dumps(row))
-    change_card(settings, "arc_challenge", lambda card: card.update(files={"test": "many.jsonl"}))
-    change_card(settings, "arc_challenge", lambda card: card["task"].update(task))
-    card = load_suite_card(settings, "arc_challenge")
-    (read,) = read_asked(settings, card)
-    assert isinstance(read, Question) and (len(read.choices), read.answer) == (choices, choices - 1)
-    scored = continuations_of(card.task, read)
-    assert len(scored) == len(set(scored)) == choices
-    if continuation == "letter":
-        assert f"\n{scored[-1]}. quay {choices - 1}" in question_of(card.task, read)
-
-
-def test_more_choices_than_letters_are_refused_with_the_limit(settings: Settings) -> None:
-    row = {"question": "Which quay?", "choices": [f"quay {n}" for n in range(27)], "answer": 26}
-    write_text(settings.suites / "arc_challenge" / "many.jsonl", json.dumps(row))
-    change_card(settings, "arc_challenge", lambda card: card.update(files={"test": "many.jsonl"}))
-    change_card(
-        settings,
-        "arc_challenge",
-        lambda card: card["task"].update(continuation="letter", prompt="{question}\n{choices}"),
-    )
-    with pytest.raises(SourceError, match=r"many.jsonl, row 1: .*27 choices, and a prompt has letters for 26 at most"):
-        read_asked(settings, load_suite_card(settings, "arc_challenge"))
-
-
-def test_worked_answers_and_spans(settings: Settings) -> None:
-    problem = read_asked(settings, load_suite_card(settings, "gsm8k"))[2]
-    assert isinstance(problem, Problem) and problem.solution.endswith("#### 1,400")
-    passage = read_asked(settings, load_suite_card(settings, "arabic_reading"))[1]
-    assert isinstance(passage, Passage) and passage.answers == ("في صور",)
 
 
 @pytest.mark.parametrize(
@@ -162,19 +152,6 @@ def test_a_row_that_is_none_is_told_by_file_and_number_without_its_text(
     with pytest.raises(SourceError, match=said) as caught:
         read_asked(settings, load_suite_card(settings, name))
     assert "Which" not in str(caught.value) and "seven" not in str(caught.value) and "ربما" not in str(caught.value)
-
-
-def test_an_id_that_is_there_twice_is_refused(settings: Settings) -> None:
-    row = '{"id": "A-1", "question": "?", "answer": "نعم"}\n'
-    write_text(settings.suites / "arabic_culture" / "statements.jsonl", row * 2)
-    with pytest.raises(SourceError, match="id A-1 more than once"):
-        read_asked(settings, load_suite_card(settings, "arabic_culture"))
-
-
-def test_rows_of_several_files_are_told_apart(settings: Settings) -> None:
-    (settings.suites / "gsm8k" / "test_2.jsonl").write_bytes((settings.suites / "gsm8k" / "test.jsonl").read_bytes())
-    ids = [row.id for row in read_asked(settings, load_suite_card(settings, "gsm8k"))]
-    assert ids == ["test/1", "test/2", "test/3", "test_2/1", "test_2/2", "test_2/3"]
 
 
 def test_the_digest_is_of_names_and_bytes_of_all_files(settings: Settings, tmp_path: Path) -> None:
@@ -235,6 +212,10 @@ def test_a_prompt_that_leaves_out_what_is_asked_is_refused(
 def test_a_card_is_found_by_the_name_it_says(settings: Settings) -> None:
     with pytest.raises(NotFoundError, match="did you mean 'gsm8k'"):
         load_suite_card(settings, "gsm8")
+    change_card(settings, "gsm8k", lambda card: card["task"].update(stopp=[]))
+    with pytest.raises(RecipeError, match="stop"):
+        load_suite_card(settings, "gsm8k")
+    change_card(settings, "gsm8k", lambda card: card["task"].pop("stopp"))
     change_card(settings, "gsm8k", lambda card: card.update(suite="sums"))
     with pytest.raises(NotFoundError, match="Use the same name for the file and the suite"):
         load_suite_card(settings, "gsm8k")
@@ -253,14 +234,6 @@ def test_a_limit_keeps_the_rows_of_a_smaller_one_whatever_the_order_of_the_file(
     assert ([row.id for row in suite.rows], suite.total_rows) == ([row.id for row in five], 12)
 
 
-def test_an_own_suite_is_opened_the_same_way(settings: Settings) -> None:
-    data = Settings.from_environment({"SOVEREIGN_DATA": str(PROJECT_ROOT / "data")})
-    own = CapabilitySuite(name="own", path=Path("suites/coastal_rules.jsonl"), classification="PUBLIC", max_rows=9)
-    suite = open_suite(data, own, seed=7)
-    assert (len(suite.rows), suite.total_rows, suite.examples) == (9, len(rows_of_suite(data, own)), {})
-    assert suite.total_rows > 9
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -273,11 +246,6 @@ def test_an_own_suite_is_opened_the_same_way(settings: Settings) -> None:
 def test_an_entry_of_the_recipe_is_an_own_or_a_published_suite(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CapabilitySuite.model_validate({**values, "classification": "PUBLIC"})
-
-
-def test_examples_that_are_not_there_cannot_be_asked_for(settings: Settings) -> None:
-    with pytest.raises(RecipeError, match="has no examples, and few_shot is"):
-        check_suite(settings, entry("boolq", few_shot=2))
 
 
 def test_every_suite_is_looked_at_also_behind_a_damaged_one(settings: Settings) -> None:
@@ -304,6 +272,8 @@ def lamps(institution: DemoInstitution, settings: Settings, monkeypatch: pytest.
 
 
 def test_the_check_ends_1_when_a_suite_that_a_line_names_is_missing(lamps: Settings) -> None:
+    listed = CliRunner().invoke(app, ["suites", "list", "--json"])
+    assert {each["suite"] for each in json.loads(listed.stdout)} == set(ROWS)
     whole = CliRunner().invoke(app, ["suites", "check", "--json"])
     assert whole.exit_code == 0
     told = {each["suite"]: each for each in json.loads(whole.stdout)}
@@ -340,22 +310,3 @@ def test_what_ends_a_line_of_text_ends_no_row(tmp_path: Path, separator: str) ->
         path.write_bytes(json.dumps(written, ensure_ascii=False).encode() + end.encode())
         (row,) = read_items(path, Question)
         assert row.question == written["question"]
-
-
-def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "suite.jsonl"
-    path.touch()
-    with pytest.raises(SourceError, match="has no rows"):
-        read_items(path, Question)
-
-
-def test_the_list_has_every_card_without_any_file() -> None:
-    listed = CliRunner().invoke(app, ["suites", "list", "--json"], env={"SOVEREIGN_SUITES": "/dev/null/none"})
-    assert {each["suite"] for each in json.loads(listed.stdout)} >= set(ROWS)
-
-
-def test_a_card_is_a_model_that_names_the_nearest_key(settings: Settings) -> None:
-    change_card(settings, "gsm8k", lambda card: card["task"].update(stopp=[]))
-    with pytest.raises(RecipeError, match="stop"):
-        load_suite_card(settings, "gsm8k")
-    assert SuiteCard.model_config["extra"] == "forbid"

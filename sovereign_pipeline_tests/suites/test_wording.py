@@ -15,7 +15,6 @@ from sovereign_pipeline.suites.rows import (
     continuations_of,
     expected_answer,
     prefix_of,
-    question_of,
     read_asked,
     read_examples,
     text_of,
@@ -144,22 +143,6 @@ def test_what_is_scored_is_the_letter_or_the_text(settings: Settings) -> None:
     assert isinstance(rows[0], Question)
     assert continuations_of(card.task, rows[0]) == ("a stone", "a boat", "an anchor")
     assert expected_answer(card.task, rows[0]) == "a boat"
-
-
-def test_the_instruction_stands_first_and_names_the_subject(settings: Settings) -> None:
-    card, rows = card_and_rows(settings, "mmlu")
-    turn = user_turn(card.task, rows[0], rows[1:2])
-    first, example, last = turn.split("\n\n")
-    assert first == "The following are multiple choice questions (with answers) about harbour law."
-    assert example == question_of(card.task, rows[1]) + " B"
-    assert last == question_of(card.task, rows[0]) and last.endswith("\nAnswer:")
-
-
-def test_arabic_turns_hold_the_passage_and_the_question(settings: Settings) -> None:
-    card, rows = card_and_rows(settings, "arabic_reading")
-    assert user_turn(card.task, rows[0], []) == (
-        "النص: بُنيت المنارةُ عام ١٩٢٠ في صور.\n\nالسؤال: متى بنيت المنارة؟\n\nأجب بكلمات من النص فقط.\nالإجابة:"
-    )
 
 
 def test_braces_in_a_row_are_text(settings: Settings) -> None:
