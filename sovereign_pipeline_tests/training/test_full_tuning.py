@@ -21,42 +21,24 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
-from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.chain import Chain, with_preference
-from sovereign_pipeline_tests.training.conftest import a_report, letters
+from sovereign_pipeline_tests.training.conftest import JobMaker, a_report
 
 pytestmark = pytest.mark.slow
 
 Tamper = Callable[[Path, Path], object]  # given what the trainer left, and the base model's directory
 Tensors = dict[str, Any]
-STEPS = 30
 
 
-@pytest.fixture(scope="session")
-def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """`model/` as a trainer leaves it: every weight trained on the letters, saved in bfloat16, with its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(3)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
-    rows = letters(16)
-    for step in range(STEPS):
-        (completion,) = encode(tokenizer, "sft", rows[step % len(rows)], [EOS_ID]).completions
-        loss = model(input_ids=torch.tensor([completion.ids]), labels=torch.tensor([completion.labels])).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    directory = tmp_path_factory.mktemp("tuned")
-    model.to(torch.bfloat16).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+@pytest.fixture
+def tuned(trained: JobMaker) -> Path:
+    """`model/` as the trainer leaves it: every weight trained on the letters, saved in bfloat16, with its tokenizer."""
+    sft = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3, "precision": "bfloat16"}
+    return trained(sft).output / "model"
 
 
 MakeChain = Callable[..., Chain]
@@ -167,17 +149,15 @@ WRONG = "1 missing, extra or of another shape"
     ("tamper", "gate", "says"),
     [
         (on_tensors(lambda own, base: own.update({UP: base[UP]})), "adapter_non_zero", "1 of 14 linear layers unch"),
-        (on_tensors(lambda own, base: own.update(base)), "adapter_non_zero", "14 of 14 linear layers unchanged"),
         (on_tensors(lambda own, base: own.pop(UP)), "adapter_non_zero", WRONG),
         (on_tensors(lambda own, base: own[NORM][0].fill_(float("nan"))), "adapter_non_zero", "1 not finite"),
-        (on_tensors(lambda own, base: own.update({DOWN: own[DOWN][:, 1:]})), "adapter_non_zero", WRONG),
         (on_tensors(lambda own, base: own.update({f"{DOWN}.more": own[NORM].clone()})), "adapter_non_zero", WRONG),
         # The end of turn's own row of embedding and head is turned around: its logit falls where it rose.
         (on_tensors(lambda own, base: own[EMBEDDING][EOS_ID].mul_(-1)), "end_of_turn_trained", "(model)"),
         (other_template, "base_digest_matches", "must have the same template"),
         (other_end_of_turn, "base_digest_matches", "end-of-turn ids"),
     ],
-    ids=["frozen", "rounding", "missing", "nan", "shape", "extra", "never stops", "template", "end of turn"],
+    ids=["frozen", "missing", "nan", "extra", "never stops", "template", "end of turn"],
 )
 def test_each_gate_says_no_to_its_fault(
     workplace: Workplace, chain: MakeChain, tamper: Tamper, gate: str, says: str

@@ -1,12 +1,10 @@
 """The gate `end_of_turn_trained` on adapters that learned to stop, and on some that did not."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base import text
 from sovereign_pipeline.training import gates
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID, write_card
@@ -68,9 +66,7 @@ def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     assert "the base ends 4 and the adapter 0" in away.message
 
 
-@pytest.mark.parametrize(
-    ("adapter", "precision"), [("lora", "float32"), ("lora", "bfloat16"), ("qlora", "bfloat16"), ("none", "bfloat16")]
-)
+@pytest.mark.parametrize(("adapter", "precision"), [("lora", "bfloat16"), ("qlora", "bfloat16"), ("none", "bfloat16")])
 def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, precision: str
 ) -> None:
@@ -111,18 +107,3 @@ def test_where_neither_ends_a_reply_the_evidence_says_so(institution: DemoInstit
     assert verdict.evidence["log_probability_adapter"] > verdict.evidence["log_probability_base"]
     assert verdict.evidence["stop_rate_base"] == verdict.evidence["stop_rate_adapter"] == 0.0 and verdict.passed
     assert "the base ends 0 and the adapter 0" in verdict.message
-
-
-def test_the_gate_reports_its_progress_and_what_is_left(
-    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(text, "SECONDS_BETWEEN_MESSAGES", 0.0)
-    chain = Chain(institution.workplace())
-    told: list[str] = []
-    chain.workplace = replace(chain.workplace, progress=told.append)
-    chain.make(chain.sft)
-    gate = [message for message in told if message.startswith("gate end_of_turn_trained")]
-    assert gate[0] == "gate end_of_turn_trained, encoding the dataset: row 1 of 16, 0 s left"
-    for name in ("adapter", "base model"):
-        generated = [message for message in gate if f", {name}, generating 4 replies: token " in message]
-        assert generated and generated[0].endswith(" s left")
