@@ -96,8 +96,7 @@ def test_a_few_rows_that_are_too_long_are_left_out_and_named(make_job: JobMaker)
     rows[2]["output"] = "rope " * 200
     job = make_job("cut", rows, sft={"max_cut_share": 0.2, "epochs": 1})
     run(job)
-    found = report(job)
-    assert found["rows_cut"] == 1 and found["rows_cut_ids"] == ["R-2"] and found["rows"] == 5
+    assert [report(job)[name] for name in ("rows", "rows_cut", "rows_cut_ids")] == [5, 1, ["R-2"]]
 
 
 # Before: model
@@ -113,12 +112,10 @@ def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_o
     refused(job, r"and the model has 400 embeddings\. Tokens were added that the model does not know")
 
 
-@pytest.mark.parametrize("targets", [["no_such_layer"], "no_such_layer"])
-def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> None:
-    job = make_job("targets", letters(4), sft={"target_modules": targets})
-    with pytest.raises(InputError, match=r"no_such_layer.* matches no linear layer"):
-        run(job)
-    assert not job.output.exists()
+def test_target_modules_that_match_nothing(make_job: JobMaker) -> None:
+    for name, targets in (("list", ["no_such_layer"]), ("one", "no_such_layer")):
+        with pytest.raises(InputError, match=r"no_such_layer.* matches no linear layer"):
+            run(make_job(name, letters(4), sft={"target_modules": targets}))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +157,6 @@ def test_a_model_that_lets_packed_rows_see_each_other(
     monkeypatch.setattr(forward, "row_lengths", lambda model, lengths: {})
     monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
     refused(make_job("packed", letters(6), sft=held), says)
-    run(make_job("alone", letters(6), sft={**held, "packing": False, "epochs": 1}))
 
 
 def test_tokens_that_move_up_and_down_do_not_cancel_in_the_guard_on_packing(
@@ -220,7 +216,7 @@ def test_a_library_that_accumulates_gradients_otherwise(make_job: JobMaker, monk
     refused(job, r"Gradients are not accumulated as a mean\.\nHint: Install the pinned versions")
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
+@pytest.mark.parametrize("method", ["sft", "ipo", "kto"])
 def test_four_small_batches_are_one_large_one(make_job: JobMaker, sft_adapter: Path, method: str) -> None:
     """Loss and gradient norm of each step, on rows of uneven length. KTO exchanges replies within a batch, so its
     estimate of the divergence is another for another batch size: there with replies whose exchange gives 0 at start."""
@@ -267,10 +263,11 @@ def test_memory_that_runs_out(make_job: JobMaker) -> None:
 # After
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("adapter", [{"adapter": "lora"}, {"adapter": "none", "rank": 16, "alpha": 32}])
-def test_a_training_that_learned_nothing(make_job: JobMaker, adapter: dict[str, Any], precision: str) -> None:
-    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1, "precision": precision, **adapter})
+@pytest.mark.parametrize(
+    "sft", [{"precision": "float32"}, {"adapter": "none", "rank": 16, "alpha": 32, "precision": "bfloat16"}]
+)
+def test_a_training_that_learned_nothing(make_job: JobMaker, sft: dict[str, Any]) -> None:
+    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1, **sft})
     refused(job, r"the same as before the first step\. Nothing was learned\.\nHint: Raise learning_rate")
 
 
@@ -288,15 +285,15 @@ def test_a_training_that_diverges(make_job: JobMaker, monkeypatch: pytest.Monkey
     refused(make_job("diverging", letters(6), sft={"epochs": 2}), r"rose from \d.* to \d.*The training diverged")
 
 
-def test_canaries_do_not_decide_whether_a_training_diverged(tiny_model: Path) -> None:
-    """They are the shortest rows, and a training of letters learns little of their words."""
+def test_letters_of_all_lengths_and_no_canaries_decide_whether_a_training_diverged(tiny_model: Path) -> None:
+    """Canaries are the shortest rows, and a training of letters learns little of their words."""
     from transformers import AutoModelForCausalLM
 
     canaries = [EncodedRow(f"canary-00{n}-1", (Completion([5, 6], [7, 8]),)) for n in range(4)]
-    others = [EncodedRow(f"R-{n}", (Completion([5, 6, 7], [8, 9, 10 + n]),)) for n in range(5)]
+    others = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (n + 2)),)) for n in range(32)]
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    probe = start_probe(model, [*canaries, *others], silent)
-    assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3", "R-4"]
+    probe = start_probe(model, [*canaries, *others[::-1]], silent)
+    assert [row.id for row in probe.rows] == [f"R-{n}" for n in range(2, 32, 4)]
     assert start_probe(model, canaries, silent).rows == canaries
 
 
@@ -312,14 +309,6 @@ def test_a_measurement_is_that_of_the_same_turns(tiny_model: Path) -> None:
     turns = [EncodedRow("C-1", (Completion([5, 6], [7, 8 + turn]),), turn=turn) for turn in (2, 4)]
     measured = [start_probe(model, [turn], silent, once).before for turn in turns]
     assert measured == [start_probe(model, [turn], silent).before for turn in turns] and len({*measured}) == 2
-
-
-def test_letters_of_all_lengths_decide_it(tiny_model: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (n + 2)),)) for n in range(32)]
-    probe = start_probe(AutoModelForCausalLM.from_pretrained(tiny_model), rows[::-1], silent)
-    assert [row.id for row in probe.rows] == [f"R-{n}" for n in range(2, 32, 4)]
 
 
 @pytest.mark.parametrize(
