@@ -50,11 +50,11 @@ def _csv_line(cells: Any, terminator: str = "\n") -> bytes:
     return text.getvalue().encode()
 
 
-def _changed_json(changes: dict[str, Any], number: int) -> bytes:
+def _json_of(changes: dict[str, Any], number: int) -> bytes:
     return _json(broken_letter(number, **changes))
 
 
-def _changed_csv(changes: dict[str, Any], number: int) -> bytes:
+def _csv_of(changes: dict[str, Any], number: int) -> bytes:
     return _csv_line(broken_letter(number, **changes).values())
 
 
@@ -73,41 +73,28 @@ CHANGES: dict[str, dict[str, Any]] = {
     "an id of two lines": {"id": f"R-1\n{MARKER}"},
     "no language": {"language": "-"},
 }
+# `first_files.yaml` has further kinds, row by row.
 JSONL: dict[str, Callable[[int], bytes]] = {
-    **{name: partial(_changed_json, changes) for name, changes in CHANGES.items()},
+    **{name: partial(_json_of, changes) for name, changes in CHANGES.items()},
     "cut": lambda number: _json(broken_letter(number))[:-20],
     "not an object": lambda number: _json([MARKER]),
-    "a number": lambda number: MARKER.encode(),
     "nested": lambda number: b"[" * 2_400 + MARKER.encode() + b"]" * 2_400,
-    "nan": lambda number: _json(broken_letter(number, subject=float("nan"))),
     "infinite": lambda number: _json(broken_letter(number)).replace(b'"en"', b"1e999"),
     "huge": lambda number: _json(broken_letter(number)).replace(b'"en"', b"9" * 4_400),
     "half a character": lambda number: json.dumps(broken_letter(number, subject="\ud800")).encode(),
-    "half a character for an id": lambda number: json.dumps(broken_letter(number, id="\udc00")).encode(),
     "surrogate bytes": lambda number: _json(broken_letter(number, subject="\ud800")),
     "control character": lambda number: _json(broken_letter(number)).replace(b"en", b"e\x00n"),
     "latin-1": lambda number: json.dumps(broken_letter(number, subject="é"), ensure_ascii=False).encode("latin-1"),
     "utf-16": lambda number: json.dumps(broken_letter(number)).encode("utf-16-be").replace(b"\n", b" "),
     "absent": lambda number: _json({name: value for name, value in broken_letter(number).items() if name != "case"}),
     "null": lambda number: _json(broken_letter(number, response=None)),
-    "object for text": lambda number: _json(broken_letter(number, request={"text": MARKER})),
-    "list for text": lambda number: _json(broken_letter(number, request=[MARKER])),
-    "truth value for text": lambda number: _json(broken_letter(number, subject=True)),
-    "list for level": lambda number: _json(broken_letter(number, classification=["SECRET"])),
-    "object for id": lambda number: _json(broken_letter(number, id={"id": MARKER})),
     "two levels": lambda number: _json(broken_letter(number))[:-1] + b', "classification": "PUBLIC"}',
-    "two objects": lambda number: _json(broken_letter(number)) * 2,
 }
 CSV: dict[str, Callable[[int], bytes]] = {
-    **{
-        name: partial(_changed_csv, changes)
-        for name, changes in CHANGES.items()
-        if name not in ("an id of two lines", "blank")
-    },
+    **{name: partial(_csv_of, changes) for name, changes in CHANGES.items() if name != "blank"},
     "too few cells": lambda number: _csv_line([MARKER, "x"]),
     "too many cells": lambda number: _csv_line([*letter(number).values(), MARKER]),
     "latin-1": lambda number: ",".join(broken_letter(number, subject="é").values()).encode("latin-1") + b"\n",
-    "an id of two lines": lambda number: _csv_line(broken_letter(number, id=f"R-1\n{MARKER}").values()),
     "control character": lambda number: _csv_line(broken_letter(number, id="R\x00").values()),
 }
 PARQUET: dict[str, dict[str, Any]] = {**CHANGES, "null": {"response": None}, "latin-1": {"subject": b"\xe9"}}
@@ -194,13 +181,13 @@ def assert_nothing_is_lost(case: Case) -> None:
 
 
 @pytest.mark.parametrize("files", [jsonl_files(), csv_files(), parquet_files()], ids=["JSONL", "CSV", "Parquet"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_nothing_of_a_file_is_lost(files: st.SearchStrategy[Case], data: st.DataObject) -> None:
     assert_nothing_is_lost(data.draw(files))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.one_of(jsonl_files(), csv_files(), parquet_files()), st.data())
 def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, data: st.DataObject) -> None:
     """The gate reads the file once more and must find as many rows; a gzip or Parquet file that was cut must stop."""
@@ -222,53 +209,21 @@ def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, 
             assert not (was_only_cut and case.name.endswith((".gz", ".parquet")))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*(("given.jsonl", kind) for kind in JSONL), *(("given.csv", kind) for kind in CSV)]
-)
-def test_each_kind_of_broken_row_is_quarantined(name: str, kind: str) -> None:
-    if name == "given.jsonl":
-        content = b"\n".join((_json(letter(0)), JSONL[kind](1), _json(letter(2))))
-    else:
-        rows = _csv_line(letter(0).values()), CSV[kind](1), _csv_line(letter(2).values())
-        content = b"".join((_csv_line(letter(0)), *rows))
-    assert_nothing_is_lost(Case(name, content, [True, False, True]))
+def test_each_kind_of_broken_row_is_quarantined_beside_good_ones() -> None:
+    good = [number % 2 == 0 for number in range(2 * len(JSONL) + 1)]
+    lines = [_json(letter(n)) if is_good else [*JSONL.values()][n // 2](n) for n, is_good in enumerate(good)]
+    assert_nothing_is_lost(Case("given.jsonl", b"\n".join(lines), good))
+    good = [number % 2 == 0 for number in range(2 * len(CSV) + 1)]
+    rows = [_csv_line(letter(n).values()) if is_good else [*CSV.values()][n // 2](n) for n, is_good in enumerate(good)]
+    assert_nothing_is_lost(Case("given.csv", b"".join((_csv_line(letter(0)), *rows)), good))
 
 
-def _csv_named_twice() -> bytes:
-    return _csv_line([*letter(0), "classification"]) + _csv_line([*letter(0).values(), "PUBLIC"])
-
-
-def _parquet_named_twice() -> bytes:
+def test_a_parquet_file_that_names_a_column_twice_stops_the_line(tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist([letter(0)])
     sink = io.BytesIO()
     pyarrow.parquet.write_table(table.append_column("classification", pyarrow.array(["PUBLIC"])), sink)
-    return sink.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("given.csv", _csv_named_twice(), "1 column has the name of another column"),
-        ("given.parquet", _parquet_named_twice(), "1 column has the name of another column"),
-        ("given.csv", b'"', "the header row is not CSV"),
-        ("given.csv", "id,naïve\n1,2\n".encode("latin-1"), "the header row is not UTF-8"),
-        ("given.csv", _csv_line(letter(0)) + b'R-1,"' + MARKER.encode(), "not CSV"),
-    ],
-)
-def test_a_file_that_cannot_be_told_row_by_row_stops_the_line(
-    tmp_path: Path, name: str, content: bytes, says: str
-) -> None:
-    with pytest.raises(SourceError, match=says) as refused:
-        raw_corpus_of(institution_with(tmp_path, Case(name, content, [])))
-    assert MARKER not in str(refused.value)
-
-
-def test_an_accent_after_a_line_break_comes_back(tmp_path: Path) -> None:
-    """In the written JSON the break is an escape that ends in a letter, which must not take the accent."""
-    text = "One\n\u0303two\t\u0308\r\u0301three\u001e\u0301"
-    raw = raw_corpus_of(institution_with(tmp_path, Case("given.jsonl", _json(letter(0, request=text)), [])))
-    (document,) = read_documents(raw.file("documents.jsonl"))
-    assert document.request == text.strip()
+    with pytest.raises(SourceError, match="1 column has the name of another column"):
+        raw_corpus_of(institution_with(tmp_path, Case("given.parquet", sink.getvalue(), [])))
 
 
 def test_ids_that_differ_in_their_code_points_alone_are_one(tmp_path: Path) -> None:

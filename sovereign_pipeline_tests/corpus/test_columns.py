@@ -45,13 +45,6 @@ def test_every_column_is_found_in_every_format_whatever_its_letter_case(tmp_path
     assert document == expected
 
 
-def test_the_columns_of_a_layout_are_found_too(tmp_path: Path) -> None:
-    row = {"Instruction": "Why?", "OUTPUT": "So.", "Input": "Here."}
-    kept = {name: value for name, value in letter(1).items() if name not in ("subject", "request", "response")}
-    (document,), _ = read(write(tmp_path / "letters.jsonl", {**kept, **row}), layout="alpaca")
-    assert (document.request, document.response) == ("Why?\n\nHere.", "So.")
-
-
 @pytest.mark.security_case(
     ("A row has two columns for its level, `classification` and `Classification`, and the lower one would be read"),
     "a table is rejected, and a JSON row is quarantined; both columns are named",
@@ -118,13 +111,6 @@ def test_no_spelling_of_a_level_becomes_a_lower_one(tmp_path: Path, spelling: st
         read(path, levels={spelling: "PUBLIC"})
     (document,), broken = read(path, levels={spelling: "SECRET"})
     assert document.classification == "SECRET" and not broken
-
-
-def test_a_file_without_levels_has_the_level_of_its_source(tmp_path: Path) -> None:
-    rows = [{name: value for name, value in letter(n).items() if name != "classification"} for n in (1, 2)]
-    documents, quarantined = read(write(tmp_path / "letters.jsonl", *rows), classification_floor="INTERNAL")
-    assert not quarantined
-    assert [document.classification for document in documents] == ["INTERNAL"] * 2
 
 
 @given(st.lists(st.text(st.sampled_from("aAbB \u200b"), max_size=3), unique=True, max_size=6))

@@ -17,8 +17,7 @@ from sovereign_pipeline.corpus.file_formats import read_rows
 
 
 @pytest.mark.security_case(
-    "A gzipped Parquet file of a few kilobytes unpacks to more than the memory",
-    "rejected after 1 GiB is unpacked",
+    "A gzipped Parquet file of a few kilobytes unpacks to more than the memory", "rejected after 1 GiB is unpacked"
 )
 def test_a_gzipped_parquet_file_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_formats, "LARGEST_PACKED_PARQUET", 1 << 20)
@@ -44,27 +43,17 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"bz2": bz2.compress, "xz": lzma.
 
 
 @pytest.mark.parametrize("packing", PACKERS)
-def test_all_members_of_a_packed_file_are_read(tmp_path: Path, packing: str) -> None:
-    pack = PACKERS[packing]
-    path = tmp_path / f"letters.jsonl.{packing}"
-    path.write_bytes(pack(LINES[:HALF]) + pack(b"") + pack(LINES[HALF:]) + bytes(8))
-    assert len(list(file_formats.read_rows(path, 1_000))) == 30
-
-
-@pytest.mark.parametrize("packing", PACKERS)
-@pytest.mark.parametrize(
-    "rest",
-    [lambda packed: b"X" + packed[1:], lambda packed: LINES[HALF:], lambda packed: packed[:-9], lambda packed: b"X"],
-    ids=["damaged", "plain text", "cut", "one byte"],
-)
-def test_what_follows_a_member_and_is_none_stops_the_file(
-    tmp_path: Path, packing: str, rest: Callable[[bytes], bytes]
+def test_all_members_of_a_packed_file_are_read_and_what_follows_and_is_none_stops_it(
+    tmp_path: Path, packing: str
 ) -> None:
-    pack = PACKERS[packing]
-    path = tmp_path / f"letters.jsonl.{packing}"
-    path.write_bytes(pack(LINES[:HALF]) + rest(pack(LINES[HALF:])))
-    with pytest.raises(SourceError, match="cannot be read completely"):
-        list(file_formats.read_rows(path, 1_000))
+    pack, path = PACKERS[packing], tmp_path / f"letters.jsonl.{packing}"
+    packed = pack(LINES[HALF:])
+    path.write_bytes(pack(LINES[:HALF]) + pack(b"") + packed + bytes(8))
+    assert len(list(file_formats.read_rows(path, 1_000))) == 30
+    for rest in (b"X" + packed[1:], LINES[HALF:], packed[:-9], b"X"):
+        path.write_bytes(pack(LINES[:HALF]) + rest)
+        with pytest.raises(SourceError, match="cannot be read completely"):
+            list(file_formats.read_rows(path, 1_000))
 
 
 HEADER = "id,date,question,answer\n"
@@ -81,14 +70,11 @@ def read(path: Path, text: str, max_row_bytes: int = 1_000) -> list[Row]:
     return list(read_rows(path, max_row_bytes))
 
 
-def test_a_cell_above_the_limit_is_one_broken_row(tmp_path: Path) -> None:
-    long = 'One, "two",\n three. ' * 40_000
-    rows = read(tmp_path / "a.csv", HEADER + row(1) + row(2, long) + row(3))
-    assert [each.problem for each in rows] == [None, "longer than 1,000 bytes", None]
-
-
-def test_a_long_row_of_wrong_cells_is_one_broken_row(tmp_path: Path) -> None:
-    rows = read(tmp_path / "a.csv", f"{HEADER}{row(1)}{'x' * 300_000},y\n{row(3)}")
+@pytest.mark.parametrize(
+    "long", [row(2, 'One, "two",\n three. ' * 40_000), f"{'x' * 300_000},y\n"], ids=["one cell", "wrong cells"]
+)
+def test_a_row_above_the_limit_is_one_broken_row(tmp_path: Path, long: str) -> None:
+    rows = read(tmp_path / "a.csv", HEADER + row(1) + long + row(3))
     assert [each.problem for each in rows] == [None, "longer than 1,000 bytes", None]
 
 
@@ -115,9 +101,9 @@ def test_rows_in_a_cell_above_the_limit_stop_the_file(tmp_path: Path) -> None:
         "a,b,c\nd,e,f\ng,h,i",
     ],
 )
-@pytest.mark.parametrize("column", ["question", "answer"])
-def test_a_letter_of_several_lines_with_commas_is_one_row(tmp_path: Path, letter: str, column: str) -> None:
-    text = HEADER + "".join(row(number, **({column: letter} if number % 3 else {})) for number in range(60))
+def test_a_letter_of_several_lines_with_commas_is_one_row(tmp_path: Path, letter: str) -> None:
+    cells: list[dict[str, str]] = [{}, {"question": letter}, {"answer": letter}]
+    text = HEADER + "".join(row(number, **cells[number % 3]) for number in range(60))
     assert [each.problem for each in read(tmp_path / "a.csv", text)] == [None] * 60
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,19 @@ def read_rows(tmp_path: Path, rows: list[Any], **recipe: Any) -> tuple[list[Docu
     return as_lines
 
 
-def turns(*said: str, names: tuple[str, str] = ("from", "value"), first: str = "human") -> list[Row]:
+def turns(*said: str, names: tuple[str, str] = ("from", "value")) -> list[Row]:
     speakers = ["human", "gpt"] if names[0] == "from" else ["user", "assistant"]
-    if first != "human":
-        speakers.reverse()
     return [{names[0]: speakers[place % 2], names[1]: text} for place, text in enumerate(said)]
 
 
-@pytest.mark.parametrize(("key", "names"), [("conversations", ("from", "value")), ("messages", ("role", "content"))])
-def test_sharegpt_of_one_exchange_is_request_and_reply(tmp_path: Path, key: str, names: tuple[str, str]) -> None:
-    (document,), _ = read_rows(tmp_path, [{key: turns("Is it out? ", "It is.", names=names)}], layout="sharegpt")
-    assert (document.request, document.response, document.subject) == ("Is it out?", "It is.", "")
-    assert (document.id, document.case, document.author) == ("imported-1", "imported-1", "")
+def test_sharegpt_of_one_exchange_is_request_and_reply(tmp_path: Path) -> None:
+    said = ("Is it out? ", "It is.")
+    rows = [{"conversations": turns(*said)}, {"messages": turns(*said, names=("role", "content"))}]
+    documents, _ = read_rows(tmp_path, rows, layout="sharegpt")
+    for number, document in enumerate(documents, start=1):
+        assert (document.request, document.response, document.subject) == ("Is it out?", "It is.", "")
+        assert (document.id, document.case, document.author) == (f"imported-{number}", f"imported-{number}", "")
+    assert len(documents) == 2
 
 
 @pytest.mark.parametrize(("layout", "role", "row", "expected"), examples(__file__, "turns_stay_turns"))
@@ -65,11 +65,12 @@ def test_turns_stay_turns(tmp_path: Path, layout: str, role: str, row: Row, expe
     assert ("tools" in stored) is ("tools" in expected)
 
 
-@pytest.mark.parametrize("told", [lambda text: text, lambda text: {"from": "gpt", "value": text}])
-def test_sharegpt_pairs_and_labels(tmp_path: Path, told: Callable[[str], Any]) -> None:
-    pair = {"conversations": turns("Out?"), "chosen": told("Yes, it is."), "rejected": told("No.")}
-    (document,), _ = read_rows(tmp_path, [pair], layout="sharegpt", role="preferences")
-    assert (document.request, document.response, document.rejected) == ("Out?", "Yes, it is.", "No.")
+def test_sharegpt_pairs_and_labels(tmp_path: Path) -> None:
+    chosen, rejected = ({"from": "gpt", "value": text} for text in ("Yes, it is.", "No."))
+    pairs = [{"chosen": "Yes, it is.", "rejected": "No."}, {"chosen": chosen, "rejected": rejected}]
+    rows = [{"conversations": turns("Out?"), **pair} for pair in pairs]
+    documents, _ = read_rows(tmp_path, rows, layout="sharegpt", role="preferences")
+    assert [(each.request, each.response, each.rejected) for each in documents] == [("Out?", "Yes, it is.", "No.")] * 2
     labelled = [{"messages": turns("Out?", "Yes."), "label": label} for label in (True, False, "TRUE", 0)]
     documents, _ = read_rows(tmp_path, labelled, layout="sharegpt", role="labels")
     assert [document.label for document in documents] == [True, False, True, False]
@@ -79,7 +80,7 @@ def test_sharegpt_pairs_and_labels(tmp_path: Path, told: Callable[[str], Any]) -
 def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     rows = [
         {"instruction": "Translate.", "input": "lamp", "output": "مصباح"},
-        {"instruction": "Say hello.", "input": "", "output": "Hello."},
+        {"Instruction": "Say hello.", "Input": "", "OUTPUT": "Hello."},
     ]
     documents, _ = read_rows(tmp_path, rows, layout="alpaca")
     assert [document.request for document in documents] == ["Translate.\n\nlamp", "Say hello."]
@@ -88,22 +89,15 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     assert (document.response, document.rejected) == ("Hello.", "No.")
 
 
-@pytest.mark.parametrize("form", examples(__file__, "every_form_of_hh"))
-def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path, form: Row) -> None:
-    (document,), _ = read_rows(tmp_path, [form], layout="hh", role="preferences")
-    assert [(each.role, each.content) for each in document.messages] == [
-        ("user", "Out?"),
-        ("assistant", "Where?"),
-        ("user", "Pier."),
-        ("assistant", "Mended."),
-    ]
-    assert document.rejected == "No."
-
-
-def test_hh_of_one_exchange_has_no_mark_in_its_request(tmp_path: Path) -> None:
-    row = {"chosen": "\n\nHuman: Out?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Out?\n\nAssistant: No."}
-    (document,), _ = read_rows(tmp_path, [row], layout="hh", role="preferences")
-    assert document.request == "Out?"
+def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path) -> None:
+    one = {"chosen": "\n\nHuman: Out?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Out?\n\nAssistant: No."}
+    forms = [*examples(__file__, "every_form_of_hh"), one]
+    (*documents, short), _ = read_rows(tmp_path, forms, layout="hh", role="preferences")
+    expected = [("user", "Out?"), ("assistant", "Where?"), ("user", "Pier."), ("assistant", "Mended.")]
+    for document in documents:
+        assert [(each.role, each.content) for each in document.messages] == expected
+        assert document.rejected == "No."
+    assert len(documents) == len(forms) - 1 and short.request == "Out?"
 
 
 def message(speaker: str, text: str) -> Row:
@@ -154,23 +148,12 @@ def test_own_ids_cases_and_conditions_of_an_imported_file_are_used(tmp_path: Pat
     assert [(document.id, document.case) for document in documents] == [("0", "F-0"), ("1", "F-1"), ("3", "F-1")]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"instruction": "Say.", "output": "y"}', "must be one array of objects"),
-        (b'[{"instruction": "Say.", "output": "y"}', "element 2|element 1"),
-        (b'[{"instruction": "Say.", "output": "y"},]', "element 2"),
-        (b'[{"instruction": "Say.", "output": "y"} {"a": 1}]', "element 1"),
-        (b'[{"instruction": "Say, "output": "y"}, {"a": 1}]', "element 1"),
-        (b'[{"instruction": "Say.", "output": "y"}] []', "after the array's end"),
-        (b"[" + b'{"output": "' + b"x" * 200_000 + b'"}]', "element 1"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), examples(__file__, "no_array_of_elements"))
 def test_an_array_whose_elements_cannot_be_told_apart_stops_the_source(
-    tmp_path: Path, content: bytes, message: str
+    tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "rows.json"
-    path.write_bytes(content)
+    path.write_text(content.replace("{long}", "x" * 200_000))
     with pytest.raises(SourceError, match=message) as refused:
         read(path, layout="alpaca")
     assert "rows.json" in str(refused.value)
@@ -187,10 +170,7 @@ def test_an_element_of_wrong_bytes_or_too_many_is_quarantined(tmp_path: Path) ->
     assert [(each.row, each.reason) for each in quarantined] == [(2, "not UTF-8"), (3, "longer than 20,000 bytes")]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    examples(__file__, "a_recipe_that_contradicts_its_layout_is_refused"),
-)
+@pytest.mark.parametrize(("recipe", "message"), examples(__file__, "a_recipe_that_contradicts_its_layout_is_refused"))
 def test_a_recipe_that_contradicts_its_layout_is_refused(tmp_path: Path, recipe: Row, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "rows.jsonl", **recipe)
@@ -218,12 +198,13 @@ tree = st.dictionaries(
 any_row = st.fixed_dictionaries({}, optional={key: conversation | word | tree for key in KEYS}) | values
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LAYOUTS = [(layout, role) for layout in ("sharegpt", "alpaca") for role in ("letters", "preferences", "labels")]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(any_row, min_size=1, max_size=6),
-    st.sampled_from([("sharegpt", role) for role in ("letters", "preferences", "labels")])
-    | st.sampled_from([("alpaca", role) for role in ("letters", "preferences", "labels")])
-    | st.sampled_from([("hh", "preferences"), ("chatgpt", "letters")]),
+    st.sampled_from([*LAYOUTS, ("hh", "preferences"), ("chatgpt", "letters")]),
 )
 def test_however_rows_are_broken_each_is_a_document_or_quarantined(
     tmp_path: Path, rows: list[Any], layout_and_role: tuple[str, str]
@@ -248,7 +229,7 @@ said = st.text(printable, min_size=1, max_size=20).filter(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(said, min_size=2, max_size=6).filter(lambda texts: len(texts) % 2 == 0), said)
 def test_no_word_of_a_conversation_is_lost_or_changed_in_any_layout(
     tmp_path: Path, texts: list[str], other: str

@@ -52,61 +52,41 @@ def conversation(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("change", [('"tons":12.5', '"tons":13'), ('\\"no\\"', '\\"yes\\"'), ("s lamps", "s lights")])
 def test_every_call_result_and_tool_is_accounted_for(institution: DemoInstitution, change: tuple[str, str]) -> None:
-    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        built = RAW_CORPUS.build(workplace, inputs, workspace)
-        stored = (workspace / DOCUMENTS).read_text(encoding="utf-8")
-        (workspace / DOCUMENTS).write_text(stored.replace(*change, 1), encoding="utf-8")
-        return built
-
     institution.recipe["sources"][0]["layout"] = "sharegpt"
     institution.rows = [conversation(number) for number in range(10)]
     run(institution)
     institution.rows.append(conversation(11))
-    _refused_with(institution, planted, r"1 document is not as the row has it: R-00000\.")
+    _refused_with(institution, replacing(DOCUMENTS, *change), r"1 document is not as the row has it: R-00000\.")
 
 
-@pytest.mark.parametrize("detected", [("en",), ("en", "ar")])
-@pytest.mark.parametrize("place", [1, 2, 3])
+@pytest.mark.parametrize(("detected", "others"), [(("en",), 3), (("en", "ar"), 0)])
 def test_every_message_call_and_result_must_be_in_a_language_that_is_searched(
-    institution: DemoInstitution, place: int, detected: Sequence[str]
+    institution: DemoInstitution, detected: Sequence[str], others: int
 ) -> None:
     institution.recipe["privacy"] = {"name_models": {}, "patterns_only": [*detected]}
     arabic = "تم إصلاح المصباح عند الرصيف الشمالي يوم الاثنين وهو يعمل الآن كما يجب."
     institution.recipe["sources"][0]["layout"] = "sharegpt"
     institution.rows = [conversation(number) for number in range(10)]
-    turn = institution.rows[3]["messages"][place]
-    if place == 1:
-        turn["tool_calls"][0]["function"]["arguments"] = json.dumps({"owner": [arabic]})
-    else:
-        turn["content"] = json.dumps({"owner": arabic}) if place == 2 else arabic
+    call, result, reply = (institution.rows[place]["messages"][place] for place in (1, 2, 3))
+    call["tool_calls"][0]["function"]["arguments"] = json.dumps({"owner": [arabic]})
+    result["content"] = json.dumps({"owner": arabic})
+    reply["content"] = arabic
     workplace = institution.workplace()
     verdict = evaluate_gates(RAW_CORPUS, workplace, produce(RAW_CORPUS, workplace, {}).ref)["languages_right"]
-    assert verdict.passed == ("ar" in detected)
-    assert f"{1 - verdict.passed} of 10 documents" in verdict.message
+    assert verdict.passed == (not others)
+    assert f"{others} of 10 documents" in verdict.message
 
 
-def test_one_secret_document_makes_a_thousand_public_ones_secret(institution: DemoInstitution) -> None:
-    institution.rows = [letter(number) for number in range(1_000)]
-    institution.rows[471]["classification"] = "SECRET"
-    raw, classified = run(institution)
-    assert raw.manifest.classification == classified.manifest.classification == "SECRET"
-    assert classified.manifest.summary["levels"] == {"PUBLIC": 999, "SECRET": 1}
-
-
-def test_a_document_above_the_ceiling_stops_the_line_with_row_and_level(institution: DemoInstitution) -> None:
+def test_a_document_or_case_file_above_the_ceiling_stops_the_line(institution: DemoInstitution) -> None:
+    """Also if the highest row of the case file is excluded."""
     institution.recipe["ceiling"] = "INTERNAL"
     institution.rows[7]["classification"] = "SECRET"
     with pytest.raises(CeilingExceeded, match="row R-00007 of source 'letters' is SECRET"):
         run(institution)
-
-
-def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitution) -> None:
-    institution.rows[3]["case"] = institution.rows[4]["case"]
-    institution.rows[4]["classification"] = "CONFIDENTIAL"
-    _, classified = run(institution)
-    levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
-    assert levels["R-00003"] == levels["R-00004"] == "CONFIDENTIAL"
-    assert classified.manifest.summary["raised_by_case"] == 1
+    institution.rows[7]["case"] = institution.rows[8]["case"]
+    institution.recipe["sources"][0]["exclude"] = [{"id": "R-00007", "reason": "too high"}]
+    with pytest.raises(CeilingExceeded, match="row R-00008 of source 'letters' is in a case file with a SECRET row"):
+        run(institution)
 
 
 @pytest.mark.security_case(
@@ -137,23 +117,9 @@ def test_a_row_that_becomes_no_document_raises_its_case_file(institution: DemoIn
     verdict = evaluate_gates(RAW_CORPUS, institution.workplace(), raw.ref)["rows_accounted_for"]
     assert "1 row that became no document states no level or case" in verdict.message
 
-    def forgets(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        built = RAW_CORPUS.build(workplace, inputs, workspace)
-        (workspace / LEFT_OUT).unlink()
-        return built
-
     institution.rows[5]["subject"] = "another corpus"
-    _refused_with(institution, forgets, "other levels than the rows that became no document")
-
-
-def test_a_case_file_above_the_ceiling_stops_the_line_although_its_highest_row_is_excluded(
-    institution: DemoInstitution,
-) -> None:
-    institution.recipe["ceiling"] = "INTERNAL"
-    institution.rows[7].update(classification="SECRET", case=institution.rows[8]["case"])
-    institution.recipe["sources"][0]["exclude"] = [{"id": "R-00007", "reason": "too high"}]
-    with pytest.raises(CeilingExceeded, match="row R-00008 of source 'letters' is in a case file with a SECRET row"):
-        run(institution)
+    found = "other levels than the rows that became no document"
+    _refused_with(institution, lambda workspace: (workspace / LEFT_OUT).unlink(), found)
 
 
 @pytest.mark.security_case(
@@ -178,9 +144,11 @@ def test_another_spelling_of_a_case_file_does_not_escape_its_level(
     _, classified = run(institution)
     levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
     assert levels["R-00003"] == levels["R-00004"] == "SECRET"
+    summary = classified.manifest.summary
+    assert (summary["raised_by_case"], summary["levels"]) == (1, {"PUBLIC": 38, "SECRET": 2})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.sampled_from(LADDER)), min_size=1, max_size=14),
     st.sampled_from([None, *LADDER]),
@@ -211,20 +179,16 @@ def test_every_document_gets_the_highest_level_of_its_case_whatever_the_order_of
     assert all(rank(levels[0][id]) >= rank(level) for id, level in own.items())
 
 
-def test_quarantine_is_a_file_with_reasons_and_counts(institution: DemoInstitution) -> None:
-    institution.recipe["quarantine"] = {"max_share": 0.10}
-    institution.rows += [letter(50, classification="RESTRICTED"), letter(51, response=""), letter(3)]
-    raw, _ = run(institution)
-    rows = [json.loads(line) for line in raw.file(QUARANTINE).read_text().splitlines()]
-    assert [(row["row"], row["id"]) for row in rows] == [(41, "R-00050"), (42, "R-00051"), (43, "R-00003")]
-    assert raw.manifest.summary["quarantined"] == 3
-    assert raw.manifest.summary["quarantine_reasons"]["duplicate id"] == 1
-
-
 def test_more_broken_rows_than_allowed_stop_the_line(institution: DemoInstitution) -> None:
-    institution.rows += [letter(50, classification="RESTRICTED"), letter(51, response="")]
+    institution.rows += [letter(50, classification="RESTRICTED"), letter(3)]
     with pytest.raises(QuarantineExceeded, match=r"2 of 42 rows .* 4\.8%.* allows 2\.0%.*row 41 \(R-00050\)"):
         run(institution)
+    institution.recipe["quarantine"] = {"max_share": 0.10}
+    raw, _ = run(institution)
+    rows = [json.loads(line) for line in raw.file(QUARANTINE).read_text().splitlines()]
+    assert [(row["row"], row["id"]) for row in rows] == [(41, "R-00050"), (42, "R-00003")]
+    assert raw.manifest.summary["quarantined"] == 2
+    assert raw.manifest.summary["quarantine_reasons"]["duplicate id"] == 1
 
 
 @pytest.mark.security_case(
@@ -268,15 +232,6 @@ def test_no_source_lies_in_a_private_directory(institution: DemoInstitution) -> 
         produce(RAW_CORPUS, institution.workplace(), {})
 
 
-def test_a_changed_document_is_a_new_corpus_and_an_unchanged_one_is_not(institution: DemoInstitution) -> None:
-    before, _ = run(institution)
-    again, _ = run(institution)
-    institution.rows[0]["response"] += " Indeed."
-    after, _ = run(institution)
-    assert before.ref == again.ref
-    assert before.ref.digest != after.ref.digest
-
-
 @pytest.mark.parametrize("fault", ["level", "manifest", "spelling"])
 def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, tmp_path: Path, fault: str) -> None:
     """A classified corpus whose levels were lowered, sealed as if a faulty build had made it."""
@@ -304,75 +259,58 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
         assert_usable(CLASSIFIED_CORPUS, workplace, ref)
 
 
-def _lower_one(documents: list[Document]) -> list[Document]:
-    return [each.model_copy(update={"classification": "PUBLIC"}) for each in documents]
-
-
-def _reword_one(documents: list[Document]) -> list[Document]:
-    return [changed_document(documents[0], {"response": "Another reply."}), *documents[1:]]
-
-
-def _leave_one_out(documents: list[Document]) -> list[Document]:
-    return documents[1:]
-
-
-def _swap_two(documents: list[Document]) -> list[Document]:
-    return [documents[1], documents[0], *documents[2:]]
+Change = Callable[[list[Document]], list[Document]]
+CHANGES: list[tuple[Change, str]] = [
+    (
+        lambda documents: [each.model_copy(update={"classification": "PUBLIC"}) for each in documents],
+        r"1 document is below the level of the row: R-00005\.",
+    ),
+    (
+        lambda documents: [changed_document(documents[0], {"response": "Another reply."}), *documents[1:]],
+        r"1 document is not as the row has it: R-00000\.",
+    ),
+    (lambda documents: documents[1:], "not as the row has it: R-00001, R-00000"),
+    (lambda documents: [documents[1], documents[0], *documents[2:]], "not as the row has it: R-00001, R-00000"),
+]
 
 
 @pytest.mark.security_case(
     "SECRET is rewritten to PUBLIC in the rows of raw_corpus, with manifest and index recomputed.",
     "The gate compares document by document with the source files and names the rows.",
 )
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (_lower_one, r"1 document is below the level of the row: R-00005\."),
-        (_reword_one, r"1 document is not as the row has it: R-00000\."),
-        (_leave_one_out, "not as the row has it: R-00001, R-00000"),
-        (_swap_two, "not as the row has it: R-00001, R-00000"),
-    ],
-)
+@pytest.mark.parametrize(("change", "found"), CHANGES, ids=["level", "words", "left out", "order"])
 def test_raw_documents_that_are_not_those_of_the_sources_are_refused(
-    institution: DemoInstitution, change: Callable[[list[Document]], list[Document]], found: str
+    institution: DemoInstitution, change: Change, found: str
 ) -> None:
-    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        built = RAW_CORPUS.build(workplace, inputs, workspace)
-        documents = change(list(read_documents(workspace / DOCUMENTS)))
-        write_documents(workspace / DOCUMENTS, documents)
-        level = workplace.institution.ladder.highest(each.classification for each in documents)
-        return replace(built, classification=level)
+    def planted(workspace: Path) -> None:
+        write_documents(workspace / DOCUMENTS, change(list(read_documents(workspace / DOCUMENTS))))
 
     institution.rows[5]["classification"] = "SECRET"
-    _refused_with(institution, planted, found)
+    _refused_with(institution, planted, found, "PUBLIC" if "below" in found else "SECRET")
 
 
 @pytest.mark.security_case(
     "The manifest of raw_corpus states PUBLIC for a corpus with a SECRET document.", "The gate does not pass."
 )
 def test_a_manifest_below_the_highest_document_is_refused(institution: DemoInstitution) -> None:
-    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        return replace(RAW_CORPUS.build(workplace, inputs, workspace), classification="PUBLIC")
-
     institution.rows[5]["classification"] = "SECRET"
-    _refused_with(institution, planted, "the manifest states PUBLIC, and the highest document is SECRET")
+    found = "the manifest states PUBLIC, and the highest document is SECRET"
+    _refused_with(institution, lambda workspace: None, found, "PUBLIC")
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [(QUARANTINE, "the quarantine does not hold"), (SOURCES, "other files, terms or counts")]
+    ("change", "found"),
+    [
+        ((QUARANTINE, "duplicate id", "not JSON"), "the quarantine does not hold"),
+        ((SOURCES, '"own"', '"free"'), "other files, terms or counts"),
+    ],
 )
 def test_a_quarantine_or_a_list_of_sources_that_is_another_is_refused(
-    institution: DemoInstitution, name: str, found: str
+    institution: DemoInstitution, change: tuple[str, str, str], found: str
 ) -> None:
-    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        built = RAW_CORPUS.build(workplace, inputs, workspace)
-        file = workspace / name
-        file.write_text(file.read_text().replace("own", "free").replace("duplicate id", "not JSON"))
-        return built
-
     institution.rows.append(letter(3))
     institution.recipe["quarantine"] = {"max_share": 0.1}
-    _refused_with(institution, planted, found)
+    _refused_with(institution, replacing(*change), found)
 
 
 @pytest.mark.security_case(
@@ -382,11 +320,23 @@ def test_a_quarantine_or_a_list_of_sources_that_is_another_is_refused(
 @pytest.mark.parametrize("level", ["SECRET", "ALPHA"])
 def test_a_level_that_the_first_reading_missed_is_found_by_the_gate(institution: DemoInstitution, level: str) -> None:
     institution.rows[5]["Classi-fication:"] = level
-    _refused_with(institution, RAW_CORPUS.build, r"1 document is below the level of the row: R-00005\.")
+    _refused_with(institution, lambda workspace: None, r"1 document is below the level of the row: R-00005\.")
 
 
-def _refused_with(institution: DemoInstitution, build: Callable[[Workplace, Inputs, Path], Built], found: str) -> None:
-    """Make raw_corpus by another build under the identity of the real one. Its gate does not pass, and says why."""
+def replacing(file: str, old: str, new: str) -> Callable[[Path], object]:
+    return lambda workspace: (workspace / file).write_text((workspace / file).read_text().replace(old, new, 1))
+
+
+def _refused_with(
+    institution: DemoInstitution, change: Callable[[Path], object], found: str, level: str | None = None
+) -> None:
+    """Change files of raw_corpus, and perhaps its level, under its identity. Its gate does not pass, and says why."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = RAW_CORPUS.build(workplace, inputs, workspace)
+        change(workspace)
+        return replace(built, classification=level) if level else built
+
     workplace = institution.workplace()
     ref = produce(replace(RAW_CORPUS, build=build), workplace, {}).ref
     verdict = evaluate_gates(RAW_CORPUS, workplace, ref)["rows_accounted_for"]
