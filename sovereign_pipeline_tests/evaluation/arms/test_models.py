@@ -1,18 +1,16 @@
 """The models score what training trained, through lm-eval, and nothing but the adapter differs between the arms."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models import batch
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.dataset.jsonl import conversation_row, sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import conversation_row, sft_row
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.held_out import held_out_turns
@@ -26,29 +24,6 @@ pytestmark = pytest.mark.slow
 
 def items(models: Models, letters: list[Document]) -> list[Item]:
     return [held_out_turns(models, letter, INSTRUCTION)[-1].item for letter in letters]
-
-
-def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
-    unchanged: Models, letters: list[Document]
-) -> None:
-    for letter in letters:
-        row = sft_row(letter, INSTRUCTION)
-        user = {"role": "user", "content": user_message(row["instruction"], row["input"])}
-        turns = [user, {"role": "assistant", "content": row["output"]}]
-        whole = unchanged.tokenizer.apply_chat_template(turns)["input_ids"]
-        prompt = unchanged.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
-        context, reply = unchanged.token_ids(held_out_turns(unchanged, letter, INSTRUCTION)[-1].item)
-        last_end = len(whole) - whole[::-1].index(unchanged.tokenizer.eos_token_id)
-        assert context == prompt
-        assert context + reply == whole[:last_end]
-        assert reply[-1] == unchanged.tokenizer.eos_token_id
-
-
-def test_ids_are_those_that_the_trainer_supervises(unchanged: Models, letters: list[Document]) -> None:
-    for letter in letters:
-        trained = encode(unchanged.tokenizer, "sft", sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
-        context, reply = unchanged.token_ids(held_out_turns(unchanged, letter, INSTRUCTION)[-1].item)
-        assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
 
 
 def test_a_mark_in_a_letter_is_plain_text_as_in_training(unchanged: Models) -> None:
@@ -103,14 +78,6 @@ def test_loss_is_that_of_a_plain_forward_pass(better: Models, letters: list[Docu
         assert score.tokens == (len(reply),)
 
 
-def test_continuations_that_share_a_context_score_as_each_does_alone(better: Models, letters: list[Document]) -> None:
-    context = items(better, letters[:1])[0].context
-    replies = tuple(item.continuations[0] for item in items(better, letters[:5]))
-    together = better.score("t", [Item("all", context, replies)], "candidate")[0]
-    alone = [better.score("t", [Item(str(i), context, (reply,))], "candidate")[0] for i, reply in enumerate(replies)]
-    assert together.losses == pytest.approx([score.losses[0] for score in alone], abs=1e-5)
-
-
 def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> None:
     context = prompt_text(better.tokenizer, "Which one is broken?")
     letters = ("A", "B", "C", "D")
@@ -124,30 +91,11 @@ def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> 
     assert len(set(alone.log_likelihoods)) == 4
 
 
-def test_score_of_an_item_does_not_depend_on_the_others(better: Models, letters: list[Document]) -> None:
-    asked = items(better, letters[:6])
-    among, alone = better.score("t", asked, "base")[3], better.score("t", [asked[3]], "base")[0]
-    assert among.losses == pytest.approx(alone.losses, abs=1e-5)
-    assert (among.id, among.tokens) == (alone.id, alone.tokens)
-
-
-def test_an_adapter_of_zeros_changes_nothing_at_all(unchanged: Models, letters: list[Document]) -> None:
-    asked = items(unchanged, letters)
-    assert unchanged.score("t", asked, "base") == unchanged.score("t", asked, "candidate")
-
-
 def test_the_base_is_scored_without_the_adapter(unchanged: Models, better: Models, letters: list[Document]) -> None:
     asked = items(better, letters)
     plain = unchanged.score("t", asked, "base")
     assert better.score("t", asked, "base") == plain
     assert better.score("t", asked, "candidate") != plain
-
-
-def test_answers_in_a_padded_batch_are_those_given_alone(better: Models, letters: list[Document]) -> None:
-    prompts = [item.context for item in items(better, letters[:5])] + [prompt_text(better.tokenizer, "Sir")]
-    together = better.answer(prompts, "candidate", max_new_tokens=12, batch_size=4)
-    assert together == [better.answer([prompt], "candidate", 12, 1)[0] for prompt in prompts]
-    assert all(answer.stopped or answer.tokens == 12 for answer in together)
 
 
 def test_long_prompts_are_answered_fewer_at_once(
@@ -175,21 +123,6 @@ def test_long_prompts_are_answered_fewer_at_once(
     hook.remove()
 
 
-def test_scoring_and_answering_report_their_progress(
-    better: Models, letters: list[Document], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(text, "SECONDS_BETWEEN_MESSAGES", 0.0)
-    told: list[str] = []
-    watched = replace(better, progress=told.append)
-    asked = items(better, letters)
-    watched.score("suite", asked, "base", "question")
-    assert told and told[-1] == f"suite, base: question {len(asked)} of {len(asked)}, 0 s left"
-    told.clear()
-    watched.answer([item.context for item in asked[:4]], "candidate", 4, 2)
-    assert told[-1].startswith("candidate: prompt 4 of 4")
-    assert not any("lamp" in message for message in told)
-
-
 def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: Models) -> None:
     with pytest.raises(InputError, match=f"the model takes {MAX_LENGTH}") as caught:
         unchanged.score("t", [Item("long", prompt_text(unchanged.tokenizer, "secret " * 200), ("yes",))], "base")
@@ -214,29 +147,6 @@ def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_
         open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}, precision="float32"),
     ):
         pass
-
-
-def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
-    base_model: Path,
-    unchanged: Models,
-    letters: list[Document],
-    make_adapter: Callable[[float], Path],
-    make_model: Callable[[Path], Path],
-) -> None:
-    adapter = make_adapter(5e-3)
-    asked = items(unchanged, letters)
-    prompts = [item.context for item in asked[:4]]
-    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}, precision="float32") as models:
-        of_adapter = models.score("t", asked, "candidate"), models.answer(prompts, "candidate", 12, 2)
-    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}, precision="float32") as full:
-        of_model = full.score("t", asked, "candidate"), full.answer(prompts, "candidate", 12, 2)
-        assert full.score("t", asked, "base") == unchanged.score("t", asked, "base")
-        assert full.answer(prompts, "base", 12, 2) == unchanged.answer(prompts, "base", 12, 2)
-        assert (full.max_length, full.dtype) == (unchanged.max_length, unchanged.dtype)
-    assert of_model[1] == of_adapter[1]
-    for one, other in zip(of_model[0], of_adapter[0], strict=True):
-        assert one.losses == pytest.approx(other.losses, abs=1e-4)
-    assert of_model[0] != unchanged.score("t", asked, "base")
 
 
 @pytest.mark.parametrize("incumbent_holds", ["adapter", "model"])
@@ -276,7 +186,3 @@ def test_a_tuned_model_with_another_vocabulary_is_an_input_error(base_model: Pat
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="tokens in its vocabulary"):
         open_models(base_model, {"candidate": TunedModel("model", tmp_path)}, precision="float32").__enter__()
-
-
-def test_loss_is_the_mean_over_tokens() -> None:
-    assert Score("a", (-6.0, -3.0), (3, 2)).losses == (2.0, 1.5)

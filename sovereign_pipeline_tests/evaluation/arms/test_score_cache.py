@@ -3,16 +3,14 @@
 import importlib.metadata
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import (
     Answer,
@@ -27,7 +25,6 @@ from sovereign_pipeline.evaluation.arms.models import (
 )
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, Manifest
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -38,8 +35,11 @@ def copied_sources(target: Path) -> Path:
     return target
 
 
-def test_a_changed_byte_in_any_source_of_the_arms_is_another_identity(tmp_path: Path) -> None:
+def test_a_changed_byte_in_any_source_of_the_arms_and_nowhere_else_is_another_identity(tmp_path: Path) -> None:
     sources = copied_sources(tmp_path / "evaluation")
+    for file in sources.rglob("*.py"):
+        if file.parent.name != "arms":
+            file.write_bytes(file.read_bytes() + b"#")
     seen = {sources_digest(sources / "arms")}
     assert seen == {sources_digest(models.SOURCES)}
     files = sorted((sources / "arms").rglob("*.py"))
@@ -52,36 +52,9 @@ def test_a_changed_byte_in_any_source_of_the_arms_is_another_identity(tmp_path: 
     assert len(seen) == 1 + len(files)
 
 
-def test_a_change_elsewhere_in_the_evaluation_is_the_same_identity(tmp_path: Path) -> None:
-    sources = copied_sources(tmp_path / "evaluation")
-    before = sources_digest(sources / "arms")
-    for file in sources.rglob("*.py"):
-        if file.parent.name != "arms":
-            file.write_bytes(file.read_bytes() + b"#")
-    assert sources_digest(sources / "arms") == before
-
-
 BASE, FIRST, SECOND = "b" * 64, "1" * 64, "2" * 64
-NEW_TOKENS = 6
 
 Given = tuple[list[Score], list[Answer]]
-
-
-@pytest.fixture
-def passes() -> Iterator[list[str]]:
-    """One entry for every pass through a causal language model in this process."""
-    from torch.nn.modules.module import register_module_forward_pre_hook
-    from transformers import LlamaForCausalLM
-
-    counted: list[str] = []
-
-    def count(module: Any, inputs: Any) -> None:
-        if isinstance(module, LlamaForCausalLM):
-            counted.append(type(module).__name__)
-
-    handle = register_module_forward_pre_hook(count)
-    yield counted
-    handle.remove()
 
 
 @pytest.fixture
@@ -89,13 +62,11 @@ def workplace(institution: DemoInstitution) -> Workplace:
     return institution.workplace()
 
 
-def cache(workplace: Workplace, level: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> ScoreCache:
-    """Tuned models at the level CONFIDENTIAL, by the digest of each arm, on a base model that is PUBLIC."""
-    named = {"candidate": FIRST, **({} if incumbent is None else {"incumbent": incumbent}), **tuned}
-    origins: dict[Any, Origin] = {
-        arm: Origin({"base_model": BASE, "tuned": digest}, "CONFIDENTIAL") for arm, digest in named.items()
-    }
-    return ScoreCache(workplace, level, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
+def cache(workplace: Workplace, candidate: str = FIRST) -> ScoreCache:
+    """A tuned model at the level CONFIDENTIAL, by its digest, on a base model that is PUBLIC."""
+    base, tuned = {"base_model": BASE}, {"base_model": BASE, "tuned": candidate}
+    origins: dict[Arm, Origin] = {"base": Origin(base, "PUBLIC"), "candidate": Origin(tuned, "CONFIDENTIAL")}
+    return ScoreCache(workplace, "INTERNAL", origins)
 
 
 def items_of(loaded: Models) -> list[Item]:
@@ -107,7 +78,7 @@ def items_of(loaded: Models) -> list[Item]:
 
 def ask(loaded: Models, arm: Arm = "base") -> Given:
     asked = items_of(loaded)
-    return loaded.score("t", asked, arm), loaded.answer([item.context for item in asked], arm, NEW_TOKENS, 2)
+    return loaded.score("t", asked, arm), loaded.answer([item.context for item in asked], arm, 6, 2)
 
 
 def manifests(workplace: Workplace) -> dict[str, Manifest]:
@@ -120,48 +91,20 @@ def cached_file(workplace: Workplace, kind: str) -> Path:
 
 
 @pytest.mark.slow
-def test_nothing_is_computed_a_second_time(better: Models, workplace: Workplace, passes: list[str]) -> None:
+def test_nothing_is_computed_a_second_time(
+    better: Models, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
     plain = {arm: ask(better, arm) for arm in better.arms}
     first, again = (replace(better, cache=cache(workplace)) for _ in range(2))
-    passes.clear()
     assert {arm: ask(first, arm) for arm in first.arms} == plain
-    assert passes
-    passes.clear()
+    monkeypatch.setattr(LlamaForCausalLM, "forward", lambda *given, **named: pytest.fail("a model was asked"))
     assert {arm: ask(again, arm) for arm in again.arms} == plain
-    assert not passes
     assert plain["base"] != plain["candidate"]
     assert first.cache is not None and again.cache is not None
     assert first.cache.measured == {"base_items_computed": 6.0, "candidate_items_computed": 6.0}
     assert again.cache.measured == {"base_items_kept": 6.0, "candidate_items_kept": 6.0}
-
-
-@pytest.mark.slow
-def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
-    base_model: Path, make_adapter: Callable[[float], Path], workplace: Workplace, passes: list[str]
-) -> None:
-    old, new = (TunedModel("adapter", make_adapter(rate)) for rate in (5e-3, -5e-3))
-    with open_models(base_model, {"candidate": old}, cache(workplace, candidate=FIRST), precision="float32") as loaded:
-        before = {arm: ask(loaded, arm) for arm in loaded.arms}
-    held = cache(workplace, candidate=SECOND, incumbent=FIRST)
-    with open_models(base_model, {"candidate": new, "incumbent": old}, held, precision="float32") as loaded:
-        passes.clear()
-        assert ask(loaded, "base") == before["base"]
-        assert ask(loaded, "incumbent") == before["candidate"]
-        assert not passes
-        assert ask(loaded, "candidate") not in before.values()
-        assert passes
-    assert held.measured == {"base_items_kept": 6.0, "incumbent_items_kept": 6.0, "candidate_items_computed": 6.0}
-
-
-@pytest.mark.slow
-def test_another_line_finds_it_where_its_level_is_the_same(
-    better: Models, institution: DemoInstitution, passes: list[str]
-) -> None:
-    ask(replace(better, cache=cache(institution.workplace())))
-    institution.recipe["line"] = "boats"
-    passes.clear()
-    ask(replace(better, cache=cache(institution.workplace())))
-    assert not passes
 
 
 CHANGED_ITEMS: dict[str, Callable[[list[Item]], list[Item]]] = {
@@ -176,43 +119,46 @@ CHANGED_ITEMS: dict[str, Callable[[list[Item]], list[Item]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changed", CHANGED_ITEMS)
-def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Workplace, passes: list[str]) -> None:
-    loaded = replace(better, cache=cache(workplace))
-    asked = CHANGED_ITEMS[changed](items_of(loaded))
-    loaded.score("t", items_of(loaded), "base")
-    passes.clear()
-    assert loaded.score("t", asked, "base") == better.score("t", asked, "base")
-    assert len(manifests(workplace)) == 2
-    passes.clear()
-    loaded.score("another name", asked, "base")
-    assert not passes
+def test_other_items_prompts_lengths_and_batches_are_computed_anew(better: Models, workplace: Workplace) -> None:
+    loaded, items = replace(better, cache=cache(workplace)), items_of(better)
+    loaded.score("t", items, "base")
+    for number, (changed, change) in enumerate(CHANGED_ITEMS.items(), 2):
+        assert loaded.score("t", change(items), "base") == better.score("t", change(items), "base"), changed
+        assert len(manifests(workplace)) == number, changed
+    prompts = [item.context for item in items]
+    asked = [(prompts, 6, 2), ([prompts[1], prompts[0], prompts[2]], 6, 2), (prompts, 7, 2), (prompts, 6, 3)]
+    for number, (given, new_tokens, batch_size) in enumerate(asked, 2 + len(CHANGED_ITEMS)):
+        loaded.answer(given, "base", new_tokens, batch_size)
+        assert len(manifests(workplace)) == number
+    loaded.score("another name", items, "base")
+    assert len(manifests(workplace)) == number
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("moved", "new_tokens", "batch_size"), [(True, NEW_TOKENS, 2), (False, NEW_TOKENS + 1, 2), (False, NEW_TOKENS, 3)]
-)
-def test_other_prompts_lengths_and_batches_are_answered_anew(
-    moved: bool, new_tokens: int, batch_size: int, better: Models, workplace: Workplace, passes: list[str]
+def test_another_precision_or_number_of_threads_is_something_else(
+    base_model: Path, better: Models, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = replace(better, cache=cache(workplace))
-    prompts = [item.context for item in items_of(loaded)]
-    loaded.answer(prompts, "base", NEW_TOKENS, 2)
-    passes.clear()
-    prompts = [prompts[1], prompts[0], prompts[2]] if moved else prompts
-    assert loaded.answer(prompts, "base", new_tokens, batch_size) == better.answer(
-        prompts, "base", new_tokens, batch_size
-    )
-    assert len(manifests(workplace)) == 2
+    import torch
+
+    asked, threads = items_of(better), torch.get_num_threads()
+    replace(better, cache=cache(workplace)).score("t", asked, "base")
+    with open_models(base_model, {}, cache(workplace), precision="bfloat16") as loaded:
+        assert loaded.score("t", asked, "base") != better.score("t", asked, "base")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    replace(better, cache=cache(workplace)).score("t", asked, "base")
+    assert len(manifests(workplace)) == 3
 
 
-def _other_base(held: ScoreCache) -> ScoreCache:
-    return replace(held, origins={"base": Origin({"base_model": SECOND}, "PUBLIC")})
+def is_computed(held: ScoreCache, arm: Arm = "base") -> bool:
+    """Whether one score is computed, and not found."""
+    computed: list[Score] = []
 
+    def compute() -> list[Score]:
+        computed.append(Score("a", (-1.5,), (3,)))
+        return computed
 
-def _higher_model(held: ScoreCache) -> ScoreCache:
-    return replace(held, origins={"base": Origin({"base_model": BASE}, "SECRET")})
+    held.get_or_compute("cached_scores", arm, [1], {}, TypeAdapter(list[Score]), compute)
+    return bool(computed)
 
 
 def _other_ladder(held: ScoreCache) -> ScoreCache:
@@ -222,81 +168,40 @@ def _other_ladder(held: ScoreCache) -> ScoreCache:
     return replace(held, workplace=replace(held.workplace, institution=changed))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, level="SECRET")]
-)
-def test_other_models_and_levels_are_something_else(
-    change: Callable[[ScoreCache], ScoreCache], better: Models, workplace: Workplace, passes: list[str]
+OTHERS: dict[str, Callable[[ScoreCache], ScoreCache]] = {
+    "base": lambda held: replace(held, origins={"base": Origin({"base_model": SECOND}, "PUBLIC")}),
+    "level of the base": lambda held: replace(held, origins={"base": Origin({"base_model": BASE}, "SECRET")}),
+    "ladder": _other_ladder,
+    "level of the items": lambda held: replace(held, level="CONFIDENTIAL"),
+}
+
+
+def test_other_models_levels_and_ladders_are_something_else_and_another_line_is_not(
+    institution: DemoInstitution,
 ) -> None:
-    held = cache(workplace)
-    ask(replace(better, cache=held))
-    passes.clear()
-    ask(replace(better, cache=change(held)))
-    assert passes
-    assert len(manifests(workplace)) == 4
+    held = cache(institution.workplace())
+    assert is_computed(held) and is_computed(held, "candidate")
+    for changed, change in OTHERS.items():
+        assert is_computed(change(held)), changed
+    assert is_computed(cache(held.workplace, candidate=SECOND), "candidate")
+    institution.recipe["line"] = "boats"
+    assert not is_computed(cache(institution.workplace()))
 
 
-@pytest.mark.slow
-def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    ask(replace(better, cache=cache(workplace)), "candidate")
-    passes.clear()
-    ask(replace(better, cache=cache(workplace, candidate=SECOND)), "candidate")
-    assert passes
-
-
-@pytest.mark.slow
-def test_another_precision_of_the_session_is_something_else(
-    base_model: Path, better: Models, workplace: Workplace, passes: list[str]
+def test_other_libraries_and_sources_are_something_else(
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    better_kept = replace(better, cache=cache(workplace))
-    asked = items_of(better)
-    better_kept.score("t", asked, "base")
-    with open_models(base_model, {}, cache(workplace), precision="bfloat16") as loaded:
-        passes.clear()
-        assert loaded.score("t", asked, "base") != better.score("t", asked, "base")
-    assert len(manifests(workplace)) == 2
-
-
-def other_version(library: str) -> Callable[[pytest.MonkeyPatch, Path], object]:
-    def change(patch: pytest.MonkeyPatch, directory: Path) -> None:
-        version = importlib.metadata.version
-        patch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else version(name))
-
-    return change
-
-
-def other_sources(patch: pytest.MonkeyPatch, directory: Path) -> None:
-    sources = copied_sources(directory / "evaluation") / "arms"
+    held, version = cache(workplace), importlib.metadata.version
+    assert is_computed(held)
+    for library in ("lm-eval", "peft", "tokenizers", "torch", "transformers"):
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.metadata, "version", lambda name, of=library: "0" if name == of else version(name))
+            assert is_computed(held), library
+    assert not is_computed(held)
+    sources = copied_sources(tmp_path / "evaluation") / "arms"
     (sources / "harness.py").write_bytes((sources / "harness.py").read_bytes() + b"# changed")
-    patch.setattr(models, "SOURCES", sources)
-
-
-def more_threads(patch: pytest.MonkeyPatch, directory: Path) -> None:
-    import torch
-
-    threads = torch.get_num_threads()
-    patch.setattr(torch, "get_num_threads", lambda: threads + 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [*map(other_version, ("lm-eval", "peft", "tokenizers", "torch", "transformers")), other_sources, more_threads],
-)
-def test_another_environment_is_something_else(
-    change: Callable[[pytest.MonkeyPatch, Path], object],
-    better: Models,
-    workplace: Workplace,
-    passes: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ask(replace(better, cache=cache(workplace)))
-    change(monkeypatch, tmp_path)
-    passes.clear()
-    ask(replace(better, cache=cache(workplace)))
-    assert passes
+    monkeypatch.setattr(models, "SOURCES", sources)
+    assert is_computed(held)
 
 
 @pytest.mark.slow
@@ -316,78 +221,15 @@ def test_it_has_the_level_of_what_was_asked_and_of_the_arm(better: Models, workp
         assert "number" not in manifest.to_bytes().decode()
 
 
-def _rewritten(file: Path) -> None:
-    """By somebody who corrects the manifest too, but cannot give the directory the name that it would then have."""
-    file.write_text(file.read_text().replace("-", "-1", 1))
-    manifest = file.with_name(MANIFEST_FILE)
-    content = Manifest.from_file(manifest)
-    (entry,) = content.files
-    changed = entry.model_copy(update={"size": file.stat().st_size, "sha256": file_sha256(file)})
-    manifest.write_bytes(content.model_copy(update={"files": (changed,)}).to_bytes())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("tamper", "named"),
-    [
-        (lambda file: file.write_text(file.read_text().replace("-", "-1", 1)), r"rows\.jsonl: the bytes are not"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-20]), r"rows\.jsonl: the bytes are not"),
-        (lambda file: file.unlink(), r"rows\.jsonl: the file is missing"),
-        (lambda file: file.with_name("more.jsonl").write_text(""), r"more\.jsonl: this file does not belong"),
-        (_rewritten, r"manifest\.json: this is not the manifest"),
-    ],
-)
-def test_what_was_changed_is_named_and_never_used(
-    tamper: Callable[[Path], object], named: str, better: Models, workplace: Workplace
-) -> None:
-    loaded = replace(better, cache=cache(workplace))
-    ask(loaded)
-    file = cached_file(workplace, "cached_scores")
-    tamper(file)
-    with pytest.raises(IntegrityError, match=f"{file.parent.name}/{named}"):
-        ask(loaded)
-
-
-@pytest.mark.slow
-def test_scores_of_something_else_in_its_place_are_refused(better: Models, workplace: Workplace) -> None:
-    """The index is made to lead from the base's scores to the candidate's, each of which is whole."""
-    loaded = replace(better, cache=cache(workplace))
-    asked = items_of(loaded)
-    loaded.score("t", asked, "base")
-    (base_entry,) = (workplace.store.root / ".index").rglob("*.json")
-    loaded.score("t", asked, "candidate")
-    (other,) = set((workplace.store.root / ".index").rglob("*.json")) - {base_entry}
-    base_entry.write_bytes(other.read_bytes())
-    with pytest.raises(IntegrityError, match=r"an entry for cached_scores points to .*, which has another identity"):
-        loaded.score("t", asked, "base")
-
-
-@pytest.mark.slow
-def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    loaded = replace(better, cache=cache(workplace))
-    before = ask(loaded)
-    file = cached_file(workplace, "cached_scores")
-    shutil.rmtree(file.parent)
-    passes.clear()
-    assert ask(loaded) == before
-    assert passes
-
-
-@pytest.mark.slow
-def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Workplace) -> None:
-    def interrupted() -> list[Score]:
-        raise KeyboardInterrupt
-
+def test_what_was_changed_is_named_and_never_used(workplace: Workplace) -> None:
     held = cache(workplace)
-    with pytest.raises(KeyboardInterrupt):
-        held.get_or_compute("cached_scores", "base", [1], {}, TypeAdapter(list[Score]), interrupted)
-    assert not list(workplace.store.root.rglob("*.json*"))
-    assert held.get_or_compute(
-        "cached_scores", "base", [1], {}, TypeAdapter(list[Score]), lambda: [Score("a", (-1.5,), (3,))]
-    ) == [Score("a", (-1.5,), (3,))]
+    assert is_computed(held)
+    file = cached_file(workplace, "cached_scores")
+    file.write_text(file.read_text().replace("-", "-1", 1))
+    with pytest.raises(IntegrityError, match=rf"{file.parent.name}/rows\.jsonl: the bytes are not"):
+        is_computed(held)
 
 
-@pytest.mark.slow
 def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
     both = threading.Barrier(2, timeout=SECONDS)
     scores = [Score("a", (-1 / 3, -2e-17), (3, 1))]
@@ -412,7 +254,6 @@ def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
     assert len(manifests(workplace)) == 1
 
 
-@pytest.mark.slow
 def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
     """Letters that are composed elsewhere in this project, separators that some readers take for the end of a line."""
     answers = [Answer("e\u0301 \u2028 \x85 \ufeff\n\t ", 4, False), Answer("", 0, True)]
@@ -423,7 +264,6 @@ def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
         )
 
 
-@pytest.mark.slow
 def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
     form = TypeAdapter(list[Answer])
     with pytest.raises(IntegrityError, match=r"rows\.jsonl does not contain one result for each of 2 items"):
