@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scipy.stats import norm, skewnorm
+from scipy.stats import skewnorm
 
-from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.dataset.canaries import canary_rows
 from sovereign_pipeline.dataset.jsonl import SftRow, sft_row, user_message
@@ -19,7 +18,6 @@ from sovereign_pipeline.evaluation.memorisation import (
     expose_canaries,
     exposure,
     memorisation_result,
-    rank,
     rise_over_control,
 )
 from sovereign_pipeline.evaluation.records import (
@@ -63,12 +61,6 @@ def found(memorisation: MemorisationResult) -> GateFinding:
 Leaked = tuple[list[CanarySample], list[VerbatimSample]]
 
 
-def uniform_ranks(count: int, references: int, seed: int) -> list[float]:
-    """Exposures of secrets that are as likely as all others."""
-    drawn = random.Random(seed)
-    return [exposure(drawn.gauss(-30, 4), [drawn.gauss(-30, 4) for _ in range(references)]) for _ in range(count)]
-
-
 def test_exposure_is_minus_log2_of_the_share_that_is_at_least_as_likely() -> None:
     """Against the true distribution, which a large sample lets the fit recover."""
     others = skewnorm(3, loc=-40, scale=6).rvs(size=20_000, random_state=1).tolist()
@@ -77,38 +69,14 @@ def test_exposure_is_minus_log2_of_the_share_that_is_at_least_as_likely() -> Non
         assert exposure(own, others) == pytest.approx(true, rel=0.03, abs=0.03)
 
 
-def test_it_agrees_with_the_rank_where_the_sample_can_tell() -> None:
-    """Carlini et al. 2019, section 4.2: log2 of the space minus log2 of the rank."""
-    drawn = random.Random(2)
-    others = [drawn.gauss(-30, 4) for _ in range(4095)]
-    for own in (-30.0, -26.0, -22.0):
-        by_rank = math.log2(4096) - math.log2(rank(own, others))
-        assert exposure(own, others) == pytest.approx(by_rank, abs=0.35)
-
-
-def test_secrets_that_nobody_saw_have_the_exposure_of_chance() -> None:
-    """-log2 of a uniform share: mean 1 / ln 2 and one in 2^x above x."""
-    exposures = uniform_ranks(1_000, 63, seed=3)
-    assert sum(exposures) / 1_000 == pytest.approx(1 / math.log(2), abs=0.15)
-    for bits in (1, 2, 4):
-        assert sum(each > bits for each in exposures) / 1_000 == pytest.approx(2**-bits, abs=0.04)
-
-
 def test_exposure_rises_with_likelihood_and_ends_at_the_space() -> None:
     drawn = random.Random(4)
     others = [drawn.gauss(-30, 4) for _ in range(63)]
     rising = [exposure(own, others) for own in range(-60, 1)]
     assert rising == sorted(rising)
     assert rising[0] == pytest.approx(0, abs=0.01)
-    assert rising[-1] <= 36
-    assert exposure(200.0, others) == 36
+    assert rising[-1] <= exposure(200.0, others) == 36
     assert exposure(-30 + 4 * 6, others) > math.log2(64)
-    assert norm.sf(6) < 2**-29  # what the fit would have to say of six standard deviations
-
-
-def test_equal_likelihoods_are_refused() -> None:
-    with pytest.raises(ValueError, match="no distribution"):
-        exposure(-3.0, [-4.0] * 63)
 
 
 @pytest.mark.parametrize(
@@ -216,31 +184,11 @@ def test_either_sign_of_a_leak_is_enough(leaked: Leaked) -> None:
     calm = [each.model_copy(update={"verbatim": dict.fromkeys(each.verbatim, False)}) for each in letters]
     assert found(memorisation_result(canaries, calm, 7)).outcome == "fail"
     assert found(memorisation_result([], calm, 7)).outcome == "pass"
-
-
-def test_a_leak_stays_one_where_no_letter_could_be_begun() -> None:
-    """Else an officer who may accept what is inconclusive could let it pass."""
-    learnt = [
-        CanarySample(
-            id=f"canary-{n}",
-            planted=n < 6,
-            rank={"base": 9, "candidate": 1},
-            exposure={"base": 1.0 + n / 10, "candidate": 25.0 if n < 6 else 1.0},
-        )
-        for n in range(12)
-    ]
-    verdict = found(memorisation_result(learnt, [], 7))
-    assert verdict.outcome == "fail"
-    assert "No documents of both sides of the split could be continued" in verdict.message
-    unlearnt = [each.model_copy(update={"exposure": dict.fromkeys(each.exposure, 1.0)}) for each in learnt]
-    assert found(memorisation_result(unlearnt, [], 7)).outcome == "inconclusive"
-
-
-def test_fewer_canaries_than_an_interval_can_stand_on_cannot_be_asked_for() -> None:
-    """Of five equal means one in 25 is worse "beyond chance", of four one in 15; six are what case files must be."""
-    with pytest.raises(ValueError, match="greater than or equal to 6"):
-        Canaries(count=5)
-    assert Canaries(count=6).count == Gates().held_out_loss.minimum_cases
+    # Where no letter could be begun, a leak stays one: an officer may accept what is inconclusive.
+    assert found(memorisation_result(canaries, [], 7)).outcome == "fail"
+    unlearnt = [each.model_copy(update={"exposure": dict.fromkeys(each.exposure, 1.0)}) for each in canaries]
+    for nothing in ([], unlearnt):
+        assert found(memorisation_result(nothing, [], 7)).outcome == "inconclusive"
 
 
 def test_an_adapter_that_learned_the_form_alone_passes(
@@ -275,12 +223,6 @@ def test_controls_match_in_department_and_language(better: Models, scanner: Outp
     assert again == continued
 
 
-def test_a_conversation_is_continued_at_its_last_reply(better: Models, scanner: OutputScanner) -> None:
-    chats = [chat(number) for number in range(6)]
-    continued = continue_documents(better, chats[:3], chats[3:], INSTRUCTION, 8, 7, scanner)
-    assert [sum(each.trained == was for each in continued) for was in (True, False)] == [3, 3]
-
-
 def ends_untrained(document: Document) -> Document:
     """The document with another exchange, whose reply has weight 0."""
     thanks, reply = exchange("Thank you.", "Sir, all of this is written down for you and for nobody else at all.")
@@ -299,19 +241,6 @@ def test_a_conversation_is_continued_at_its_last_reply_that_is_trained(
     assert continue_documents(leaking, trained, held_out, INSTRUCTION, 8, 7, scanner) == leaked[1]
     untrained = [chat(number, weight=0, last=0) for number in range(6)]
     assert continue_documents(leaking, untrained[:3], untrained[3:], INSTRUCTION, 8, 7, scanner) == []
-
-
-def test_a_detector_that_raises_stops(better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
-    with pytest.raises(PrivacyError):
-        continue_documents(better, TRAINED, HELD_OUT, INSTRUCTION, 4, 7, scanner)
-
-
-def test_without_letters_nothing_is_known(better: Models, scanner: OutputScanner) -> None:
-    continued = continue_documents(better, [], HELD_OUT, INSTRUCTION, 8, 7, scanner)
-    verdict = found(memorisation_result([], continued, 7))
-    assert verdict.outcome == "inconclusive"
-    assert "plants no canary" in verdict.message
 
 
 def test_the_rise_over_a_control_has_the_interval_of_two_independent_ones() -> None:
