@@ -103,30 +103,8 @@ def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_pairs_at_the_end_of_long_conversations_lose_the_beginning(reward_job: JobMaker, tmp_path: Path) -> None:
-    begun = [{"role": "user", "content": "harbour fee " * 60}, {"role": "assistant", "content": "which?"}]
-    rows = [
-        {
-            "id": f"C-{row['id']}",
-            "prompt": [*begun, {"role": "user", "content": row["prompt"]}],
-            **{name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")},
-        }
-        for row in pairs(4)
-    ]
-    path = tmp_path / "conversations.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    job = reward_job("long", conversations=path, section={"max_steps": 1, "max_length": 100})
-    run(job)
-    assert [report(job)[name] for name in ("rows", "rows_shortened", "rows_cut")] == [16, 4, 0]
-
-
-@pytest.mark.slow
-def test_no_held_out_pair_is_no_reward_model(reward_job: JobMaker) -> None:
+def test_a_reward_model_that_does_not_move_or_is_measured_on_no_pair_is_refused(reward_job: JobMaker) -> None:
     refused(reward_job("none", held_out_pairs=[]), "None of 0 held-out pairs")
-
-
-@pytest.mark.slow
-def test_what_does_not_move_is_found(reward_job: JobMaker) -> None:
     refused(
         reward_job("still", section={"learning_rate": 1e-30, "max_steps": 1}), "head of the reward model did not change"
     )
@@ -178,8 +156,5 @@ def test_a_calibration_compares_the_stated_probability_with_what_was_right() -> 
     bins = calibration([small, small, small, -small, large, large, large, large])
     assert [each.expected for each in bins] == pytest.approx([0.75, 0.9])
     assert [each.right.share for each in bins] == [0.75, 1.0]
-
-
-def test_few_pairs_are_one_bin_and_none_are_none() -> None:
     assert [each.right.of for each in calibration([1.0, -2.0, 3.0])] == [3]
     assert calibration([]) == ()
