@@ -32,15 +32,6 @@ def policy(job: TrainingJob) -> Policy:
     return Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
 
 
-def test_the_reference_is_the_parent_adapter_and_not_the_base(policy: Policy) -> None:
-    ours = policy.numbers_without_gradient(REPLIES).log_probabilities
-    reference = policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities
-    with policy.model.disable_adapter():
-        base = policy.numbers_without_gradient(REPLIES).log_probabilities
-    assert torch.equal(ours, reference)
-    assert float((reference - base).abs().mean()) > 0.01
-
-
 def test_the_reference_has_no_dropout_though_its_training_had(job: TrainingJob, parent: Path, tmp_path: Path) -> None:
     shutil.copytree(parent, tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
@@ -49,19 +40,6 @@ def test_the_reference_has_no_dropout_though_its_training_had(job: TrainingJob, 
     policy = Policy(load_trainable(with_dropout, lambda message: None), with_dropout, temperature=0.7)
     ours = policy.numbers_without_gradient(REPLIES).log_probabilities
     assert torch.equal(ours, policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities)
-
-
-def test_learning_moves_the_policy_and_neither_reference_nor_base(policy: Policy) -> None:
-    before = {name: each.detach().clone() for name, each in policy.model.named_parameters()}
-    reference = policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities
-    learned = {name for name, each in policy.model.named_parameters() if each.requires_grad}
-    assert learned == policy.adapter.keys() and not any("reference" in name for name in learned)
-    optimizer = torch.optim.SGD([*policy.adapter.values()], lr=0.1)
-    policy.numbers(REPLIES).log_probabilities.sum().backward()
-    optimizer.step()
-    assert torch.equal(reference, policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities)
-    moved = {name for name, each in policy.model.named_parameters() if not torch.equal(each, before[name])}
-    assert moved and moved <= learned
 
 
 def test_the_values_send_no_gradient_into_the_policy(policy: Policy) -> None:
@@ -76,15 +54,6 @@ def test_values_are_in_float32_where_the_passes_are_not(job: TrainingJob) -> Non
     policy = Policy(load_trainable(narrow, lambda message: None), narrow, temperature=0.7)
     torch.nn.init.constant_(policy.value_head.bias, 1.003)
     assert float(policy.numbers_without_gradient(REPLIES).values[0]) == pytest.approx(1.003, abs=1e-6)
-
-
-def test_replies_packed_together_have_the_numbers_of_each_alone(policy: Policy) -> None:
-    torch.nn.init.ones_(policy.value_head.weight)
-    together = policy.numbers_without_gradient(REPLIES)
-    alone = [policy.numbers_without_gradient([each]) for each in REPLIES]
-    for name, found in vars(together).items():
-        assert torch.allclose(found, torch.cat([getattr(each, name) for each in alone]), atol=1e-5), name
-    assert len(together.values) == sum(len(each.reply_ids) for each in REPLIES)
 
 
 def test_the_values_are_of_the_state_before_each_token(policy: Policy) -> None:

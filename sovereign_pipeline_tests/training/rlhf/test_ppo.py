@@ -54,21 +54,12 @@ def test_weights_make_a_mean_over_another_distribution_the_policys_own_up_to_the
 
 
 def test_advantages_are_those_computed_by_hand() -> None:
-    """γ 0.5, λ 0.5. δ = 1 + .5·2 − 1, 0 + .5·3 − 2, 2 − 3 = 1, −.5, −1; A₂ = −1, A₁ = −.5 − .25, A₀ = 1 − .1875."""
-    found = advantages(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]), 0.5, 0.5)
-    assert found.tolist() == pytest.approx([0.8125, -0.75, -1.0])
-
-
-def test_a_reply_that_would_go_on_has_the_value_after_it_to_come() -> None:
-    """As above, with δ = −1 + .5·4 = 1 at the last token: A₂ = 1, A₁ = −.5 + .25, A₀ = 1 − .0625."""
-    found = advantages(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]), 0.5, 0.5, value_after=4.0)
-    assert found.tolist() == pytest.approx([0.9375, -0.25, 1.0])
-
-
-def test_with_discount_and_trace_one_advantage_and_value_are_the_rewards_to_come() -> None:
-    rewards, values = torch.tensor([0.5, -1.0, 2.0, 4.0]), torch.tensor([3.0, 1.0, -2.0, 0.3])
-    returns = advantages(rewards, values, 1.0, 1.0) + values
-    assert returns.tolist() == pytest.approx([5.5, 5.0, 6.0, 4.0])
+    """γ 0.5, λ 0.5. δ = 1 + .5·2 − 1, 0 + .5·3 − 2, 2 − 3 = 1, −.5, −1; A₂ = −1, A₁ = −.5 − .25, A₀ = 1 − .1875. A
+    reply that would go on has the value after it to come: δ = −1 + .5·4 = 1 at its last token."""
+    rewards, values = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 3.0])
+    assert advantages(rewards, values, 0.5, 0.5).tolist() == pytest.approx([0.8125, -0.75, -1.0])
+    cut = advantages(rewards, values, 0.5, 0.5, value_after=4.0)
+    assert cut.tolist() == pytest.approx([0.9375, -0.25, 1.0])
 
 
 def test_the_reward_of_a_token_is_its_divergence_and_at_the_end_the_score() -> None:
