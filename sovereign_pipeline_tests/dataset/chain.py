@@ -10,6 +10,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD, sft_row
+from sovereign_pipeline.privacy.preview import JudgedRow, Judgement, record_judgement
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT
@@ -56,6 +57,13 @@ def tampering(stage: Stage, file: str, tamper: Callable[[Rows, Rows], Rows], *, 
         return built
 
     return build
+
+
+def judge(workplace: Workplace, *rows: JudgedRow) -> None:
+    """Judge rows of the current scrubbed corpus."""
+    scrubbed = workplace.store.current("lamps", "scrubbed_corpus")
+    assert scrubbed is not None
+    record_judgement(workplace, scrubbed, Judgement(judge="S. Reader", seed=7, rows=rows))
 
 
 def write_labels(institution: DemoInstitution, labels: list[bool]) -> None:

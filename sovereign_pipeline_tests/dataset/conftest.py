@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
-from sovereign_pipeline_tests.dataset.chain import (
-    write_labels,
-)
+from sovereign_pipeline_tests.dataset.chain import write_labels
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
 """Canaries: the same each time, never like personal data, and planted behind the letters where a recipe says so."""
 
-import json
-from typing import Any
-
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.corpus.document import Document, exchange, read_jsonl, write_jsonl
+from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
+from sovereign_pipeline.dataset.jsonl import CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, rows_of, split_of
@@ -43,33 +39,19 @@ def test_a_secret_is_one_of_as_many_as_the_bits_say() -> None:
     assert sum((count - expected) ** 2 / expected for count in counts.values()) < 103  # chi-square, 63 df, p = 0.001
 
 
-def test_no_detector_takes_a_canary_for_personal_data(with_model: Scrubber) -> None:
+def test_no_detector_takes_a_canary_for_personal_data() -> None:
     documents = [
-        [
-            Document(
-                id=row["id"],
-                source="canaries",
-                case=row["id"],
-                department="",
-                author="",
-                date="2024-01-15",
-                classification="",
-                language="en",
-                subject="",
-                messages=exchange(row["input"], row["output"]),
-            )
-        ]
-        for row in canary_rows(Canaries(count=40), "Answer this letter.")
+        [Document(source="canaries", **letter(0, author="", department="", subject="", id=id, case=id, **texts))]
+        for id, texts in (
+            (row["id"], {"request": row["input"], "response": row["output"]})
+            for row in canary_rows(Canaries(count=40), "Answer this letter.")
+        )
     ]
-    assert [case.mapping for case in with_model.scrub(documents)] == [[]] * 40
-
-
-@pytest.fixture(scope="module")
-def with_model() -> Scrubber:
-    return Scrubber("lamps", "run", Privacy())
+    assert [case.mapping for case in Scrubber("lamps", "run", Privacy()).scrub(documents)] == [[]] * 40
 
 
 def test_they_stand_behind_the_letters_and_are_counted_apart(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["format"] = "messages"
     plain, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
     institution.recipe["training"]["canaries"] = {"count": 6, "repeats": 3}
     workplace = institution.workplace()
@@ -85,51 +67,15 @@ def test_they_stand_behind_the_letters_and_are_counted_apart(institution: DemoIn
     card, without = card_of(dataset), card_of(plain)
     assert (card.file.rows, card.documents) == (len(rows), len(letters))
     assert dataset.manifest.summary["rows"] == plain.manifest.summary["rows"] == len(letters)
-    for fact in set(DatasetCard.model_fields) - {"file", "canaries"}:
+    for fact in set(DatasetCard.model_fields) - {"file", "also", "canaries"}:
         assert getattr(card, fact) == getattr(without, fact), fact
     assert "no documents" in dataset.file(CARD_FOR_PEOPLE).read_text()
     assert "canar" not in plain.file(CARD_FOR_PEOPLE).read_text()
     held_out = {document.id for document in documents_of(split_of(workplace), HELD_OUT)}
     assert not any(name.startswith("canary-") for name in held_out)
-
-
-def test_preferences_hold_none(institution: DemoInstitution) -> None:
-    institution.recipe["training"]["canaries"] = {}
-    dataset, _ = materialize(institution.workplace(), dataset_stage(PREFERENCE_DATASET))
-    assert dataset.manifest.summary["rows"] == 0
-    assert card_of(dataset).canaries is None
-
-
-def test_messages_hold_the_canaries_too(institution: DemoInstitution) -> None:
-    institution.recipe["training"] |= {"canaries": {"count": 6}, "format": "messages"}
-    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
-    assert sum(row["id"].startswith("canary-") for row in rows_of(dataset, "messages.jsonl")) == 6
-    assert verdicts["digests_verified"].passed, verdicts["digests_verified"].message
-
-
-@pytest.mark.parametrize(
-    "fault", ["one is missing", "one was changed", "one stands among the letters", "card is silent"]
-)
-def test_canaries_that_are_not_the_recipes_are_refused(institution: DemoInstitution, fault: str) -> None:
-    institution.recipe["training"]["canaries"] = {"count": 6}
-
-    def build(workplace: Workplace, inputs: Inputs, workspace: Any) -> Built:
-        built = TRAINING_DATASET.build(workplace, inputs, workspace)
-        rows = list(read_jsonl(workspace / TRAINING_ROWS))
-        if fault == "one is missing":
-            rows.pop()
-        elif fault == "one was changed":
-            rows[-1]["output"] = "The words are none."
-        elif fault == "one stands among the letters":
-            rows.insert(0, rows.pop())
-        else:
-            card = json.loads((workspace / CARD).read_text())
-            (workspace / CARD).write_text(DatasetCard.model_validate({**card, "canaries": None}).to_json())
-        write_jsonl(workspace / TRAINING_ROWS, rows)
-        return built
-
-    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
-    assert not verdicts["digests_verified"].passed
+    assert sum(row["id"].startswith("canary-") for row in rows_of(dataset, MESSAGES_ROWS)) == 18
+    preferences, _ = materialize(workplace, dataset_stage(PREFERENCE_DATASET))
+    assert preferences.manifest.summary["rows"] == 0 and card_of(preferences).canaries is None
 
 
 def test_a_document_that_would_pass_for_one_stops_the_line(institution: DemoInstitution) -> None:

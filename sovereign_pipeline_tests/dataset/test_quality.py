@@ -1,5 +1,6 @@
 """Findings: each kind planted once is found, with its rows; sound replies in both scripts are left alone."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -22,38 +23,25 @@ ARABIC = "تم إصلاح المصباح عند الرصيف الشمالي يو
 ENDINGS = json.loads(Path(__file__).with_name("endings.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("reply", ENDINGS["whole"])
-def test_whole_replies_are_not_classified_as_clipped(reply: str) -> None:
-    assert not is_clipped(reply)
+def test_whole_and_clipped_replies_are_told_apart() -> None:
+    assert not [reply for reply in ENDINGS["whole"] if is_clipped(reply)]
+    assert not [reply for reply in ENDINGS["clipped"] if not is_clipped(reply)]
 
 
-@pytest.mark.parametrize("reply", ENDINGS["clipped"])
-def test_clipped_replies(reply: str) -> None:
-    assert is_clipped(reply)
+def test_an_ellipsis_is_the_end_of_a_clipped_reply_whatever_closes_behind_it() -> None:
+    texts = ("We mended the lamp at the nor", "Mended", "أصلحنا المصباح عند الرص")
+    replies = map("".join, itertools.product(texts, ENDINGS["ellipses"], ENDINGS["behind an ellipsis"]))
+    assert not [reply for reply in replies if not is_clipped(reply)]
 
 
-@pytest.mark.parametrize("behind", ENDINGS["behind an ellipsis"])
-@pytest.mark.parametrize("end", ENDINGS["ellipses"])
-@pytest.mark.parametrize("text", ["We mended the lamp at the nor", "Mended", "أصلحنا المصباح عند الرص"])
-def test_an_ellipsis_is_the_end_of_a_clipped_reply_whatever_closes_behind_it(text: str, end: str, behind: str) -> None:
-    assert is_clipped(text + end + behind)
-
-
-@pytest.mark.parametrize("note", ENDINGS["notes"])
-def test_a_note_that_the_text_goes_on_is_the_end_of_a_clipped_reply(note: str) -> None:
-    for text in (ENGLISH, ARABIC):
-        assert is_clipped(f"{text} {note}")
-        assert is_clipped(f"<p>{text} {note}</p> ")
+def test_a_note_that_the_text_goes_on_is_the_end_of_a_clipped_reply() -> None:
+    replies = [f"{text} {note}" for text in (ENGLISH, ARABIC) for note in ENDINGS["notes"]]
+    assert not [reply for reply in replies if not is_clipped(reply) or not is_clipped(f"<p>{reply}</p> ")]
 
 
 def test_two_dots_are_an_ellipsis_in_arabic_and_a_slip_elsewhere() -> None:
     assert is_clipped("وسوف ننظر في طلبكم ..")
     assert not is_clipped("We mended the lamp..")
-
-
-@given(st.text(max_size=200))
-def test_any_text_can_be_looked_at(text: str) -> None:
-    assert is_clipped(text) in (True, False)
 
 
 @pytest.mark.parametrize("piece", [">", "<p>", ".", " ", "<", "(", "a>", "&gt;"])
@@ -182,41 +170,35 @@ def preferences(*rows: tuple[str, str, str]) -> list[Document]:
 LAMPS, BUOYS, FEES = "The lamp is mended.", "The buoy is at its place.", "The fee is nine rials."
 
 
-def test_pairs_of_which_another_says_the_opposite_are_found_in_any_spelling() -> None:
-    rows = preferences(
-        ("Which one?", LAMPS, BUOYS),
-        ("Which one?", LAMPS, FEES),
-        ("which  ONE", BUOYS.upper(), f"«{LAMPS}»"),
-        ("Which other one?", BUOYS, LAMPS),
-        ("Which one?", FEES, FEES),
-    )
+SAME = ("Which one?", LAMPS, BUOYS)
+CONTRADICTIONS: dict[str, tuple[list[tuple[str, str, str]], list[int]]] = {
+    "another says the opposite, in another spelling": (
+        [
+            SAME, ("Which one?", LAMPS, FEES), ("which  ONE", BUOYS.upper(), f"«{LAMPS}»"),
+            ("Which other one?", BUOYS, LAMPS), ("Which one?", FEES, FEES),
+        ],
+        [0, 2],
+    ),
+    "circles, each beside its own": (
+        [
+            SAME, ("أيها؟", "تم الإصلاح", "لم يتم الإصلاح"), ("Which one?", BUOYS, FEES), ("Which one?", FEES, LAMPS),
+            ("أيّها؟", "لم يتم الاصلاح", "تمّ الإصلاح"), ("Which one?", LAMPS, "Nothing was done about it."),
+        ],
+        [0, 2, 3, 1, 4],
+    ),
+    "other marks alone": ([("Which one?", "a + b", "a * b"), ("Which one?", "A * B", "A + B")], [0, 1]),
+    "a chain, and copies": ([SAME, ("Which one?", BUOYS, FEES), *[("Which one?", LAMPS, FEES)] * 2], []),
+}  # fmt: skip
+"""What the pairs are -> request, chosen and rejected of each, and the numbers of those that contradict others."""
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_pairs_that_contradict_others_are_found(name: str) -> None:
+    given, expected = CONTRADICTIONS[name]
+    rows = preferences(*given)
     finding = found(rows, "preferences")["contradicting preferences"]
-    assert (finding.count, finding.rows, finding.warns) == (2, (rows[0].id, rows[2].id), True)
-
-
-def test_circles_of_preferences_are_found_whole_and_each_beside_its_own() -> None:
-    rows = preferences(
-        ("Which one?", LAMPS, BUOYS),
-        ("أيها؟", "تم الإصلاح", "لم يتم الإصلاح"),
-        ("Which one?", BUOYS, FEES),
-        ("Which one?", FEES, LAMPS),
-        ("أيّها؟", "لم يتم الاصلاح", "تمّ الإصلاح"),
-        ("Which one?", LAMPS, "Nothing was done about it."),
-    )
-    finding = found(rows, "preferences")["contradicting preferences"]
-    assert finding.rows == tuple(rows[number].id for number in (0, 2, 3, 1, 4))
-
-
-def test_replies_that_differ_in_marks_alone_contradict_each_other_too() -> None:
-    rows = preferences(("Which one?", "a + b", "a * b"), ("Which one?", "A * B", "A + B"))
-    assert found(rows, "preferences")["contradicting preferences"].count == 2
-
-
-def test_a_chain_of_preferences_and_copies_are_no_contradiction() -> None:
-    rows = preferences(
-        ("Which?", LAMPS, BUOYS), ("Which?", BUOYS, FEES), ("Which?", LAMPS, FEES), ("Which?", LAMPS, FEES)
-    )
-    assert found(rows, "preferences")["contradicting preferences"].count == 0
+    assert (finding.count, finding.rows) == (len(expected), tuple(rows[number].id for number in expected))
+    assert finding.warns is bool(expected)
 
 
 def test_one_reply_with_both_labels_contradicts_itself() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, Remedy
+from sovereign_pipeline.base.errors import IntegrityError, Remedy
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
@@ -45,6 +45,9 @@ def test_the_card_counts_what_the_trainer_would_see_on_both_sides(institution: D
     assert dict(tokens.tokenizer) == dataset.manifest.external_inputs
     finding = next(each for each in card_of(dataset).findings if each.name == "over the length limit")
     assert (finding.count, finding.rows) == (tokens.training.over_limit, tokens.training.over_limit_rows)
+    institution.recipe["training"]["sft"] = {"max_length": 2048}
+    other, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    assert card_of(other).file == card_of(dataset).file and other.ref.digest != dataset.ref.digest
 
 
 @pytest.fixture(scope="session")
@@ -74,31 +77,15 @@ def test_percentiles_are_the_nearest_rank(lengths: list[int], limit: int) -> Non
     assert (result.rows, result.over_limit) == (len(lengths), sum(length > limit for length in lengths))
 
 
-def test_a_model_that_was_not_fetched_is_named_with_its_remedy(institution: DemoInstitution) -> None:
+def test_a_tokenizer_that_is_not_the_pinned_one_or_was_not_fetched_is_named(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
+    path: Path = institution.settings.data / "models" / "tiny" / "tokenizer_config.json"
+    content = path.read_text()
+    path.write_text(content + " ")
+    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: differs from the pinned digest"):
+        tokenizer_digests(workplace)
+    path.write_text(content)
     (institution.settings.data / "models" / "tiny" / "tokenizer.json").unlink()
     with pytest.raises(IntegrityError, match=r"tokenizer\.json: the tokenizer of the base model tiny") as refused:
         materialize(workplace, dataset_stage(TRAINING_DATASET))
     assert refused.value.remedy == Remedy("fetch_model", {"model": "tiny"})
-
-
-def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(institution: DemoInstitution) -> None:
-    workplace = institution.workplace()
-    path: Path = institution.settings.data / "models" / "tiny" / "tokenizer_config.json"
-    path.write_text(path.read_text() + " ")
-    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: differs from the pinned digest"):
-        tokenizer_digests(workplace)
-
-
-def test_an_unknown_model_lists_the_known(institution: DemoInstitution) -> None:
-    institution.recipe["training"]["base_model"] = "huge"
-    with pytest.raises(NotFoundError, match="Known models: tiny"):
-        tokenizer_digests(institution.workplace())
-
-
-def test_a_longer_limit_makes_another_dataset(institution: DemoInstitution) -> None:
-    one, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
-    institution.recipe["training"]["sft"] = {"max_length": 2048}
-    other, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
-    assert card_of(one).file == card_of(other).file
-    assert one.ref.digest != other.ref.digest
