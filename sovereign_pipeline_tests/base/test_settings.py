@@ -48,50 +48,26 @@ def test_each_variable_sets_a_field_of_its_own() -> None:
     assert other.dagster_url == "postgresql+psycopg2://db/dagster"
 
 
-@pytest.mark.parametrize("variable", OTHER)
-def test_an_override_wins_over_the_environment(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(variable, "/e/environment")
-    field = next(field for field, name in VARIABLES.items() if name == variable)
-    assert getattr(Settings.from_environment({variable: OTHER[variable]}), field) == getattr(
-        Settings.from_environment(OTHER), field
-    )
-
-
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOVEREIGN_HOME", "")
-    assert Settings.from_environment().home == PROJECT_ROOT / ".sovereign"
-
-
-def test_what_is_not_given_lies_in_or_beside_the_home() -> None:
-    settings = Settings(home=Path("/s/home"), data=Path("/s/data"))
-    assert settings.vault == Path("/s/home-vault")
-    assert settings.corpus == Path("/s/home-corpus")
-    assert settings.keys == Path("/s/home-keys")
-    assert settings.ledger_copy is None
-    assert settings.suites == Path("/s/home/suites")
-    assert settings.registry_url == "sqlite:////s/home/registry.db"
-    assert settings.mlflow_url == "sqlite:////s/home/mlflow/mlflow.db"
-    assert settings.review_user_header is None
-
-
-def test_relative_paths_are_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Settings.from_environment({"SOVEREIGN_HOME": "home"}).home == tmp_path / "home"
-
-
-@pytest.mark.parametrize("given", [{}, OTHER])
-def test_a_child_process_gets_all_of_them(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [{}, OTHER, {"SOVEREIGN_REVIEW_PROXIES": " "}, {"SOVEREIGN_REVIEW_PROXIES": "10.0.0.1"}],
+    ids=["nothing", "all", "blank", "one proxy"],
+)
+def test_a_child_process_gets_all_of_them_whatever_its_environment(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings.from_environment(given)
     for variable in VARIABLES.values():
         monkeypatch.setenv(variable, "/e/environment")
     assert Settings.from_environment(settings.to_environment()) == settings
 
 
-@pytest.mark.parametrize("proxies", [" ", "10.0.0.1", "10.0.0.1 10.0.0.2"])
-def test_a_child_process_gets_the_very_same_settings(tmp_path: Path, proxies: str) -> None:
-    settings = Settings.from_environment({"SOVEREIGN_HOME": str(tmp_path), "SOVEREIGN_REVIEW_PROXIES": proxies})
-    assert settings.review_proxies == frozenset(proxies.split())
-    assert Settings.from_environment(settings.to_environment()) == settings
+def test_the_vault_lies_beside_the_home_which_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_environment({"SOVEREIGN_HOME": "home", "SOVEREIGN_DATA": ""})
+    assert (settings.home, settings.data) == (tmp_path / "home", PROJECT_ROOT / "data")
+    beside = [tmp_path / f"home-{name}" for name in ("vault", "corpus", "keys")]
+    assert [settings.vault, settings.corpus, settings.keys] == beside
 
 
 def test_the_variable_of_the_corpus_is_withheld_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

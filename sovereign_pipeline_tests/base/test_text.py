@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.base.text import Countdown, duration
+from sovereign_pipeline.base.text import Countdown
 
 
 def test_progress_is_reported_now_and_then_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,14 +13,3 @@ def test_progress_is_reported_now_and_then_with_what_is_left(monkeypatch: pytest
     for done in (1, 4, 5, 20):
         work.reached(done)
     assert told == ["encoding: row 4 of 40, 54 s left", "encoding: row 20 of 40, 12 s left"]
-
-
-def test_short_work_is_silent() -> None:
-    told: list[str] = []
-    Countdown(told.append, "encoding", 2).reached(2)
-    assert told == []
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (185, "3 min 05 s")])
-def test_durations_are_in_minutes_and_seconds(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

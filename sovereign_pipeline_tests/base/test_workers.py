@@ -28,10 +28,6 @@ def divide(number: int) -> float:
     return 1 / number
 
 
-def kill_itself(number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def remember(directory: str) -> None:
     global _remembered
     _remembered = directory
@@ -44,32 +40,19 @@ def recall(number: int) -> str:
 _remembered = ""
 
 
-def test_results_come_in_the_order_of_the_work_and_the_pool_works_again() -> None:
-    with WorkerPool(2) as pool:
+def test_work_comes_back_in_order_from_workers_that_began_with_what_they_were_given() -> None:
+    with WorkerPool(2, remember, "given") as pool:
         assert list(pool.over(iter(range(20)), wait_and_double)) == list(range(0, 40, 2))
         assert list(pool.over(iter([]), wait_and_double)) == []
-        assert list(pool.over(iter(range(3)), wait_and_double)) == [0, 2, 4]
-
-
-def test_each_worker_begins_with_what_it_was_given() -> None:
-    with WorkerPool(2, remember, "given") as pool:
         assert set(pool.over(iter(range(8)), recall)) == {"given"}
-
-
-def test_what_a_worker_raises_is_raised_here() -> None:
-    with WorkerPool(2) as pool, pytest.raises(ZeroDivisionError):
-        list(pool.over(iter([1, 2, 0, 4]), divide))
-
-
-def test_a_worker_that_is_killed_stops_the_work() -> None:
-    with WorkerPool(2) as pool, pytest.raises(WorkerKilled, match="memory ran out"):
-        list(pool.over(iter(range(4)), kill_itself))
+        with pytest.raises(ZeroDivisionError):
+            list(pool.over(iter([1, 2, 0, 4]), divide))
 
 
 def kill_itself_or_sleep(number: int) -> None:
     if number:
         time.sleep(SECONDS)
-    kill_itself(number)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -82,7 +65,7 @@ def sigterm_is_ignored() -> Iterator[None]:
 @pytest.mark.usefixtures("sigterm_is_ignored")
 def test_a_worker_that_inherited_an_ignored_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
-    with WorkerPool(2) as pool, pytest.raises(WorkerKilled):
+    with WorkerPool(2) as pool, pytest.raises(WorkerKilled, match="memory ran out"):
         list(pool.over(iter([1, 0]), kill_itself_or_sleep))
 
 
