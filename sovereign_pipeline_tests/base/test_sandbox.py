@@ -4,12 +4,10 @@ Where a limit can be seen from inside, the program itself passes only if it ran 
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import psutil
@@ -43,39 +41,8 @@ def test_any_other_ending_is_a_failure(program: str) -> None:
     assert outcome_of(program) == "failed"
 
 
-def test_what_is_on_the_report_besides_the_number_is_no_pass() -> None:
-    assert (
-        outcome_of("import os\nfor fd in range(3, 4096):\n    try: os.write(fd, b'x')\n    except OSError: pass")
-        == "failed"
-    )
-
-
-def test_processor_time_ends_a_loop_also_one_that_does_not_want_to() -> None:
-    limits = Limits(cpu_seconds=1, wall_seconds=SECONDS)
-    before = processor_seconds()
-    assert outcome_of("while True: pass", limits) == "timeout"
-    stays = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
-    assert outcome_of(stays, limits) == "failed"
-    assert 1 < processor_seconds() - before < 30  # the clock would have let them have many times as much
-
-
-def processor_seconds() -> float:
-    """Of all children that were waited for, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def test_the_clock_ends_a_sleep() -> None:
-    """A program that sleeps to its end would have passed."""
-    assert outcome_of("import time; time.sleep(60)", Limits(wall_seconds=0.9)) == "timeout"
-
-
-def test_output_without_end_is_not_kept_and_a_full_report_ends_by_time() -> None:
+def test_a_full_report_is_not_kept_and_ends_by_time() -> None:
     before = psutil.Process().memory_info().rss
-    assert (
-        outcome_of("for _ in range(2_000): print('x' * 100_000)", Limits(cpu_seconds=10, wall_seconds=SECONDS))
-        == "passed"
-    )
     flood = """
         import os
         while True:
@@ -104,25 +71,6 @@ def test_processes_are_few() -> None:
         assert 0 < made < 8
     """
     assert outcome_of(forks) == "passed"
-    threads = forks.replace("os.fork() == 0", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()")
-    assert (
-        outcome_of("import threading\n" + textwrap.dedent(threads).replace("BlockingIOError", "RuntimeError"))
-        == "passed"
-    )
-
-
-def test_a_fork_bomb_ends_by_time_and_leaves_nothing() -> None:
-    bomb = f"""
-        import ctypes, os
-        ctypes.CDLL(None).prctl(15, b"bomb{os.getpid()}", 0, 0, 0)
-        while True:
-            try:
-                os.fork()
-            except OSError:
-                pass
-    """
-    assert outcome_of(bomb, Limits(wall_seconds=1)) == "timeout"
-    wait_until_none_is_named(f"bomb{os.getpid()}")
 
 
 def test_a_child_that_left_its_session_does_not_outlive_the_program() -> None:
@@ -223,10 +171,6 @@ def test_a_script_of_awk_reads_its_files() -> None:
     assert end_of(looks_up, "a\nb\n", files={"words.txt": b"b\nc\n"}).output == b"0\n1\n"
 
 
-def test_a_script_of_this_python_has_its_standard_library() -> None:
-    assert end_of(python("import json, sys\nprint(len(json.load(sys.stdin)))"), '["é", 2]').output == b"2\n"
-
-
 def test_a_binary_runs_with_the_libraries_that_its_loader_finds() -> None:
     assert end_of(Path("/bin/cat").read_bytes(), "as it is\n", name="cat").output == b"as it is\n"
 
@@ -284,6 +228,10 @@ def test_time_ends_a_loop_and_a_sleep() -> None:
     ) == (CommandEnd("timeout"))
     sleeps = python("import time\ntime.sleep(1000)")
     assert end_of(sleeps, limits=Limits(wall_seconds=1)) == CommandEnd("timeout")
+    limits = Limits(cpu_seconds=1, wall_seconds=SECONDS)
+    stays = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    assert outcome_of(stays, limits) == "failed"
+    assert call_function("def f(x):\n    while True:\n        pass", "f", 0, limits) == Call("timeout")
 
 
 @pytest.mark.security_case(
@@ -340,10 +288,6 @@ def test_a_function_gets_its_argument_and_returns_what_json_has() -> None:
     assert call_function(program, "f", ["a", "bb"], ROOM) == Call("returned", {"lengths": [1, 2], "none": None})
 
 
-def test_an_argument_larger_than_a_pipe_and_than_the_largest_file_arrives_whole() -> None:
-    assert call_function("def f(text):\n    return len(text)", "f", "x" * 3_000_000, ROOM).value == 3_000_000
-
-
 @pytest.mark.parametrize(
     ("program", "where"),
     examples(__file__, "a_failure_names_its_kind_and_line_and_not_its_message"),
@@ -353,11 +297,6 @@ def test_a_failure_names_its_kind_and_line_and_not_its_message(program: str, whe
     found = call_function(program, "f", "secretword", ROOM)
     assert found.ending == "raised" and found.value is None
     assert where in found.where and "secretword" not in found.where
-
-
-def test_a_function_that_does_not_end_is_out_of_time() -> None:
-    limits = Limits(cpu_seconds=1, wall_seconds=SECONDS)
-    assert call_function("def f(x):\n    while True:\n        pass", "f", 0, limits) == Call("timeout")
 
 
 @pytest.mark.security_case(

@@ -4,11 +4,8 @@ import os
 import platform
 import socket
 import struct
-import subprocess
-import sys
 import sysconfig
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,52 +13,9 @@ import pytest
 
 from sovereign_pipeline.base import sandbox, sandbox_child
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.sandbox import Limits
+from sovereign_pipeline.base.sandbox import CommandEnd, Limits
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.base.sandbox_programs import ROOM, SHELL, end_of, outcome_of, python
-
-
-def test_each_call_that_is_to_be_refused_is() -> None:
-    machine = sandbox_child.MACHINES.index(platform.machine())
-    numbers = [each[machine] for each in sandbox_child.REFUSED.values()]
-    calls = f"""
-        import ctypes, errno
-        libc = ctypes.CDLL(None, use_errno=True)
-        for number in filter(None, {numbers}):
-            assert libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, number
-    """
-    assert outcome_of(calls) == "passed"
-
-
-def test_the_network_is_not_there_not_even_loopback() -> None:
-    name = f"\0sovereign-{os.getpid()}"
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        local.bind(name)
-        local.listen()
-        port = server.getsockname()[1]
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        server.accept()[0].close()
-        reaches = f"""
-            import socket
-            unix = socket.socket(socket.AF_UNIX)
-            for connect in (
-                lambda: socket.create_connection(("127.0.0.1", {port}), timeout=2),
-                lambda: socket.create_connection(("10.0.0.1", 80), timeout=2),
-                lambda: socket.getaddrinfo("example.org", 80),
-                lambda: unix.connect({name!r}),
-            ):
-                try:
-                    connect()
-                except OSError:
-                    continue
-                raise SystemExit
-        """
-        assert outcome_of(reaches) == "passed"
-        for listening in (server, local):
-            listening.settimeout(0.1)
-            with pytest.raises(TimeoutError):
-                listening.accept()
-
 
 REFUSED = """
 import errno, os
@@ -92,17 +46,23 @@ def test_files_are_small_few_and_in_its_own_directory(program: str) -> None:
     assert outcome_of(REFUSED + program, limits) == "passed"
 
 
-def test_nothing_of_this_machine_is_there_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_this_machine_python_and_its_libraries_are_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "vault.key"
     secret.write_text("AGE-SECRET-KEY")
     secret.chmod(0o644)
     monkeypatch.setenv("SOVEREIGN_SECRET", "hunter2")
     looks = f"""
-        import os
+        import os, ssl, sqlite3, sys, sysconfig  # two of them load libraries of their own
         assert set(os.environ) <= {{"PYTHONHASHSEED", "LC_CTYPE"}}  # the latter is set by Python itself
-        for path in ({str(secret)!r}, {str(PROJECT_ROOT)!r}, {str(Path.home() / ".bashrc")!r}, "/etc", "/home", "/proc",
-                     "/sys", "/dev", "/var", "/run"):
+        for path in ({str(secret)!r}, {str(PROJECT_ROOT)!r}, "/etc", "/home", "/proc", "/sys", "/dev", "/var", "/run"):
             assert not os.path.lexists(path), path
+        library = sysconfig.get_path("stdlib") + "/"
+        for directory, _, names in os.walk("/"):
+            for path in (os.path.join(directory, name) for name in names):
+                assert path == sys.executable or path.startswith(library) or ".so" in os.path.basename(path), path
+                assert "site-packages" not in path and "dist-packages" not in path, path
         assert os.listdir("/tmp") == [] and os.getcwd() == "/tmp"
         for descriptor in range(3, 32):
             try:
@@ -110,19 +70,6 @@ def test_nothing_of_this_machine_is_there_to_read(tmp_path: Path, monkeypatch: p
             except OSError:
                 continue
             raise SystemExit  # an open file of the process that started it
-    """
-    assert outcome_of(looks) == "passed"
-
-
-def test_of_this_machine_python_and_its_libraries_are_there_and_nothing_else() -> None:
-    looks = """
-        import os, sys, sysconfig
-        library = sysconfig.get_path("stdlib") + "/"
-        for directory, _, names in os.walk("/"):
-            for path in (os.path.join(directory, name) for name in names):
-                assert path == sys.executable or path.startswith(library) or ".so" in os.path.basename(path), path
-                assert "site-packages" not in path and "dist-packages" not in path, path
-        import ssl, sqlite3  # which load libraries of their own
     """
     assert outcome_of(looks) == "passed"
 
@@ -138,7 +85,6 @@ def library() -> Iterator[Path]:
 
 
 def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of this environment and of the Python below it, and two that lie in a library that is shown."""
     planted = [library / "site-packages", library / "dist-packages"]
     for each in planted:
         each.mkdir()
@@ -146,18 +92,14 @@ def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.Monkey
     (library / "module.py").touch()
     shown = [*sandbox.python_parts(), str(library)]
     monkeypatch.setattr("sovereign_pipeline.base.sandbox.python_parts", lambda: shown)
-    below = subprocess.run(
-        [os.path.realpath(sys.executable), "-c", "import site; print(*site.getsitepackages(), sep='\\n')"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    installed = [sysconfig.get_path("purelib"), *below, *map(str, planted)]
+    installed = [sysconfig.get_path("purelib"), *map(str, planted)]
     looks = f"""
         import os, sys
         sys.path += [{str(library)!r}, *{installed}]
         import module
         for directory in {installed}:
             assert not os.path.exists(directory) or os.listdir(directory) == [], directory
-        for name in ("planted", "pytest", "pip", "numpy"):
+        for name in ("planted", "pytest", "numpy"):
             try:
                 __import__(name)
             except ModuleNotFoundError:
@@ -165,30 +107,6 @@ def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.Monkey
             raise SystemExit
     """
     assert outcome_of(looks) == "passed"
-
-
-def test_what_was_given_up_cannot_be_taken_back() -> None:
-    tries = """
-        import ctypes, os
-        libc = ctypes.CDLL(None)
-        assert libc.unshare(0x10000000) == -1, "a user namespace of its own"
-        assert libc.unshare(0x00020000) == -1, "a mount namespace"
-        assert libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == -1
-        assert libc.mount(None, b"/", None, 32 | 4096, None) == -1, "the root writable again"
-        assert libc.umount2(b"/tmp", 2) == -1
-        assert libc.chroot(b"/tmp") == -1
-        assert libc.sethostname(b"x", 1) == -1
-        assert libc.setuid(0) == (0 if os.getuid() == 0 else -1)
-        import resource
-        for name in ("AS", "CPU", "FSIZE", "NPROC"):
-            limit = getattr(resource, f"RLIMIT_{name}")
-            try:
-                resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            except (ValueError, PermissionError):
-                continue
-            raise SystemExit
-    """
-    assert outcome_of(tries) == "passed"
 
 
 @pytest.mark.security_case("a command in the sandbox opens a connection", "it has no network, not even loopback")
@@ -284,22 +202,53 @@ def test_nothing_is_kept_from_one_run_to_the_next() -> None:
         assert end_of(keeps, "secretword\n", uses=["/bin/cat"]).output == b"/tmp/*\n"
 
 
-def test_calls_are_refused_and_privileges_given_up_as_for_every_program() -> None:
-    place = sandbox_child.MACHINES.index(os.uname().machine)
-    numbers = [each[place] for each in sandbox_child.REFUSED.values()]
-    tries = f"""
-        import ctypes, errno
-        libc = ctypes.CDLL(None, use_errno=True)
-        for number in filter(None, {numbers}):
-            assert libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, number
-        assert libc.unshare(0x10000000) == -1 and libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == -1
-        assert libc.mount(None, b"/", None, 32 | 4096, None) == -1 and libc.umount2(b"/tool", 2) == -1
-        try:
-            bytearray(1 << 30)
-        except MemoryError:
-            print("refused")
-    """
-    assert end_of(python(tries)).output == b"refused\n"
+TRIES = """
+import ctypes, errno, os, resource
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def is_refused(name, *arguments):
+    return getattr(libc, name)(*arguments) == -1 and ctypes.get_errno() == errno.EPERM
+
+for number in filter(None, {numbers}):
+    assert is_refused("syscall", number, 0, 0, 0, 0, 0), number
+# Memory that no limit on mapped memory covers: segments, queues, files and pipes without a name, shared pages.
+pipe, pages = os.pipe()[1], (ctypes.c_uint64 * 2)(ctypes.addressof(ctypes.create_string_buffer(4096)), 4096)
+assert is_refused("shmget", 0, 4096, 0o1600) and is_refused("semget", 0, 1_000, 0o1600)
+assert is_refused("msgget", 0, 0o1600) and is_refused("memfd_create", b"file", 0)
+assert is_refused("vmsplice", pipe, pages, 1, 0)
+assert is_refused("inotify_init") and is_refused("inotify_init1", 0) and is_refused("fanotify_init", 0, 0)
+assert is_refused("mmap", None, 4096, 3, 1 | 32, -1, 0), "anonymous shared memory"
+
+assert libc.unshare(0x10000000) == -1, "a user namespace of its own"
+assert libc.unshare(0x00020000) == -1, "a mount namespace"
+assert libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == -1
+assert libc.mount(None, b"/", None, 32 | 4096, None) == -1, "the root writable again"
+assert libc.umount2(b"/tmp", 2) == -1 and libc.umount2(b"/tool", 2) == -1
+assert libc.chroot(b"/tmp") == -1 and libc.sethostname(b"x", 1) == -1
+assert libc.setuid(0) == (0 if os.getuid() == 0 else -1)
+for name in ("AS", "CPU", "FSIZE", "NPROC"):
+    limit = getattr(resource, "RLIMIT_" + name)
+    try:
+        resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, PermissionError):
+        continue
+    raise SystemExit(9)
+bytearray(16 << 20)
+try:
+    bytearray(1 << 30)
+except MemoryError:
+    pass
+else:
+    raise SystemExit(9)
+"""
+
+
+def test_calls_are_refused_and_privileges_given_up_for_good() -> None:
+    machine = sandbox_child.MACHINES.index(platform.machine())
+    tries = TRIES.replace("{numbers}", str([each[machine] for each in sandbox_child.REFUSED.values()]))
+    assert outcome_of(tries) == "passed"
+    assert end_of(python(tries)) == CommandEnd("ended", 0, b"")
 
 
 def elf(loader: bytes) -> bytes:
@@ -323,18 +272,16 @@ def elf(loader: bytes) -> bytes:
         (b"#!/usr/bin/ldd\n", [], "is itself a script"),
         (b"#!\n", [], "neither a Linux binary nor a script"),
         (b"echo 1\n", [], "neither a Linux binary nor a script"),
-        (b"", [], "neither a Linux binary nor a script"),
         (b"\x7fELF", [], "this binary is for another machine type"),
         (elf(b"/tool/loader.so.1"), [], "its loader /tool/loader.so.1 does not exist on this machine"),
         (b"#!/bin/sh\n", ["/etc"], "may use only files below"),
         (b"#!/bin/sh\n", ["/usr"], "may use only files below"),
-        (b"#!/bin/sh\n", ["/"], "may use only files below"),
         (b"#!/bin/sh\n", ["usr/bin/cat"], "may use only files below"),
         (b"#!/bin/sh\n", ["/usr/lib/../../etc/passwd"], "may use only files below"),
         (b"#!/bin/sh\n", ["/usr/bin/../bin/cat"], "may use only files below"),
     ],
-    ids=["env", "etc", "missing", "script", "no path", "no script", "empty", "cut", "loader",
-         "directory", "everything", "root", "relative", "dots", "more dots"],
+    ids=["env", "etc", "missing", "script", "no path", "no script", "cut", "loader",
+         "directory", "everything", "relative", "dots", "more dots"],
 )  # fmt: skip
 def test_what_may_not_be_shown_is_refused(content: bytes, uses: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
@@ -355,110 +302,3 @@ def test_a_link_counts_as_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.M
     sandbox.assert_may_be_shown(tmp_path / "link")
     with pytest.raises(InputError, match="may use only files below"):
         sandbox.assert_may_be_shown(tmp_path / "out")
-
-
-def test_memory_is_limited() -> None:
-    asks_for = """
-        try:
-            bytearray({})
-        except MemoryError:
-            pass
-        else:
-            raise SystemExit
-    """
-    assert outcome_of(asks_for.format(4 << 30)) == "passed"
-    assert outcome_of(asks_for.format(16 << 20)) == "failed"
-
-
-# Each program that follows it keeps 20 to 100 MiB of memory without having it mapped.
-KEEPS = """
-import ctypes, errno, os
-
-libc = ctypes.CDLL(None, use_errno=True)
-PIECES, SIZE, PAGE, READ_WRITE, MAY_MOVE = range(4), 24 << 20, 4096, 3, 1
-PRIVATE, SHARED, ANONYMOUS, HUGE = 2, 1, 32, 14
-addresses = {"mmap", "mremap", "shmat"}
-
-def call(name, *arguments):
-    function = getattr(libc, name)
-    function.restype = ctypes.c_long if name in addresses else ctypes.c_int
-    result = function(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments))
-    if result == -1:
-        raise OSError(ctypes.get_errno(), name)
-    return result
-
-def written(address, piece):
-    ctypes.memset(address, 65 + piece, SIZE)
-    return address
-
-def is_there(address, piece):
-    assert ctypes.string_at(address + SIZE - 1, 1) == bytes([65 + piece])
-    return address
-"""
-
-DETACHED_SEGMENTS = """
-segments = [call("shmget", 0, SIZE, 0o1600) for _ in PIECES]
-for piece, segment in enumerate(segments):
-    call("shmdt", written(call("shmat", segment, None, 0), piece))
-for piece, segment in enumerate(segments):
-    call("shmdt", is_there(call("shmat", segment, None, 0), piece))
-"""
-
-SHARED_WITHOUT_A_FILE = """
-pages = []
-for piece in PIECES:
-    address = written(call("mmap", None, SIZE, READ_WRITE, SHARED | ANONYMOUS, -1, 0), piece)
-    call("munmap", address + PAGE, SIZE - PAGE)
-    pages.append(address)
-for piece, page in enumerate(pages):
-    address = is_there(call("mremap", page, PAGE, SIZE, MAY_MOVE), piece)
-    call("munmap", address + PAGE, SIZE - PAGE)
-"""
-
-GIVEN_TO_A_PIPE = """
-pipes = [os.pipe() for _ in range(4)]
-for number in range(40):  # a small pipe holds sixteen pages, and with each of them its 2 MiB
-    address = call("mmap", None, 4 << 20, READ_WRITE, PRIVATE | ANONYMOUS, -1, 0)
-    start = address + -address % (2 << 20)
-    libc.madvise(ctypes.c_long(start), ctypes.c_long(2 << 20), HUGE)
-    ctypes.memset(start, 65, 2 << 20)
-    call("vmsplice", pipes[number % 4][1], (ctypes.c_uint64 * 2)(start, PAGE), 1, 0)
-    call("munmap", address, 4 << 20)
-"""
-
-FILES_WITHOUT_A_NAME = """
-files = [os.memfd_create("file") for _ in range(20)]
-for file in files:
-    assert os.write(file, b"x" * (1 << 20)) == 1 << 20
-"""
-
-MESSAGES = """
-message = (ctypes.c_long * 1025)(1)
-for _ in range(10_000):
-    call("msgsnd", call("msgget", 0, 0o1600), message, 8192, 0)
-"""
-
-SEMAPHORES = """
-for _ in range(1_000):
-    call("semget", 0, 1_000, 0o1600)
-"""
-
-EVENTS = """
-for _ in range(20):
-    call("inotify_add_watch", call("inotify_init1", 0), b"/tmp", 0xFFF)
-names = ["a" * 255, "b" * 255]
-open(names[0], "w").close()
-for _ in range(4_000):
-    os.rename(*names)
-    names.reverse()
-"""
-
-
-@pytest.mark.parametrize(
-    "keeps",
-    [DETACHED_SEGMENTS, SHARED_WITHOUT_A_FILE, GIVEN_TO_A_PIPE, FILES_WITHOUT_A_NAME, MESSAGES, SEMAPHORES, EVENTS],
-    ids=["segments", "shared", "pipe", "files", "messages", "semaphores", "events"],
-)
-def test_memory_is_limited_also_when_it_is_not_mapped(keeps: str) -> None:
-    tries = "try:\n" + textwrap.indent(keeps, "    ") + "except PermissionError: pass\nelse: raise SystemExit"
-    assert outcome_of(KEEPS + tries, Limits(memory_bytes=64 << 20)) == "passed"
