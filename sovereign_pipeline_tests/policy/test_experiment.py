@@ -74,13 +74,6 @@ def test_a_wrong_file_is_refused_with_key_and_file(data: Path, changes: dict[str
         settings(data, **changes)
 
 
-def test_an_unknown_experiment_names_the_known_ones(data: Path) -> None:
-    settings(data)
-    with pytest.raises(NotFoundError) as refused:
-        load_experiment(data, "rats", load_institution(data))
-    assert "rates" in refused.value.hint
-
-
 @pytest.mark.parametrize("line", ["permits-desk", "circulars-ar"])
 def test_the_diff_changes_the_values_alone_and_makes_the_recipe_of_the_trial(data: Path, line: str) -> None:
     vary = {"sft.learning_rate": [1e-4, 9e-4], "sft.dropout": [0.1], "seed": [8], "sft.target_modules": [["q_proj"]]}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.policy.institution import Cadence, ClassificationLadder, Here, Institution, load_institution
+from sovereign_pipeline.policy.institution import Cadence, ClassificationLadder, Institution, load_institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline_tests.conftest import LADDER as LADDER_OF_CONFTEST
@@ -40,10 +40,6 @@ def test_what_is_not_named_is_replaced_or_kept_by_default(tmp_path: Path) -> Non
     treatments = load(tmp_path).treatments("lamps")
     assert treatments == {kind: "keep" if kind in KEPT_BY_DEFAULT else "replace" for kind in KINDS}
     assert treatments["NAME"] == treatments["IBAN"] == "replace"
-
-
-def test_the_trainer_runs_here_unless_the_institution_says_otherwise(tmp_path: Path) -> None:
-    assert load(tmp_path).trainer == Here()
 
 
 def test_the_forms_in_the_pages_are_valid(tmp_path: Path) -> None:
@@ -84,17 +80,6 @@ def test_join_never_falls_and_does_not_depend_on_order(some: list[str], more: li
     assert joined == LADDER.highest(more + some) == LADDER.highest([LADDER.highest(some), LADDER.highest(more)])
     assert all(not LADDER.exceeds(level, joined) for level in some + more)
     assert joined in [*some, *more, "PUBLIC"]
-
-
-@given(levels, levels, levels)
-def test_the_join_is_the_maximum_of_a_chain(one: str, two: str, three: str) -> None:
-    def join(*some: str) -> str:
-        return LADDER.highest(some)
-
-    assert join(join(one, two), three) == join(one, join(two, three)) == join(one, two, three)
-    assert join(one, two) == join(two, one)
-    assert join(one, one) == join(one) == join(one, LADDER.levels[0]) == one
-    assert LADDER.rank(join(one, two)) == max(LADDER.rank(one), LADDER.rank(two))
 
 
 def test_unknown_level_is_named() -> None:

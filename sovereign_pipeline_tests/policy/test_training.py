@@ -22,11 +22,6 @@ def test_an_adapter_learns_ten_times_as_fast_as_the_whole_model() -> None:
     assert training(preference={"learning_rate": 1e-3}).preference_learning_rate == 1e-3
 
 
-def test_kto_has_a_batch_to_compare_replies_in() -> None:
-    kto = training(preference={"method": "kto"}).preference
-    assert kto is not None and kto.batch_size == 4
-
-
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_a_section_survives_being_written_and_read(adapter: str) -> None:
     line = training(sft={"adapter": adapter}, preference={})
@@ -63,11 +58,6 @@ def test_preferences_and_reward_models_take_several_devices_with_fsdp2(sections:
         on_two(**trl())
 
 
-def test_a_reward_model_reads_the_preference_dataset() -> None:
-    assert training(reward_model={}).reads_preferences and training(preference={}).reads_preferences
-    assert not training().reads_preferences
-
-
 PART = {"name": "opening", "tool": {"path": "rewards/permits.py"}}
 LEARNED = {"name": "preferred", "reward_model": True}
 GROUPS = {"reward": [PART], "algorithm": "rloo"}
@@ -78,14 +68,8 @@ def training_rlhf(**changes: Any) -> Training:
     return Training.model_validate({**content, **changes})
 
 
-def test_a_part_alone_is_a_section() -> None:
-    rlhf = training_rlhf().rlhf
-    assert rlhf is not None
-    assert (rlhf.algorithm, rlhf.kl.target, rlhf.temperature) == ("ppo", 6.0, 0.7)
-    assert rlhf.measured == rlhf.reward
-
-
 def test_a_reward_model_judges_where_a_part_says_so() -> None:
+    assert training(preference={}).reads_preferences and not training().reads_preferences
     with_model = training_rlhf(rlhf={"reward": [LEARNED], "gold": [PART]}, reward_model={})
     assert with_model.rewards_by_model and with_model.learns_from_preferences
     assert with_model.rlhf is not None and len(with_model.rlhf.tools) == 1
