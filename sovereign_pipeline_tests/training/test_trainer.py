@@ -3,7 +3,6 @@
 import json
 import shutil
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
@@ -22,15 +20,11 @@ from sovereign_pipeline_tests.training.trainings import files, log, logit_change
 pytestmark = pytest.mark.slow
 
 
-SMALL = {"gradient_accumulation": 1, "warmup_steps": 0}
-
-
 @pytest.mark.parametrize(
     ("adapter", "precision", "base_held_as"),
     [
         ("lora", "float32", "float32"),
         ("lora", "bfloat16", "bfloat16"),
-        ("qlora", "float32", "nf4, double quantisation"),
         ("qlora", "bfloat16", "nf4, double quantisation"),
     ],
 )
@@ -128,23 +122,17 @@ def _losses_of_trl(job: TrainingJob, rows: list[dict[str, Any]], start: Path) ->
     tokenizer.chat_template = TEMPLATE.replace("'<|im_end|>' + '\n'", f"'<|im_end|>' + {behind}")
     assert tokenizer.chat_template != TEMPLATE
     if job.method == "kto":
-        kto = KTOTrainer(model=model, args=KTOConfig(**arguments), train_dataset=dataset, processing_class=tokenizer)
-        kto.train()
-        return [entry["loss"] for entry in kto.state.log_history if "loss" in entry]
-    loss_type = ["sigmoid" if job.method == "dpo" else "ipo"]
-    dpo = DPOTrainer(
-        model=model,
-        args=DPOConfig(**arguments, loss_type=loss_type),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-    )
-    dpo.train()
-    return [entry["loss"] for entry in dpo.state.log_history if "loss" in entry]
+        make, config = KTOTrainer, KTOConfig(**arguments)
+    else:
+        make, config = DPOTrainer, DPOConfig(**arguments, loss_type=["sigmoid" if job.method == "dpo" else "ipo"])
+    trainer: Any = make(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
+@pytest.mark.parametrize(("method", "start"), [("dpo", 0.6931), ("kto", 0.5)])
 def test_full_tuning_makes_a_whole_model_and_preferences_go_on_from_it(
-    make_job: JobMaker, trained: JobMaker, tiny_model: Path, method: str
+    make_job: JobMaker, trained: JobMaker, tiny_model: Path, method: str, start: float
 ) -> None:
     full = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
     first = trained(full)
@@ -156,9 +144,9 @@ def test_full_tuning_makes_a_whole_model_and_preferences_go_on_from_it(
     tensors = load_file(tuned / "model.safetensors")
     assert report(first)["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
     rows = labels(12) if method == "kto" else pairs(12)
-    job = make_job("aligned", rows, sft=full, preference={"method": method, "batch_size": 4, **SMALL}, base_model=tuned)
+    preference = {"method": method, "batch_size": 4, "gradient_accumulation": 1, "warmup_steps": 0}
+    job = make_job("aligned", rows, sft=full, preference=preference, base_model=tuned)
     run(job)
-    start = {"dpo": 0.6931, "ipo": 25.0, "kto": 0.5}[method]
     assert losses(job)[0] == pytest.approx(start, rel=1e-3) and losses(job)[-1] < start
     assert not (job.output / "adapter").exists()
 
@@ -173,30 +161,23 @@ def test_other_shapes_of_an_adapter_learn_too(make_job: JobMaker, tiny_model: Pa
     assert (config["use_rslora"], config["use_dora"]) == (shape.get("rslora", False), shape.get("dora", False))
 
 
-def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker, trained: JobMaker) -> None:
-    first = trained()
-    second = make_job("second", letters(16), parent_adapter=first.output / "adapter")
-    run(second)
-    assert losses(second)[0] < 0.8 * losses(first)[0]
-
-
-@pytest.mark.parametrize(("earlier", "now"), [(0.5, 0.0), (0.0, 0.5)])
-def test_dropout_is_the_recipe_s_and_not_the_earlier_adapter_s(
-    make_job: JobMaker, trained: JobMaker, tmp_path: Path, earlier: float, now: float
+def test_sft_goes_on_from_an_earlier_adapter_with_its_own_dropout(
+    make_job: JobMaker, trained: JobMaker, tmp_path: Path
 ) -> None:
     """All start from the same tensors, so only dropout can make the first loss another."""
-    start = Path(shutil.copytree(trained().output / "adapter", tmp_path / "start"))
-    without, second = (
-        make_job(name, letters(16), sft={"dropout": dropout, "epochs": 1}, parent_adapter=start)
-        for name, dropout in (("without", 0.0), ("second", now))
-    )
-    run(without)
-    config = start / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_bytes()), "lora_dropout": earlier}))
-    run(second)
-    made = json.loads((second.output / "adapter" / "adapter_config.json").read_bytes())
-    assert made["lora_dropout"] == now
-    assert (losses(second)[0] == losses(without)[0]) == (now == 0)
+    first = trained()
+    begin = []
+    for earlier, now in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5)):
+        start = Path(shutil.copytree(first.output / "adapter", tmp_path / f"start-{earlier}-{now}"))
+        config = start / "adapter_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_bytes()), "lora_dropout": earlier}))
+        job = make_job(f"from-{earlier}-to-{now}", letters(16), sft={"dropout": now, "epochs": 1}, parent_adapter=start)
+        run(job)
+        made = json.loads((job.output / "adapter" / "adapter_config.json").read_bytes())
+        assert made["lora_dropout"] == now
+        begin.append(losses(job)[0])
+    assert begin[0] < 0.8 * losses(first)[0]
+    assert begin[0] == begin[1] != begin[2]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "none"])
@@ -250,14 +231,3 @@ def test_an_end_that_nobody_asked_for_is_not_called_one(make_job: JobMaker, monk
     monkeypatch.setattr(DefaultFlowCallback, "on_step_end", ends)
     job = make_job("short", letters(12), sft={"epochs": 1, "packing": False})
     refused(job, "ended after step 2 of 12 without a request to stop")
-
-
-def test_a_template_that_shows_todays_date_is_refused(make_job: JobMaker, tiny_model: Path, tmp_path: Path) -> None:
-    dated = "{{ 'Today is ' + strftime_now('%d %b %Y') }}" + TEMPLATE
-    model = tmp_path / "model"
-    shutil.copytree(tiny_model, model)
-    (model / "chat_template.jinja").write_text(dated)
-    digest = sha256(dated.encode()).hexdigest()
-    job = make_job("dated", letters(12), base_model=model, chat_template_sha256=digest)
-    with pytest.raises(RecipeError, match="template shows today's date"):
-        run(job)
