@@ -219,12 +219,11 @@ def test_nothing_behind_a_link_is_removed_with_old_checkpoints(institution: Demo
 class Swapped(Chain):
     """A chain in which a file is changed while the trainer runs, at its first message, and put back at its second."""
 
-    pattern: str = ""
+    changed: str = ""
 
     def _train(self, job: TrainingJob) -> dict[str, float]:
-        roots = {"rows": job.dataset.parent, "base": job.base_model}
-        root, _, name = self.pattern.partition("/")
-        (file,) = roots[root].glob(name)
+        root, _, name = self.changed.partition("/")
+        file = (job.dataset.parent if root == "rows" else job.base_model) / name
         whole = file.read_bytes()
         other = whole[:-1] + b"\0" if file.suffix == ".safetensors" else whole + b"\n"
 
@@ -239,52 +238,46 @@ class Swapped(Chain):
     "Rows, weights or files beside them are changed while the trainer runs, and put back",
     "the training ends with an error, and nothing is stored, also no checkpoint from which the next one would resume",
 )
-@pytest.mark.parametrize("pattern", ["rows/train.jsonl", "base/model.safetensors", "base/tokenizer.json"])
+@pytest.mark.parametrize("changed", ["rows/train.jsonl", "base/model.safetensors", "base/tokenizer.json"])
 def test_what_changes_while_the_trainer_runs_is_not_trained(
-    institution: DemoInstitution, directory: Path, pattern: str
+    institution: DemoInstitution, directory: Path, changed: str
 ) -> None:
     institution.recipe["training"]["checkpoints"] = {"every_steps": 1}
-    chain = Swapped(institution.workplace(), pattern=pattern)
-    with pytest.raises(IntegrityError, match=pattern.partition("/")[2]):
+    chain = Swapped(institution.workplace(), changed=changed)
+    with pytest.raises(IntegrityError, match=changed.partition("/")[2]):
         chain.make(chain.sft)
     assert len(chain.told) > 1 and "sft_adapter" not in chain.refs
     assert not list(institution.settings.home.rglob("step-*"))
 
 
-def other_rows(job: TrainingJob) -> None:
+def other_rows(job: TrainingJob, file: Path) -> None:
     job.dataset.write_text(job.dataset.read_text().replace("the officer replies", "pay the clerk rope"))
 
 
-def one_file_more(job: TrainingJob) -> None:
+def one_file_more(job: TrainingJob, file: Path) -> None:
     (job.base_model / "adapter_config.json").write_text("{}")
 
 
-@pytest.mark.parametrize("change", [other_rows, one_file_more])
-def test_what_changed_before_the_trainer_starts_is_not_trained(
-    institution: DemoInstitution, directory: Path, change: Callable[[TrainingJob], None]
+def other_job(job: TrainingJob, file: Path) -> None:
+    job.model_copy(update={"seed": 8, "files": None}).write(file)
+
+
+@pytest.mark.security_case("The trainer's job is changed before it is read", "rejected, and nothing is trained")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(other_rows, "train"), (one_file_more, "adapter_config"), (other_job, "was changed after the job was launched")],
+)
+def test_a_job_that_was_changed_is_not_run(
+    institution: DemoInstitution, directory: Path, change: Callable[[TrainingJob, Path], None], said: str
 ) -> None:
     chain = Chain(institution.workplace())
     launch = chain.workplace.launch
 
     def changed(job: Path) -> None:
-        change(TrainingJob.read(job))
+        change(TrainingJob.read(job), job)
         launch(job)
 
     chain.workplace = replace(chain.workplace, launch=changed)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=said):
         chain.make(chain.sft)
     assert not chain.told
-
-
-@pytest.mark.security_case("The trainer's job is changed before it is read", "rejected, and nothing is trained")
-def test_a_job_that_was_changed_is_not_run(institution: DemoInstitution, directory: Path) -> None:
-    chain = Chain(institution.workplace())
-    launch = chain.workplace.launch
-
-    def changed(job: Path) -> None:
-        TrainingJob.read(job).model_copy(update={"seed": 8, "files": None}).write(job)
-        launch(job)
-
-    chain.workplace = replace(chain.workplace, launch=changed)
-    with pytest.raises(IntegrityError, match="was changed after the job was launched"):
-        chain.make(chain.sft)

@@ -121,11 +121,11 @@ def _losses_of_trl(job: TrainingJob, rows: list[dict[str, Any]], start: Path) ->
     behind = "('' if message['role'] == 'assistant' else '\n')"
     tokenizer.chat_template = TEMPLATE.replace("'<|im_end|>' + '\n'", f"'<|im_end|>' + {behind}")
     assert tokenizer.chat_template != TEMPLATE
-    if job.method == "kto":
-        make, config = KTOTrainer, KTOConfig(**arguments)
-    else:
+    make: Any = KTOTrainer
+    config: Any = KTOConfig(**arguments)
+    if job.method != "kto":
         make, config = DPOTrainer, DPOConfig(**arguments, loss_type=["sigmoid" if job.method == "dpo" else "ipo"])
-    trainer: Any = make(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    trainer = make(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
