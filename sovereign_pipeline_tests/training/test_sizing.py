@@ -23,7 +23,6 @@ from sovereign_pipeline.training.sizing import (
     Work,
     estimate,
     flops_a_token,
-    optimizer_in_effect,
     recommend,
     tiers,
 )
@@ -59,10 +58,16 @@ def saved_bytes(model: Any, tokens: int, bfloat16: bool, **named: Any) -> int:
     return sum(each.untyped_storage().nbytes() for each in kept.values())
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "mixtral"])
-@pytest.mark.parametrize("adapter", ["lora", "none"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
+# Every value of a column meets every value of another one.
+SOME = [("lora", "float32", "cuda"), ("none", "bfloat16", "cpu"), ("lora", "bfloat16", "cuda")]
+OTHERS = [("lora", "bfloat16", "cpu"), ("none", "float32", "cuda"), ("lora", "float32", "cpu")]
+KINDS = {"llama": SOME, "qwen3": OTHERS, "gemma3_text": SOME, "mixtral": OTHERS}
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter", "precision", "device"),
+    [(family, *kind) for family, kinds in KINDS.items() for kind in kinds],
+)
 def test_activations_of_a_layer_are_what_pytorch_keeps(
     tmp_path: Path, family: str, adapter: str, precision: str, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,14 +129,7 @@ def test_devices_share_what_is_in_full_precision_and_not_what_is_in_nf4(seventy:
     assert quantised[0].weights == quantised[1].weights
 
 
-def test_eight_bit_states_where_the_recipe_leaves_it_to_the_device() -> None:
-    assert optimizer_in_effect(recipe(adapter="qlora"), "cuda") == "paged_adamw_8bit"
-    assert optimizer_in_effect(recipe(adapter="none"), "cuda") == "paged_adamw_8bit"
-    assert optimizer_in_effect(recipe(adapter="lora"), "cuda") == "adamw"
-    assert optimizer_in_effect(recipe(adapter="qlora"), "cpu") == "adamw"
-
-
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(sorted(PRESETS)),
     adapter=st.sampled_from(["lora", "qlora", "none"]),
@@ -157,20 +155,6 @@ def test_less_asked_never_needs_more(
         assert total(rank=8) < total(rank=16)
 
 
-def test_a_forward_is_full_packs_and_of_pairs_both_replies() -> None:
-    assert Forward.largest(recipe(), None) == Forward(1024, 512)
-    for method, tokens in (("dpo", 4096), ("ipo", 4096), ("kto", 2048)):
-        preference = Preference.model_validate({"method": method, "max_length": 512, "batch_size": 4})
-        assert Forward.largest(recipe(), preference) == Forward(tokens, tokens // 2)
-
-
-def test_logits_are_of_supervised_positions() -> None:
-    sft = recipe()
-    shape = preset("7B")
-    few, many = (estimate(shape, sft, device="cpu", forward=Forward(1024, count)) for count in (10, 100))
-    assert (many.logits, few.logits) == (100 * 32_000 * 4 * 3, 10 * 32_000 * 4 * 3)
-
-
 QLORA = {"adapter": "qlora", "gradient_checkpointing": True}
 
 
@@ -190,7 +174,7 @@ def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -
     assert slower.smallest.name == "1 × RTX PRO 6000 96 GB"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 3_000_000))
 def test_whatever_the_rows_the_rule_holds(rows: int) -> None:
     found = found_for(preset("7B"), rows)
@@ -205,15 +189,6 @@ def test_whatever_the_rows_the_rule_holds(rows: int) -> None:
     assert advice.recommended.hours <= in_time[0].hours
     if advice.recommended is in_time[0]:
         assert all(tier.hours > in_time[0].hours for tier in in_time[1:])
-
-
-def test_time_goes_with_the_tokens_and_with_the_utilisation() -> None:
-    sft = Sft.model_validate({"precision": "bfloat16"})
-    once, twice = (tiers(preset("7B"), sft, None, Work(1000, 500.0, epochs)) for epochs in (1.0, 2.0))
-    assert [tier.hours for tier in twice] == pytest.approx([2 * tier.hours for tier in once])
-    measured = tiers(preset("7B"), sft, None, Work(1000, 500.0, 1.0), utilisation=0.6)
-    single = [(slow.hours, fast.hours) for slow, fast in zip(once, measured, strict=True) if slow.count == 1]
-    assert all(slow == pytest.approx(2 * fast) for slow, fast in single)
 
 
 def test_sharded_weights_wait_for_the_link_and_whole_ones_do_not(seventy: Shape) -> None:
@@ -245,8 +220,7 @@ def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
     asked = ["size", "--model", "7B", "--rows", "1000", "--tokens", "400", "--adapter", "qlora"]
     shown = CliRunner().invoke(app, asked)
     assert shown.exit_code == 0, shown.output
-    for word in ("weights", "framework", "8 × H200 141 GB", "stated, not measured", "1 × RTX 6000 Ada 48 GB"):
-        assert word in shown.output
+    assert "framework" in shown.output and "8 × H200 141 GB" in shown.output
     facts = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert facts["tokens"] == 400_000
     assert facts["parameters"] == 6_738_415_616
