@@ -18,15 +18,6 @@ from sovereign_pipeline_tests.examples import examples
 
 HERE = "http://127.0.0.1:3000"
 OURS = {"127.0.0.1", "localhost", "dagster.institution.example"}
-FOREIGN = examples(__file__, "foreign")
-KNOWN = [
-    {},
-    {"Host": "localhost:3000"},
-    {"Host": "dagster.institution.example", "Origin": "https://dagster.institution.example"},
-    {"Origin": HERE, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "path": "/graphql"},
-    {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
-    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-]
 
 
 @pytest.fixture
@@ -44,7 +35,7 @@ def client() -> TestClient:
 
 @pytest.mark.security_case("Another site's host name resolves to 127.0.0.1 (DNS rebinding)", "403, and no answer")
 @pytest.mark.security_case("Another site sends a request or a query to a UI on loopback", "403, and no answer")
-@pytest.mark.parametrize("sent", FOREIGN, ids=str)
+@pytest.mark.parametrize("sent", examples(__file__, "foreign"), ids=str)
 def test_what_is_foreign_is_not_answered(client: TestClient, sent: dict[str, str]) -> None:
     headers = {name: value for name, value in sent.items() if name != "path"}
     for ask in (client.get, client.post):
@@ -57,7 +48,7 @@ def test_what_is_foreign_is_not_answered(client: TestClient, sent: dict[str, str
         pass
 
 
-@pytest.mark.parametrize("sent", KNOWN, ids=str)
+@pytest.mark.parametrize("sent", examples(__file__, "known"), ids=str)
 def test_what_is_ours_is_answered(client: TestClient, sent: dict[str, str]) -> None:
     headers = {name: value for name, value in sent.items() if name != "path"}
     assert client.get(sent.get("path", "/"), headers=headers).text == "inside"

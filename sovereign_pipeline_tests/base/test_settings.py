@@ -6,32 +6,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, VARIABLES, Settings, corpus_withheld
+from sovereign_pipeline_tests.examples import examples
 
-OTHER = {
-    "SOVEREIGN_HOME": "/o/home",
-    "SOVEREIGN_DATA": "/o/data",
-    "SOVEREIGN_VAULT": "/o/vault",
-    "SOVEREIGN_CORPUS": "/o/corpus",
-    "SOVEREIGN_REVIEW_SECRETS": "/o/review",
-    "SOVEREIGN_KEYS": "/o/keys",
-    "SOVEREIGN_LEDGER_COPY": "/o/ledger.jsonl",
-    "SOVEREIGN_SUITES": "/o/suites",
-    "SOVEREIGN_REGISTRY_URL": "postgresql://db/registry",
-    "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
-    "SOVEREIGN_DAGSTER_URL": "postgresql://db/dagster",
-    "SOVEREIGN_REVIEW_USER_HEADER": "X-Remote-User",
-    "SOVEREIGN_REVIEW_PROXIES": "10.0.0.9 ::1",
-    "SOVEREIGN_SERVING": "/o/serving",
-    "SOVEREIGN_SERVING_USER_HEADER": "X-Remote-User",
-    "SOVEREIGN_SERVING_ROLES_HEADER": "X-Groups",
-    "SOVEREIGN_SERVING_PROXIES": "10.0.0.9",
-    "SOVEREIGN_SERVING_PROXY_SECRET": "/o/proxy.secret",
-    "SOVEREIGN_AUDITOR_PROXY_SECRET": "/o/auditor.secret",
-    "SOVEREIGN_VLLM_PYTHON": "/opt/vllm/bin/python",
-    "SOVEREIGN_OTLP_URL": "http://127.0.0.1:4318/v1/traces",
-    "SOVEREIGN_PAGES_URL": "http://127.0.0.1:9000",
-    "SOVEREIGN_UI_HOSTS": "dagster.institution.example",
-}
+OTHER: dict[str, str] = examples(__file__, "another_value_of_each_variable")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 from sovereign_pipeline.base_models.tool_form import CALL_ID, ToolForm, for_template, tool_form_of
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
+from sovereign_pipeline_tests.examples import examples
 
 HERMES = ToolForm("", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "")
 FORMS = {
@@ -24,6 +25,9 @@ CALLS = [
     ToolCall(name="fee_for_vessel", arguments={"length": 12.5, "berth": "Quay {2}\n", "crew": [{"rôle": "نوتي"}]}),
     ToolCall(name="permit_status", arguments={}),
 ]
+
+
+DEEP = f'<tool_call>{{"name": "f", "arguments": {{"a": {"[" * 9_000}{"]" * 9_000}}}}}</tool_call>'
 
 
 def write_calls(form: ToolForm, calls: Sequence[ToolCall]) -> str:
@@ -54,35 +58,12 @@ def test_what_a_model_writes_is_read_back(template: str, before: str) -> None:
     assert form.parse(cut) == (cut, [])
 
 
-@pytest.mark.parametrize(
-    ("template", "text", "content"),
-    [
-        ("qwen3", '<tool_call>{ "arguments":{"a":1}, "name":"f" }</tool_call> Wait.', "Wait."),
-        ("qwen3", 'Yes.<tool_call>\n{"name": "f", "arguments": "{\\"a\\": 1}"}', "Yes."),
-        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]', ""),
-        ("mistral_args", '[TOOL_CALLS] f [ARGS] {"a": 1}', ""),
-        ("llama3_1", '\n{"name": "f", "parameters": {"a": 1}, "type": "function"}\n', ""),
-    ],
-)
+@pytest.mark.parametrize(("template", "text", "content"), examples(__file__, "written_otherwise"))
 def test_what_a_small_model_writes_otherwise_is_still_a_call(template: str, text: str, content: str) -> None:
     assert FORMS[template].parse(text) == (content, [ToolCall(name="f", arguments={"a": 1})])
 
 
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("qwen3", "The fee is 12."),
-        ("qwen3", '<tool_call>{"name": "f"}</tool_call>'),
-        ("qwen3", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
-        ("qwen3", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'),
-        ("qwen3", '<tool_call>{"name": "f", "arguments": {"a": -1e999}}</tool_call>'),
-        ("qwen3", f'<tool_call>{{"name": "f", "arguments": {{"a": {"[" * 9_000}{"]" * 9_000}}}}}</tool_call>'),
-        ("llama3_1", '{"name": "Nadia", "berth": 2}'),
-        ("llama3_1", '{"name": "f", "parameters": {}} is what I wrote.'),
-        ("mistral_args", "[TOOL_CALLS][ARGS]{}"),
-        ("granite_list", ""),
-    ],
-)
+@pytest.mark.parametrize(("template", "text"), [*examples(__file__, "no_whole_call"), ("qwen3", DEEP)])
 def test_what_is_no_whole_call_is_content(template: str, text: str) -> None:
     assert FORMS[template].parse(text) == (text, [])
 

@@ -1,7 +1,6 @@
 """What an institution decides for all its lines, and for one of them."""
 
 import datetime
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import RecipeError
-from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Cadence, ClassificationLadder, Institution, load_institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline_tests.conftest import LADDER as LADDER_OF_CONFTEST
 from sovereign_pipeline_tests.examples import examples
 
@@ -40,19 +37,6 @@ def test_what_is_not_named_is_replaced_or_kept_by_default(tmp_path: Path) -> Non
     treatments = load(tmp_path).treatments("lamps")
     assert treatments == {kind: "keep" if kind in KEPT_BY_DEFAULT else "replace" for kind in KINDS}
     assert treatments["NAME"] == treatments["IBAN"] == "replace"
-
-
-def test_the_forms_in_the_pages_are_valid(tmp_path: Path) -> None:
-    folder = PROJECT_ROOT / "docs" / "how-to"
-    page = "".join((folder / f"{name}.md").read_text(encoding="utf-8") for name in ("personal-data", "hardware"))
-    forms = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
-    (lists,) = [form for form in forms if "same_person" in form]
-    WordLists.model_validate(lists)
-    forms = [form for form in forms if not form.keys() & {"privacy", "same_person"}]  # the former is a recipe's
-    for number, form in enumerate(forms):
-        (tmp_path / str(number)).mkdir()
-        load(tmp_path / str(number), **form)
-    assert [form["trainer"]["where"] for form in forms] == ["slurm", "kubernetes", "ray"]
 
 
 def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:
@@ -96,25 +80,11 @@ def test_a_level_has_one_printable_name(second: str) -> None:
 DAY = datetime.date
 
 
-@pytest.mark.parametrize(
-    ("every", "since", "due", "period"),
-    [
-        ("6 months", DAY(2026, 8, 31), DAY(2027, 2, 28), "2027-H1"),
-        ("6 months", DAY(2027, 1, 31), DAY(2027, 7, 31), "2027-H2"),
-        ("3 months", DAY(2026, 11, 30), DAY(2027, 2, 28), "2027-Q1"),
-        ("1 month", DAY(2026, 12, 15), DAY(2027, 1, 15), "2027-01"),
-        ("1 year", DAY(2024, 2, 29), DAY(2025, 2, 28), "2025"),
-        ("24 months", DAY(2026, 1, 1), DAY(2028, 1, 1), "2028"),
-        ("5 months", DAY(2026, 1, 1), DAY(2026, 6, 1), "2026-06-01"),
-        ("2 weeks", DAY(2026, 1, 1), DAY(2026, 1, 15), "2026-01-15"),
-        ("1 day", DAY(2026, 1, 1), DAY(2026, 1, 2), "2026-01-02"),
-        (None, DAY(2026, 1, 1), DAY(2026, 6, 30), "2026-06-30"),
-    ],
-)
-def test_the_next_review_has_a_day_and_a_period(every: str | None, since: DAY, due: DAY, period: str) -> None:
+@pytest.mark.parametrize(("every", "since", "due", "period"), examples(__file__, "the_next_review"))
+def test_the_next_review_has_a_day_and_a_period(every: str | None, since: str, due: str, period: str) -> None:
     cadence = Cadence(every=every)
-    assert cadence.next_day(since, institutions_days=180) == due
-    assert cadence.period(due) == period
+    next_day = cadence.next_day(DAY.fromisoformat(since), institutions_days=180)
+    assert (next_day.isoformat(), cadence.period(next_day)) == (due, period)
 
 
 @given(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.training.tuned_model import refused_by_vllm
+from sovereign_pipeline_tests.examples import examples
 
 
 def written_by_peft(**changes: Any) -> dict[str, Any]:
@@ -17,21 +18,7 @@ def written_by_peft(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "reasons"),
-    [
-        ({}, []),
-        ({"use_rslora": True}, []),
-        ({"rank_pattern": {"q_proj": 8}}, []),
-        ({"init_lora_weights": "gaussian"}, []),
-        ({"use_dora": True}, ["it does not support DoRA"]),
-        ({"modules_to_save": ["lm_head"]}, ["it does not support modules that are saved whole"]),
-        ({"bias": "all"}, ["it does not support bias"]),
-        ({"init_lora_weights": "pissa"}, ["init_lora_weights pissa changed the base model"]),
-        ({"rank_pattern": {"q_proj": 32}}, ["its rank is 32, and serving.vllm.rank allows 16"]),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("changes", "reasons"), examples(__file__, "refused_for"), ids=str)
 def test_each_thing_that_is_refused_has_its_reason(changes: dict[str, Any], reasons: list[str]) -> None:
     assert refused_by_vllm(written_by_peft(**changes), 16) == reasons
 
