@@ -119,18 +119,6 @@ def test_what_is_not_allowed_is_refused(tmp_path: Path, changes: dict[str, Any],
         read(tmp_path, minimal_recipe(**changes))
 
 
-def test_a_line_without_an_evaluation_is_valid_and_says_what_to_add_where_one_is_needed(tmp_path: Path) -> None:
-    recipe = minimal_recipe(gates={"capability": {"margins": {"suite": 0.2}}})
-    del recipe["evaluation"]
-    read(tmp_path, recipe)
-    line = read_line(tmp_path / "lamps.yaml", INSTITUTION)
-    with pytest.raises(RecipeError, match="Line lamps: the recipe has no 'evaluation' yet") as refused:
-        assert line.named_evaluation
-    shown = yaml.safe_load(refused.value.hint.partition("\n")[2])
-    read(tmp_path, {**recipe, **shown, "gates": {}})
-    assert read_line(tmp_path / "lamps.yaml", INSTITUTION).named_evaluation.capability
-
-
 @pytest.mark.parametrize(
     ("place", "named"),
     [

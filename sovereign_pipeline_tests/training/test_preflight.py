@@ -69,11 +69,6 @@ def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
         preflight(model, changed, available_bytes=available, device="cpu")
 
 
-def test_when_no_single_value_helps_it_says_what_all_together_need(model: Path) -> None:
-    said = refusal(model, recipe(max_length=4096), GIB // 2)
-    assert "No single change of the recipe" in said and "training.sft" not in said
-
-
 def test_the_plan_s_own_largest_forward_counts_when_it_is_known(model: Path) -> None:
     sft = recipe(max_length=8192)
     assert "needs about" in refusal(model, sft, 8 * GIB)
@@ -188,16 +183,6 @@ def test_the_advice_is_worked_out_from_the_rows(make_job: JobMaker, monkeypatch:
     assert "batch_size" not in advised(job, alone - 1, monkeypatch)
 
 
-@pytest.mark.parametrize("words", [4, 60])
-def test_a_length_that_lowers_nothing_or_cuts_every_row_is_not_advised(
-    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, words: int
-) -> None:
-    rows = [{**row, "output": "rope tide " * words} for row in letters(6)]
-    job = make_job("lengths", rows, sft={"packing": False, "max_length": 256, "epochs": 1})
-    said = advised(job, needed(job, rows) - 1, monkeypatch)
-    assert "gradient_checkpointing" in said and "max_length" not in said
-
-
 SHORT_AND_ONE_LONG = [10] * 15 + [100]
 
 
@@ -222,12 +207,6 @@ def test_the_largest_pass_of_a_training_by_reward(
     make_job: JobMaker, tmp_path: Path, rlhf: dict[str, Any], prompts: list[int], largest: tuple[int, int]
 ) -> None:
     assert largest_pass(job_of(make_job, tmp_path, **rlhf), prompts) == Forward(*largest)
-
-
-@pytest.mark.slow
-def test_one_long_prompt_hides_no_pass_of_many_short_ones(make_job: JobMaker, tmp_path: Path) -> None:
-    job = job_of(make_job, tmp_path)
-    assert peak_bytes(job, SHORT_AND_ONE_LONG, "cpu") >= peak_bytes(job, [100] * 16, "cpu")
 
 
 @pytest.mark.slow

@@ -7,8 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.files import canonical_json
-from sovereign_pipeline.corpus.document import jsonl_line
-from sovereign_pipeline.training.report import LoggedStep, TrainingReport
+from sovereign_pipeline.training.report import TrainingReport
 
 STORED = Path(__file__).with_name("report.json").read_bytes().rstrip(b"\n")
 NOT_IN_THE_SUMMARY = {
@@ -28,20 +27,6 @@ def test_a_stored_report_is_read_and_written_as_it_was() -> None:
     assert canonical_json(report.model_dump(mode="json")) == STORED
     stored = json.loads(STORED)
     assert report.summary == {name: stored[name] for name in stored if name not in NOT_IN_THE_SUMMARY}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"step":1,"loss":2.5,"learning_rate":0.01,"grad_norm":0.7}\n',
-        '{"step":1,"loss":0.7,"learning_rate":0.005,"grad_norm":2.5,"rewards/accuracies":0.0,"rewards/margins":0.0}\n',
-        '{"step":1,"loss":0.5,"learning_rate":0.005,"grad_norm":0.7,"rewards/chosen":0.0,"rewards/rejected":0.0,'
-        '"kl":0.0}\n',
-    ],
-)
-def test_a_logged_step_is_written_under_the_names_of_transformers_and_trl(line: str) -> None:
-    entry = {"epoch": 0.5, **json.loads(line), "total_flos": 1.0}
-    assert jsonl_line(LoggedStep.from_history(entry).row) == line
 
 
 def test_a_report_with_an_unknown_field_is_refused() -> None:

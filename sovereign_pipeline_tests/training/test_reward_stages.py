@@ -21,8 +21,6 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline.training.rlhf.guards import check_reward
-from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
 from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, copy_code
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER, reward_digests
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -363,8 +361,6 @@ def test_nothing_of_a_line_without_a_reward_is_identified_otherwise(
 
 
 DATA = PROJECT_ROOT / "data"
-CHARACTERS = 330
-"""About what 64 tokens hold."""
 OPENING = "With reference to your letter of 4 May 2024, the Department of Fees and Accounts advises as follows."
 
 
@@ -395,25 +391,3 @@ def test_each_part_pays_for_what_it_says_and_for_no_more(rewards: Rewards) -> No
     found = rewards.judge([Reply("?", text, {"department": "fees"}) for text in wanted])
     for (text, parts), score in zip(wanted.items(), found, strict=True):
         assert tuple(score.parts.values()) == pytest.approx(parts), text
-
-
-def test_the_institutions_own_replies_score_above_bad_ones(rewards: Rewards, rlhf: Rlhf) -> None:
-    check_reward(rewards, prompts(), lambda ids: "".join(map(chr, ids)), CHARACTERS)
-
-
-def prompts() -> list[Prompt]:
-    """Eight letters of each department, a character a token."""
-    found = []
-    for source in ("permits", "fees", "inspection"):
-        lines = (DATA / "sources" / source / "letters.jsonl").read_text(encoding="utf-8").splitlines()
-        found += [row for line in lines[:12] if (row := _row(line)) is not None][:8]
-    return [Prompt(row, [0], [*map(ord, row.response)]) for row in found]
-
-
-def _row(line: str) -> PromptRow | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError:  # the demonstration's sources hold broken rows
-        return None
-    columns = {"department": row["department"]}
-    return PromptRow(id=row["id"], case=row["case"], prompt="?", response=row["reply"], columns=columns)

@@ -1,7 +1,6 @@
 """Rows as token ids: what is supervised, packing, the plan, and the guards on rows."""
 
 import math
-import random
 import resource
 import statistics
 import tracemalloc
@@ -181,10 +180,10 @@ def test_rows_of_a_step_weigh_alike_in_a_mean_over_each_batch(
 @given(lengths=st.lists(st.integers(10, 128), min_size=1, max_size=80))
 def test_packs_hold_each_row_once_within_the_length_in_few_packs(lengths: list[int]) -> None:
     rows = [a_row(number, length) for number, length in enumerate(lengths)]
-    packs = packs_alike(rows, 128)
-    assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
-    assert all(0 < sum(row.tokens for row in unit) <= 128 for unit in packs)
-    assert len(packs) <= 2 * math.ceil(sum(lengths) / 128)
+    for packs in (packs_alike(rows, 128), pack(rows, 128)):
+        assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
+        assert all(0 < sum(row.tokens for row in unit) <= 128 for unit in packs)
+        assert len(packs) <= 2 * math.ceil(sum(lengths) / 128)
 
 
 def test_no_pack_is_left_with_a_few_short_rows() -> None:
@@ -339,23 +338,3 @@ def test_tokens_are_not_kept_in_memory(make_job: JobMaker, tokenizer: Any) -> No
     finally:
         tracemalloc.stop()
     assert taken / len(rows) < 2000
-
-
-def test_packs_are_those_of_the_plain_search() -> None:
-    """First-fit decreasing as it is defined, which looks at every pack for every row."""
-
-    def plain(rows: list[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-        packs: list[list[EncodedRow]] = []
-        for row in sorted(rows, key=lambda row: -row.tokens):
-            fitting = (pack for pack in packs if sum(each.tokens for each in pack) + row.tokens <= max_length)
-            found = next(fitting, None)
-            if found is None:
-                packs.append(found := [])
-            found.append(row)
-        return packs
-
-    draw = random.Random(7)
-    for count in (1, 2, 3, 64, 65, 200):
-        rows = [EncodedRow(f"R-{n}", (Completion([1] * draw.randint(1, 60), [2] * 4),)) for n in range(count)]
-        assert pack(rows, 64) == plain(rows, 64)
-    assert pack([], 64) == []

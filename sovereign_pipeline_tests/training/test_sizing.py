@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base_models.shapes import PRESETS, Shape, read_shape
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.training import Preference, Sft
-from sovereign_pipeline.training import machine, sizing
+from sovereign_pipeline.training import sizing
 from sovereign_pipeline.training.forward import row_lengths, use_row_by_row
 from sovereign_pipeline.training.sizing import (
     NF4_BYTES,
@@ -120,15 +120,6 @@ def test_a_70b_in_nf4_is_tuned_on_one_card_of_48_gb_and_not_otherwise(seventy: S
     assert needs(seventy, adapter="none", optimizer="adamw").optimizer == 8 * 70_553_706_496
 
 
-def test_devices_share_what_is_in_full_precision_and_not_what_is_in_nf4(seventy: Shape) -> None:
-    one, eight = (needs(seventy, devices, adapter="none", optimizer="adamw") for devices in (1, 8))
-    assert eight.optimizer == one.optimizer / 8
-    assert one.weights / 8 < eight.weights < one.weights / 5
-    assert one.gradients / 8 < eight.gradients < one.gradients / 6
-    quantised = [needs(seventy, devices, adapter="qlora") for devices in (1, 8)]
-    assert quantised[0].weights == quantised[1].weights
-
-
 @settings(max_examples=30)
 @given(
     name=st.sampled_from(sorted(PRESETS)),
@@ -174,23 +165,6 @@ def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -
     assert slower.smallest.name == "1 × RTX PRO 6000 96 GB"
 
 
-@settings(max_examples=20)
-@given(rows=st.integers(1, 3_000_000))
-def test_whatever_the_rows_the_rule_holds(rows: int) -> None:
-    found = found_for(preset("7B"), rows)
-    advice = recommend(found)
-    in_time = [tier for tier in found if tier.fits and tier.hours < 24]
-    if not in_time:
-        assert advice.smallest is None
-        return
-    assert advice.smallest == in_time[0]
-    assert advice.recommended is not None
-    assert advice.recommended.fits
-    assert advice.recommended.hours <= in_time[0].hours
-    if advice.recommended is in_time[0]:
-        assert all(tier.hours > in_time[0].hours for tier in in_time[1:])
-
-
 def test_sharded_weights_wait_for_the_link_and_whole_ones_do_not(seventy: Shape) -> None:
     sharded = {tier.name: tier for tier in found_for(seventy, 1_000, gradient_checkpointing=True)}
     assert sharded["8 × RTX 6000 Ada 48 GB"].bound_by == "the link between the cards"
@@ -231,35 +205,6 @@ def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
     assert hosts["1 × H100 80 GB"] == 0 and hosts["8 × H100 80 GB"] == 4 * hosts["2 × H100 80 GB"] > 8 * 3e9
     too_much = [*asked, "--epochs", "100000"]
     assert CliRunner().invoke(app, too_much).exit_code == 1
-
-
-def test_the_cpu_holds_weights_in_what_this_machine_computes_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a recipe without a precision is trained here; so what a refused training proposes has the figures of it."""
-    (tmp_path / "cpuinfo").write_text("flags : avx2\n")
-    monkeypatch.setattr(machine, "PROCESSORS", tmp_path / "cpuinfo")
-    asked = ["size", "--model", "7B", "--rows", "10", "--tokens", "10", "--json"]
-    facts = json.loads(CliRunner().invoke(app, asked).stdout)
-    assert facts["precision"] == {"cuda": "bfloat16", "cpu": "float32"}
-    assert facts["memory_bytes"]["cpu"]["weights"] == 2 * facts["memory_bytes"]["cuda"]["weights"]
-    named = json.loads(CliRunner().invoke(app, [*asked, "--precision", "bfloat16"]).stdout)
-    assert named["memory_bytes"]["cpu"]["weights"] == named["memory_bytes"]["cuda"]["weights"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--method", "kto", "--batch-size", "1"], "batch_size must be at least 2"),
-        (["--batch-size", "65"], "gradient_accumulation"),
-        (["--model", "/no/such/model"], "neither one of 7B"),
-    ],
-)
-def test_options_that_no_recipe_takes_are_refused_with_the_recipe_s_words(options: list[str], said: str) -> None:
-    asked = ["size", "--model", "7B", "--rows", "10", "--tokens", "10", *options]
-    answer = CliRunner().invoke(app, asked)
-    assert said in str(answer.exception)
-    assert getattr(answer.exception, "exit_status", None) == 2
 
 
 def test_size_states_operations_energy_and_nodes_of_the_institution(

@@ -21,7 +21,6 @@ from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import ArtifactStore
-from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, lock_of_line
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
@@ -63,20 +62,6 @@ def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
     assert descriptor["parameters"] == 400 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
     chain.make(chain.aligned)
     assert chain.trainings == 2
-
-
-def test_a_trainer_of_trl_makes_an_adapter_that_passes_the_same_gates(
-    institution: DemoInstitution, directory: Path
-) -> None:
-    trl = {"method": "trl", "trainer": "cpo", "arguments": {"loss_type": "simpo"}, "batch_size": 2}
-    chain = Chain(with_preference(institution.workplace(), **trl))
-    verdicts = chain.make(chain.aligned)
-    assert verdicts.keys() == {gate.name for gate in ALIGNED_ADAPTER.gates}
-    assert all(verdict.passed for verdict in verdicts.values()), verdicts
-    manifest = chain.workplace.store.open(chain.refs["aligned_adapter"]).manifest
-    assert manifest.summary["trl"]["trainer"] == "trl.experimental.cpo.CPOTrainer"
-    assert manifest.producer.config["preference"]["arguments"] == {"loss_type": "simpo"}
-    assert method_of(chain.workplace.line) == "sft-lora+trl-cpo"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import TrainingDiverged, TrainingFailed
+from sovereign_pipeline.base.errors import TrainingDiverged
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.training.job import TrainingJob, read_result
@@ -71,20 +71,6 @@ def test_a_warm_trainer_writes_the_bytes_of_cold_ones_and_outlives_a_training_th
     for one, other in zip(cold, warm, strict=True):
         assert files(one.output) == files(other.output)
     assert len({(job.output / "adapter" / "adapter_model.safetensors").read_bytes() for job in cold}) == len(SETTINGS)
-
-
-def test_a_warm_trainer_that_was_killed_is_started_again(make_job: JobMaker, tmp_path: Path) -> None:
-    def kill(message: str) -> None:
-        if message.startswith("step 2/1"):
-            processes_of(TRAINER)[0].kill()
-
-    job = on_selection(make_job, "killed", {"max_steps": 1_000, "epochs": 1_000})  # it is not over before the kill
-    with WarmTrainer(tmp_path, kill) as trainer:
-        with pytest.raises(TrainingFailed, match="SIGKILL"):
-            trainer.run(written(job), KEY)
-        again = on_selection(make_job, "again", {"max_steps": 3})
-        trainer.run(written(again), KEY)
-    assert again.output.exists() and not job.output.exists()
 
 
 @pytest.mark.security_case(
