@@ -50,6 +50,8 @@ class Row:
     limit: int = 1000
     shared: int = 0
     group: str = ""
+    length: int = 1000
+    """Number of tokens after which the row ends."""
     tokens: list[int] = field(default_factory=list)
 
     def choose(self, logits: Any) -> int:
@@ -57,7 +59,7 @@ class Row:
 
     def take(self, token: int) -> bool:
         self.tokens.append(token)
-        return True
+        return len(self.tokens) < self.length
 
     def fail(self, reason: str) -> None:
         raise AssertionError(reason)
@@ -170,19 +172,8 @@ def test_kept_beginnings_have_a_bound(compute: Recorded) -> None:
     assert columns(batch, compute, shared(150, 10, "d")) == columns(batch, compute, shared(150, 10, "d")) == 160
 
 
-@dataclass(eq=False)
-class Ending(Row):
-    """A row that ends after so many tokens."""
-
-    length: int = 1
-
-    def take(self, token: int) -> bool:
-        super().take(token)
-        return len(self.tokens) < self.length
-
-
 def test_rows_leave_together_and_no_other_row_changes(batch: Batch, compute: Recorded) -> None:
-    rows = [Ending("a", [1] * (1 + number % 6), length=1 + number) for number in range(16)]
+    rows = [Row("a", [1] * (1 + number % 6), length=1 + number) for number in range(16)]
     for each in rows:
         batch.submit(each)
     batch.step()
@@ -197,7 +188,7 @@ def test_rows_leave_together_and_no_other_row_changes(batch: Batch, compute: Rec
 def test_a_row_that_ended_goes_on_to_no_further_position(batch: Batch, compute: Recorded) -> None:
     """A model that has a table of positions would fail behind its last."""
     ended, *others = [
-        Ending("a", [1] * (60 if number == 0 else 6), length=2 if number == 0 else 9) for number in range(16)
+        Row("a", [1] * (60 if number == 0 else 6), length=2 if number == 0 else 9) for number in range(16)
     ]
     for each in (ended, *others):
         batch.submit(each)
@@ -214,7 +205,7 @@ def test_without_a_limit_of_time_no_chunk_depends_on_the_clock(monkeypatch: pyte
         monkeypatch.setattr("sovereign_pipeline.base_models.batch.time.monotonic", lambda ticks=ticks: next(ticks))
         compute = Recorded()
         batch = Batch(compute, 16, 100_000, CHUNK, chunk_seconds=math.inf)
-        for each in (Ending("a", [1] * 10, length=30), Ending("a", [1] * 850, length=2)):
+        for each in (Row("a", [1] * 10, length=30), Row("a", [1] * 850, length=2)):
             batch.submit(each)
         while batch.is_busy:
             batch.step()
@@ -224,7 +215,7 @@ def test_without_a_limit_of_time_no_chunk_depends_on_the_clock(monkeypatch: pyte
 
 def test_a_row_that_ended_takes_no_place_of_a_waiting_one(compute: Recorded) -> None:
     batch = Batch(compute, 16, 100_000, CHUNK)
-    first, *others = [Ending("a", [1] * 6, length=1 if number == 0 else 9) for number in range(16)]
+    first, *others = [Row("a", [1] * 6, length=1 if number == 0 else 9) for number in range(16)]
     for each in (first, *others):
         batch.submit(each)
     batch.step()

