@@ -32,15 +32,19 @@ def test_the_demonstration_lines_are_valid() -> None:
         assert load_line(data, name, institution).line == name
 
 
-@pytest.mark.parametrize(("section", "key", "suggestion"), examples(__file__, "a_misspelt_key_names_the_nearest"))
-def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ...], key: str, suggestion: str) -> None:
+def with_value(section: tuple[str, ...], key: str, value: object) -> dict[str, Any]:
     recipe = minimal_recipe()
     place = recipe
     for part in section:
         place = place.setdefault(part, {})
-    place[key] = 1
+    place[key] = value
+    return recipe
+
+
+@pytest.mark.parametrize(("section", "key", "suggestion"), examples(__file__, "a_misspelt_key_names_the_nearest"))
+def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ...], key: str, suggestion: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        read(tmp_path, recipe)
+        read(tmp_path, with_value(section, key, 1))
     assert suggestion in str(refused.value)
     assert ".".join([*section, key]) in str(refused.value)
 
@@ -49,13 +53,8 @@ def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ..
 def test_a_wrong_value_is_explained_in_words_of_the_recipe(
     tmp_path: Path, section: tuple[str, ...], key: str, value: object, said: str
 ) -> None:
-    recipe = minimal_recipe()
-    place = recipe
-    for part in section:
-        place = place.setdefault(part, {})
-    place[key] = value
     with pytest.raises(RecipeError) as refused:
-        read(tmp_path, recipe)
+        read(tmp_path, with_value(section, key, value))
     assert said in str(refused.value)
     assert ";" not in str(refused.value) or key in ("operators",)
     assert "Input should" not in str(refused.value)
@@ -117,30 +116,6 @@ def test_what_an_element_of_a_list_lacks_is_shown_under_its_name(tmp_path: Path)
 def test_what_is_not_allowed_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         read(tmp_path, minimal_recipe(**changes))
-
-
-@pytest.mark.parametrize(
-    ("place", "named"),
-    [
-        (lambda evaluation: evaluation["capability"][0], "evaluation.capability.suite.classification"),
-        (lambda evaluation: evaluation["red_team"], "evaluation.red_team.classification"),
-    ],
-)
-def test_evaluation_material_has_a_level_of_the_ladder(tmp_path: Path, place: Any, named: str) -> None:
-    recipe = minimal_recipe()
-    place(recipe["evaluation"])["classification"] = "TOP"
-    with pytest.raises(RecipeError, match=f"{named} is 'TOP', but the classification levels are"):
-        read(tmp_path, recipe)
-    del place(recipe["evaluation"])["classification"]
-    with pytest.raises(RecipeError, match="classification"):
-        read(tmp_path, recipe)
-
-
-def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
-    recipe = minimal_recipe()
-    recipe["evaluation"]["capability"] *= 2
-    with pytest.raises(RecipeError, match="two suites share a name: suite, suite"):
-        read(tmp_path, recipe)
 
 
 def with_source(role: str, **preference: Any) -> dict[str, Any]:
