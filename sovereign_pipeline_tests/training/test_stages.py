@@ -13,9 +13,6 @@ import pytest
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, RecipeError
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -133,20 +130,6 @@ def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
     assert not verdicts[gate].passed
     with pytest.raises(GateRefused, match="failed for sft_adapter"):
         chain.make(chain.aligned)
-
-
-def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitution, directory: Path) -> None:
-    chain = Chain(institution.workplace())
-    chain.make(BASE_MODEL)
-    artifact = chain.workplace.store.open(chain.refs["base_model"])
-    assert open_base_model(institution.settings, artifact, silent) == directory
-    weights = directory / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
-        chain.make(chain.sft)
-    assert chain.trainings == 0
 
 
 def test_checkpoints_stay_until_the_artifact_is_there(

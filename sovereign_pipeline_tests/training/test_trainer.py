@@ -15,7 +15,7 @@ from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
-from sovereign_pipeline_tests.training.trainings import files, log, logit_change, losses, refused, report, run
+from sovereign_pipeline_tests.training.trainings import files, logit_change, losses, refused, report, run
 
 pytestmark = pytest.mark.slow
 
@@ -44,27 +44,6 @@ def test_sft_learns_and_its_adapter_loads(
     assert report(job)["trainable_parameters"] == 2 * 4 * (6 * 64 + 2 * (64 + 32) - 2 * 64 + 3 * (64 + 128))
 
 
-def test_dpo_continues_the_sft_adapter_and_learns(make_job: JobMaker, trained: JobMaker, tiny_model: Path) -> None:
-    first = trained()
-    job = make_job(
-        "dpo",
-        pairs(12),
-        preference={"learning_rate": 5e-3, "epochs": 2, "gradient_accumulation": 2},
-        parent_adapter=first.output / "adapter",
-    )
-    run(job)
-    rows = log(job)
-    # Against the SFT adapter as reference the first step starts at log 2; against the bare base it would not.
-    assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
-    assert rows[-1]["loss"] < 0.6 and rows[-1]["rewards/margins"] > 0
-    assert sorted(files(job.output / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
-    before, after = files(first.output / "adapter"), files(job.output / "adapter")
-    assert before["adapter_config.json"] == after["adapter_config.json"]
-    assert before["adapter_model.safetensors"] != after["adapter_model.safetensors"]
-    assert logit_change(tiny_model, job.output / "adapter") > 0.1
-    assert report(job)["trainable_parameters"] == report(first)["trainable_parameters"]
-
-
 @pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
 def test_steps_are_those_of_trl_on_padded_batches(
     make_job: JobMaker, trained: JobMaker, tiny_model: Path, method: str
@@ -75,6 +54,7 @@ def test_steps_are_those_of_trl_on_padded_batches(
     preference = {"method": method, "batch_size": 4, "gradient_accumulation": 1, "warmup_steps": 0, "max_steps": 3}
     job = make_job("ours", rows, preference=preference, parent_adapter=first.output / "adapter")
     run(job)
+    assert files(first.output)["adapter/adapter_config.json"] == files(job.output)["adapter/adapter_config.json"]
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     order = [row.id for row in make_plan(job, [encode(tokenizer, method, row, job.eos_ids) for row in rows]).rows]
     by_id = {row["id"]: row for row in rows}
@@ -180,7 +160,7 @@ def test_sft_goes_on_from_an_earlier_adapter_with_its_own_dropout(
     assert begin[0] == begin[1] != begin[2]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "qlora", "none"])
+@pytest.mark.parametrize("adapter", ["qlora", "none"])
 def test_the_same_job_makes_the_same_bytes(make_job: JobMaker, adapter: str) -> None:
     shape = {"rank": 16, "alpha": 32} if adapter == "none" else {"dropout": 0.1}
     sft = {"adapter": adapter, "epochs": 2, **shape}
