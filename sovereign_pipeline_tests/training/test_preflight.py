@@ -69,12 +69,6 @@ def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
         preflight(model, changed, available_bytes=available, device="cpu")
 
 
-def test_the_plan_s_own_largest_forward_counts_when_it_is_known(model: Path) -> None:
-    sft = recipe(max_length=8192)
-    assert "needs about" in refusal(model, sft, 8 * GIB)
-    preflight(model, sft, available_bytes=8 * GIB, device="cpu", largest=lambda *sections: Forward(512, 100))
-
-
 def test_a_preference_stage_is_advised_on_its_own_section(model: Path) -> None:
     pairs = Preference.model_validate({"method": "kto", "max_length": 2048, "batch_size": 8})
     with pytest.raises(TrainingFailed, match=r"training\.preference\.batch_size: 2 .*gradient_accumulation"):

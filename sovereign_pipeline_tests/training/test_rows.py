@@ -22,7 +22,6 @@ from sovereign_pipeline.training import rows as stored_rows
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.plan import make_plan, packs_alike
 from sovereign_pipeline.training.rows import (
-    IGNORED,
     Completion,
     EncodedRow,
     encode,
@@ -34,18 +33,6 @@ from sovereign_pipeline.training.rows import (
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import log, run
-
-
-def test_only_the_reply_is_supervised_and_it_ends_the_turn(tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    row = letters(5)[4]
-    (completion,) = encode(tokenizer, "sft", row, [EOS_ID]).completions
-    supervised = [token for token, label in zip(completion.ids, completion.labels, strict=True) if label != IGNORED]
-    assert tokenizer.decode(supervised) == row["output"] + "<|im_end|>"
-    assert tokenizer.decode(completion.prompt_ids).endswith("<|im_start|>assistant\n")
-    chosen, rejected = encode(tokenizer, "dpo", pairs(1)[0], [EOS_ID]).completions
-    assert chosen.prompt_ids == rejected.prompt_ids
-    assert chosen.reply_ids[-1] == rejected.reply_ids[-1] == EOS_ID
 
 
 @pytest.mark.security_case(

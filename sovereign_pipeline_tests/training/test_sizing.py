@@ -165,15 +165,6 @@ def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -
     assert slower.smallest.name == "1 × RTX PRO 6000 96 GB"
 
 
-def test_sharded_weights_wait_for_the_link_and_whole_ones_do_not(seventy: Shape) -> None:
-    sharded = {tier.name: tier for tier in found_for(seventy, 1_000, gradient_checkpointing=True)}
-    assert sharded["8 × RTX 6000 Ada 48 GB"].bound_by == "the link between the cards"
-    assert sharded["8 × H100 80 GB"].bound_by == "computing"
-    whole = {tier.name: tier for tier in found_for(seventy, 1_000, **QLORA)}
-    eight, one = (whole[f"{count} × RTX 6000 Ada 48 GB"].tokens_per_second for count in (8, 1))
-    assert eight == pytest.approx(8 * one)
-
-
 def test_operations_of_full_tuning_are_six_a_parameter_and_of_an_adapter_four() -> None:
     """Kaplan et al. 2020, section 2.1; attention aside, which at one token a pack is next to nothing, and less the
     embeddings, and the head at the positions that are not supervised."""
