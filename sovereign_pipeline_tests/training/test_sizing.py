@@ -19,7 +19,6 @@ from sovereign_pipeline.training.sizing import (
     NF4_BYTES,
     Forward,
     Memory,
-    Tier,
     Work,
     estimate,
     flops_a_token,
@@ -117,7 +116,10 @@ def test_a_70b_in_nf4_is_tuned_on_one_card_of_48_gb_and_not_otherwise(seventy: S
     assert needs(seventy, adapter="lora", gradient_checkpointing=True).total > 141e9
     # Held in float32 with a bfloat16 copy for the passes; AdamW's two states in float32.
     assert needs(seventy, adapter="none", gradient_checkpointing=True, optimizer="adamw").weights == 6 * 70_553_706_496
-    assert needs(seventy, adapter="none", optimizer="adamw").optimizer == 8 * 70_553_706_496
+    one, eight = (needs(seventy, devices, adapter="none", optimizer="adamw") for devices in (1, 8))
+    assert one.optimizer == 8 * 70_553_706_496 == 8 * eight.optimizer
+    assert one.weights / 8 < eight.weights < one.weights / 5
+    assert needs(seventy, 8, adapter="qlora").weights == needs(seventy, adapter="qlora").weights
 
 
 @settings(max_examples=30)
@@ -146,39 +148,25 @@ def test_less_asked_never_needs_more(
         assert total(rank=8) < total(rank=16)
 
 
-QLORA = {"adapter": "qlora", "gradient_checkpointing": True}
-
-
-def found_for(shape: Shape, rows: int, **values: Any) -> list[Tier]:
-    sft = Sft.model_validate({"precision": "bfloat16", **values})
-    return tiers(shape, sft, None, Work(rows, 500.0, 1.0))
-
-
 def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -> None:
-    found = found_for(seventy, 20_000, **QLORA)
-    advice = recommend(found)
-    assert advice.smallest is not None
-    assert advice.recommended is not None
-    assert (advice.smallest.name, advice.recommended.name) == ("1 × RTX 6000 Ada 48 GB", "1 × RTX PRO 6000 96 GB")
-    slower = recommend(found_for(seventy, 40_000, **QLORA))
-    assert slower.smallest is not None
-    assert slower.smallest.name == "1 × RTX PRO 6000 96 GB"
+    sft = recipe(adapter="qlora", gradient_checkpointing=True)
+    first, later = (recommend(tiers(seventy, sft, None, Work(rows, 500.0, 1.0))) for rows in (20_000, 40_000))
+    assert first.smallest is not None and first.recommended is not None and later.smallest is not None
+    assert (first.smallest.name, first.recommended.name) == ("1 × RTX 6000 Ada 48 GB", "1 × RTX PRO 6000 96 GB")
+    assert later.smallest.name == first.recommended.name
 
 
 def test_operations_of_full_tuning_are_six_a_parameter_and_of_an_adapter_four() -> None:
     """Kaplan et al. 2020, section 2.1; attention aside, which at one token a pack is next to nothing, and less the
     embeddings, and the head at the positions that are not supervised."""
-    full = flops_a_token(preset("7B"), Sft.model_validate({"adapter": "none"}), None, 1)
-    lora = flops_a_token(preset("7B"), Sft.model_validate({"rank": 1}), None, 1)
-    again = flops_a_token(preset("7B"), Sft.model_validate({"rank": 1, "gradient_checkpointing": True}), None, 1)
-    assert full / preset("7B").parameters == pytest.approx(6, rel=0.05)
-    assert lora / preset("7B").parameters == pytest.approx(4, rel=0.05)
-    assert again / preset("7B").parameters == pytest.approx(6, rel=0.05)
-    methods = [
-        flops_a_token(preset("7B"), Sft.model_validate({}), Preference.model_validate({"method": method}), 1)
-        for method in ("dpo", "kto")
-    ]
-    assert lora < methods[0] < methods[1]
+    shape = preset("7B")
+    again = {"rank": 1, "gradient_checkpointing": True}
+    for sft, operations in (({"adapter": "none"}, 6), ({"rank": 1}, 4), (again, 6)):
+        found = flops_a_token(shape, Sft.model_validate(sft), None, 1)
+        assert found / shape.parameters == pytest.approx(operations, rel=0.05)
+    sections = (None, Preference(method="dpo"), Preference(method="kto"))
+    alone, dpo, kto = (flops_a_token(shape, Sft(), section, 1) for section in sections)
+    assert alone < dpo < kto
 
 
 def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
