@@ -1,13 +1,11 @@
 """What the terminal shows of a run, and how the reason it stopped comes out of Dagster's events."""
 
-import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,34 +18,11 @@ from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.dagster.definitions import chain_job
 from sovereign_pipeline.dagster.resources import open_instance, register_lines
-from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _signals_kept, reason_of, run_line
+from sovereign_pipeline.dagster.runner import _forking_anew, _signals_kept, reason_of, run_line
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line
 from sovereign_pipeline_tests.waiting import wait_until_ended
-
-
-def logged(message: str, level: int = logging.INFO, step: str | None = "sft_adapter") -> dg.EventLogEntry:
-    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
-        error_info=None, level=level, user_message=message, run_id="r", timestamp=time.time(), step_key=step
-    )
-
-
-def test_what_a_stage_says_is_told_and_what_dagster_says_is_not() -> None:
-    told = _narrate(logged("step 3/24"))
-    assert told is not None and told.split() == ["sft_adapter", "step", "3/24"]
-    assert _narrate(logged("[pipes] external process successfully opened dagster pipes.")) is None
-    failed = "Dependencies for step base_model failed: ['raw_corpus']. Not executing."
-    assert _narrate(logged(failed, logging.ERROR)) is None
-    assert _narrate(logged("of the run and of no step", step=None)) is None
-
-
-def test_a_dataset_without_rows_takes_one_line(line: Line) -> None:
-    result = line.materialize(CORPUS)
-    told = [_narrate(entry) for entry in line.instance.all_logs(result.run_id)]
-    lines = [each for each in told if each is not None and "preference_dataset" in each]
-    assert [each for each in lines if "nothing to do" in each] == [lines[-2]]
-    assert not any(mark in each for each in lines[:-1] for mark in "✓✗!")
 
 
 def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
@@ -107,6 +82,9 @@ def test_a_run_ends_with_the_stage_that_is_named_and_tells_of_itself_alone(
 
     assert "✓ raw_corpus" in run_until("raw_corpus")
     instance = open_instance(institution.settings)
+    (run,) = instance.get_runs()
+    assert run.remote_job_origin is not None  # without a code location it is on no time line
+    assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "sovereign_pipeline"
     for _ in range(51):
         instance.add_run(dg.DagsterRun("chain", tags={"dagster/partition": "buoys"}))
     told = run_until("classified_corpus")

@@ -5,7 +5,6 @@ import json
 import ssl
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,20 +174,11 @@ def test_nothing_that_was_printed_is_given(site: Site, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["server", *PROXIES])
 def test_a_batch_of_queries_is_refused_with_a_sentence(site: Site, way: str) -> None:
-    site.connect(way).close()
-    before = len(site.looks()), refusals(site, way)
+    before = len(site.looks())
     bodies: tuple[Any, ...] = ([{"query": "{ version }"}], [], "{ version }", 5)
     for body in bodies:
         assert site.ask(way, "/graphql", method="POST", body=body, headers=FROM_THE_PROXY) == (400, ONE_QUERY), body
-    if way != "server":
-        wait_until(lambda: refusals(site, way) == before[1] + len(bodies), lambda: site.proxy_log(way))
-    assert len(site.looks()) == before[0]
-
-
-def refusals(site: Site, way: str) -> int:
-    """How many of the auditor's requests the proxy's log has as refused."""
-    of_the_proxy = [] if way == "server" else map(json.loads, site.proxy_log(way).splitlines())
-    return sum(each["status"] == 400 and "layla" in (each.get("who"), each.get("user_id")) for each in of_the_proxy)
+    assert len(site.looks()) == before
 
 
 @pytest.mark.security_case("The auditor's proxy gets another host name, in the handshake or the request", "rejected")
@@ -294,9 +284,9 @@ def test_no_log_holds_what_a_step_printed_or_the_secret(site: Site) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("way", PROXIES)
-def test_a_browser_shows_assets_and_runs(site: Site, way: str, tmp_path: Path) -> None:
-    site.connect(way).close()
+def test_a_browser_shows_assets_and_runs(site: Site) -> None:
+    way = next((each for each in PROXIES if each in site.ports), PROXIES[0])
+    site.require(way)
     with open_browser(f"--host-resolver-rules=MAP {NAME} 127.0.0.1") as browser:
         context = browser.new_context(viewport={"width": 1500, "height": 1100}, ignore_https_errors=True)
         address = f"https://{NAME}:{site.ports[way]}"
@@ -305,10 +295,8 @@ def test_a_browser_shows_assets_and_runs(site: Site, way: str, tmp_path: Path) -
         failed = watch(page, address)
         page.goto(f"{address}/assets/raw_corpus?partition=lamps")
         page.get_by_text("documents", exact=True).first.wait_for(timeout=MILLISECONDS)
-        page.screenshot(path=tmp_path / "asset.png")
         page.goto(f"{address}/runs/{site.run}")
         page.get_by_text(MESSAGE).first.wait_for(timeout=MILLISECONDS)  # by the WebSocket
-        page.screenshot(path=tmp_path / "run.png")
         assert failed == []
 
 
