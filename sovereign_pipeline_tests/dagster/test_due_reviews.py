@@ -105,9 +105,9 @@ def days(number: float) -> datetime.timedelta:
     return datetime.timedelta(days=number)
 
 
-def test_nothing_is_run_before_the_day_and_one_run_on_it_however_often_it_is_looked_at(daemon: Daemon) -> None:
-    daemon.tick(days(0))
-    daemon.tick(days(150))
+def test_a_due_line_is_run_once_a_period_and_a_failed_run_is_told_and_not_repeated(daemon: Daemon) -> None:
+    for before in (0, 150):
+        daemon.tick(days(before))
     assert daemon.runs() == []
     assert daemon.check("lamps").passed
     assert len(daemon.checks("lamps")) == 1  # nothing new is not told again
@@ -115,75 +115,48 @@ def test_nothing_is_run_before_the_day_and_one_run_on_it_however_often_it_is_loo
     assert daemon.runs() == daemon.one_run
     check = daemon.check("lamps")
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    for more in (1, 2, 40):
-        daemon.tick(HALF_A_YEAR + days(more))
-    assert daemon.runs() == daemon.one_run
-    assert "lamps-1.0.0: review overdue" in str(daemon.check("lamps").description)
-
-
-def test_a_run_that_failed_is_not_repeated_and_is_told(daemon: Daemon) -> None:
-    daemon.tick(HALF_A_YEAR)
     daemon.end(DagsterEventType.RUN_FAILURE)
-    for more in (1, 30, 400):
-        daemon.tick(HALF_A_YEAR + days(more))
+    daemon.tick(HALF_A_YEAR + days(40))
     assert daemon.runs() == daemon.one_run
+    daemon.tick(HALF_A_YEAR + days(41))
     for told in (str(daemon.check("lamps").description), daemon.reason()):
         assert f"of {daemon.key} FAILED and is not repeated" in told
-
-
-def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_own(daemon: Daemon, ask: Ask) -> None:  # noqa: F811
-    daemon.tick(HALF_A_YEAR)
-    daemon.end(DagsterEventType.RUN_SUCCESS)
-    daemon.tick(HALF_A_YEAR + days(1))
-    assert "registered nothing new" in str(daemon.check("lamps").description)
-    now = daemon.started + HALF_A_YEAR + days(2)
+    now = daemon.started + HALF_A_YEAR + days(42)
     signer = officer(daemon.holders.bench.settings)
     record_review(daemon.holders.registry, "lamps-1.0.0", "Read ten answers; it stays.", signer, now)
-    daemon.tick(HALF_A_YEAR + days(3))
+    daemon.tick(HALF_A_YEAR + days(43))
     assert daemon.check("lamps").passed
-    daemon.tick(2 * HALF_A_YEAR + days(10))
+    daemon.tick(2 * HALF_A_YEAR + days(50))
     keys = [key for key, _, _ in daemon.runs()]
     assert len(set(keys)) == 2 and keys[0] == daemon.key
 
 
-def test_a_running_run_of_the_line_is_waited_for(daemon: Daemon) -> None:
+def test_lines_have_days_of_their_own_wait_for_their_runs_and_need_a_recipe(daemon: Daemon) -> None:
+    settings = daemon.holders.bench.settings
+    daemon.holders.bench.recipe["review"] = {"every": "1 year"}
+    daemon.holders.register("buoys", letters(100, 112))
+    register_lines(daemon.instance, settings)
     daemon.instance.create_run_for_job(
-        _a_job(), tags={"dagster/partition": "lamps"}, status=dg.DagsterRunStatus.STARTED
+        defs.resolve_job_def("closed_review"),
+        tags={"dagster/partition": "lamps"},
+        status=dg.DagsterRunStatus.STARTED,
     )
     daemon.tick(HALF_A_YEAR)
-    assert daemon.runs() == []
-    daemon.end(DagsterEventType.RUN_FAILURE)
-    daemon.tick(HALF_A_YEAR + days(1))
-    assert daemon.runs() == daemon.one_run
-
-
-def test_two_lines_have_days_runs_and_checks_of_their_own(daemon: Daemon) -> None:
-    holders = daemon.holders  # noqa: F811
-    holders.bench.recipe["review"] = {"every": "1 year"}
-    holders.register("buoys", letters(100, 112))
-    register_lines(daemon.instance, holders.bench.settings)
-    daemon.tick(HALF_A_YEAR)
-    assert daemon.runs() == daemon.one_run
+    assert daemon.runs() == []  # a run of the line is waited for
     assert (daemon.check("lamps").passed, daemon.check("buoys").passed) == (False, True)
-    daemon.tick(days(370))
-    assert daemon.runs() == daemon.one_run  # due too, and its recipe lets nothing be run
-    assert not daemon.check("buoys").passed
-    daemon.tick(days(371))
-    assert "buoys-1.0.0: review due" in daemon.reason()
-
-
-def test_a_removed_line_is_told_and_not_run(daemon: Daemon) -> None:
-    (daemon.holders.bench.settings.data / "lines" / "lamps.yaml").unlink()
-    daemon.tick(HALF_A_YEAR)
+    daemon.end(DagsterEventType.RUN_FAILURE)
+    recipe = settings.data / "lines" / "lamps.yaml"
+    away = recipe.rename(recipe.with_suffix(".away"))
+    daemon.tick(HALF_A_YEAR + days(1))
     assert daemon.runs() == []
     assert "the line has no valid recipe" in str(daemon.check("lamps").description)
-    daemon.tick(HALF_A_YEAR + days(1))
-    assert "the line has no valid recipe" in daemon.reason()
+    away.rename(recipe)
+    daemon.tick(HALF_A_YEAR + days(2))
+    assert daemon.runs() == daemon.one_run
+    daemon.tick(days(370))
+    assert daemon.runs() == daemon.one_run  # buoys is due too, and its recipe lets nothing be run
+    assert not daemon.check("buoys").passed
 
 
 def test_the_check_is_no_part_of_a_run_of_the_chain() -> None:
     assert "review_not_due" not in " ".join(node.name for node in defs.resolve_job_def("chain").nodes)
-
-
-def _a_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("closed_review")
