@@ -27,39 +27,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/ajax-api/3.0/mlflow/assistant/config",
-        "/ajax-api/3.0/mlflow/assistant/message",
-        "/gateway/any/mlflow/invocations",
-        "/ajax-api/3.0/mlflow/gateway/endpoints/list",
-        "/ajax-api/3.0/jobs/any",
-        "/ajax-api/3.0/mlflow/webhooks",
-    ],
-)
-def test_what_leads_outside_is_not_answered(client: TestClient, path: str) -> None:
-    assert client.get(path).status_code == 404
-    assert client.post(path, json={}).status_code == 404
-
-
-@pytest.mark.slow
-def test_the_served_configuration_has_no_gateway_and_no_telemetry(client: TestClient) -> None:
-    assert client.get("/ajax-api/3.0/mlflow/server-info").json()["features_enabled"] == {"gateway": False}
-    assert client.get("/ajax-api/3.0/mlflow/ui-telemetry").json()["disable_ui_telemetry"] is True
-
-
-@pytest.mark.slow
-def test_the_page_reaches_this_server_alone_and_hides_the_assistant(client: TestClient) -> None:
+def test_what_leads_outside_is_off_and_the_mirror_is_shown(client: TestClient) -> None:
+    api = "/ajax-api/3.0/mlflow"
+    outside = [
+        f"{api}/{path}" for path in ("assistant/config", "assistant/message", "gateway/endpoints/list", "webhooks")
+    ]
+    for path in (*outside, "/gateway/any/mlflow/invocations", "/ajax-api/3.0/jobs/any"):
+        assert client.get(path).status_code == client.post(path, json={}).status_code == 404, path
+    assert client.get(f"{api}/server-info").json()["features_enabled"] == {"gateway": False}
+    assert client.get(f"{api}/ui-telemetry").json()["disable_ui_telemetry"] is True
     page = client.get("/")
     assert "connect-src 'self'" in page.headers["content-security-policy"]
-    assert all(selector in page.text for selector in HIDDEN)
-    assert '"mlflow.assistant.panelOpen_v1": "false"' in page.text
-    assert 'id="root"' in page.text
-
-
-@pytest.mark.slow
-def test_experiments_are_still_there(client: TestClient) -> None:
+    assert all(selector in page.text for selector in (*HIDDEN, 'id="root"'))
     found = client.post("/api/2.0/mlflow/experiments/search", json={"max_results": 5})
     assert [each["name"] for each in found.json()["experiments"]] == ["Default"]
 

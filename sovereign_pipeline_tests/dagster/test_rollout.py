@@ -109,7 +109,7 @@ def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterIns
     assert asked(desk, instance) == asked(desk, instance)
 
 
-@pytest.mark.parametrize("transitions", [["unstage"], ["retire"], ["promote"], ["promote", "retire"]])
+@pytest.mark.parametrize("transitions", [["unstage"], ["promote", "retire"]])
 def test_a_run_of_the_sensor_ends_as_skipped_when_officers_were_faster(
     desk: Desk, instance: dg.DagsterInstance, transitions: list[str]
 ) -> None:

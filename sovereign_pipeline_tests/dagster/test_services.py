@@ -1,14 +1,8 @@
 """`sovereign up`: every port is ours before anything is started, and a service is ready when it answers."""
 
-import json
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,86 +29,11 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(tmp_path: Path, o
     assert not settings.home.exists()
 
 
-class Dagster:
-    """Answers GraphQL as a webserver does. location: of the code; beat: time of the daemon's last sign of life."""
-
-    def __init__(self) -> None:
-        self.location: dict[str, Any] = {"loadStatus": "LOADING", "locationOrLoadError": None}
-        self.beat: float | None = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["query"]
-                daemons = [{"required": True, "lastHeartbeatTime": outer.beat}]
-                data: dict[str, Any] = {"instance": {"daemonHealth": {"allDaemonStatuses": daemons}}}
-                if "workspaceOrError" in asked:
-                    data = {"workspaceOrError": {"locationEntries": [outer.location]}}
-                content = json.dumps({"data": data}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
-
-
-@pytest.fixture
-def dagster() -> Iterator[Dagster]:
-    server = Dagster()
-    thread = threading.Thread(target=server.http.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-def test_dagster_is_ready_once_its_code_location_is_loaded(dagster: Dagster) -> None:
-    assert not services._has_loaded(dagster.address)
-    dagster.location = {"loadStatus": "LOADED", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
-    assert services._has_loaded(dagster.address)
-
-
-def test_definitions_that_cannot_be_loaded_end_the_waiting(dagster: Dagster) -> None:
-    dagster.location = {
-        "loadStatus": "LOADED",
-        "locationOrLoadError": {"__typename": "PythonError", "message": "NameError: planted"},
-    }
-    with pytest.raises(ServiceEnded, match="NameError: planted"):
-        services._has_loaded(dagster.address)
-
-
-def test_a_daemon_is_ready_once_it_beat_after_the_start(dagster: Dagster) -> None:
-    started = time.time()
-    assert not services._daemons_beat(dagster.address, started)
-    dagster.beat = started - 60  # of the daemon before it
-    assert not services._daemons_beat(dagster.address, started)
-    dagster.beat = started + 1
-    assert services._daemons_beat(dagster.address, started)
-
-
-def test_each_service_is_told_when_it_answers_and_the_others_are_named_while_they_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(services, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(services, "SECONDS_BETWEEN_MESSAGES", 0.05)
-    looks = iter(range(100))
-
-    def late() -> bool:
-        if next(looks) < 12:
-            raise ConnectionRefusedError
-        return True
-
-    told: list[str] = []
-    waited_for = [Service("slow one", [], late), Service("quick one", [], lambda: True, "http://127.0.0.1:1")]
-    services._wait_until_ready(waited_for, {}, tmp_path, told.append)
-    assert told[0].startswith("✓ quick one") and "http://127.0.0.1:1" in told[0]
-    assert told[1].startswith("waiting for slow one (")
-    assert told[-1].startswith("✓ slow one") and "ready" in told[-1]
+def test_definitions_that_cannot_be_loaded_end_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"loadStatus": "LOADED", "locationOrLoadError": {"__typename": "PythonError", "message": "planted"}}
+    monkeypatch.setattr(services, "_query", lambda *given: {"workspaceOrError": {"locationEntries": [failed]}})
+    with pytest.raises(ServiceEnded, match="planted"):
+        services._has_loaded("http://any")
 
 
 @pytest.mark.security_case(
@@ -130,31 +49,9 @@ def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
         assert [process.wait() for process in processes.values()] == [0, 0]
     assert (settings.logs / "stages.log").read_text().strip() == str(tmp_path / "home-corpus")
     assert (settings.logs / "page.log").read_text().strip() == "None"
-    real = services._services(Ports(1, 2, 3, 4, 5), 0.0)
-    assert [each.name for each in real if each.runs_stages] == ["Dagster UI", "Dagster daemon"]
-
-
-def test_the_auditors_dagster_is_started_where_it_is_asked_for_and_told_nothing_of_the_corpus() -> None:
-    without = {each.name for each in services._services(Ports(1, 2, 3, 4, 5), 0.0)}
-    (auditors,) = [each for each in services._services(Ports(1, 2, 3, 4, 5, 6), 0.0) if each.name not in without]
-    assert (auditors.name, auditors.address, auditors.runs_stages) == ("auditor UI", "http://127.0.0.1:6", False)
-
-
-def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is_said(
-    office: Office,  # noqa: F811
-) -> None:
-    settings, told = office.bench.settings, list[str]()
-    ports = Ports(1, 2, 3, 4, 5)
-    adapter = office.adapter()
-    assert services._gateway(settings, ports, told.append) == []
-    assert told == ["no gateway: no adapter is in production yet; the gateway starts with the first one"]
-    office.to_production(adapter)
-    (gateway,) = services._gateway(settings, ports, told.append)
-    assert gateway.name == "gateway" and gateway.address == "http://127.0.0.1:5"
-    assert not gateway.runs_stages and len(told) == 1
-    broken = replace(settings, registry_url="nonsense")
-    assert services._gateway(broken, ports, told.append) == []
-    assert told[1].startswith("no gateway: The database cannot be opened: SOVEREIGN_REGISTRY_URL")
+    others, with_auditors = (services._services(Ports(1, 2, 3, 4, 5, auditor), 0.0) for auditor in (None, 6))
+    assert [each.name for each in with_auditors if each.runs_stages] == ["Dagster UI", "Dagster daemon"]
+    assert with_auditors[-1].address == "http://127.0.0.1:6" and len(with_auditors) == len(others) + 1
 
 
 def test_the_gateway_starts_with_the_first_adapter_in_production_and_is_tried_again(
@@ -185,3 +82,5 @@ def test_the_gateway_starts_with_the_first_adapter_in_production_and_is_tried_ag
     serve_until_interrupted(settings, Ports(0, 0, 0, 0, 0), tell)
     assert told[0].startswith("no gateway") and told[-2].startswith("✓ gateway") and told[-1] == "stopping"
     assert told[-3].startswith("The gateway ended with status 1.")  # and nothing else was stopped
+    assert services._gateway(replace(settings, registry_url="nonsense"), Ports(0, 0, 0, 0, 0), told.append) == []
+    assert told[-1].startswith("no gateway: The database cannot be opened: SOVEREIGN_REGISTRY_URL")
