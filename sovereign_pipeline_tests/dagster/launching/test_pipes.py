@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,19 +26,16 @@ from sovereign_pipeline_tests.training.processes.launching import written
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("section", "called"), examples(__file__, "the_institution_chooses_the_launcher"))
 def test_the_institution_chooses_the_launcher(
-    section: dict[str, Any] | None,
-    called: str,
-    institution: DemoInstitution,
-    monkeypatch: pytest.MonkeyPatch,
-    make_job: JobMaker,
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, make_job: JobMaker
 ) -> None:
     calls: list[str] = []
     for name in ("run_trainer", "run_trainer_on_kubernetes", "run_trainer_on_ray", "run_trainer_on_slurm"):
         monkeypatch.setattr(trainer, name, lambda *given, name=name: calls.append(name))
-    launch_under_dagster(institution, section, written(make_job("where", [])))
-    assert calls == [called]
+    job = written(make_job("where", []))
+    for section, called in examples(__file__, "the_institution_chooses_the_launcher"):
+        launch_under_dagster(institution, section, job)
+        assert calls.pop() == called and not calls, section
 
 
 def test_where_the_trainer_runs_is_no_part_of_what_it_makes(institution: DemoInstitution) -> None:
