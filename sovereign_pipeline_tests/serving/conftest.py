@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
 from sovereign_pipeline_tests.serving.rollout.conftest import desk as desk
-from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
+from sovereign_pipeline_tests.serving.rollout.conftest import desk_of_two as desk_of_two
+from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice, serving_one
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 
@@ -38,6 +40,6 @@ def served_office(
 
 
 @pytest.fixture
-def deploying(served_office: ServedOffice) -> Deploying:
-    served_office.office.bench.institution.write()
-    return Deploying(served_office)
+def deploying(institution: DemoInstitution, tiny: TinyAdapters) -> Deploying:
+    """One adapter is in production."""
+    return Deploying(serving_one(institution, tiny))

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.pinned import card_path
 from sovereign_pipeline.base_models.stages import build_base_model
+from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.fingerprints import compute
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.release.conftest import Office, open_office
+from sovereign_pipeline_tests.serving.copies import copy_of, new_institution
 from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
@@ -82,6 +86,19 @@ class ServedOffice:
         return Built(summary={"steps": 3})
 
 
+@cache
+def _with_one_in_production(tiny: TinyAdapters) -> Office:
+    served = ServedOffice(open_office(new_institution()), tiny)
+    served.in_production()
+    served.office.registry.engine.dispose()
+    return served.office
+
+
+def serving_one(institution: DemoInstitution, tiny: TinyAdapters) -> ServedOffice:
+    """An office with one adapter in production, a copy of one that is made once."""
+    return ServedOffice(copy_of(_with_one_in_production(tiny), institution), tiny)
+
+
 class NotedEngine(ScriptedEngine):
     """Notes what it is told to load."""
 
@@ -119,14 +136,31 @@ class Deploying:
 
     def __init__(self, served: ServedOffice, **changes: Any) -> None:
         """changes: of the office's settings."""
+        self.served, self.office = served, served.office
         self.said: list[str] = []
         self.engine = NotedEngine()
         self.sources = Sources(replace(served.office.bench.settings, **changes), compute=compute)
         self.answering: set[str] = set()
         self.deployment = Deployment(self.engine, self.sources, self.said.append, lambda: self.answering)
 
+    @cached_property
+    def first(self) -> Adapter:
+        """The first adapter of the line `lamps`."""
+        return find_adapter(self.office.registry, "lamps-1.0.0")
+
+    def started_again(self, **changes: Any) -> "Deploying":
+        """Another gateway with the same files."""
+        return Deploying(self.served, **changes)
+
+    def started_without_registry(self) -> "Deploying":
+        return self.started_again(registry_url="postgresql://127.0.0.1:1/registry")
+
     def look(self) -> Deployed:
         return asyncio.run(self.deployment.look())
+
+    def refuses_all(self, because: str = "", of: str = "registry") -> None:
+        assert because in self.look().refused[of]
+        assert self.engine.names == []
 
     def serves(self) -> list[str]:
         """The adapters that are served and loaded after another look."""

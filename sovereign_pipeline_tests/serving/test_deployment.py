@@ -17,9 +17,8 @@ from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import Question, waive_recall
-from sovereign_pipeline.serving.deployment import Deployment, Sources
+from sovereign_pipeline.serving.deployment import Deployment
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
@@ -34,12 +33,9 @@ from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_
 pytestmark = pytest.mark.slow
 
 
-def test_production_and_staged_are_loaded_and_nothing_else(served_office: ServedOffice, deploying: Deploying) -> None:
-    office = served_office.office
-    first = served_office.in_production()
-    second = served_office.staged()
-    registered, approved = served_office.adapter(), served_office.adapter()
-    office.move("approve", approved)
+def test_production_and_staged_are_loaded_and_nothing_else(deploying: Deploying) -> None:
+    office, first = deploying.office, deploying.first
+    second, registered = deploying.served.staged(), deploying.served.adapter()
     deployed = deploying.look()
     assert deploying.engine.names == [first.id, second.id]
     assert [(each.adapter, each.pinned) for each in deployed.served] == [(first.id, True), (second.id, False)]
@@ -51,6 +47,8 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     )
     assert loaded.fingerprint is not None
     assert not deployed.refused
+    office.move("approve", registered)
+    assert deploying.serves() == [first.id, second.id]
     office.move("promote", second)
     served = deploying.look().served
     assert [(each.adapter, each.is_in_production) for each in served] == [(second.id, True), (first.id, False)]
@@ -67,33 +65,31 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     assert registered.id not in " ".join(deploying.said)
 
 
-def test_what_answers_users_stays_until_a_later_one_is_loaded(
-    served_office: ServedOffice, deploying: Deploying
-) -> None:
+@pytest.mark.security_case("An adapter is retired while it answers users", "it is unloaded, whatever the flag says")
+def test_what_answers_users_stays_until_a_later_one_is_loaded(deploying: Deploying) -> None:
     """Two promotions between two looks: the gateway's flag waits for the second one, and goes on with the first."""
-    first = served_office.in_production()
+    first, served = deploying.first, deploying.served
     deploying.look()
     deploying.answering = {first.id}
-    second, third = served_office.in_production(), served_office.in_production()
+    second, third = served.in_production(), served.in_production()
     assert [each.adapter for each in deploying.look().served] == [third.id, first.id, second.id]
     assert deploying.said.count(f"no longer served: {first.id}") == 0
-    deploying.answering = {third.id}
-    served_office.office.move("retire", second)
     listed: list[str] = []
     deploying.engine.before_unloading = lambda _: listed.extend(
         each.adapter for each in deploying.deployment.deployed.served
     )
+    deploying.answering = {third.id}
+    deploying.office.move("retire", second)
     assert deploying.serves() == [third.id]
     assert {*listed} == {third.id}, "nobody is sent to what is about to be unloaded"
     assert deploying.said.count(f"no longer served: {first.id}") == 1
+    deploying.office.move("retire", third)
+    assert deploying.serves() == []
 
 
-def test_what_has_the_weights_of_what_answers_is_not_kept_for_them(
-    served_office: ServedOffice, deploying: Deploying
-) -> None:
-    office, officer = served_office.office, served_office.office.officers["layla"]
-    first = served_office.in_production()
-    twin = office.twin_of(first)
+def test_what_has_the_weights_of_what_answers_is_not_kept_for_them(deploying: Deploying) -> None:
+    office, officer = deploying.office, deploying.office.officers["layla"]
+    twin = office.twin_of(deploying.first)
     office.to_production(twin)
     recall(office.registry, Question(source="letters"), officer)
     waive_recall(office.registry, "recall-1", twin.id, officer, "It was checked.")
@@ -102,27 +98,10 @@ def test_what_has_the_weights_of_what_answers_is_not_kept_for_them(
     assert ([each.adapter for each in deployed.served], deployed.withdrawn) == ([twin.id], ())
 
 
-@pytest.mark.security_case(
-    "An adapter is retired while it answers users",
-    "it is unloaded, whatever the flag says",
-)
-def test_what_answers_users_and_is_retired_goes_at_once(served_office: ServedOffice, deploying: Deploying) -> None:
-    first = served_office.in_production()
-    deploying.look()
-    deploying.answering = {first.id}
-    served_office.in_production()
-    third = served_office.in_production()
-    served_office.office.move("retire", first)
-    deploying.look()
-    assert first.id not in deploying.engine.names
-    assert third.id in deploying.engine.names
-
-
-def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffice, deploying: Deploying) -> None:
-    served_office.in_production()
+def test_nothing_is_verified_again_while_nothing_moved(deploying: Deploying) -> None:
     first = deploying.look()  # enters the fingerprint that is made now in the ledger
     assert deploying.look() is first
-    bench = served_office.office.bench
+    bench = deploying.office.bench
     bench.institution.rows.append(letter(99))
     bench.run(bench.chain[3])  # enters artifacts alone
     assert deploying.look() is first
@@ -144,7 +123,7 @@ def test_an_adapter_whose_gate_a_revoked_key_waived_is_not_served(
     deploying = Deploying(served)
     assert deploying.serves() == [adapter.id]
     revoke_before_its_act(served.office, stolen)
-    for gateway in (deploying, Deploying(served)):
+    for gateway in (deploying, deploying.started_again()):
         assert gateway.serves() == []
         assert "is revoked from index" in gateway.deployment.deployed.refused[adapter.id]
 
@@ -153,17 +132,15 @@ def test_an_adapter_whose_gate_a_revoked_key_waived_is_not_served(
     "A byte of an adapter's weights is changed in the store, before it is loaded or later, without a new ledger entry",
     "the next check detects it; the adapter is not served, and is reported by name; other lines are",
 )
-def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(
-    served_office: ServedOffice, deploying: Deploying
-) -> None:
-    changed, other = served_office.in_production(), served_office.in_production("buoys")
+def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(deploying: Deploying) -> None:
+    changed, other = deploying.first, deploying.served.in_production("buoys")
     deploying.look()
     assert deploying.look() is deploying.look()
-    weights = served_office.weights_of(changed)
+    weights = deploying.served.weights_of(changed)
     before, stat = weights.read_bytes(), weights.stat()
     change_last_byte(weights)
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if it were the old one
-    for looking in (deploying, Deploying(served_office)):
+    for looking in (deploying, deploying.started_again()):
         deployed = looking.look()
         assert set(deployed.refused) == {changed.id} and looking.engine.names == [other.id]
         assert "the bytes are not the recorded ones" in deployed.refused[changed.id]
@@ -180,107 +157,72 @@ def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(
     "The registry's row of a transition is changed, so that a staged adapter seems to be in production",
     "nothing is served",
 )
+@pytest.mark.security_case("Another program changes the registry's row of an adapter", "nothing is served")
 @pytest.mark.security_case(
-    "Another program changes the registry's row of an adapter",
-    "nothing is served",
+    "The database's owner changes a recall's entry after a later act",
+    "nothing is served and officers cannot decide until it is repaired",
 )
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE transition SET after = 'production' WHERE line = 'lamps' AND sequence = 2",
         f"UPDATE adapter SET adapter_digest = '{'0' * 64}' WHERE line = 'lamps'",
+        "UPDATE audit_entry SET action = 'noted' WHERE action = 'recall opened'",
     ],
 )
-def test_a_changed_row_stops_everything(served_office: ServedOffice, deploying: Deploying, statement: str) -> None:
-    served_office.staged()
-    served_office.in_production("buoys")
-    change(served_office.office.registry, statement)
+def test_a_changed_row_stops_everything(deploying: Deploying, statement: str) -> None:
+    adapter, office = deploying.first, deploying.office
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
+    add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
+    change(office.registry, statement)
     assert set(deploying.look().refused) == {"registry"} and deploying.engine.names == []
+    with pytest.raises(IntegrityError):
+        office.ask("retire", adapter)
 
 
-def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, deploying: Deploying) -> None:
-    adapter = served_office.in_production()
+def test_recall_stops_serving_until_it_is_waived(deploying: Deploying) -> None:
+    adapter, registry, key = deploying.first, deploying.office.registry, deploying.office.officers["layla"]
     deploying.look()
-    key = served_office.office.officers["layla"]
-    recalled = recall(served_office.office.registry, Question(source="letters"), key)
+    recalled = recall(registry, Question(source="letters"), key)
     deployed = deploying.look()
     assert "because of a recall: recall-1" in deployed.refused[adapter.id]
     (withdrawn,) = deployed.withdrawn
     assert (withdrawn.adapter, withdrawn.digest) == (adapter.id, adapter.adapter_digest)
     assert deploying.engine.names == []
-    waive_recall(served_office.office.registry, recalled.id, adapter.id, key, "Retrained next week.")
+    waive_recall(registry, recalled.id, adapter.id, key, "Retrained next week.")
     assert deploying.serves() == [adapter.id]
     assert deploying.look().withdrawn == ()
 
 
-@pytest.mark.security_case(
-    "The database's owner changes a recall's entry after a later act",
-    "nothing is served and officers cannot decide until it is repaired",
-)
-def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: ServedOffice) -> None:
-    adapter, office = served_office.in_production(), served_office.office
-    recall(office.registry, Question(source="letters"), office.officers["layla"])
-    add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
-    change(office.registry, "UPDATE audit_entry SET action = 'noted' WHERE action = 'recall opened'")
-    deploying = Deploying(served_office)
-    assert "was changed" in deploying.look().refused["registry"]
-    assert deploying.engine.names == []
-    with pytest.raises(IntegrityError):
-        office.ask("retire", adapter)
-
-
-@pytest.mark.security_case(
-    "A served adapter was signed by a key that is then revoked",
-    "it is unloaded within seconds",
-)
-def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: ServedOffice, deploying: Deploying) -> None:
-    adapter, office = served_office.in_production(), served_office.office
-    assert deploying.serves() == [adapter.id]
-    revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 0, office.roots[:2])
-    assert "is revoked" in deploying.look().refused["lamps"]
-    assert deploying.engine.names == []
-
-
+@pytest.mark.security_case("A served adapter was signed by a key that is then revoked", "it is unloaded within seconds")
 @pytest.mark.security_case(
     "The trust root from before a revocation, or another institution's, is restored",
     "all adapters are unloaded, even if no act has logged the newer one",
 )
-def test_older_and_foreign_trust_roots_are_not_believed(
-    served_office: ServedOffice, deploying: Deploying, tmp_path: Path
-) -> None:
-    served_office.in_production()
-    office = served_office.office
+def test_older_and_foreign_trust_roots_are_not_believed(deploying: Deploying, tmp_path: Path) -> None:
+    office = deploying.office
     trust = office.bench.settings.data / "trust"
     shutil.copytree(trust, tmp_path / "older")
-    deploying.look()
+    assert deploying.serves() == [deploying.first.id]
     revoke(trust, office.pipeline.keyid, 0, office.roots[:2])
-    deploying.look()
+    deploying.refuses_all("is revoked", of="lamps")
     trust.rename(tmp_path / "newest")
     shutil.copytree(tmp_path / "older", trust)
-    assert "is older than root" in deploying.look().refused["registry"]
-    assert deploying.engine.names == []
-    restarted = Deploying(served_office)
-    assert "is older than root" in restarted.look().refused["registry"], "a gateway that starts again remembers, too"
-    assert restarted.engine.names == []
+    deploying.refuses_all("is older than root")
+    restarted = deploying.started_again()
+    restarted.refuses_all("is older than root")
     shutil.rmtree(trust)
     foreign = [generate() for _ in range(3)]
     create_trust(trust, foreign, {"pipeline": [office.pipeline.public_pem], "log": []})
     for name, officer in office.officers.items():
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], foreign[:2])
-    assert "names the first root" in deploying.look().refused["registry"]
-    assert deploying.engine.names == []
+    deploying.refuses_all("names the first root")
 
 
-@pytest.mark.security_case(
-    "The trust root expires while adapters are served",
-    "all adapters are unloaded",
-)
-def test_expired_trust_root_unloads_everything(
-    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served_office.in_production()
-    deploying.look()
-    expires = served_office.office.trust.expires
+@pytest.mark.security_case("The trust root expires while adapters are served", "all adapters are unloaded")
+def test_expired_trust_root_unloads_everything(deploying: Deploying, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deploying.serves()
+    expires = deploying.office.trust.expires
 
     class Later(datetime.datetime):
         @classmethod
@@ -288,15 +230,19 @@ def test_expired_trust_root_unloads_everything(
             return cls.fromtimestamp((expires + datetime.timedelta(days=1)).timestamp(), tz)
 
     monkeypatch.setattr("sovereign_pipeline.record.officers.datetime", Later)
-    assert "expired" in deploying.look().refused["registry"]
-    assert deploying.engine.names == []
+    deploying.refuses_all("expired")
 
 
-def test_registry_that_is_not_reached_changes_nothing(
-    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.security_case(
+    "The registry stops answering after an act that a running gateway has not seen, such as a recall",
+    "all adapters are unloaded, and a gateway that starts serves nothing, until it answers again",
+)
+def test_registry_that_is_not_reached_changes_nothing_unless_an_act_was_not_seen(
+    deploying: Deploying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even right after the gateway has entered a fingerprint itself."""
-    adapter = served_office.in_production()
+    adapter, office = deploying.first, deploying.office
+    follow(office.registry, office.bench.workplace())
     deploying.look()
     with monkeypatch.context() as outage:
         outage.setattr(Engine, "connect", _no_answer)
@@ -308,22 +254,11 @@ def test_registry_that_is_not_reached_changes_nothing(
     assert deploying.look().unreached_at is None
     assert deploying.serves() == [adapter.id]
 
-
-@pytest.mark.security_case(
-    "The registry stops answering after an act that a running gateway has not seen, such as a recall",
-    "all adapters are unloaded, and a gateway that starts serves nothing, until it answers again",
-)
-def test_registry_that_is_not_reached_after_an_unseen_act_stops_everything(
-    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adapter, office = served_office.in_production(), served_office.office
-    follow(office.registry, office.bench.workplace())
-    deploying.look()
     add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
     with monkeypatch.context() as outage:
         outage.setattr(Engine, "connect", _no_answer)
         assert deploying.serves() == []
-        assert Deploying(served_office, registry_url="postgresql://127.0.0.1:1/registry").serves() == []
+        assert deploying.started_without_registry().serves() == []
     assert deploying.serves() == [adapter.id]
 
 
@@ -332,9 +267,8 @@ def test_registry_that_is_not_reached_after_an_unseen_act_stops_everything(
     "it counts as a registry that does not verify: all adapters are unloaded, and a gateway that starts serves nothing",
 )
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_junk_is_no_registry_that_is_down(served_office: ServedOffice, deploying: Deploying, is_whole: bool) -> None:
-    office = served_office.office
-    served_office.in_production()
+def test_junk_is_no_registry_that_is_down(deploying: Deploying, is_whole: bool) -> None:
+    office = deploying.office
     follow(office.registry, office.bench.workplace())
     assert deploying.serves()
     for path in office.bench.settings.home.glob("registry.db*"):
@@ -342,14 +276,12 @@ def test_junk_is_no_registry_that_is_down(served_office: ServedOffice, deploying
         path.write_bytes(b"no database" * 1000 + (b"" if is_whole else content[11_000:]))
     deployed = deploying.look()
     assert deployed.unreached_at is None and deployed.served == () and deploying.engine.names == []
-    assert Deploying(served_office).serves() == []
-    assert Deploying(served_office, registry_url="postgresql://127.0.0.1:1/registry").serves() == []
+    assert deploying.started_again().serves() == []
+    assert deploying.started_without_registry().serves() == []
 
 
-def test_new_entry_is_noticed_at_once(
-    served_office: ServedOffice, deploying: Deploying, runner: asyncio.Runner
-) -> None:
-    adapter, office = served_office.in_production(), served_office.office
+def test_new_entry_is_noticed_at_once(deploying: Deploying, runner: asyncio.Runner) -> None:
+    adapter, office = deploying.first, deploying.office
 
     async def recalled() -> None:
         task = asyncio.create_task(deploying.deployment.keep(600))
@@ -364,59 +296,47 @@ def test_new_entry_is_noticed_at_once(
 @pytest.mark.security_case(
     "Registry and home are put back to before an act that the gateway has verified", "all adapters are unloaded"
 )
-@pytest.mark.parametrize("more", [0, 1])
-def test_registry_without_the_entries_that_were_verified_is_not_believed(
-    served_office: ServedOffice, deploying: Deploying, more: int
-) -> None:
-    """more: number of entries that it lacks. With none, other acts were entered in their place."""
-    served_office.in_production()
-    deploying.look()
+def test_registry_without_the_entries_that_were_verified_is_not_believed(deploying: Deploying) -> None:
+    """First, other acts were entered in their place; then it lacks one."""
     assert deploying.serves()
-    marks = HighWaterMarks.of(served_office.office.bench.settings)
-    marks.accept_entries(marks.ledger[0] + more, "0" * 64)
-    assert deploying.serves() == []
+    marks = HighWaterMarks.of(deploying.office.bench.settings)
+    for more in (0, 1):
+        marks.accept_entries(marks.ledger[0] + more, "0" * 64)
+        assert deploying.serves() == []
 
 
 @pytest.mark.security_case(
-    "An older registry is restored, in which a retired adapter is in production",
-    "all adapters are unloaded",
+    "An older registry is restored, in which a retired adapter is in production", "all adapters are unloaded"
 )
-def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
-    """The adapter is retired, and an older copy of the registry is put back in which it was in production."""
-    adapter, office = served_office.in_production(), served_office.office
-    deploying.look()
+def test_older_registry_is_not_believed(deploying: Deploying) -> None:
+    office = deploying.office
+    assert deploying.serves()
     path = office.bench.settings.home / "registry.db"
     with sqlite3.connect(path) as source, sqlite3.connect(path.with_name("copy.db")) as copy:
         source.backup(copy)
     office.registry.checkpoint()
-    office.move("retire", adapter)
+    office.move("retire", deploying.first)
     with sqlite3.connect(path.with_name("copy.db")) as copy, sqlite3.connect(path) as target:
         copy.backup(target)
     assert deploying.serves() == []
 
 
-def test_refusal_of_the_engine_is_named_and_hinders_nobody(served_office: ServedOffice, deploying: Deploying) -> None:
-    first, other = served_office.in_production(), served_office.in_production("buoys")
+def test_refusal_of_the_engine_is_named_and_a_lost_engine_gets_everything_again(deploying: Deploying) -> None:
+    first, other = deploying.first, deploying.served.in_production("buoys")
     deploying.engine.unfit = {first.id}
-    deployed = deploying.look()
-    assert deployed.refused == {first.id: f"{first.id} does not fit."}
+    assert deploying.look().refused == {first.id: f"{first.id} does not fit."}
     assert deploying.engine.names == [other.id]
-
-
-def test_lost_engine_gets_everything_again(served_office: ServedOffice, deploying: Deploying) -> None:
-    adapter = served_office.in_production()
-    deploying.engine.is_lost = True
-    assert deploying.look().refused[adapter.id] == "gone"
+    deploying.engine.unfit, deploying.engine.is_lost = set(), True
+    assert deploying.look().refused[other.id] == "gone"
     deploying.engine.is_lost = False
     assert not deploying.look().refused
-    assert deploying.engine.names == [adapter.id]
+    assert deploying.engine.names == [other.id, first.id]
 
 
 def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
-    served_office: ServedOffice, deploying: Deploying, tiny: TinyAdapters, tmp_path: Path
+    deploying: Deploying, tiny: TinyAdapters, tmp_path: Path
 ) -> None:
-    of_another = served_office.in_production()
-    bench = served_office.office.bench
+    of_another, served_office, bench = deploying.first, deploying.served, deploying.office.bench
     models = bench.settings.models
     shutil.rmtree(models / "tiny")
     served_office.put_base_model("other", other_base(tiny, tmp_path))
@@ -436,15 +356,11 @@ def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
 
 
 @pytest.mark.security_case(
-    "An adapter's file is changed after loading, and the engine is killed",
-    "the replacement engine does not load it",
+    "An adapter's file is changed after loading, and the engine is killed", "the replacement engine does not load it"
 )
-def test_changed_adapter_is_not_served_after_the_engine_died(
-    served_office: ServedOffice, runner: asyncio.Runner
-) -> None:
+def test_changed_adapter_is_not_served_after_the_engine_died(deploying: Deploying, runner: asyncio.Runner) -> None:
     """The whole of it, with the real engine."""
-    first, second = served_office.in_production(), served_office.staged()
-    sources = Sources(served_office.office.bench.settings, compute=compute)
+    first, second, sources = deploying.first, deploying.served.staged(), deploying.sources
     base = sources.base_to_serve()
     assert base is not None
     settings = LocalSettings(threads=1)
@@ -456,7 +372,7 @@ def test_changed_adapter_is_not_served_after_the_engine_died(
         running = Running(engine, deployed.served, runner)
         told = running.together(running.ask(0, "lamp"), running.ask(1, "lamp"))
         assert told[0].text != told[1].text
-        change_last_byte(served_office.weights_of(first))
+        change_last_byte(deploying.served.weights_of(first))
         starts = engine.starts
         process_of(running).kill()
         runner.run(until(lambda: engine.starts > starts and bool(engine.loaded())))
@@ -469,12 +385,6 @@ def test_changed_adapter_is_not_served_after_the_engine_died(
         runner.run(engine.close())
 
 
-def test_training_side_computes_the_same_in_a_process_of_its_own(tiny: TinyAdapters) -> None:
-    adapter = tiny.adapter("apart-1.0.0", seed=3)
-    job = Job(tiny.base, adapter.digest, adapter.directory, conversations("Answer this letter."))
-    assert compute_apart(job) == compute(job)
-
-
 def _no_answer(*_: object) -> None:
     raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
 
@@ -483,21 +393,18 @@ def _no_answer(*_: object) -> None:
     "The order of classification levels is changed until a starting gateway has read `institution.yaml`",
     "the gateway serves nothing, because it compares the rules in use with the ledger",
 )
-def test_rules_that_were_put_back_after_the_gateway_read_them_serve_nothing(served_office: ServedOffice) -> None:
-    served_office.in_production()
-    bench = served_office.office.bench
-    follow(served_office.office.registry, bench.workplace())
+def test_rules_that_were_put_back_after_the_gateway_read_them_serve_nothing(deploying: Deploying) -> None:
+    bench = deploying.office.bench
+    follow(deploying.office.registry, bench.workplace())
     path = bench.settings.data / "institution.yaml"
     right = path.read_text()
     given = yaml.safe_load(right)
     changed = yaml.safe_dump({**given, "classification": given["classification"][::-1]})
     path.write_text(changed)
-    deploying = Deploying(served_office)
+    misled = deploying.started_again()
     path.write_text(right)
-    assert "was changed after" in deploying.look().refused["registry"]
-    assert deploying.engine.names == []
-    assert Deploying(served_office).serves()
-    not_reached = "postgresql://127.0.0.1:1/registry"
-    assert Deploying(served_office, registry_url=not_reached).serves()
+    misled.refuses_all("was changed after")
+    assert deploying.started_again().serves()
+    assert deploying.started_without_registry().serves()
     path.write_text(changed)
-    assert "was changed since" in Deploying(served_office, registry_url=not_reached).look().refused["last verified"]
+    assert "was changed since" in deploying.started_without_registry().look().refused["last verified"]

@@ -9,7 +9,6 @@ from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.fingerprints import LogProbabilities, Mark, Precision, difference, problem_of
 from sovereign_pipeline_tests.base_models.chat_templates import chat_template_of
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
-from sovereign_pipeline_tests.tiny_model import TEMPLATE
 
 pytestmark = pytest.mark.slow
 
@@ -21,25 +20,23 @@ def adapter(tiny: TinyAdapters) -> Deployable:
     return tiny.fingerprinted("lamps-1.0.0")
 
 
-def test_adapter_that_does_nothing_has_no_fingerprint(tiny: TinyAdapters) -> None:
+def test_a_fingerprint_tells_an_adapter_from_its_base(tiny: TinyAdapters, adapter: Deployable) -> None:
     nothing = tiny.adapter("idle-1.0.0", init_lora_weights=True)
     assert "log-probabilities differ from its base model's" in str(problem_of(tiny.fingerprint(nothing)))
-
-
-def test_fingerprint_tells_something(adapter: Deployable) -> None:
     assert adapter.fingerprint is not None
     assert problem_of(adapter.fingerprint) is None
     assert sum(len(mark.tokens) for mark in adapter.fingerprint.marks) > 8
 
 
-@pytest.mark.parametrize(("template", "last"), [(TEMPLATE, "user"), (chat_template_of("chatml-tools"), "tool")])
-def test_turns_and_calls_are_marked_where_the_template_writes_them(tmp_path: Path, template: str, last: str) -> None:
+def test_turns_and_calls_are_marked_where_the_template_writes_them(tmp_path: Path, adapter: Deployable) -> None:
     made = TinyAdapters(tmp_path, context=1024)
-    (made.base / "chat_template.jinja").write_text(template)
-    fingerprint = made.fingerprint(made.adapter("calls-1.0.0"))
-    assert [len(each.messages) for each in fingerprint.conversations][4:] == ([3] if last == "user" else [3, 3])
-    assert fingerprint.conversations[-1].messages[-1]["role"] == last
-    assert len(fingerprint.marks) == len(fingerprint.conversations)
+    (made.base / "chat_template.jinja").write_text(chat_template_of("chatml-tools"))
+    with_calls = made.fingerprint(made.adapter("calls-1.0.0"))
+    for fingerprint, last, turns in ((adapter.fingerprint, "user", [3]), (with_calls, "tool", [3, 3])):
+        assert fingerprint is not None
+        assert [len(each.messages) for each in fingerprint.conversations][4:] == turns
+        assert fingerprint.conversations[-1].messages[-1]["role"] == last
+        assert len(fingerprint.marks) == len(fingerprint.conversations)
 
 
 def test_one_value_that_is_no_number_is_seen_at_any_place(adapter: Deployable) -> None:

@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +15,16 @@ from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
-from sovereign_pipeline.serving.rollout import in_force
+from sovereign_pipeline.serving.rollout import in_force, publishing
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Severity, Telemetry
-from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office, open_office
 from sovereign_pipeline_tests.release.conftest import office as office
+from sovereign_pipeline_tests.serving.copies import copy_of, new_institution
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 
 
@@ -41,7 +45,8 @@ class Desk:
     office: Office
     directory: Path
     loaded: set[str] | None = None
-    adapters: list[Adapter] = field(default_factory=list)
+    adapters: tuple[Adapter, ...] = ()
+    """Those with which the test begins, the oldest first."""
 
     @property
     def settings(self) -> Settings:
@@ -76,6 +81,40 @@ class Desk:
 @pytest.fixture
 def desk(office: Office, tmp_path: Path) -> Desk:
     return Desk(office, tmp_path / "gateway")
+
+
+@cache
+def _made(share: float | None) -> Desk:
+    """One adapter in production, and after it another: in production too, or staged with this share of the users.
+
+    Everybody is drawn by the same salt, so that chance decides no judgement.
+    """
+    institution = new_institution()
+    desk = Desk(open_office(institution), institution.root / "gateway")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "secrets", SimpleNamespace(token_hex=lambda size: "5a" * size))
+        first = desk.in_production()
+        if share is not None:
+            desk.rules(share=share)
+        desk.adapters = (first, desk.staged() if share is not None else desk.in_production())
+    desk.office.registry.engine.dispose()
+    return desk
+
+
+def _copied(made: Desk, institution: DemoInstitution, directory: Path) -> Desk:
+    return Desk(copy_of(made.office, institution), directory, adapters=made.adapters)
+
+
+@pytest.fixture
+def desk_of_two(institution: DemoInstitution, tmp_path: Path) -> Desk:
+    """One adapter in production, and another that it superseded."""
+    return _copied(_made(None), institution, tmp_path / "gateway")
+
+
+@pytest.fixture
+def rolling_out(institution: DemoInstitution, tmp_path: Path) -> Desk:
+    """One adapter in production, and another that half of the users get."""
+    return _copied(_made(0.5), institution, tmp_path / "gateway")
 
 
 USERS = [f"user-{number}" for number in range(100)]
@@ -152,8 +191,5 @@ class Traffic:
 
 
 @pytest.fixture
-def traffic(desk: Desk, tmp_path: Path) -> Traffic:
-    desk.in_production()
-    desk.rules(share=0.5)
-    desk.staged()
-    return Traffic(desk, tmp_path / "rollout")
+def traffic(rolling_out: Desk, tmp_path: Path) -> Traffic:
+    return Traffic(rolling_out, tmp_path / "rollout")

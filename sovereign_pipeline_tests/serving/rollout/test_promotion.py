@@ -15,8 +15,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.keys import generate, write_key
-from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.keys import FileSigner, generate, write_key
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.trial import (
     ACCEPTED,
@@ -28,7 +27,7 @@ from sovereign_pipeline.release.trial import (
     read_judgement,
     write_judgement,
 )
-from sovereign_pipeline.serving.rollout import hold, publishing
+from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
@@ -47,8 +46,7 @@ class Held:
         self._monkeypatch = monkeypatch
         self.office.bench.institution.rules["rollout"]["hold"] = {"lost": 0.05}
         self.rules(blind_review="not_required")
-        with self.office.registry.reading() as session:
-            self.staged: Adapter = session.get_one(Adapter, self.traffic.flag.staged)
+        self.incumbent, self.staged = self.desk.adapters
 
     def rules(self, **release: object) -> None:
         self.office.bench.institution.rules["release"] = release
@@ -70,13 +68,15 @@ class Held:
             patch.setattr(flags, "flags", lambda: {LINE: old})
             Watcher(self.desk.settings, institution, flags, telemetry, self.traffic.said.append).look()
 
-    def accept(self, officer: str = "ines", shown: str | None = None) -> None:
+    def accept(self, officer: FileSigner | None = None, shown: str | None = None) -> None:
         """shown: SHA-256 of the judgement that the officer saw; None: the newest."""
-        signer = self.office.officers[officer]
-        workplace = self.office.bench.workplace()
-        reason = "Few ask; the desk read fifty answers."
+        signer, workplace = officer or self.office.officers["ines"], self.office.bench.workplace()
         shown = shown or file_sha256(self.judgement)
-        accept_hold(self.office.registry, workplace, signer, self.staged.id, reason, shown)
+        accept_hold(self.office.registry, workplace, signer, self.staged.id, "Few ask; fifty were read.", shown)
+
+    def refused(self, because: str = ".") -> None:
+        with pytest.raises(GateRefused, match=because):
+            self.office.ask("promote", self.staged)
 
     def restage(self) -> None:
         """An officer rolls back, and the same adapter is staged again."""
@@ -94,24 +94,23 @@ class Held:
         return judgement_files(self.desk.settings, LINE)[-1]
 
 
-@pytest.fixture(autouse=True)
-def same_arms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run draws the same users, so that chance decides no judgement."""
-    monkeypatch.setattr(publishing, "secrets", SimpleNamespace(token_hex=lambda size: "5a" * size))
-
-
 @pytest.fixture
 def held(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> Held:
     return Held(traffic, monkeypatch)
 
 
 def test_an_open_hold_refuses_a_promotion_until_it_is_judged(held: Held) -> None:
-    with pytest.raises(GateRefused, match="its trial is open"):
-        held.office.ask("promote", held.staged)
+    held.refused("its trial is open")
     held.traffic.ask(12)
     held.judge()
     (judged,) = held.told(JUDGED)
     assert (judged["adapter"], judged["outcome"]) == (held.staged.id, "promote")
+    with pytest.raises(ConflictError):
+        held.office.ask("promote_urgently", held.staged)
+    rules = held.office.bench.institution.rules
+    rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "report"}}}}
+    held.refused("laxer rules than those in force, in personal_data")
+    rules["serving"] = {"lines": {LINE: {"privacy": {"requests": "report"}}}}
     standing = held.office.ask("promote", held.staged)
     evidence = standing.predicate["evidence"]["hold"]
     assert evidence["judgement"] == judged["statement"]
@@ -128,8 +127,7 @@ def test_a_judgement_whose_key_is_revoked_before_it_is_logged_does_not_count(hel
     rotate_pipeline_key(held.desk)
     assert held.desk.follow().began > began
     assert held.judgement.exists() and held.told(JUDGED) == []
-    with pytest.raises(GateRefused, match="its trial is open"):
-        held.office.ask("promote", held.staged)
+    held.refused("its trial is open")
 
 
 def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +142,7 @@ def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch:
         with pytest.raises(ConflictError):
             held.judge()
     assert held.told(JUDGED) == []
-    with pytest.raises(GateRefused):
-        held.office.ask("promote", held.staged)
+    held.refused()
     held.judgement.unlink()
     held.judge()
     assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
@@ -159,8 +156,7 @@ def test_what_was_withdrawn_stays_withdrawn_beside_another_staged_adapter(held: 
     held.desk.follow()
     other = held.office.adapter("approve", "stage")
     held.desk.follow()
-    with pytest.raises(GateRefused, match="was withdrawn"):
-        held.office.ask("promote", held.staged)
+    held.refused("was withdrawn")
     held.office.move("unstage", other)
     held.desk.follow()
     flag = held.traffic.flags.flag(LINE)
@@ -186,12 +182,12 @@ def test_approvals_are_bound_to_the_judgement(held: Held) -> None:
 def test_an_inconclusive_hold_is_accepted_once(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held.traffic.ask(12)
     held.judge(lost=0.001)
-    with pytest.raises(GateRefused, match="inconclusive: lost") as refused:
-        held.office.ask("promote", held.staged)
-    assert "accept-hold" in refused.value.hint
-    assert (
-        "answers of each adapter could decide" in refused.value.hint or "Waiting changes nothing" in refused.value.hint
-    )
+    held.refused("inconclusive: lost")
+    reviewer = generate()
+    trust = held.desk.settings.data / "trust"
+    add_officer(trust, reviewer.public_pem, "Huda Salem", ["review"], ["*"], held.office.roots[:2])
+    with pytest.raises(SignInError, match="may not decide about 'promote'"):
+        held.accept(reviewer)
     key = tmp_path / "ines.key"
     write_key(key, held.office.officers["ines"], None)
     for variable in ("home", "data", "vault"):
@@ -204,64 +200,17 @@ def test_an_inconclusive_hold_is_accepted_once(held: Held, tmp_path: Path, monke
     (accepted,) = held.told(ACCEPTED)
     assert accepted["reason"] == "Fifty were read."
     with pytest.raises(ConflictError, match="has already accepted"):
-        held.accept("omar")
+        held.accept(held.office.officers["omar"])
     held.judge(lost=0.001)  # looked at again: the judgement stays, and so does the acceptance
     evidence = held.office.ask("promote", held.staged).predicate["evidence"]["hold"]
     assert (evidence["outcome"], evidence["acceptance"]) == ("inconclusive", accepted["statement"])
-
-
-def test_only_who_may_promote_accepts(held: Held) -> None:
-    held.traffic.ask(12)
-    held.judge(lost=0.001)
-    reviewer = generate()
-    trust = held.desk.settings.data / "trust"
-    add_officer(trust, reviewer.public_pem, "Huda Salem", ["review"], ["*"], held.office.roots[:2])
-    workplace = held.office.bench.workplace()
-    with pytest.raises(SignInError, match="may not decide about 'promote'"):
-        accept_hold(held.office.registry, workplace, reviewer, held.staged.id, "It is good.", "")
-    assert not held.told(ACCEPTED)
-
-
-def test_what_was_taken_back_is_not_promoted(held: Held) -> None:
-    held.traffic.ask(12)
-    held.judge()
-    stop(held.desk.settings, LINE, held.staged.id, "empty: +30 %")
-    held.desk.follow()
-    for levels in ([], [held.staged.classification]):
-        held.rules(blind_review="not_required", promote_without_hold=levels)
-        with pytest.raises(GateRefused, match="was withdrawn: empty"):
-            held.office.ask("promote", held.staged)
-
-
-def test_policy_switches_the_hold_off_for_a_level(held: Held) -> None:
-    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
-    standing = held.office.ask("promote", held.staged)
-    assert standing.predicate["evidence"]["hold"]["needed"] is False
-
-
-def test_a_level_without_trials_needs_none_after_a_recall(held: Held) -> None:
-    with held.office.registry.reading() as session:
-        incumbent = session.get_one(Adapter, held.traffic.flag.production)
-    held.office.move("recall", incumbent)
-    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
-    assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
-
-
-def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None:
-    held.traffic.ask(12)
-    held.judge()
-    held.desk.rules(share=0.3)
-    held.desk.follow()
-    with pytest.raises(GateRefused, match="its trial is open"):
-        held.office.ask("promote", held.staged)
 
 
 @pytest.mark.security_case(
     "An adapter with a severity-1 report is staged again, or its line's share is changed",
     "the report counts in the next trial, too; if the count is lost, the ledger prevents the promotion",
 )
-@pytest.mark.parametrize("is_lost", [False, True])
-@pytest.mark.parametrize("is_judged", [False, True])
+@pytest.mark.parametrize(("is_judged", "is_lost"), [(False, False), (False, True), (True, True)])
 def test_reports_follow_an_adapter_through_restaging(held: Held, *, is_judged: bool, is_lost: bool) -> None:
     held.traffic.ask(12)
     held.traffic.report(1)
@@ -271,16 +220,14 @@ def test_reports_follow_an_adapter_through_restaging(held: Held, *, is_judged: b
         held.traffic.watcher.look()
         held.desk.follow()
     assert [each["outcome"] for each in held.told(JUDGED)] == ["inconclusive" if is_judged else "reported"]
-    with pytest.raises(GateRefused):
-        held.office.ask("promote", held.staged)
+    held.refused()
     if is_lost:
         shutil.rmtree(held.traffic.telemetry.directory)
     held.restage()
     held.traffic.ask(12)
     held.judge()
     assert held.told(JUDGED)[-1]["outcome"] == ("promote" if is_lost else "inconclusive")
-    with pytest.raises(GateRefused, match="severity-1 reports" if is_lost else "1 report of severity 1"):
-        held.office.ask("promote", held.staged)
+    held.refused("severity-1 reports" if is_lost else "1 report of severity 1")
 
 
 @pytest.mark.security_case(
@@ -289,33 +236,15 @@ def test_reports_follow_an_adapter_through_restaging(held: Held, *, is_judged: b
 )
 def test_one_officer_cannot_do_away_with_the_trial(held: Held) -> None:
     held.traffic.ask(12)
-    with held.office.registry.reading() as session:
-        incumbent = session.get_one(Adapter, held.traffic.flag.production)
-    standing = held.office.ask("retire", incumbent)
+    standing = held.office.ask("retire", held.incumbent)
     assert (standing.needed, standing.is_made) == (2, False)
-    held.office.move("recall", incumbent)
+    held.office.move("recall", held.incumbent)
     assert "production" not in held.office.states().values()
-    with pytest.raises(GateRefused, match="'recall' took"):
-        held.office.ask("promote", held.staged)
-    held.office.move("retire", incumbent)  # as what is recalled, by one officer
-    with pytest.raises(GateRefused, match="'recall' took"):
-        held.office.ask("promote", held.staged)
-
-
-def test_after_a_retirement_with_approvals_reports_are_accepted_first(held: Held) -> None:
-    with held.office.registry.reading() as session:
-        incumbent = session.get_one(Adapter, held.traffic.flag.production)
-    held.office.move("retire", incumbent)
-    held.desk.follow()
+    held.refused("'recall' took")
+    held.office.move("retire", held.incumbent)  # as what is recalled, by one officer
+    held.refused("'recall' took")
+    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
     assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
-    held.traffic = Traffic(held.desk, held.traffic.telemetry.directory)
-    held.traffic.report(1)
-    held.traffic.watcher.look()
-    held.desk.follow()
-    with pytest.raises(GateRefused, match="inconclusive"):
-        held.office.ask("promote", held.staged)
-    held.accept()
-    held.office.move("promote", held.staged)
 
 
 @pytest.mark.security_case(
@@ -323,9 +252,9 @@ def test_after_a_retirement_with_approvals_reports_are_accepted_first(held: Held
     "the report is a ledger entry at once, and the promotion is rejected",
 )
 def test_a_report_about_an_adapter_that_is_not_staged_stops_its_promotion(held: Held) -> None:
-    with held.office.registry.reading() as session:
-        incumbent = session.get_one(Adapter, held.traffic.flag.production)
-    held.office.move("retire", incumbent)
+    held.office.move("retire", held.incumbent)  # with all approvals: there is nothing to compare with
+    held.desk.follow()
+    assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
     held.office.move("unstage", held.staged)
     held.desk.follow()
     telemetry = held.traffic.telemetry
@@ -335,8 +264,7 @@ def test_a_report_about_an_adapter_that_is_not_staged_stops_its_promotion(held: 
         enter_reports(held.office.registry, read_reports(telemetry.directory))
     assert held.told(REPORTED) == [{"line": LINE, "adapter": held.staged.id, "user": "5a" * 32}]
     held.office.move("stage", held.staged)
-    with pytest.raises(GateRefused):
-        held.office.ask("promote", held.staged)
+    held.refused()
     held.desk.follow()
     held.traffic.watcher.look()
     held.desk.follow()
@@ -352,11 +280,7 @@ def test_an_urgent_promotion_has_all_approvals_and_is_shown_for_good(
     held.traffic.report(1)
     standing = office.ask("promote_urgently", held.staged, reason="The fees changed.")
     assert (standing.needed, standing.is_made) == (2, False)
-    assert standing.predicate["evidence"]["hold"] == {
-        "needed": True,
-        "urgent": True,
-        "taken_back": False,
-    }
+    assert standing.predicate["evidence"]["hold"] == {"needed": True, "urgent": True, "taken_back": False}
     office.decide(standing, "omar")
     held.traffic.ask(12)
     held.judge()
@@ -386,13 +310,6 @@ def test_an_urgent_request_ends_if_the_adapter_is_taken_back(held: Held) -> None
         held.office.decide(standing, "ines")
 
 
-def test_what_its_trial_lets_through_is_not_urgent(held: Held) -> None:
-    held.traffic.ask(12)
-    held.judge()
-    with pytest.raises(ConflictError):
-        held.office.ask("promote_urgently", held.staged)
-
-
 @pytest.mark.security_case("A signed trial result is changed, removed, or signed by another key", "rejected")
 def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
     held.traffic.ask(12)
@@ -417,7 +334,11 @@ def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
     "A new trial result arrives while an officer enters the passphrase to accept the previous one",
     "rejected: only the displayed result can be accepted",
 )
-def test_what_is_accepted_is_what_was_shown(held: Held) -> None:
+@pytest.mark.security_case(
+    "A user withdraws and repeats a report, to block a promotion for ever",
+    "a user counts once, and an officer's acceptance stays valid",
+)
+def test_what_is_accepted_is_what_was_shown_and_stays_so(held: Held) -> None:
     held.traffic.ask(12)
     held.judge(lost=0.001)
     shown = file_sha256(held.judgement)
@@ -426,31 +347,26 @@ def test_what_is_accepted_is_what_was_shown(held: Held) -> None:
     with pytest.raises(ConflictError, match="has a new result"):
         held.accept(shown=shown)
     assert not held.told(ACCEPTED)
+    held.accept()
+    severities: tuple[Severity, ...] = (2, 1, 2, 1)
+    for severity in severities:
+        held.traffic.report(severity)
+    held.judge(lost=0.001)
+    assert len(held.told(JUDGED)) == 2
+    held.office.ask("promote", held.staged)
 
 
 @pytest.mark.security_case(
-    "A trial's rules are loosened until a gateway has evaluated it, and then restored",
-    "the promotion is rejected",
+    "A trial's rules are loosened until a gateway has evaluated it, and then restored", "the promotion is rejected"
 )
 def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
     held.traffic.ask(12, lost=0.1)
     held.judge(lost=1)
     assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
-    with pytest.raises(GateRefused, match="laxer rules than those in force, in lost"):
-        held.office.ask("promote", held.staged)
-
-
-def test_a_judgement_from_before_answers_were_searched_shows_nothing_of_them(held: Held) -> None:
-    held.traffic.ask(12)
-    held.judge()
-    rules = held.office.bench.institution.rules
-    rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "report"}}}}
-    held.office.bench.workplace()
-    with pytest.raises(GateRefused, match="laxer rules than those in force, in personal_data"):
-        held.office.ask("promote", held.staged)
-    rules["serving"] = {"lines": {LINE: {"privacy": {"requests": "report"}}}}
-    held.office.bench.workplace()
-    assert held.office.ask("promote", held.staged)
+    held.refused("laxer rules than those in force, in lost")
+    held.desk.rules(share=0.3)  # another comparison
+    held.desk.follow()
+    held.refused("its trial is open")
 
 
 @pytest.mark.security_case(
@@ -465,22 +381,6 @@ def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
     shutil.rmtree(root_of(held.desk.settings) / LINE / f"{stopped.sequence:08d}")
     again = held.desk.follow()
     assert (again.sequence, again.stopped) == (stopped.sequence + 1, "empty: +30 %")
-    with pytest.raises(GateRefused, match="was withdrawn"):
-        held.office.ask("promote", held.staged)
-
-
-@pytest.mark.security_case(
-    "A user withdraws and repeats a report, to block a promotion for ever",
-    "a user counts once, and an officer's acceptance stays valid",
-)
-def test_one_user_counts_once_however_often_they_report(held: Held) -> None:
-    held.traffic.ask(12)
-    held.traffic.report(1)
-    held.judge(lost=0.001)
-    held.accept()
-    severities: tuple[Severity, ...] = (2, 1, 2, 1)
-    for severity in severities:
-        held.traffic.report(severity)
-    held.judge(lost=0.001)
-    assert len(held.told(JUDGED)) == 1
-    held.office.ask("promote", held.staged)
+    for levels in ([], [held.staged.classification]):
+        held.rules(blind_review="not_required", promote_without_hold=levels)
+        held.refused("was withdrawn")
