@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyrage
 import pytest
 from starlette.testclient import TestClient
 
@@ -14,10 +15,12 @@ from sovereign_pipeline.privacy.corrections import NO_WORDS
 from sovereign_pipeline.serving import scanning
 from sovereign_pipeline.serving.scanning import LineDetectors, Scanner
 from sovereign_pipeline.serving.screening import Screens
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
 from sovereign_pipeline_tests.serving.gateway.conftest import client as client
 from sovereign_pipeline_tests.serving.gateway.conftest import running as running
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, adapter, ask
+from sovereign_pipeline_tests.serving.transcripts.conftest import keeping
 
 Screening = Callable[..., Screens]
 
@@ -80,6 +83,32 @@ def in_pieces(text: str, size: int = 3) -> list[str]:
     return [text[place : place + size] for place in range(0, len(text), size)]
 
 
-def serve(bench: Bench, screening: Screening, requests: Reaction | None, answers: Reaction | None) -> None:
-    bench.serve(adapter(LINE, instruction="Answer politely."))
-    bench.screens = screening(requests, answers)
+class Searched:
+    """A gateway of one line whose texts are searched."""
+
+    def __init__(self, bench: Bench, client: Client, screening: Screening) -> None:
+        self.bench, self._client, self._screening = bench, client, screening
+        bench.serve(adapter(LINE, instruction="Answer politely."))
+
+    def searching(self, requests: Reaction | None, answers: Reaction | None) -> Bench:
+        self.bench.screens = self._screening(requests, answers)
+        return self.bench
+
+    def keeping_transcripts(self, **rules: Any) -> str:
+        """Returns the private key."""
+        key = self.bench.directory.with_name("transcripts.key")
+        key.write_text(str(pyrage.x25519.Identity.generate()))
+        self.bench.transcripts = keeping(self.bench.directory, key, **rules)
+        return key.read_text()
+
+    def caller(self) -> TestClient:
+        """Of the gateway as it is now."""
+        return self._client(self.bench.token(metrics=True))
+
+    def say(self, content: str = SENT, *, stream: bool = False, **changes: Any) -> Any:
+        return say(self.caller(), stream=stream, content=content, **changes)
+
+
+@pytest.fixture
+def gateway(bench: Bench, client: Client, screening: Screening) -> Searched:
+    return Searched(bench, client, screening)

@@ -14,10 +14,17 @@ from sovereign_pipeline.serving import scanning
 from sovereign_pipeline.serving.scanning import Scanner
 from sovereign_pipeline.serving.screening import SentTexts, start_screens
 from sovereign_pipeline_tests.conftest import LADDER
-from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, USER, Bench, TryingOut, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, USER, TryingOut, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
-from sovereign_pipeline_tests.serving.scanning.conftest import FILLER, NAME, Screening, in_pieces, say, serve, text_of
+from sovereign_pipeline_tests.serving.scanning.conftest import (
+    FILLER,
+    NAME,
+    Screening,
+    Searched,
+    in_pieces,
+    say,
+    text_of,
+)
 from sovereign_pipeline_tests.waiting import SECONDS
 
 
@@ -35,35 +42,34 @@ def worker_of(scanner: Scanner) -> Any:
     ),
 )
 def test_what_cannot_be_searched_does_not_pass(
-    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+    gateway: Searched, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve(bench, screening, "replace", "stop")
+    bench = gateway.searching("replace", "stop")
     with monkeypatch.context() as patch:
         patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
         patch.setattr(scanner, "_watch", lambda pool, begun: None)  # or it would be ended and started again
         os.kill(worker_of(scanner).pid, signal.SIGSTOP)
-        caller = client(bench.token())
+        caller = gateway.caller()
         for stream in (False, True):
             refused = say(caller, stream=stream)
             assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
             assert "Retry-After" in refused.headers
         assert not bench.engine.asked
-        bench.screens = screening("report", "report")
-        counting = client(bench.token(metrics=True))
+        gateway.searching("report", "report")
+        counting = gateway.caller()
         assert text_of(say(counting), False) == "The lamp is mended."
         page = counting.get("/metrics").text
         assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
 
     os.kill(worker_of(scanner).pid, signal.SIGCONT)
-    assert say(client(bench.token()), content="Is it lit?").status_code == 200
+    assert gateway.say(content="Is it lit?").status_code == 200
 
 
-@pytest.mark.parametrize(("rules", "status"), [(("replace", None), 400), ((None, "stop"), 400), (("report",) * 2, 200)])
-def test_log_probabilities_would_show_what_is_replaced(
-    bench: Bench, client: Client, screening: Screening, rules: tuple[Any, Any], status: int
-) -> None:
-    serve(bench, screening, *rules)
-    assert say(client(bench.token()), logprobs=True).status_code == status
+def test_log_probabilities_would_show_what_is_replaced(gateway: Searched) -> None:
+    rules: list[tuple[Any, Any, int]] = [("replace", None, 400), (None, "stop", 400), ("report", "report", 200)]
+    for requests, answers, status in rules:
+        gateway.searching(requests, answers)
+        assert gateway.say(logprobs=True).status_code == status
 
 
 def test_waiting_for_a_search_is_no_fault_of_the_adapter(
@@ -122,13 +128,12 @@ def test_short_texts_do_not_wait_behind_many_long_ones(scanner: Scanner) -> None
 
 
 @pytest.mark.security_case(
-    "The process that searches for personal data is killed during a stream",
-    "an error event, and no unsearched text",
+    "The process that searches for personal data is killed during a stream", "an error event, and no unsearched text"
 )
 def test_a_stream_ends_where_searching_ended(
-    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+    gateway: Searched, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve(bench, screening, None, "replace")
+    bench = gateway.searching(None, "replace")
     bench.engine.words = in_pieces(f"{FILLER * 6}Ms {NAME}.")
     find, searched = scanner.find, 0
 
@@ -140,7 +145,7 @@ def test_a_stream_ends_where_searching_ended(
         return await find(*asked)
 
     monkeypatch.setattr(scanner, "find", find_once)
-    answer = say(client(bench.token()), stream=True, content="Who?")
+    answer = gateway.say(stream=True, content="Who?")
     assert (
         answer.text.rstrip()
         .rpartition("data: ")[2]
@@ -149,7 +154,7 @@ def test_a_stream_ends_where_searching_ended(
     assert "[DONE]" not in answer.text and 0 < len(text_of(answer, True)) < len(FILLER) * 3
 
 
-def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> None:
+def test_a_line_is_searched_by_its_recipe_policy_and_word_lists_and_needs_a_recipe(desk: Desk) -> None:
     bench = desk.office.bench
     bench.recipe["privacy"] = {"name_models": {}, "patterns_only": ["en"]}
     bench.institution.rules["sensitive"] = {"PHONE": "keep"}
@@ -158,8 +163,7 @@ def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> N
     lists = desk.settings.data / "privacy" / f"{LINE}.yaml"
     lists.parent.mkdir(exist_ok=True)
     lists.write_text("always: [{value: Blue Lantern, kind: NAME}]\n")
-    said: list[str] = []
-    screens = start_screens(desk.settings, load_institution(desk.settings.data), said.append)
+    screens = start_screens(desk.settings, load_institution(desk.settings.data), print)
     try:
         screen = screens.of(LINE, SentTexts([{**USER, "content": "Blue Lantern, phone 9234 1187, a@coast.example"}]))
         assert asyncio.run(screen.take_request())
@@ -168,11 +172,7 @@ def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> N
         assert asyncio.run(other.take_request()) and other.sent.messages[0]["content"] == "Blue Lantern"
     finally:
         screens.close()
-    assert said == [f"loading the detectors of personal data for {LINE}"]
-
-
-def test_a_line_without_a_recipe_lets_no_gateway_start(desk: Desk) -> None:
     given = {"lines": {"buoys": {"privacy": {"answers": "report"}}}}
-    institution = Institution.model_validate({"name": "Office", "classification": tuple(LADDER), "serving": given})
+    without = Institution.model_validate({"name": "Office", "classification": tuple(LADDER), "serving": given})
     with pytest.raises(NotFoundError):
-        start_screens(desk.settings, institution, print)
+        start_screens(desk.settings, without, print)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyrage
@@ -19,8 +18,7 @@ from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline.serving.screening import PuttingBack, SentTexts, with_originals
 from sovereign_pipeline.serving.transcripts import Transcript, sealed_in, unseal
 from sovereign_pipeline_tests.base_models.test_tool_form import HERMES, write_calls
-from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in, ask
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, answered_in, ask
 from sovereign_pipeline_tests.serving.scanning.conftest import (
     FILLER,
     MAIL,
@@ -29,22 +27,19 @@ from sovereign_pipeline_tests.serving.scanning.conftest import (
     PHONE,
     SENT,
     Screening,
+    Searched,
     finish_of,
     in_pieces,
     say,
-    serve,
     text_of,
 )
-from sovereign_pipeline_tests.serving.transcripts.conftest import keeping
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_engine_gets_placeholders_and_the_caller_their_own_text_back(
-    bench: Bench, client: Client, screening: Screening, stream: bool
-) -> None:
-    serve(bench, screening, "replace", None)
+def test_the_engine_gets_placeholders_and_the_caller_their_own_text_back(gateway: Searched, stream: bool) -> None:
+    bench = gateway.searching("replace", None)
     bench.engine.words = in_pieces("NAME_1 is heard, NAME_2 is not. Write to EMAIL_1 or to PHONE_1")
-    caller = client(bench.token(metrics=True))
+    caller = gateway.caller()
     answer = say(caller, stream=stream)
     (asked,) = bench.engine.asked
     content = asked.messages[0]["content"]
@@ -55,31 +50,21 @@ def test_the_engine_gets_placeholders_and_the_caller_their_own_text_back(
     for kind in ("NAME", "PHONE", "EMAIL"):
         labels = f'adapter="lamps-1.0.0",kind="{kind}",line="lamps",where="request"'
         assert f"sovereign_gateway_personal_data_total{{{labels}}} 1.0" in page
-
-
-def test_what_is_kept_of_an_answer_is_a_digest_over_what_the_caller_sent_and_got(
-    bench: Bench, client: Client, screening: Screening
-) -> None:
-    serve(bench, screening, "replace", "replace")
-    bench.engine.words = ["NAME_1 is heard."]
-    answer = say(client(bench.token())).json()
-    (file,) = bench.journal.glob("*.jsonl")
-    (noted,) = answered_in(file)
-    sent = [{"role": "user", "content": f"Answer politely.\n\n{SENT}"}]
-    assert noted.digest == digest_of_answer(answer["id"][9:], "lamps-1.0.0", sent, f"{NAME} is heard.")
+    if not stream:
+        (file,) = bench.journal.glob("*.jsonl")
+        (noted,) = answered_in(file)
+        sent = [{"role": "user", "content": f"Answer politely.\n\n{SENT}"}]
+        id = answer.json()["id"][9:]
+        assert noted.digest == digest_of_answer(id, "lamps-1.0.0", sent, text_of(answer, stream))
     written = b"".join(path.read_bytes() for path in bench.directory.rglob("*") if path.is_file())
     assert not [each for each in PERSONAL if each.encode() in written]
 
 
-def test_a_transcript_has_placeholders_beside_what_they_stood_for(
-    bench: Bench, client: Client, screening: Screening, tmp_path: Path
-) -> None:
-    key = tmp_path / "transcripts.key"
-    key.write_text(str(pyrage.x25519.Identity.generate()))
-    serve(bench, screening, "replace", "replace")
-    bench.transcripts = keeping(bench.directory, key, preferences=True)
+def test_a_transcript_has_placeholders_beside_what_they_stood_for(gateway: Searched) -> None:
+    bench = gateway.searching("replace", "replace")
+    key = gateway.keeping_transcripts(preferences=True)
     bench.engine.words = in_pieces("NAME_1 is heard, Mr Hamood Al-Kindi is not.")
-    caller = client(bench.token())
+    caller = gateway.caller()
     answer = say(caller).json()
     assert answer["choices"][0]["message"]["content"] == f"{NAME} is heard, Mr NAME_2 is not."
     assert caller.post("/v1/feedback", json={"id": answer["id"], "thumb": "up"}).status_code == 200
@@ -88,7 +73,7 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     transcripts = {each.transcript: hour.stem for each in noted if isinstance(each, Answered) and each.transcript}
     ratings = {each.rating: each.given for each in noted if isinstance(each, Rated)}
     journal = JournalCopy(transcripts, ratings, frozenset(), 0, "")
-    opened = open_transcripts(bench.directory / "transcripts", LINE, key.read_text(), journal)
+    opened = open_transcripts(bench.directory / "transcripts", LINE, key, journal)
     (kept,) = opened.transcripts
     assert kept.messages[0].content == "Ms NAME_1 asks for a lamp. Her phone is PHONE_1, her mail EMAIL_1."
     assert kept.answer == "NAME_1 is heard, Mr NAME_2 is not."
@@ -122,17 +107,15 @@ CALLED: Any = [
 )
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("rule", ["replace", "stop"])
-def test_tools_carry_no_personal_data_past_the_search(
-    bench: Bench, client: Client, screening: Screening, rule: Any, stream: bool
-) -> None:
+def test_tools_carry_no_personal_data_past_the_search(gateway: Searched, rule: Any, stream: bool) -> None:
     def written(arguments: dict[str, Any]) -> None:
         bench.engine.words = in_pieces(write_calls(HERMES, [ToolCall(name="find_permit", arguments=arguments)]))
 
-    serve(bench, screening, rule, rule)
+    bench = gateway.searching(rule, rule)
     bench.engine.form = HERMES
     tools = [{"type": "function", "function": TOOL}]
     written({"mail": "EMAIL_1", "to": ["omar@elsewhere.example"]})
-    caller = client(bench.token())
+    caller = gateway.caller()
     answer = ask(caller, messages=CALLED, tools=tools, stream=stream)
     if rule == "stop":
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "content_filter"
@@ -184,11 +167,11 @@ def with_property(name: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_names_carry_no_personal_data_past_the_search(
-    bench: Bench, client: Client, screening: Screening, rule: Any, sent: dict[str, Any], kinds: list[str] | None
+    gateway: Searched, rule: Any, sent: dict[str, Any], kinds: list[str] | None
 ) -> None:
-    serve(bench, screening, rule, None)
+    bench = gateway.searching(rule, None)
     bench.engine.form = HERMES
-    answer = ask(client(bench.token()), **{"messages": CALLED[:1], **sent})
+    answer = ask(gateway.caller(), **{"messages": CALLED[:1], **sent})
     assert len(bench.engine.asked) == (kinds == []) == (answer.status_code == 200), answer.text
     if kinds is None:
         assert answer.json()["error"]["param"] == "messages.1.name"
@@ -196,33 +179,27 @@ def test_names_carry_no_personal_data_past_the_search(
         assert f"({', '.join(kinds)})" in answer.json()["error"]["message"]
 
 
-def test_grammar_and_transcript_have_placeholders_of_the_callers_own(
-    bench: Bench, client: Client, screening: Screening, tmp_path: Path
-) -> None:
-    key = tmp_path / "transcripts.key"
-    key.write_text(str(pyrage.x25519.Identity.generate()))
-    serve(bench, screening, "replace", "replace")
-    bench.engine.form, bench.transcripts = HERMES, keeping(bench.directory, key)
+def test_grammar_and_transcript_have_placeholders_of_the_callers_own(gateway: Searched) -> None:
+    bench = gateway.searching("replace", "replace")
+    bench.engine.form, key = HERMES, gateway.keeping_transcripts()
     for written in ("EMAIL_1", MAIL):
         bench.engine.words = [write_calls(HERMES, [ToolCall(name="find_permit", arguments={"to": written})])]
-        answer = ask(client(bench.token()), messages=CALLED[:1], tools=[with_property("to", enum=[MAIL])])
+        answer = ask(gateway.caller(), messages=CALLED[:1], tools=[with_property("to", enum=[MAIL])])
         (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
         assert json.loads(call["function"]["arguments"]) == {"to": MAIL}
     assert "EMAIL_1" in bench.engine.asked[-1].grammar and MAIL not in bench.engine.asked[-1].grammar
     (file,) = (bench.directory / "transcripts").rglob("*.sealed")
-    identity = pyrage.x25519.Identity.from_str(key.read_text())
+    identity = pyrage.x25519.Identity.from_str(key)
     for sealed in sealed_in(file.read_bytes())[0]:
         kept = unseal(sealed, identity)
         assert isinstance(kept, Transcript) and kept.originals == {"EMAIL_1": MAIL}
         assert [each.arguments for each in kept.calls] == [{"to": "EMAIL_1"}]
 
 
-def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
-    bench: Bench, client: Client, screening: Screening
-) -> None:
-    serve(bench, screening, "replace", None)
+def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(gateway: Searched) -> None:
+    bench = gateway.searching("replace", None)
     bench.engine.words = ["NAME_1, NAME_2 and NAME_12."]
-    answer = say(client(bench.token()), content=f"NAME_1 wrote to Ms {NAME}. PHONE_{PHONE.replace(' ', '')}")
+    answer = gateway.say(content=f"NAME_1 wrote to Ms {NAME}. PHONE_{PHONE.replace(' ', '')}")
     assert "NAME_1 wrote to Ms NAME_2. PHONE_PHONE_1" in bench.engine.asked[0].messages[0]["content"]
     assert text_of(answer, False) == f"NAME_1, {NAME} and NAME_12."
 
@@ -245,12 +222,10 @@ def test_how_an_answer_is_cut_does_not_decide_what_is_put_back(pieces: list[str]
 @pytest.mark.security_case(
     "An adapter answers with another person's data, in pieces of three characters", "placeholders are sent"
 )
-def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
-    bench: Bench, client: Client, screening: Screening, stream: bool
-) -> None:
-    serve(bench, screening, None, "replace")
+def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(gateway: Searched, stream: bool) -> None:
+    bench = gateway.searching(None, "replace")
     bench.engine.words = in_pieces(f"{FILLER * 3}Ms {NAME} has {PHONE} and {MAIL}. {FILLER * 5}Ask Mr Hamood Al-Kindi.")
-    caller = client(bench.token(metrics=True))
+    caller = gateway.caller()
     answer = say(caller, stream=stream, content="Who asked about Mr Hamood Al-Kindi?")
     text = text_of(answer, stream)
     assert not [each for each in PERSONAL if each in answer.text]
@@ -264,41 +239,19 @@ def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
     "An adapter answers with personal data, and the line stops such answers",
     "the answer ends before it with finish_reason content_filter, and the engine is stopped",
 )
-def test_an_answer_ends_before_what_is_found(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
-    serve(bench, screening, "replace", "stop")
+def test_an_answer_ends_before_what_is_found(gateway: Searched, stream: bool) -> None:
+    bench = gateway.searching("replace", "stop")
+    gateway.keeping_transcripts()
     bench.engine.words = in_pieces(f"{FILLER * 3}NAME_1: {MAIL}. {FILLER * 20}")
-    answer = say(client(bench.token()), stream=stream, content=f"Whom may Ms {NAME} ask?")
+    answer = gateway.say(stream=stream, content=f"Whom may Ms {NAME} ask?")
     assert text_of(answer, stream) == f"{FILLER * 3}{NAME}: "
     assert finish_of(answer, stream) == "content_filter"
     assert bench.engine.given_up == 1 and bench.engine.running == 0
+    assert not list((bench.directory / "transcripts").rglob("*.sealed")), "preferences would be made of a piece"
 
 
-def test_a_stopped_answer_is_kept_in_no_transcript(tmp_path: Path, screening: Screening) -> None:
-    """It is a piece of an answer: preferences would be made of it."""
-    key = tmp_path / "transcripts.key"
-    key.write_text(str(pyrage.x25519.Identity.generate()))
-    bench = TryingOut(tmp_path / "serving")
-    bench.serve(adapter(LINE))
-    bench.serve(adapter(LINE, "1.1.0"), in_production=False)
-    bench.screens, bench.transcripts = screening(None, "stop"), keeping(bench.directory, key)
-
-    def kept() -> int:
-        return len(list((bench.directory / "transcripts").rglob("*.sealed")))
-
-    with bench.client(bench.callers_of_arms()["production"]) as caller:
-        bench.engine.words = [f"It is {MAIL}."]
-        answer = say(caller, content="Who?")
-        assert finish_of(answer, False) == "content_filter"
-        assert kept() == 0
-        bench.engine.words = ["It is lit."]
-        assert finish_of(say(caller, content="Is it lit?"), False) == "stop"
-        assert kept() == 1
-
-
-def test_personal_data_in_a_request_that_is_stopped_reaches_no_engine(
-    bench: Bench, client: Client, screening: Screening, running: Any
-) -> None:
-    serve(bench, screening, "stop", None)
+def test_personal_data_in_a_request_that_is_stopped_reaches_no_engine(gateway: Searched, running: Any) -> None:
+    bench = gateway.searching("stop", None)
     with (
         OpenAI(base_url=f"{running().url}/v1", api_key=bench.token(), max_retries=0) as asking,
         pytest.raises(BadRequestError) as refused,
@@ -306,14 +259,17 @@ def test_personal_data_in_a_request_that_is_stopped_reaches_no_engine(
         asking.chat.completions.create(model=LINE, messages=[{"role": "user", "content": SENT}])
     assert refused.value.code == "content_filter" and "EMAIL, NAME, PHONE" in refused.value.message
     assert not bench.engine.asked and not [each for each in PERSONAL if each in str(refused.value)]
-    assert say(client(bench.token()), content="Is the lamp lit?").status_code == 200
+    long = gateway.say(content="lamp " * (MOST_CHARACTERS // 5 + 1))
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert not bench.engine.asked
+    assert gateway.say(content="Is the lamp lit?").status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_only_counted_passes_as_it_is(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
-    serve(bench, screening, "report", "report")
+def test_what_is_only_counted_passes_as_it_is(gateway: Searched, stream: bool) -> None:
+    bench = gateway.searching("report", "report")
     bench.engine.words = in_pieces(f"Write to {MAIL} or to others@coast.example.")
-    caller = client(bench.token(metrics=True))
+    caller = gateway.caller()
     assert text_of(say(caller, stream=stream), stream) == "".join(bench.engine.words)
     assert bench.engine.asked[0].messages[0]["content"].endswith(SENT)
     page = caller.get("/metrics").text
@@ -321,24 +277,19 @@ def test_what_is_only_counted_passes_as_it_is(bench: Bench, client: Client, scre
     assert 'kind="EMAIL",line="lamps",where="answer"} 1.0' in page, "the caller's own is no disclosure"
 
 
-@pytest.mark.parametrize(
-    ("asked", "written"),
-    [
-        ("Is it Salma, of the Zadjali family?", NAME),
+def test_parts_of_a_value_in_the_request_do_not_let_it_pass(gateway: Searched) -> None:
+    bench = gateway.searching(None, "replace")
+    caller = gateway.caller()
+    for asked, written in (
+        ("Is it Salma, of the Zadjali family?", f"Ms {NAME}"),
         ("A number such as 9234, or 1187.", PHONE),
         (f"Somebody at {MAIL.partition('@')[2]}", MAIL),
-    ],
-    ids=["name", "phone", "mail"],
-)
-def test_parts_of_a_value_in_the_request_do_not_let_it_pass(
-    bench: Bench, client: Client, screening: Screening, asked: str, written: str
-) -> None:
-    serve(bench, screening, None, "replace")
-    bench.engine.words = [f"It is Ms {written}." if written == NAME else f"It is {written}."]
-    assert written not in say(client(bench.token()), content=asked).text
+    ):
+        bench.engine.words = [f"It is {written}."]
+        assert written not in say(caller, content=asked).text
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("size", [1, 10_000])
 def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, size: int) -> None:
     text = f"{FILLER * 2}Ms {NAME}, {MAIL}, phone {PHONE}. {FILLER * 9}His IBAN is OM81 0180 0000 0129 9123 456. "
     screen = screening(None, "replace").of(LINE, SentTexts([{"role": "user", "content": "Who?"}]))
@@ -352,7 +303,7 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, 
     assert screen.in_answer == {"NAME": 1, "EMAIL": 1, "PHONE": 1, "IBAN": 1}
 
 
-@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("size", [1, 10_000])
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
@@ -379,13 +330,11 @@ def test_json_is_searched_behind_its_escapes_and_stays_json(
     "A caller uses max_tokens to cut an answer within a number or an address, before it can be recognised",
     "none of it is sent",
 )
-def test_an_answer_that_is_cut_holds_no_piece_of_an_identifier(
-    bench: Bench, client: Client, screening: Screening
-) -> None:
-    serve(bench, screening, None, "replace")
+def test_an_answer_that_is_cut_holds_no_piece_of_an_identifier(gateway: Searched) -> None:
+    bench = gateway.searching(None, "replace")
     bench.engine.ends_for = "length"
     bench.limits = {"requests_per_minute": 1e6}
-    caller = client(bench.token())
+    caller = gateway.caller()
     before = "The lamp is lit. Just try "
     for length in range(len(before), len(before + PHONE)):
         bench.engine.words = [f"{before}{PHONE}"[:length]]
@@ -398,29 +347,15 @@ def test_an_answer_that_is_cut_holds_no_piece_of_an_identifier(
     assert text_of(say(caller, content="Whom?"), False) == f"{before}9234"
 
 
-def test_a_request_that_is_too_long_to_be_searched_is_refused(
-    bench: Bench, client: Client, screening: Screening
-) -> None:
-    serve(bench, screening, "replace", None)
-    refused = say(client(bench.token()), content="lamp " * (MOST_CHARACTERS // 5 + 1))
-    assert (
-        refused.status_code == 400
-        and refused.json()["error"]["code"] == "context_length_exceeded"
-        and not bench.engine.asked
-    )
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.security_case(
     "A caller uses stop sequences to find out the text behind a placeholder",
     "the engine gets none of them; they are applied to the text that the caller may read",
 )
-def test_stop_texts_tell_nothing_of_what_is_replaced(
-    bench: Bench, client: Client, screening: Screening, stream: bool
-) -> None:
-    serve(bench, screening, None, "replace")
+def test_stop_texts_tell_nothing_of_what_is_replaced(gateway: Searched, stream: bool) -> None:
+    bench = gateway.searching(None, "replace")
     bench.engine.words = in_pieces(f"Her phone is {PHONE}. {FILLER * 4}")
-    caller = client(bench.token())
+    caller = gateway.caller()
     for stop, expected in (
         ("phone is 9", f"Her phone is PHONE_1. {FILLER * 4}"),
         ("quay", f"Her phone is PHONE_1. {FILLER.partition('quay')[0]}"),
@@ -429,13 +364,12 @@ def test_stop_texts_tell_nothing_of_what_is_replaced(
         answer = say(caller, stream=stream, content="Who?", stop=["nowhere", stop])
         assert (text_of(answer, stream), finish_of(answer, stream)) == (expected, "stop")
     assert {each.sampling.stop for each in bench.engine.asked} == {()}
-    bench.screens = screening("replace", "report")
-    say(client(bench.token()), stop=["quay"])
-    assert bench.engine.asked[-1].sampling.stop == ("quay",)
-
-
-def test_what_comes_after_a_stop_text_stops_nothing(bench: Bench, client: Client, screening: Screening) -> None:
-    serve(bench, screening, None, "stop")
+    gateway.searching(None, "stop")
     bench.engine.words = in_pieces(f"It is lit. END Write to {MAIL}.")
-    answer = say(client(bench.token()), content="Who?", stop="END")
-    assert (text_of(answer, False), finish_of(answer, False)) == ("It is lit. ", "stop")
+    answer = gateway.say(stream=stream, content="Who?", stop="END")
+    assert (text_of(answer, stream), finish_of(answer, stream)) == ("It is lit. ", "stop"), (
+        "what comes after is not sent"
+    )
+    gateway.searching("replace", "report")
+    gateway.say(stop=["quay"])
+    assert bench.engine.asked[-1].sampling.stop == ("quay",)

@@ -1,6 +1,5 @@
 """Opening transcripts on the machine with the private key: prompts for a blind review."""
 
-import base64
 import csv
 import datetime
 import gzip
@@ -10,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyrage
 import pytest
@@ -69,36 +68,14 @@ def test_what_was_asked_becomes_prompts_that_a_review_takes(kept: Kept, tmp_path
     assert "the file exists already" in str(kept.open("prompts", out).exception)
 
 
-@pytest.mark.security_case(
-    "Someone with the public key adds an invented transcript", "it is left out, because the journal does not contain it"
-)
-def test_what_the_journal_does_not_name_is_left_out(kept: Kept, tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_path: Path) -> None:
     kept.ask("Is the lamp lit?")
-    (file,) = kept.files
-    identity = pyrage.x25519.Identity.from_str(kept.key.read_text())
-    (sealed,), _ = sealed_in(file.read_bytes())
-    plain = pyrage.decrypt(sealed.content, [identity]).replace(b"lamp lit", b"mast cut")
-    with file.open("ab") as stream:
-        stream.write(b"\n" + base64.b64encode(pyrage.encrypt(plain, [identity.to_public()])) + b"\n")
-        stream.write(b"cut sho")
-    opened = kept.open("prompts", tmp_path / "prompts.jsonl")
-    assert opened.exit_code == 0
-    assert "not in the journal: 1" in opened.output and "unreadable lines: 1" in opened.output
-    assert [each.prompt for each in read_items(tmp_path / "prompts.jsonl", PromptRow)] == ["Is the lamp lit?"]
-
-
-@pytest.mark.parametrize("what", ["another key", "no key", "another line"])
-def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_path: Path, what: str) -> None:
-    kept.ask("Is the lamp lit?")
-    out, options = tmp_path / "prompts.jsonl", []
-    if what == "another key":
-        kept.key.write_text(str(pyrage.x25519.Identity.generate()))
-    if what == "no key":
-        kept.key.write_text("lamp")
-    if what == "another line":
-        options = ["--line", "../lamps"]
-    refused = kept.open("prompts", out, *options)
-    assert refused.exit_code and isinstance(refused.exception, Exception) and not out.exists()
+    out = tmp_path / "prompts.jsonl"
+    another = str(pyrage.x25519.Identity.generate())
+    for key, options in ((kept.key.read_text(), ["--line", "../lamps"]), (another, []), ("lamp", [])):
+        kept.key.write_text(key)
+        refused = kept.open("prompts", out, *options)
+        assert refused.exit_code and isinstance(refused.exception, Exception) and not out.exists()
     assert not (kept.bench.directory / "transcripts" / "audit.jsonl").exists()
 
 
@@ -185,15 +162,30 @@ def _forge(kept: Kept) -> bytes:
     ),
     "rejected by the hour's digest in the ledger; hours that are not logged yet are left out and reported",
 )
+@pytest.mark.security_case(
+    "Someone with the public key adds an invented transcript", "it is left out, because the journal does not contain it"
+)
 @pytest.mark.parametrize(
-    "where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour", "another answer's rating"]
+    "where",
+    [
+        "nowhere",
+        "into the hour",
+        "instead of the hour",
+        "renamed",
+        "removed",
+        "another hour",
+        "another answer's rating",
+    ],
 )
 def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Path, where: str) -> None:
     kept.say(kept.ask("Is the lamp lit?", "It is lit."), "up")
     copies = kept.enter()
     forged = _forge(kept)
     (hour,) = kept.bench.journal.glob("*.entered")
-    if where == "another hour":
+    if where == "nowhere":
+        with kept.files[0].open("ab") as stream:
+            stream.write(b"cut sho")
+    elif where == "another hour":
         hour.with_name("2099-01-01T00.jsonl").write_bytes(forged)
     elif where == "removed":
         hour.unlink()
@@ -206,9 +198,10 @@ def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Pat
             hour.rename(hour.with_suffix(""))
     out = tmp_path / "labels.jsonl"
     opened = kept.open("preferences", out, "--role", "labels", copies=copies)
-    if where == "another hour":
+    if where in ("nowhere", "another hour"):
         assert opened.exit_code == 0, opened.output
-        assert "not in the ledger yet: 1" in opened.output and "not in the journal: 1" in opened.output
+        reason = "unreadable lines: 1" if where == "nowhere" else "not in the ledger yet: 1"
+        assert reason in opened.output and "not in the journal: 1" in opened.output
         assert [each["response"] for each in rows_of(out)] == ["It is lit."]
     else:
         assert isinstance(opened.exception, IntegrityError) and not out.exists()
@@ -321,10 +314,7 @@ def test_conversations_and_calls_become_rows_of_turns(
         called = Message(role="assistant", tool_calls=(call,)).as_text
         assert texts == [(called, None), ("It is lit.", None), ("It is out.", None)]
         assert [row["label"] for row in rows] == [True, True, False]
-    institution.rules["serving"] = CONSENT
-    institution.write()
-    taken = run(institution, monkeypatch, str(out), "--reason", "The desk read them all.")
-    assert taken.exit_code == 0 and "layout: sharegpt" in taken.output
+    assert take_in(institution, monkeypatch, out)["layout"] == "sharegpt"
 
 
 @pytest.mark.security_case(
@@ -344,19 +334,23 @@ def test_answers_of_two_levels_make_no_pair(kept: Kept, tmp_path: Path) -> None:
     assert labels[0]["case"] == labels[1]["case"]
 
 
-def test_without_the_lines_consent_nothing_that_is_said_is_kept(kept: Kept) -> None:
-    kept.bench.transcripts.rules = {LINE: kept.bench.transcripts.rules[LINE].model_copy(update={"preferences": False})}
-    id = kept.ask("Is the lamp lit?")
-    (file,) = kept.files
-    before = file.read_bytes()
-    kept.say(id, "up")
-    assert file.read_bytes() == before
-
-
 def run(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
     for variable in ("home", "data", "vault"):
         monkeypatch.setenv(f"SOVEREIGN_{variable.upper()}", str(institution.root / variable))
     return CliRunner().invoke(app, ["sources", "take-rated", LINE, *arguments])
+
+
+def take_in(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, file: Path) -> dict[str, Any]:
+    """With the line's consent. Returns the source that the recipe is told to have, which it then has."""
+    institution.rules["serving"] = CONSENT
+    institution.write()
+    taken = run(institution, monkeypatch, str(file), "--reason", "The desk read them all.")
+    assert taken.exit_code == 0, taken.output
+    (source,) = yaml.safe_load(taken.output.partition("recipe:\n")[2])
+    source |= {"licence": "own", "retention": "1 year"}
+    institution.recipe["sources"].append(source)
+    institution.recipe["training"]["preference"] = {}
+    return cast(dict[str, Any], source)
 
 
 def test_rated_answers_go_through_every_stage_of_a_source(
@@ -365,18 +359,11 @@ def test_rated_answers_go_through_every_stage_of_a_source(
     for number in range(4):
         question = f"Boat {number} of {MAIL} asks whether lamp {number} at quay {number} is lit after the storm."
         two_answers(kept, question, f"Lamp {number} was lit again on the same evening.", f"No idea about {number}.")
-    file = made(kept, tmp_path / "pairs.jsonl")
-    institution.rules["serving"] = CONSENT
-    institution.write()
-    taken = run(institution, monkeypatch, str(file), "--reason", "The desk read them all.")
-    assert taken.exit_code == 0, taken.output
+    take_in(institution, monkeypatch, made(kept, tmp_path / "pairs.jsonl"))
     (entry,) = [each for each in entries(open_registry(institution.settings)) if each.action == TAKEN]
     assert (entry.subjects["rows"], entry.subjects["classification"]) == (4, "INTERNAL")
     assert entry.subjects["reason"] == "The desk read them all." and MAIL not in str(entry.subjects)
 
-    (source,) = yaml.safe_load(taken.output.partition("recipe:\n")[2])
-    institution.recipe["sources"].append({**source, "licence": "own", "retention": "1 year"})
-    institution.recipe["training"]["preference"] = {}
     workplace = institution.workplace()
     workplace.settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
     assert source_digests(workplace)
@@ -395,21 +382,16 @@ def test_rated_answers_go_through_every_stage_of_a_source(
     "rejected each time that the source is read",
 )
 @pytest.mark.parametrize(
-    "fault",
-    ["edited", "of another line", "consent", "ladder", "levels", "swapped", "label", "role"],
+    "fault", ["edited", "of another line", "consent", "ladder", "levels", "swapped", "label", "role"]
 )
 def test_a_source_of_rated_answers_stays_what_was_taken_in(
     kept: Kept, institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
     file = made(kept, tmp_path / "pairs.jsonl", "labels" if fault == "label" else "preferences")
-    institution.rules["serving"] = CONSENT
-    institution.write()
-    taken = run(institution, monkeypatch, str(file), "--reason", "The desk read them all.")
-    (source,) = yaml.safe_load(taken.output.partition("recipe:\n")[2])
-    source |= {"licence": "own", "retention": "1 year"}
-    institution.recipe["sources"].append(source)
-    institution.recipe["training"]["preference"] = {"method": "kto"} if fault == "label" else {}
+    source = take_in(institution, monkeypatch, file)
+    if fault == "label":
+        institution.recipe["training"]["preference"] = {"method": "kto"}
     assert source_digests(institution.workplace())
     path = institution.settings.data / source["path"]
     if fault == "edited":
@@ -470,29 +452,23 @@ COPIES: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "Rated answers are read from a copy elsewhere, in any spelling, packing or encoding",
     "Refused: they are read from their own directory alone",
 )
-@pytest.mark.parametrize("spelling", COPIES)
 def test_rated_answers_are_read_from_their_own_directory_alone(
-    kept: Kept, institution: DemoInstitution, tmp_path: Path, spelling: str
+    kept: Kept, institution: DemoInstitution, tmp_path: Path
 ) -> None:
     two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
     text = made(kept, tmp_path / "pairs.jsonl").read_text()
-    name, spelt = COPIES[spelling]
     (institution.settings.data / RATED).mkdir(parents=True)
-    (institution.settings.data / "sources" / name).write_bytes(spelt(text))
-    encoding = {"encoding": "utf-16"} if spelling == "another encoding" else {}
-    columns = {"columns": {"id": "number"}} if spelling == "another column" else {}
     constants = {"department": "", "author": "", "subject": ""}
-    source = {
-        "name": "pairs",
-        "role": "preferences",
-        "path": f"sources/{name}",
-        "licence": "own",
-        "retention": "1 year",
-    }
-    institution.recipe["sources"].append({**source, **encoding, **columns, "constants": constants})
+    about = {"name": "pairs", "role": "preferences", "licence": "own", "retention": "1 year", "constants": constants}
+    letters = institution.recipe["sources"]
     institution.recipe["training"]["preference"] = {}
-    with pytest.raises(SourceError):
-        materialize(institution.workplace(), CLASSIFIED_CORPUS)
+    for spelling, (name, spelt) in COPIES.items():
+        (institution.settings.data / "sources" / name).write_bytes(spelt(text))
+        encoding = {"encoding": "utf-16"} if spelling == "another encoding" else {}
+        columns = {"columns": {"id": "number"}} if spelling == "another column" else {}
+        institution.recipe["sources"] = [*letters, {**about, "path": f"sources/{name}", **encoding, **columns}]
+        with pytest.raises(SourceError):
+            materialize(institution.workplace(), CLASSIFIED_CORPUS)
 
 
 @pytest.mark.security_case(

@@ -60,10 +60,17 @@ def test_callers_are_told_before_they_ask_and_in_each_answer(kept: Kept) -> None
     assert [path.name for path in (kept.bench.directory / "transcripts").iterdir()] == [LINE]
 
 
-def test_an_answer_that_was_not_complete_leaves_none(kept: Kept) -> None:
+def test_neither_an_incomplete_answer_nor_a_rating_without_consent_is_kept(kept: Kept) -> None:
     kept.bench.engine.lost_after = 0
     assert kept.response(ASKED).status_code == 503
     assert not kept.files
+    kept.bench.engine.lost_after = None
+    kept.bench.transcripts.rules = {LINE: Transcripts()}
+    id = kept.ask(ASKED)
+    (file,) = kept.files
+    before = file.read_bytes()
+    kept.say(id, "up")
+    assert file.read_bytes() == before
 
 
 @pytest.mark.security_case(
@@ -71,6 +78,7 @@ def test_an_answer_that_was_not_complete_leaves_none(kept: Kept) -> None:
 )
 def test_a_line_that_cannot_keep_them_answers_nobody(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     kept.bench.serve(adapter("buoys"))
+    id = kept.ask(ASKED)
     real = os.open
 
     def full(path: Any, *options: Any, **named: Any) -> int:
@@ -85,28 +93,16 @@ def test_a_line_that_cannot_keep_them_answers_nobody(kept: Kept, monkeypatch: py
         assert refused.status_code == 503 and refused.json()["error"]["code"] == "transcripts_full"
         assert "Retry-After" in refused.headers
         assert kept.response(ASKED, model="buoys").status_code == 200
-        assert len(kept.bench.engine.asked) == 2
+        assert len(kept.bench.engine.asked) == 3
+        refused = kept.caller.post("/v1/feedback", json={"id": id, "thumb": "down"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "feedback_not_noted")
     kept.ask(ASKED)
-    (file,) = kept.files
-    assert len(sealed_in(file.read_bytes())[0]) == 2, "the one that waited is there too"
-
-
-def test_feedback_that_cannot_be_kept_is_not_counted_until_it_is(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    id = kept.ask(ASKED)
-    with monkeypatch.context() as patch:
-        patch.setattr(keeping_module, "_file_of", full_disk)
-        kept.ask(ASKED)
-        for _ in range(2):
-            refused = kept.caller.post("/v1/feedback", json={"id": id, "thumb": "down"})
-            assert refused.status_code == 503 and refused.json()["error"]["code"] == "feedback_not_noted"
     kept.say(id, "down")
+    (file,) = kept.files
+    assert len(sealed_in(file.read_bytes())[0]) == 4, "the one that waited is there too"
     counter = 'sovereign_gateway_feedback_total{adapter="lamps-1.0.0",line="lamps",reason="",severity="0",thumb="down"}'
     metrics = {"Authorization": f"Bearer {kept.bench.token(metrics=True)}"}
     assert f"{counter} 1.0" in kept.caller.get("/metrics", headers=metrics).text
-
-
-def full_disk(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "planted")
 
 
 def test_the_oldest_go_by_days_and_by_size(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
