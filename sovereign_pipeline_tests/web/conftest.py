@@ -3,7 +3,9 @@
 import datetime
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,17 @@ HERE = "http://127.0.0.1:8700"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 THIRD = "lamps-1.2.0"
 """Of the level SECRET; the others are PUBLIC."""
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Change a file of the site, and put it back."""
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
 
 
 @dataclass

@@ -76,79 +76,43 @@ def put(connection: Connection, leaves: Leaves) -> None:
     connection.execute(text("DELETE FROM entry WHERE sequence > :n"), {"n": len(leaves)})
 
 
-def bytes_changed(site: Site, connection: Connection) -> None:
-    put(connection, with_lower_level(leaves_in(connection)))
+def chain(connection: Connection, leaves: Leaves) -> None:
+    """Entries, numbers, tree and head as they would be, signed by another log."""
+    rewrite(connection, chained_anew(leaves), checkpoints.new_log())
 
 
-def order_swapped(site: Site, connection: Connection) -> None:
-    put(connection, swapped(leaves_in(connection)))
+Change = Callable[[Site, Connection], object]
 
 
-def order_swapped_and_chained(site: Site, connection: Connection) -> None:
-    rewrite(connection, chained_anew(swapped(leaves_in(connection))), checkpoints.new_log())
+def sql(*statements: str) -> Change:
+    return lambda site, connection: [connection.execute(text(each)) for each in statements]
 
 
-def recall_removed(site: Site, connection: Connection) -> None:
+def remove_recall(site: Site, connection: Connection) -> None:
     number = 1 + of_action(leaves_in(connection), "recall opened")
     connection.execute(text(f"DELETE FROM entry WHERE sequence = {number}"))
 
 
-def recall_removed_and_numbers_closed(site: Site, connection: Connection) -> None:
-    put(connection, without_recall(leaves_in(connection)))
-
-
-def recall_removed_and_chained(site: Site, connection: Connection) -> None:
-    rewrite(connection, chained_anew(without_recall(leaves_in(connection))), checkpoints.new_log())
-
-
-def newest_removed(site: Site, connection: Connection) -> None:
-    connection.execute(text("DELETE FROM entry WHERE sequence = (SELECT max(sequence) FROM entry)"))
-
-
-def all_removed(site: Site, connection: Connection) -> None:
-    for table in ("entry", "node", "blob", "ledger_key", "sealed"):
-        connection.execute(text(f"DELETE FROM {table}"))
-
-
-def one_added(site: Site, connection: Connection) -> None:
-    connection.execute(text("INSERT INTO entry SELECT max(sequence) + 1, data, head FROM entry"))
-
-
-def one_added_after_a_gap(site: Site, connection: Connection) -> None:
-    connection.execute(text("INSERT INTO entry SELECT max(sequence) + 9, data, head FROM entry"))
-
-
-def one_added_with_chain_and_tree(site: Site, connection: Connection) -> None:
-    light_past_the_program(site.registry, 9)
-
-
-def head_removed(site: Site, connection: Connection) -> None:
-    connection.execute(text("UPDATE entry SET head = NULL"))
-
-
-def row_changed(site: Site, connection: Connection) -> None:
-    connection.execute(text("UPDATE blob SET data = replace(data, 'lamps', 'lamqs')"))
-
-
-def rows_removed(site: Site, connection: Connection) -> None:
-    connection.execute(text("DELETE FROM blob"))
-
-
-def number_for_bytes(site: Site, connection: Connection) -> None:
-    connection.execute(text("UPDATE blob SET data = 9223372036854775807"))
-
-
-def number_for_an_entry(site: Site, connection: Connection) -> None:
-    connection.execute(text("UPDATE entry SET data = 20000000000 WHERE sequence = 1"))
-
-
-Change = Callable[[Site, Connection], None]
-CHANGES: tuple[Change, ...] = (
-    *(bytes_changed, order_swapped, order_swapped_and_chained),
-    *(recall_removed, recall_removed_and_numbers_closed, recall_removed_and_chained, newest_removed, all_removed),
-    *(one_added, one_added_after_a_gap, one_added_with_chain_and_tree, head_removed, row_changed, rows_removed),
-    *(number_for_bytes, number_for_an_entry),
-)
+CHANGES: dict[str, Change] = {
+    "bytes changed": lambda _, connection: put(connection, with_lower_level(leaves_in(connection))),
+    "order swapped": lambda _, connection: put(connection, swapped(leaves_in(connection))),
+    "order swapped and chained": lambda _, connection: chain(connection, swapped(leaves_in(connection))),
+    "recall removed": remove_recall,
+    "recall removed and numbers closed": lambda _, connection: put(connection, without_recall(leaves_in(connection))),
+    "recall removed and chained": lambda _, connection: chain(connection, without_recall(leaves_in(connection))),
+    "newest removed": sql("DELETE FROM entry WHERE sequence = (SELECT max(sequence) FROM entry)"),
+    "all removed": sql(*(f"DELETE FROM {each}" for each in ("entry", "node", "blob", "ledger_key", "sealed"))),
+    "one added": sql("INSERT INTO entry SELECT max(sequence) + 1, data, head FROM entry"),
+    "one added after a gap": sql("INSERT INTO entry SELECT max(sequence) + 9, data, head FROM entry"),
+    "one added with chain and tree": lambda site, _: light_past_the_program(site.registry, 9),
+    "head removed": sql("UPDATE entry SET head = NULL"),
+    "row changed": sql("UPDATE blob SET data = replace(data, 'lamps', 'lamqs')"),
+    "rows removed": sql("DELETE FROM blob"),
+    "number for bytes": sql("UPDATE blob SET data = 9223372036854775807"),
+    "number for an entry": sql("UPDATE entry SET data = 20000000000 WHERE sequence = 1"),
+}
+ONE_READER = (("recall", "list"),)
+"""All commands open the registry alike: one change is shown to all of them, and each other change to one."""
 
 
 @pytest.fixture
@@ -190,8 +154,8 @@ def outcome(arguments: tuple[str, ...]) -> str | SovereignError:
     ),
     "every command, page and restarted gateway rejects it; a running one rejects it or keeps its verified state",
 )
-@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__.replace("_", " "))
-def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, change: Change) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, change: str) -> None:
     site = restored
     reader = site.client(site.token("SECRET"))
     before = {page: reader.get(page) for page in PAGES}
@@ -199,7 +163,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
     running = Sources(site.settings)
     found = running.find()
     with site.registry.engine.begin() as connection:
-        change(site, connection)
+        CHANGES[change](site, connection)
 
     for page in PAGES:  # a process that runs
         answer = reader.get(page)
@@ -208,7 +172,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
     with suppress(SovereignError):
         assert all(each in found.verified for each in running.find().verified)
 
-    for arguments in COMMANDS:  # processes that start
+    for arguments in COMMANDS if change == "recall removed and chained" else ONE_READER:  # processes that start
         replay.forget_all()
         assert isinstance(outcome(arguments), IntegrityError), arguments
     replay.forget_all()
@@ -227,7 +191,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
 @pytest.mark.parametrize("state", ["older", "forged", "junk", "empty", "sparse", "longer", "pipe"])
 def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state: str) -> None:
     site, path = restored, kept_state(restored.settings)
-    commands = [each for each in COMMANDS if each != ("audit", "verify")]  # replaces it
+    commands = COMMANDS[1:2] + ONE_READER
     log = checkpoints.signer(site.settings)
     assert log is not None
     with site.registry.reading():

@@ -8,7 +8,7 @@ import pytest
 from sovereign_pipeline.serving.gateway.auth import read_tokens, revoke_token, sha256_of
 from sovereign_pipeline.web import routes
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
-from sovereign_pipeline_tests.web.conftest import HERE, HOSTILE, THIRD, Site
+from sovereign_pipeline_tests.web.conftest import HERE, HOSTILE, THIRD, Site, changed
 
 pytestmark = pytest.mark.slow
 
@@ -48,25 +48,18 @@ def test_a_reader_sees_what_the_grant_reaches_and_no_name_beyond(site: Site) -> 
     assert elsewhere.get(f"/registry/{FIRST}").status_code == 404
 
 
-def test_a_page_leads_to_its_reports(site: Site) -> None:
+def test_an_auditor_finds_what_waits_and_the_reports(site: Site) -> None:
     reader = site.client(site.token("SECRET"))
-    links = re.findall(r'href="(/[0-9a-f]{64}/[^"]+)"', reader.get(f"/registry/{FIRST}").text)
-    assert {link.rpartition("/")[2] for link in links} >= {"report.html", "card.md", "record.json", "sources.json"}
-    assert {reader.get(link).status_code for link in links} == {200}
-
-
-def test_the_list_counts_what_waits_for_an_officer(site: Site) -> None:
-    page = site.client(site.token("SECRET")).get("/registry").text
+    page = reader.get("/registry").text
     assert "open requests: 2<" in page and "adapters under a recall: 1<" in page
-
-
-def test_the_page_of_a_line_says_what_is_due_and_what_is_missing(site: Site) -> None:
-    reader = site.client(site.token("SECRET"))
-    assert 'href="/registry/lines/lamps"' in reader.get("/registry").text
+    assert 'href="/registry/lines/lamps"' in page
     page = reader.get("/registry/lines/lamps").text
     assert "more approvals of request" in page and "not due" in page
     assert f"{SECOND} is under recall-1" in page
     assert HOSTILE not in page
+    links = re.findall(r'href="(/[0-9a-f]{64}/[^"]+)"', reader.get(f"/registry/{FIRST}").text)
+    assert {link.rpartition("/")[2] for link in links} >= {"report.html", "card.md", "record.json", "sources.json"}
+    assert {reader.get(link).status_code for link in links} == {200}
 
 
 @pytest.mark.security_case(
@@ -81,31 +74,24 @@ def test_a_session_lasts_as_long_as_its_token(site: Site) -> None:
     assert reader.get("/registry").status_code == 401
     assert all(sha256_of(each) != token for each in reader.cookies.values())
 
-    path = site.settings.serving / "tokens.json"
-    whole = path.read_text()
-    planted = "sk-sov-planted"
+    path, planted = site.settings.serving / "tokens.json", "sk-sov-planted"
     last = read_tokens(path)[-1].model_copy(update={"sha256": sha256_of(planted), "revoked_at": None})
-    path.write_text('{"tokens": [' + last.model_dump_json() + "]}")
-    try:
+    with changed(path, lambda _: b'{"tokens": [' + last.model_dump_json().encode() + b"]}"):
         assert site.client().post("/registry/sign-in", data={"token": planted}).status_code == 401
-    finally:
-        path.write_text(whole)
 
 
-def test_a_session_ends_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = site.client(site.token("SECRET"))
-    assert client.get("/registry").status_code == 200
-    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=routes.HOURS, seconds=1)
-    monkeypatch.setattr(routes, "_now", lambda: later)
-    assert "registry_reader" in client.cookies and client.get("/registry").status_code == 401
-
-
-def test_a_reader_can_leave(site: Site) -> None:
+def test_a_session_ends_by_itself_and_by_leaving(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = site.client(site.token("SECRET"))
     value = reader.cookies["registry_reader"]
     assert reader.post("/registry/sign-out").status_code == 401
     reader.cookies.set("registry_reader", value)
     assert reader.get("/registry").status_code == 401
+
+    reader = site.client(site.token("SECRET"))
+    assert reader.get("/registry").status_code == 200
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=routes.HOURS, seconds=1)
+    monkeypatch.setattr(routes, "_now", lambda: later)
+    assert "registry_reader" in reader.cookies and reader.get("/registry").status_code == 401
 
 
 @pytest.mark.security_case(
@@ -141,50 +127,29 @@ def test_the_language_is_chosen_by_a_link_and_kept(site: Site) -> None:
 def test_what_was_changed_is_told_to_the_log_and_not_to_the_reader(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reader = site.client(site.token("INTERNAL"))
-    path = site.settings.artifacts / site.view(FIRST).nodes[0].sha256 / "manifest.json"
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(whole[:-10])
-        answer = reader.get(f"/registry/{FIRST}")
-    finally:
-        path.write_bytes(whole)
-    assert answer.status_code == 409 and "Tell the administrator" in answer.text
-    assert str(path) not in answer.text and str(path) in caplog.text
-
-
-def test_a_line_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: Site) -> None:
-    store = site.office.bench.store
+    """A page about an adapter shows nothing, nor one whose next step rests on what was changed."""
+    reader, store = site.client(site.token("SECRET")), site.office.bench.store
     review = store.current("lamps", "blind_review")
     assert review is not None
-    path = store.path_of(review.digest) / "manifest.json"
-    whole = path.read_bytes()
-    reader = site.client(site.token("SECRET"))
-    try:
-        path.write_bytes(whole[:-10])
-        answer = reader.get("/registry/lines/lamps")
-    finally:
-        path.write_bytes(whole)
-    assert answer.status_code == 409 and str(path) not in answer.text and FIRST not in answer.text
+    for page, digest in ((FIRST, site.view(FIRST).nodes[0].sha256), ("lines/lamps", review.digest)):
+        path = site.settings.artifacts / digest / "manifest.json"
+        with changed(path, lambda whole: whole[:-10]):
+            answer = reader.get(f"/registry/{page}")
+        assert answer.status_code == 409 and "Tell the administrator" in answer.text
+        assert page == FIRST or FIRST not in answer.text
+        assert str(path) not in answer.text and str(path) in caplog.text
 
 
 def test_the_institutions_proxy_names_a_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = site.settings.home / "proxy.secret"
     secret.write_text("s" * 40)
     secret.chmod(0o600)
-    rules = site.settings.data / "institution.yaml"
-    whole = rules.read_text()
+    rules = b"serving: {roles: {auditors: {clearance: INTERNAL, admin: true}, desk: {clearance: SECRET}}}\n"
     monkeypatch.setenv("SOVEREIGN_SERVING_USER_HEADER", "X-User")
     monkeypatch.setenv("SOVEREIGN_SERVING_PROXY_SECRET", str(secret))
-    try:
-        rules.write_text(
-            whole + "serving: {roles: {auditors: {clearance: INTERNAL, admin: true}, desk: {clearance: SECRET}}}\n"
-        )
-        client = site.client()
-        roles = site.settings.serving_roles_header
+    with changed(site.settings.data / "institution.yaml", lambda whole: whole + rules):
+        client, roles = site.client(), site.settings.serving_roles_header
         named = {"X-User": "Nadia", "X-Proxy-Secret": "s" * 40}
         assert client.get("/registry", headers={**named, roles: "auditors"}).status_code == 200
         assert client.get("/registry", headers={**named, roles: "desk"}).status_code == 401
         assert client.get("/registry", headers={"X-User": "Nadia", roles: "auditors"}).status_code == 401
-    finally:
-        rules.write_text(whole)
