@@ -16,7 +16,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.ops.backup import Taken, take
 from sovereign_pipeline.ops.bundle import pack, tool
-from sovereign_pipeline.ops.bundle_tool import Bundle, verify
+from sovereign_pipeline.ops.bundle_tool import Bundle, Refused, verify
 from sovereign_pipeline.ops.publishers import Content
 from sovereign_pipeline.ops.restore import Restored, restore
 from sovereign_pipeline.record.audit_log import append
@@ -134,6 +134,11 @@ class Packers:
 
     def verified(self, directory: Path, *bases: Path, **options: Any) -> Bundle:
         return verify(directory, self.root_sha256, bases, **{"now": ARRIVED, **options})
+
+    def refuses(self, directory: Path, *bases: Path, match: str = ".", **options: Any) -> Refused:
+        with pytest.raises(Refused, match=match) as refused:
+            self.verified(directory, *bases, **options)
+        return refused.value
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.trust_changes import add_key, revoke, rotate_key
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.ops.conftest import ACT, Office, Pair, act
 from sovereign_pipeline_tests.record.test_confined import WORD
 from sovereign_pipeline_tests.trusted import demonstration_key
@@ -60,6 +59,16 @@ def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) 
     assert modes == {0}
     with pytest.raises(InputError, match="not empty"):
         office.restore(settings, tmp_path / "backup")
+    for key in (str(pyrage.x25519.Identity.generate()), "no key"):
+        with pytest.raises(PrivacyError):
+            check(office.settings, tmp_path / "backup", key, print)
+    with pytest.raises(InputError, match="nor on a PostgreSQL server"):
+        take(
+            replace(office.settings, registry_url="mysql://localhost/registry"),
+            tmp_path / "c",
+            office.pair.public,
+            print,
+        )
 
 
 def test_a_backup_is_of_one_moment_while_acts_are_done(office: Office, tmp_path: Path) -> None:
@@ -161,20 +170,23 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
 
 
 @pytest.mark.security_case("A file, folder or link is added to a backup.", "rejected by name")
-@pytest.mark.parametrize("name", ["extra", ".hidden", "folder/", "link", "keys\udcff"])
-def test_a_backup_is_exactly_its_files(office: Office, tmp_path: Path, name: str) -> None:
+def test_a_backup_is_exactly_its_files(office: Office, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     office.take(backup)
-    if name == "folder/":
-        (backup / name).mkdir()
-    elif name == "link":
-        (backup / name).symlink_to(backup / ARCHIVE)
-    else:
-        (backup / name).write_bytes(b"x")
-    with pytest.raises(IntegrityError):
-        check(office.settings, backup, office.pair.private, print)
-    with pytest.raises(IntegrityError):
-        office.restore(office.elsewhere(tmp_path / "other"), backup)
+    planted = [backup / name for name in ("extra", ".hidden", "keys\udcff", "folder", "link")]
+    for path in planted:
+        if path.name == "folder":
+            path.mkdir()
+        elif path.name == "link":
+            path.symlink_to(backup / ARCHIVE)
+        else:
+            path.write_bytes(b"x")
+        with pytest.raises(IntegrityError):
+            check(office.settings, backup, office.pair.private, print)
+        with pytest.raises(IntegrityError):
+            office.restore(office.elsewhere(tmp_path / "other"), backup)
+        path.rmdir() if path.name == "folder" else path.unlink()
+    check(office.settings, backup, office.pair.private, print)
 
 
 @pytest.mark.security_case(
@@ -210,15 +222,6 @@ def test_a_ledger_is_signed_by_a_key_of_the_trust_root(office: Office, tmp_path:
     check(office.settings, tmp_path / "backup", office.pair.private, print)
 
 
-def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> None:
-    import pyrage
-
-    office.take(tmp_path / "backup")
-    for key in (str(pyrage.x25519.Identity.generate()), "no key"):
-        with pytest.raises(PrivacyError):
-            check(office.settings, tmp_path / "backup", key, print)
-
-
 @pytest.mark.security_case(
     "A backup, its verification or a repair is killed and leaves unencrypted copies",
     "the next command removes them, but nothing of running processes or other accounts",
@@ -239,12 +242,6 @@ def test_what_a_killed_process_left_is_removed(office: Office, tmp_path: Path) -
             acts()
             assert not left.exists() and living.is_dir() and others[0].is_dir() and others[1].is_symlink()
         assert not living.exists()
-
-
-def test_a_registry_on_a_server_of_another_kind_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
-    settings = replace(office.settings, registry_url="mysql://localhost/registry")
-    with pytest.raises(InputError, match="nor on a PostgreSQL server"):
-        take(settings, tmp_path / "backup", office.pair.public, print)
 
 
 VERDICT = "verdict.json"
@@ -276,6 +273,11 @@ def test_missing_and_changed_files_come_back(office: Office, tmp_path: Path) -> 
         [SOURCES, DOCUMENTS],
     )
     assert repaired(office, tmp_path / "backup", raw.digest) == []
+    with pytest.raises(NotFoundError, match="does not contain"):
+        repaired(office, tmp_path / "backup", "0" * 64)
+    for digest in ("../../etc", raw.digest[:12]):
+        with pytest.raises(InputError, match="is not the digest"):
+            repaired(office, tmp_path / "backup", digest)
     assert len(entries(open_registry(office.settings))) == last.sequence
 
 
@@ -287,15 +289,6 @@ def test_what_was_purged_stays_gone(office: Office, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(restore, "purged_files", lambda settings, digest: frozenset({VERDICT}))
     assert repaired(office, tmp_path / "backup", verdict.parent.name) == []
     assert not verdict.exists()
-
-
-def test_an_artifact_that_the_backup_does_not_hold_is_refused(office: Office, tmp_path: Path) -> None:
-    office.take(tmp_path / "backup")
-    with pytest.raises(NotFoundError, match="does not contain"):
-        repaired(office, tmp_path / "backup", "0" * 64)
-    for digest in ("../../etc", office.refs[0].digest[:12]):
-        with pytest.raises(InputError, match="is not the digest"):
-            repaired(office, tmp_path / "backup", digest)
 
 
 Take = Callable[[Listed, Iterator[bytes]], None]
@@ -336,8 +329,7 @@ def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> Non
     "A backup contains a path outside its directories, a link, or a file twice", "rejected by name"
 )
 @pytest.mark.parametrize(
-    "name",
-    examples(__file__, "a_name_that_leads_elsewhere_is_refused"),
+    "name", ["home/../../evil", "/etc/evil", "evil", "home", "data/trust/x", "home/a/../../b", "home//etc/evil"]
 )
 def test_a_name_that_leads_elsewhere_is_refused(pair: Pair, tmp_path: Path, name: str) -> None:
     sealed(tmp_path / "backup.tar.age", pair, (tarfile.TarInfo(name), b"x"), (tarfile.TarInfo(LIST), b"[]"))

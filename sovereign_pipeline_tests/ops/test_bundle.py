@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -35,11 +36,12 @@ from sovereign_pipeline.ops.bundle_tool import (
     spelled,
     this_platform,
     told,
+    verify,
 )
 from sovereign_pipeline.ops.publishers import Content
 from sovereign_pipeline.record.keys import FileSigner, der_of, generate
-from sovereign_pipeline.record.statements import BUNDLE, HOLD, Statement, Subject, sign_statement
-from sovereign_pipeline.record.trust_changes import add_key, revoke, rotate_key, rotate_root
+from sovereign_pipeline.record.statements import BUNDLE, HOLD, Statement, Subject, sign_statement, verify_statement
+from sovereign_pipeline.record.trust_changes import revoke, rotate_key, rotate_root
 from sovereign_pipeline.record.trust_root import load_trust
 from sovereign_pipeline_tests.ops.conftest import ARRIVED, BACKEND, PACKED, RELEASE, Packers, archive_of, wheel
 
@@ -55,11 +57,6 @@ def test_a_bundle_says_what_it_holds_and_who_vouches_for_it(packers: Packers, fi
     lines = "\n".join(told(found))
     assert "files without a publisher's signature: 9" in lines
     assert f"signed   by the key {packers.bundle.keyid}" in lines
-
-
-def test_the_signature_is_one_that_the_signing_room_verifies(packers: Packers, first_bundle: Path) -> None:
-    from sovereign_pipeline.record.statements import verify_statement
-
     index = sha256((first_bundle / "index.json").read_bytes())
     signature = (first_bundle / "index.json.sigstore.json").read_bytes()
     assert verify_statement(signature, packers.trust, "bundle", predicate_type=BUNDLE, sha256=index)
@@ -76,30 +73,23 @@ def test_every_file_is_compared(packers: Packers, bundle: Path) -> None:
                 path.unlink()
             else:
                 path.write_bytes(changed)
-            with pytest.raises(Refused):
-                packers.verified(bundle)
+            packers.refuses(bundle)
             path.write_bytes(content)
     assert packers.verified(bundle)
 
 
 @pytest.mark.security_case("A file, folder or link is added to a bundle.", "Refused by its name.")
-@pytest.mark.parametrize(
-    "place",
-    [
-        "evil.whl",
-        "wheels/evil.whl",
-        "blobs/evil",
-        "blobs/sha256/" + "0" * 64,
-        "trust/9.root.json",
-        "trust/note.txt",
-        ".git/x",
-    ],
-)
-def test_nothing_else_may_lie_there(packers: Packers, bundle: Path, place: str) -> None:
-    (bundle / place).parent.mkdir(parents=True, exist_ok=True)
-    (bundle / place).write_bytes(b"x")
-    with pytest.raises(Refused):
-        packers.verified(bundle)
+def test_nothing_else_may_lie_there(packers: Packers, bundle: Path) -> None:
+    places = ("evil.whl", "blobs/evil", f"blobs/sha256/{'0' * 64}", "trust/9.root.json", "wheels/evil.whl", ".git/x")
+    for path in (bundle / place for place in places):
+        is_new = not path.parent.exists()
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        packers.refuses(bundle)
+        path.unlink()
+        if is_new:
+            path.parent.rmdir()
+    assert packers.verified(bundle)
 
 
 @pytest.mark.security_case("A file of a bundle is a link to the same bytes elsewhere.", "rejected")
@@ -107,13 +97,11 @@ def test_links_are_refused(packers: Packers, bundle: Path, tmp_path: Path) -> No
     for name in ("index.json", "trust", "blobs", "oci-layout"):
         (bundle / name).rename(tmp_path / "elsewhere")
         (bundle / name).symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(Refused):
-            packers.verified(bundle)
+        packers.refuses(bundle)
         (bundle / name).unlink()
         (tmp_path / "elsewhere").rename(bundle / name)
     os.mkfifo(bundle / "pipe")
-    with pytest.raises(Refused):
-        packers.verified(bundle)
+    packers.refuses(bundle)
 
 
 NAMES = (
@@ -140,12 +128,11 @@ NAMES = (
 
 
 @pytest.mark.security_case("A signed bundle contains a path outside its folder", "rejected")
-@pytest.mark.parametrize("name", NAMES, ids=[f"name-{number}" for number in range(len(NAMES))])
-def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path, name: str) -> None:
-    assert not is_safe(name)
-    packed = packers.packed(tmp_path / "bundle", packers.contents(Content(name, b"x", "made by a test")))
-    with pytest.raises(Refused, match="is unsafe"):
-        packers.verified(packed)
+def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path) -> None:
+    assert not [name for name in NAMES if is_safe(name)]
+    for number, name in enumerate(NAMES[:2]):
+        packed = packers.packed(tmp_path / str(number), packers.contents(Content(name, b"x", "made by a test")))
+        packers.refuses(packed, match="is unsafe")
 
 
 @pytest.mark.security_case(
@@ -154,8 +141,7 @@ def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path
 @pytest.mark.parametrize("name", ["models/tiny/CONFIG.json", "models/tiny", "models/tiny/config.json/x"])
 def test_a_name_stands_there_once(packers: Packers, tmp_path: Path, name: str) -> None:
     packed = packers.packed(tmp_path / "bundle", packers.contents(Content(name, b"x", "made by a test")))
-    with pytest.raises(Refused, match="listed twice"):
-        packers.verified(packed)
+    packers.refuses(packed, match="listed twice")
 
 
 def signed_anew(packers: Packers, bundle: Path, index: bytes, kind: str = BUNDLE, files: int = 9) -> None:
@@ -166,38 +152,27 @@ def signed_anew(packers: Packers, bundle: Path, index: bytes, kind: str = BUNDLE
     (bundle / "index.json.sigstore.json").write_bytes(sign_statement(packers.bundle, statement))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index: {**index, "manifests": index["manifests"] * 2},
-        lambda index: {**index, "manifests": []},
-        lambda index: {**index, "annotations": {}},
-        lambda index: {**index, "manifests": [{**index["manifests"][0], "digest": "sha256:../../../../etc/passwd"}]},
-        lambda index: {**index, "manifests": [{**index["manifests"][0], "digest": "md5:" + "0" * 64}]},
-        lambda index: {**index, "manifests": ["x"]},
-        lambda index: [index],
-    ],
-)
-def test_a_malformed_index_is_refused(packers: Packers, bundle: Path, change: Callable[..., object]) -> None:
-    index = json.loads((bundle / "index.json").read_bytes())
-    signed_anew(packers, bundle, spelled(change(index)))
-    with pytest.raises(Refused):
-        packers.verified(bundle)
-
-
-def test_a_statement_of_another_kind_or_count_is_refused(packers: Packers, bundle: Path) -> None:
-    index = (bundle / "index.json").read_bytes()
+def test_a_malformed_index_or_statement_is_refused(packers: Packers, bundle: Path) -> None:
+    right = (bundle / "index.json").read_bytes()
+    index = json.loads(right)
+    (manifest,) = index["manifests"]
+    wrong = (
+        {**index, "manifests": index["manifests"] * 2},
+        {**index, "manifests": []},
+        {**index, "annotations": {}},
+        {**index, "manifests": [{**manifest, "digest": "sha256:../../../../etc/passwd"}]},
+        {**index, "manifests": [{**manifest, "digest": "md5:" + "0" * 64}]},
+        {**index, "manifests": ["x"]},
+        [index],
+    )
+    for each in (*map(spelled, wrong), right[:-1] + b',"annotations":{}}'):  # the last one has a key twice
+        signed_anew(packers, bundle, each)
+        packers.refuses(bundle)
     for kind, files in ((HOLD, 9), (BUNDLE, 8)):
-        signed_anew(packers, bundle, index, kind, files)
-        with pytest.raises(Refused):
-            packers.verified(bundle)
-
-
-def test_a_key_that_is_named_twice_in_the_index_is_refused(packers: Packers, bundle: Path) -> None:
-    index = (bundle / "index.json").read_bytes()
-    signed_anew(packers, bundle, index[:-1] + b',"annotations":{}}')
-    with pytest.raises(Refused, match="ValueError"):
-        packers.verified(bundle)
+        signed_anew(packers, bundle, right, kind, files)
+        packers.refuses(bundle)
+    signed_anew(packers, bundle, right)
+    assert packers.verified(bundle)
 
 
 @pytest.mark.security_case(
@@ -210,8 +185,7 @@ def test_only_a_key_of_the_role_signs(packers: Packers, bundle: Path, tmp_path: 
         with pytest.raises(IntegrityError):
             packers.packed(tmp_path / "other", signer=signer)
         (bundle / "index.json.sigstore.json").write_bytes(sign_statement(signer, statement))
-        with pytest.raises(Refused, match="does not have the role bundle"):
-            packers.verified(bundle)
+        packers.refuses(bundle, match="does not have the role bundle")
 
 
 @pytest.mark.security_case("A bundle's key, file or origin contains terminal control codes", "they are shown as `?`")
@@ -220,14 +194,12 @@ def test_what_a_bundle_says_moves_no_cursor(packers: Packers, bundle: Path, tmp_
     signature = json.loads((bundle / "index.json.sigstore.json").read_bytes())
     signature["verificationMaterial"]["publicKey"]["hint"] = codes
     (bundle / "index.json.sigstore.json").write_bytes(spelled(signature) + b"\n")
-    with pytest.raises(Refused, match="does not have the role bundle") as unknown:
-        packers.verified(bundle)
+    unknown = packers.refuses(bundle, match="does not have the role bundle")
     (bundle / codes).write_bytes(b"x")
-    with pytest.raises(Refused) as extra:
-        packers.verified(bundle)
+    extra = packers.refuses(bundle)
     content = Content("models/tiny/config.json", b"{}", f"of {codes}")
     lines = told(packers.verified(packers.packed(tmp_path / "other", packers.contents(content))))
-    assert all(each.isprintable() for each in (unknown.value.message, extra.value.message, *lines))
+    assert all(each.isprintable() for each in (unknown.message, extra.message, *lines))
 
 
 def with_trust(packers: Packers, tmp_path: Path) -> Packers:
@@ -242,11 +214,9 @@ def test_a_revoked_key_signs_nothing(packers: Packers, bundle: Path, tmp_path: P
     with pytest.raises(SignInError):
         changed.packed(tmp_path / "other")
     unaware = packers.packed(tmp_path / "unaware", changed.contents())
-    with pytest.raises(Refused, match="or is revoked"):
-        packers.verified(unaware)
+    packers.refuses(unaware, match="or is revoked")
     versions = (changed.trust.root_version, changed.trust.targets_version)
-    with pytest.raises(Refused, match="older than this installation's root"):
-        packers.verified(bundle, at_least=versions)
+    packers.refuses(bundle, at_least=versions, match="older than this installation's root")
 
 
 def test_later_roots_and_keys_are_followed(packers: Packers, tmp_path: Path) -> None:
@@ -259,18 +229,11 @@ def test_later_roots_and_keys_are_followed(packers: Packers, tmp_path: Path) -> 
 
 
 @pytest.mark.security_case("A bundle contains a different trust root", "rejected: the SHA-256 comes from paper")
-def test_another_trust_root_is_refused(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
-    from sovereign_pipeline.ops.bundle_tool import verify
-
+def test_another_or_an_expired_trust_root_is_refused(packers: Packers, first_bundle: Path) -> None:
     with pytest.raises(Refused, match="another trust root"):
         verify(first_bundle, "0" * 64, now=ARRIVED)
-
-
-def test_an_expired_trust_root_is_refused(packers: Packers, first_bundle: Path) -> None:
-    with pytest.raises(Refused, match="expired"):
-        packers.verified(first_bundle, now=PACKED + timedelta(days=500))
-    with pytest.raises(Refused, match="in the future"):
-        packers.verified(first_bundle, now=PACKED - timedelta(days=1))
+    packers.refuses(first_bundle, now=PACKED + timedelta(days=500), match="expired")
+    packers.refuses(first_bundle, now=PACKED - timedelta(days=1), match="in the future")
 
 
 @pytest.mark.security_case("A newer bundle is replaced by an older one", "rejected by --newer-than")
@@ -278,8 +241,7 @@ def test_an_older_bundle_is_refused(packers: Packers, first_bundle: Path, tmp_pa
     newer = packers.packed(tmp_path / "newer", now=PACKED + timedelta(days=1))
     assert packers.verified(newer, newer_than=first_bundle / "index.json")
     for earlier in (first_bundle, newer):
-        with pytest.raises(Refused, match="the bundle was packed at"):
-            packers.verified(earlier, newer_than=newer / "index.json")
+        packers.refuses(earlier, newer_than=newer / "index.json", match="the bundle was packed at")
 
 
 @pytest.mark.parametrize("name", ["1.root.json", "targets.json"])
@@ -293,18 +255,10 @@ def test_a_trust_root_that_too_few_signed_is_refused(packers: Packers, tmp_path:
         shutil.copy(changed.directory / name, changed.directory / "root.json")
     packed = packers.packed(tmp_path / "bundle", changed.contents())
     root = sha256((changed.directory / "1.root.json").read_bytes())
-    from sovereign_pipeline.ops.bundle_tool import verify
-
     with pytest.raises(Refused, match="1 of 2 keys signed it"):
         verify(packed, root, now=ARRIVED)
     with pytest.raises(IntegrityError):
         load_trust(changed.directory, now=ARRIVED)
-
-
-def test_add_key_lets_a_second_packer_sign(packers: Packers, tmp_path: Path) -> None:
-    changed, second = with_trust(packers, tmp_path), generate()
-    add_key(changed.directory, "bundle", second.public_pem, packers.roots[:2], now=PACKED)
-    assert changed.verified(changed.packed(tmp_path / "bundle", signer=second)).keyid == second.keyid
 
 
 DAY = timedelta(days=1)
@@ -321,35 +275,27 @@ def test_a_delta_holds_what_is_new(packers: Packers, first_bundle: Path, tmp_pat
     later = delta(packers, tmp_path / "later", small, 2, Content("models/tiny/weights", b"w", "new"))
     found = packers.verified(later, small, first_bundle, now=PACKED + 3 * DAY)
     assert {each.path.parents[2] for each in found.files} == {later, small, first_bundle}
-    with pytest.raises(Refused, match="its base is missing"):
-        packers.verified(later, small, now=PACKED + 3 * DAY)
+    packers.refuses(later, small, now=PACKED + 3 * DAY, match="its base is missing")
 
 
 @pytest.mark.security_case("A delta is combined with another bundle than its base, older or forged", "rejected")
 def test_a_delta_is_taken_with_its_own_base_alone(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
     second = packers.packed(tmp_path / "second", packers.contents(Content("note", b"n", "new")), now=PACKED + DAY)
     small = delta(packers, tmp_path / "delta", second, 2)
-    at = {"now": PACKED + 3 * DAY}
+    at: dict[str, Any] = {"now": PACKED + 3 * DAY}
     assert packers.verified(small, second, **at)
+    packers.refuses(first_bundle, first_bundle, match="is not the base of")
     for bases in ([], [first_bundle], [small], [second, first_bundle]):
-        with pytest.raises(Refused):
-            packers.verified(small, *bases, **at)
+        packers.refuses(small, *bases, **at)
     used = {each.path for each in packers.verified(small, second, **at).files} - {*small.rglob("*")}
     assert len(used) == 8  # of nine names, two have the same bytes
     for blob in sorted(used):
         content = blob.read_bytes()
         blob.write_bytes(content + b"x")
-        with pytest.raises(Refused):
-            packers.verified(small, second, **at)
+        packers.refuses(small, second, **at)
         blob.unlink()
-        with pytest.raises(Refused):
-            packers.verified(small, second, **at)
+        packers.refuses(small, second, **at)
         blob.write_bytes(content)
-
-
-def test_a_whole_bundle_takes_no_base(packers: Packers, first_bundle: Path) -> None:
-    with pytest.raises(Refused, match="is not the base of"):
-        packers.verified(first_bundle, first_bundle)
 
 
 def test_a_delta_rests_on_a_signed_index_alone(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
@@ -432,21 +378,16 @@ def test_an_archive_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: 
     assert not (tmp_path / "installed").exists() and not (tmp_path / "evil").exists()
 
 
-def test_a_bundle_for_another_machine_is_refused(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    other = replace(packers.verified(first_bundle), platform="cpython-3.12-linux-aarch64")
-    with pytest.raises(Refused, match="but this machine is " + this_platform()):
-        install(other, tmp_path / "installed", QUIET)
-
-
-def test_a_python_that_unpacks_anything_is_refused(
+def test_a_bundle_for_another_machine_or_an_unsafe_python_is_not_installed(
     packers: Packers, first_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found = packers.verified(first_bundle)
+    with pytest.raises(Refused, match="but this machine is " + this_platform()):
+        install(replace(found, platform="cpython-3.12-linux-aarch64"), tmp_path / "installed", QUIET)
     monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(Refused, match="cannot unpack archives safely") as refused:
-        install(packers.verified(first_bundle), tmp_path / "installed", QUIET)
-    assert "3.11.4" in refused.value.hint and not (tmp_path / "installed").exists()
+    with pytest.raises(Refused, match="cannot unpack archives safely"):
+        install(found, tmp_path / "installed", QUIET)
+    assert not (tmp_path / "installed").exists()
 
 
 def test_two_wheels_of_one_project_are_refused() -> None:
@@ -546,14 +487,11 @@ def test_each_changed_byte_is_judged_as_the_library_judges_it(signer: FileSigner
         assert is_signed(der, changed, CONTENT) == by_the_library(der, changed, CONTENT) is False
 
 
-@pytest.mark.parametrize(("r", "s"), [(0, 1), (1, 0), (N, 1), (1, N), (N + 5, 7), (1, 1), (P, 1)])
-def test_numbers_out_of_range_are_no_signature(signer: FileSigner, r: int, s: int) -> None:
-    der, signature = der_of(signer.public_pem), encode_dss_signature(r, s)
-    assert is_signed(der, signature, CONTENT) == by_the_library(der, signature, CONTENT) is False
-
-
-def test_a_signature_has_one_spelling(signer: FileSigner) -> None:
+def test_a_signature_has_one_spelling_and_no_number_out_of_range(signer: FileSigner) -> None:
     der, signature = der_of(signer.public_pem), signer.sign(CONTENT)
+    for r, s in ((0, 1), (1, 0), (N, 1), (1, N), (N + 5, 7), (1, 1), (P, 1)):
+        other = encode_dss_signature(r, s)
+        assert is_signed(der, other, CONTENT) == by_the_library(der, other, CONTENT) is False
     length = signature[3]
     padded = bytes([0x30, signature[1] + 1, 2, length + 1, 0]) + signature[4:]
     for other in (signature + b"\0", signature[:-1], padded, b"", b"\x30\x00"):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError
-from sovereign_pipeline.ops.bundle_tool import Refused, told
+from sovereign_pipeline.ops.bundle_tool import told
 from sovereign_pipeline.ops.publishers import Content, load_publishers, with_publishers
 from sovereign_pipeline_tests.ops.conftest import Packers
 from sovereign_pipeline_tests.ops.sigstore_instance import (
@@ -68,6 +67,10 @@ class Fetched:
 
     def verified(self) -> dict[str, str]:
         return {each.name: each.publisher for each in with_publishers(self.contents, self.signatures, self.publishers)}
+
+    def refused(self, error: type[SovereignError], said: str) -> None:
+        with pytest.raises(error, match=said):
+            self.verified()
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +126,6 @@ def changed(bundle: bytes, *path: str, to: Any) -> bytes:
     return json.dumps(content).encode()
 
 
-def without_time(instance: SigstoreInstance) -> bytes:
-    content = json.loads(instance.bundle(IDENTITY, ISSUER, CARD))
-    del content["verificationMaterial"]["tlogEntries"][0]["inclusionPromise"]
-    return json.dumps(content).encode()
-
-
 def other_payload(instance: SigstoreInstance) -> bytes:
     bundle = instance.bundle(IDENTITY, ISSUER, payload=statement({"weights": sha256(WEIGHTS)}, PROVENANCE))
     return changed(bundle, "dsseEnvelope", "payload", to=b64(statement({"card": sha256(CARD)}, PROVENANCE)))
@@ -143,14 +140,6 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         "neither an email address nor a URI",
     ),
     "another issuer": (lambda it: it.bundle(IDENTITY, f"{ISSUER}.eve", CARD), r"eve\) is not in"),
-    "another authority": (
-        lambda it: SigstoreInstance(certificate_log=it.certificate_log, log=it.log).bundle(IDENTITY, ISSUER, CARD),
-        "CertValidationError",
-    ),
-    "another certificate log": (
-        lambda it: SigstoreInstance(authority=it.authority, log=it.log).bundle(IDENTITY, ISSUER, CARD),
-        "SCT",
-    ),
     "another log": (
         lambda it: SigstoreInstance(it.authority, it.certificate_log).bundle(IDENTITY, ISSUER, CARD),
         "log entry",
@@ -159,7 +148,6 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         lambda it: it.bundle(IDENTITY, ISSUER, CARD, entered=SIGNED + LIFE + timedelta(seconds=1)),
         "CertValidationError",
     ),
-    "without a trusted time": (without_time, "promise or signed timestamp"),
     "a changed payload": (other_payload, "DSSE: invalid signature"),
     "a statement about another file": (
         lambda it: it.bundle(IDENTITY, ISSUER, payload=statement({"card": sha256(WEIGHTS)}, PROVENANCE)),
@@ -190,56 +178,37 @@ def test_a_bundle_that_does_not_hold_is_refused(fetched: Fetched, instance: Sigs
     fetched.trust("gemma", identity=IDENTITY)
     plant, said = PLANTED[planted]
     fetched.put("card.sigstore.json", plant(instance))
-    with pytest.raises(IntegrityError, match=said):
-        fetched.verified()
+    fetched.refused(IntegrityError, said)
 
 
 def test_whom_the_institution_does_not_name_counts_for_nothing(fetched: Fetched, instance: SigstoreInstance) -> None:
     bundle = fetched.put("card.sigstore.json", instance.bundle(IDENTITY, ISSUER, CARD))
-    with pytest.raises(IntegrityError, match="contains no certified identity"):
-        fetched.verified()
+    fetched.refused(IntegrityError, "contains no certified identity")
     fetched.trust("gemma", identity=f"{IDENTITY}.1")
-    with pytest.raises(IntegrityError, match="is not in"):
-        fetched.verified()
+    fetched.refused(IntegrityError, "is not in")
     fetched.trust("gemma", identity=IDENTITY)
     bundle.rename(bundle.with_name("another.sigstore.json"))
-    with pytest.raises(IntegrityError, match="no file that this signature covers"):
-        fetched.verified()
+    fetched.refused(IntegrityError, "no file that this signature covers")
     bundle.with_name("another.sigstore.json").rename(bundle)
     fetched.put("card.sig", b"")
-    with pytest.raises(InputError, match=r"card\.sig: it is neither a signature"):
-        fetched.verified()
-
-
-def test_a_bundle_needs_the_library_and_says_so(
-    fetched: Fetched, instance: SigstoreInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched.trust("gemma", identity=IDENTITY)
-    fetched.put("card.sigstore.json", instance.bundle(IDENTITY, ISSUER, CARD))
-    monkeypatch.setitem(sys.modules, "sigstore.verify", None)
-    with pytest.raises(NotFoundError, match=r"pip install 'sovereign-pipeline\[publishers\]'"):
-        fetched.verified()
+    fetched.refused(InputError, r"card\.sig: it is neither a signature")
 
 
 @pytest.mark.security_case("A publisher's sigstore bundle is by another key or about other bytes", "nothing is packed")
 def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     key, another = new_key(), new_key()
     fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
-    with pytest.raises(NotFoundError, match="no publisher's public key"):
-        fetched.verified()
+    fetched.refused(NotFoundError, "no publisher's public key")
     fetched.trust_key(another, "another")
-    with pytest.raises(IntegrityError, match=r"no public key in .* verifies this signature"):
-        fetched.verified()
+    fetched.refused(IntegrityError, r"no public key in .* verifies this signature")
     fetched.trust_key(key)
     assert fetched.verified()["models/gemma/card"].startswith("sigstore, gemma (")
     (fetched.model / "card").write_bytes(CARD + b"!")
-    with pytest.raises(IntegrityError, match=r"no public key in .* verifies this signature"):
-        fetched.verified()
+    fetched.refused(IntegrityError, r"no public key in .* verifies this signature")
     (fetched.model / "card").write_bytes(CARD)
     sums = f"{sha256(CARD)}  card\n".encode()
     fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
-    with pytest.raises(InputError, match=r"SHA256SUMS: the list .* is missing"):
-        fetched.verified()
+    fetched.refused(InputError, r"SHA256SUMS: the list .* is missing")
     for wrong, said in (
         ("1" * 64 + "  card", "the file differs"),
         ("", "none of its files is packed"),
@@ -247,8 +216,7 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     ):
         listed_wrongly = fetched.put("SHA256SUMS", f"{wrong}\n".encode() if wrong else b"")
         fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, listed_wrongly.read_bytes()))
-        with pytest.raises(IntegrityError, match=said):
-            fetched.verified()
+        fetched.refused(IntegrityError, said)
     fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
     fetched.put("SHA256SUMS", sums)
     one, other = fetched.verified()["models/gemma/card"].split("; ")
@@ -294,8 +262,7 @@ def test_a_model_signed_by_the_openssfs_library_is_covered_file_by_file(fetched:
     assert found["models/gemma/extra"] == found["publishers/models/gemma/model.sig"] == ""
     assert found["models/gemma/weights"] == found["models/gemma/card"] != ""
     (fetched.model / "weights").write_bytes(WEIGHTS + b"!")
-    with pytest.raises(IntegrityError, match="models/gemma/weights: the file differs"):
-        fetched.verified()
+    fetched.refused(IntegrityError, "models/gemma/weights: the file differs")
 
 
 def listed(files: list[tuple[str, str, str]], kind: str = MODEL_FILES) -> bytes:
@@ -303,33 +270,22 @@ def listed(files: list[tuple[str, str, str]], kind: str = MODEL_FILES) -> bytes:
     return statement({"model": "0" * 64}, kind, {"resources": resources})
 
 
-@pytest.mark.parametrize("planted", ["a linked folder", "a link", "a pipe", "no name"])
-def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, planted: str, tmp_path: Path) -> None:
+def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, tmp_path: Path) -> None:
     key = new_key()
     fetched.trust_key(key)
     place = fetched.put("card.sigstore.json", bundle_by_key(key, CARD)).parent
     (tmp_path / "elsewhere").mkdir()
-    if planted == "a linked folder":
-        (place / "planted").symlink_to(tmp_path / "elsewhere")
-    elif planted == "a link":
-        (place / "weights.sigstore.json").symlink_to(place / "card.sigstore.json")
-    elif planted == "a pipe":
-        os.mkfifo(place / "weights.pipe")
-    else:
-        (place / ".sigstore.json").write_bytes(b"")
-    with pytest.raises(InputError, match="it is neither a signature"):
-        fetched.verified()
-
-
-def test_a_file_is_not_lost_to_another_of_its_name(fetched: Fetched, packers: Packers, tmp_path: Path) -> None:
-    key = new_key()
-    fetched.trust_key(key)
-    fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
-    twice = [*fetched.contents, Content("models/gemma/card", b"another", "made here")]
-    twice.reverse()
-    carried = packers.contents(*with_publishers(twice, fetched.signatures, fetched.publishers))
-    with pytest.raises(Refused, match="'models/gemma/card' is listed twice"):
-        packers.verified(packers.packed(tmp_path / "bundle", carried))
+    plants: tuple[tuple[str, Callable[[Path], object]], ...] = (
+        ("planted", lambda path: path.symlink_to(tmp_path / "elsewhere")),
+        ("weights.sigstore.json", lambda path: path.symlink_to(place / "card.sigstore.json")),
+        ("weights.pipe", os.mkfifo),
+        (".sigstore.json", Path.touch),
+    )
+    for name, plant in plants:
+        plant(place / name)
+        fetched.refused(InputError, "it is neither a signature")
+        (place / name).unlink()
+    assert fetched.verified()
 
 
 @pytest.mark.security_case(
@@ -349,11 +305,9 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
         ([good], PROVENANCE, "not a list of a model's files"),
     ):
         fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, payload=listed(files, kind)))
-        with pytest.raises(IntegrityError, match=said):
-            fetched.verified()
+        fetched.refused(IntegrityError, said)
     fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, WEIGHTS))
-    with pytest.raises(IntegrityError, match="contains no list of a model's files"):
-        fetched.verified()
+    fetched.refused(IntegrityError, "contains no list of a model's files")
 
 
 @pytest.mark.parametrize(
@@ -362,15 +316,10 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
         ("a.pub", "no key", "not a public key"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json", "identity"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: ../root.json\nidentity: i", "in the same folder"),
-        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: gone.json\nidentity: i", "gone.json is missing"),
-        (
-            "a.yml",
-            f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i",
-            r"a\.yml: files of this type cannot name a publisher",
-        ),
+        ("a.yml", f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i", "cannot name a publisher"),
         ("a.yaml", "identity: i\nregexp: .*\ntrusted_root: root.json", "'regexp' is not a known key"),
     ],
-    ids=["key", "nobody", "elsewhere", "no root", "another ending", "unknown"],
+    ids=["key", "nobody", "elsewhere", "another ending", "unknown"],
 )
 def test_whom_to_trust_is_read_strictly(fetched: Fetched, name: str, content: str, said: str) -> None:
     (fetched.publishers / name).write_text(content)
