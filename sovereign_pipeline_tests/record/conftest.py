@@ -85,7 +85,8 @@ def bench(institution: DemoInstitution) -> Bench:
 
 
 @pytest.fixture
-def registry(bench: Bench, database: str) -> Registry:
+def registry(bench: Bench) -> Registry:
+    """In a file; a test that takes `database` before it has PostgreSQL too."""
     return bench.open_registry()
 
 

@@ -8,40 +8,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import create_engine, text
 
 from sovereign_pipeline.base.errors import ConflictError, InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.record import database as record_database
-from sovereign_pipeline.record.database import FORMAT, RegistryUnreached, format_of, open_registry, registry_url
-from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.database import RegistryUnreached, open_registry, registry_url
 from sovereign_pipeline_tests.record.lamps import kept, light
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
-TABLES = {"entry", "node", "blob", "sealed", "ledger_key"}
 
-
-def test_opening_makes_the_tables_of_the_models(bench: Bench, database: str) -> None:
-    registry = bench.open_registry()
-    assert format_of(registry.engine) == FORMAT
-    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, "registry_format"}
-
-
-def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database: str) -> None:
-    adapter = bench.register()
-    with bench.open_registry().reading() as session:
-        kept = session.scalars(select(Adapter)).one()
-    assert (kept.id, kept.registered_at) == (adapter.id, adapter.registered_at)
-    assert kept.registered_at.tzinfo is not None
-
-
-def test_sqlite_keeps_a_write_ahead_log(bench: Bench) -> None:
-    with bench.open_registry().engine.connect() as connection:
-        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-
-
-def test_a_registry_of_a_newer_version_is_refused(bench: Bench, database: str) -> None:
+def test_a_registry_of_a_newer_version_is_refused(bench: Bench) -> None:
     registry = bench.open_registry()
     with registry.engine.begin() as connection:
         connection.execute(text("UPDATE registry_format SET version = 9999"))
@@ -62,13 +40,6 @@ def test_a_database_that_cannot_be_opened_is_one_paragraph_without_the_password(
     assert "hunter2" not in str(refusal.value)
 
 
-def test_a_file_that_is_no_database_is_refused(bench: Bench) -> None:
-    bench.settings.home.mkdir(parents=True, exist_ok=True)
-    (bench.settings.home / "registry.db").write_text("not a database, but long enough to be looked at as one" * 20)
-    with pytest.raises(InputError, match="cannot be opened"):
-        bench.open_registry()
-
-
 def test_an_act_waits_no_longer_than_half_a_minute_for_a_lock_of_others(
     bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +56,7 @@ def test_an_act_waits_no_longer_than_half_a_minute_for_a_lock_of_others(
     light(registry, 1)
 
 
-def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, database: str) -> None:
+def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, postgresql: str) -> None:
     bench.settings.home.mkdir(parents=True, exist_ok=True)
     code = (
         "from sovereign_pipeline.record.database import open_registry\n"

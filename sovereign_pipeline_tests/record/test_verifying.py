@@ -23,7 +23,7 @@ Attack = Callable[[Session], None]
 
 
 @pytest.fixture
-def registry(bench: Bench, database: str) -> Registry:
+def registry(bench: Bench) -> Registry:
     registry = bench.open_registry()
     light(registry, *range(1, 8))
     return registry
@@ -94,7 +94,7 @@ def reordered(session: Session) -> None:
         (node_added, "hashes of entries that do not exist"),
     ],
 )
-def test_whatever_is_done_to_the_ledger_is_named(registry: Registry, attack: Attack, said: str) -> None:
+def test_whatever_is_done_to_the_ledger_is_named(database: str, registry: Registry, attack: Attack, said: str) -> None:
     assert verify_registry(registry).ledger.newest.sequence == 7
     as_owner(registry, attack)
     with pytest.raises(IntegrityError, match=said):
@@ -120,7 +120,7 @@ def with_copy(bench: Bench, copy: Path) -> Registry:
     return registry
 
 
-def test_the_second_copy_is_compared_line_by_line(bench: Bench, database: str, tmp_path: Path) -> None:
+def test_the_second_copy_is_compared_line_by_line(bench: Bench, tmp_path: Path) -> None:
     copy = tmp_path / "copy.jsonl"
     registry = with_copy(bench, copy)
     assert verify_registry(registry).ledger.in_copy == 3
