@@ -5,7 +5,6 @@ import json
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.record.catalog import incumbent_of, list_adapters, list_datasets, show_adapter, show_dataset
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import card_of_dataset
@@ -47,19 +46,6 @@ def test_the_incumbent_of_a_candidate_has_the_highest_version_of_other_weights(b
     assert last(None, line="lanterns") is None
 
 
-def test_an_adapter_is_shown_with_its_datasets_and_base_model(bench: Bench) -> None:
-    bench.with_preferences()
-    bench.register()
-    shown = json.loads(json.dumps(show_adapter(bench.open_registry(), "lamps-1.0.0")))
-    assert [dataset["kind"] for dataset in shown["datasets"]] == ["training_dataset", "preference_dataset"]
-    assert [dataset["rows"] for dataset in shown["datasets"]] == [4, 12]
-    assert {file["name"] for file in shown["base"]["files"]} == {"config.json", "model.safetensors"}
-    with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
-        show_adapter(bench.open_registry(), "lamps")
-    with pytest.raises(NotFoundError, match="2 datasets"):
-        show_dataset(bench.open_registry(), "")  # digits that fit both
-
-
 def test_a_dataset_is_found_by_the_first_digits_of_its_digest(bench: Bench) -> None:
     registry = bench.open_registry()
     with pytest.raises(NotFoundError, match="none"):
@@ -73,20 +59,6 @@ def test_a_dataset_is_found_by_the_first_digits_of_its_digest(bench: Bench) -> N
     assert (list_datasets(registry, "lamps"), list_datasets(registry, "lanterns")) == ([row], [])
     with pytest.raises(NotFoundError, match=row["digest"][:12]):
         show_dataset(registry, "nothing")
-
-
-def test_the_row_of_a_dataset_says_what_its_card_says(bench: Bench, database: str) -> None:
-    bench.institution.rows[6]["classification"] = "INTERNAL"
-    adapter = bench.register()
-    row = json.loads(json.dumps(show_dataset(bench.open_registry(), adapter.dataset_digest)))
-    artifact = bench.artifact("training_dataset")
-    card = json.loads(artifact.file("card.json").read_bytes())
-    assert row["card_sha256"] == file_sha256(artifact.file("card.json"))
-    assert row["by_classification"] == card["by_classification"] == {"INTERNAL": 1, "PUBLIC": 7}
-    assert row["tokens"] == card["tokens"]
-    assert (row["rows"], row["rows_held_out"]) == (8, 4)
-    assert row["tokens"]["training"]["over_limit"] == row["findings"]["over the length limit"] == 8
-    assert [(each["licence"], each["retention"]) for each in row["sources"]] == [("own", "1 year")]
 
 
 def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> None:
