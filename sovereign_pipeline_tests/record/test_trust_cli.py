@@ -1,22 +1,16 @@
 """`sovereign-trust` from an empty table to a trust root that was changed, and what it refuses."""
 
-import base64
 import hashlib
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record import keys, trust_cli
-from sovereign_pipeline.record.keys import generate, keyid_of
+from sovereign_pipeline.record.keys import keyid_of
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.record.trust_root import load_trust
 from sovereign_pipeline_tests.cli.test_hostile_calls import EXPORTS, ODD_PATHS
@@ -108,29 +102,6 @@ def test_from_nothing_to_an_officer_who_is_revoked(made: Program, tmp_path: Path
     ]
 
 
-def test_the_page_about_keys_shows_what_the_program_prints(program: Program, tmp_path: Path) -> None:
-    """Every command of the page is run, in its order; ids and dates differ."""
-    page = (PROJECT_ROOT / "docs" / "how-to" / "keys.md").read_text(encoding="utf-8")
-    section = page.partition("\n## Make the trust root\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
-    shown = "".join(blocks).replace("/srv/sovereign-keys", "service").replace("\\\n", "")
-    calls = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, flags=re.MULTILINE)
-    assert len(calls) == 4
-    program("keygen", "layla.key", *WORDS)
-    for command, output in calls:
-        name, *arguments = shlex.split(command, comments=True)
-        asks = {"init", "add-officer"} & {*arguments}
-        said = program(*arguments, *(WORDS if asks else ()))
-        assert name == "sovereign-trust" and said.status == 0, said
-        assert _without_ids(said.out) == _without_ids(output) or not output
-        if "--service" in arguments:
-            shutil.copy(tmp_path / "service" / "pipeline.key.pub", tmp_path)
-
-
-def _without_ids(text: str) -> str:
-    return re.sub(r"[0-9a-f]{64}", "ID", re.sub(r"\d{4}-\d\d-\d\d", "DATE", text)).strip()
-
-
 def test_keys_are_rotated_and_the_root_stays_the_auditors(made: Program) -> None:
     before = shown(made)
     made("keygen", "service/new.key", "--service")
@@ -144,22 +115,6 @@ def test_keys_are_rotated_and_the_root_stays_the_auditors(made: Program) -> None
     assert shown(made)["root_sha256"] == before["root_sha256"]
     assert "root 3" in made("install", "trust", "machine").out
     assert made("show", "machine", "--root-sha256", "0" * 64).status == 1
-
-
-def test_a_log_is_named_by_its_line_as_c2sp_writes_it(made: Program, tmp_path: Path) -> None:
-    signer = generate("ed25519")
-    public = load_pem_public_key(signer.public_pem.encode())
-    assert isinstance(public, ed25519.Ed25519PublicKey)
-    key = b"\x01" + public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    name = "lamp-office.example/log"
-    identifier = hashlib.sha256(name.encode() + b"\n" + key).hexdigest()[:8]
-    line = f"{name}+{identifier}+{base64.b64encode(key).decode()}\n"
-    (tmp_path / "log.pub").write_text(line)
-    assert made("add-key", "trust", "log", "log.pub", *TWO).status == 0
-    assert [key.keyid for key in load_trust(tmp_path / "trust").keys("log")] == [signer.keyid]
-    (tmp_path / "log.pub").write_text(line.replace("lamp", "lump"))
-    said = made("add-key", "trust", "log", "log.pub", *TWO)
-    assert said.status == 2 and "log.pub: This is not a public key" in said.err
 
 
 @pytest.mark.parametrize(
@@ -201,19 +156,6 @@ def test_what_is_refused_names_what_and_where_and_changes_nothing(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_expired_trust_root_is_shown_and_ends_1(made: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust_cli, "refuse_expired", lambda trust, now, where: _late(trust, where))
-    said = made("show", "trust")
-    assert said.status == 1 and "SHA-256 of the first root" in said.out and "expired on" in said.err
-
-
-def _late(trust: object, where: str) -> None:
-    from sovereign_pipeline.record.trust_root import Trust, refuse_expired
-
-    assert isinstance(trust, Trust)
-    refuse_expired(trust, trust.expires, where)
-
-
 @pytest.mark.security_case("`sovereign-trust` gets an invalid key, path or file", "rejected with a message")
 @pytest.mark.parametrize("content", EXPORTS)
 def test_odd_keys_and_paths_are_refused(program: Program, tmp_path: Path, content: str) -> None:
@@ -242,13 +184,3 @@ def test_demonstration_keys_say_what_they_are(program: Program, tmp_path: Path) 
     said = program("rotate-root", "trust", *ROOTS, "--new-passphrase-file", "words", *two)
     assert said.status == 0 and "These are demonstration keys" in said.err, "real keys do not mend where it began"
     assert load_trust(tmp_path / "trust").is_demonstration
-
-
-def test_a_demonstration_that_was_interrupted_goes_on_with_its_keys(tmp_path: Path) -> None:
-    first = demonstration_trust(tmp_path / "trust", tmp_path / "keys", {"log": [generate("ed25519").public_pem]})
-    for file in (tmp_path / "trust").iterdir():
-        file.unlink()
-    (tmp_path / ".trust.new").mkdir()
-    (tmp_path / ".trust.new" / "root.json").write_bytes(b"{")
-    again = demonstration_trust(tmp_path / "trust", tmp_path / "keys")
-    assert again.keys("officer") == first.keys("officer") and again.keys("log") == ()
