@@ -78,6 +78,11 @@ def test_the_first_act_names_the_trust_root_and_another_one_stops_every_act(regi
     assert actions(registry)[-1] == "lamp 1 lit"
 
 
+@pytest.mark.security_case("The trust root from before a revocation is restored", "no request or decision is accepted")
+@pytest.mark.security_case(
+    "An older trust root, in which a revoked key is still valid, is restored to data/trust",
+    "nothing is read from the registry until the newest one is back",
+)
 def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
     registry: Registry, trust: Path, roots: tuple[FileSigner, ...], tmp_path: Path
 ) -> None:
@@ -93,6 +98,8 @@ def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
         IntegrityError, match="targets 1, is older than root 1 and targets 2, under which ledger entry 3"
     ):
         light(registry, 3)
+    with pytest.raises(IntegrityError, match="is older than root 1 and targets 2"), registry.reading():
+        pass
 
     shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
     add_key(trust, "bundle", generate().public_pem, roots[:2])
@@ -130,13 +137,6 @@ def test_verifying_compares_the_trust_root_with_the_one_on_record(
     assert sovereign("audit", "verify").startswith("1")
     shutil.copytree(tmp_path / "newest", trust)
     assert sovereign("audit", "verify").startswith("0")
-
-
-def test_a_trust_root_that_does_not_verify_stops_every_act(registry: Registry, trust: Path) -> None:
-    (trust / "targets.json").write_text((trust / "targets.json").read_text().replace("pipeline", "pipelone"))
-    with pytest.raises(IntegrityError):
-        light(registry, 1)
-    assert actions(registry) == []
 
 
 def test_a_trust_root_is_replaced_by_naming_it_in_full(
@@ -214,9 +214,3 @@ def test_nothing_is_read_under_levels_in_another_order(bench: Bench, registry: R
     file.write_text(yaml.safe_dump(content))
     with registry.reading():
         pass
-
-
-def test_the_export_of_the_log_is_in_the_log(registry: Registry, sovereign: Callable[..., str], tmp_path: Path) -> None:
-    light(registry, 1)
-    assert "2 entries" in sovereign("audit", "export", str(tmp_path / "log.jsonl"))
-    assert actions(registry)[-1] == "log exported"

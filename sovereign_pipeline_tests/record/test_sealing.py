@@ -23,13 +23,8 @@ from sovereign_pipeline.record.statements import read_statement, sign_statement
 from sovereign_pipeline.record.trust_changes import revoke, rotate_key
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.record.small_stages import CONTENT, FIRST, SECOND, make, writes
-from sovereign_pipeline_tests.registry.bench import Bench, small_bench
+from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.trusted import demonstration, demonstration_key
-
-
-@pytest.fixture
-def workplace(institution: DemoInstitution) -> Workplace:
-    return institution.workplace()
 
 
 @pytest.fixture
@@ -71,12 +66,6 @@ def test_what_is_sealed_is_on_record_and_signed(workplace: Workplace, first: Art
     record = workplace.store.ref_of(of_the_gate["digest"])
     said = read_statement((directory_of(workplace, record) / "verdict.json.sigstore.json").read_bytes()).predicate
     assert said == {"gate": "is_short", "artifact": first.digest, "outcome": "pass"}
-
-
-def test_what_is_reused_is_on_record_once(workplace: Workplace, first: ArtifactRef) -> None:
-    before = sealed(workplace.settings)
-    assert make(FIRST, workplace) == first
-    assert sealed(workplace.settings) == before
 
 
 def _changed(bundle: Path) -> None:
@@ -226,11 +215,6 @@ def test_nothing_is_begun_where_nothing_can_be_signed(workplace: Workplace, miss
         produce(Stage("first", "1", begun), workplace, {})
 
 
-def test_reading_needs_no_key(workplace: Workplace, first: ArtifactRef) -> None:
-    (workplace.settings.keys / PIPELINE_KEY_FILE).unlink()
-    assert open_store(workplace.settings).open(first)
-
-
 def test_nothing_is_stored_that_is_not_on_record(
     workplace: Workplace, first: ArtifactRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,16 +254,6 @@ def test_killed_between_entry_and_its_place_it_is_made_again(institution: DemoIn
     made = make(FIRST, workplace)
     assert made.digest == entry["digest"] and workplace.store.open(made)
     assert [each["kind"] for each in sealed(workplace.settings)] == ["first", "first", GATE_RECORD]
-
-
-def test_digests_do_not_depend_on_who_signs(institution: DemoInstitution, tmp_path: Path) -> None:
-    elsewhere = DemoInstitution(tmp_path / "other", institution.recipe, institution.rows)
-    assert make(FIRST, institution.workplace()).digest == make(FIRST, elsewhere.workplace()).digest
-
-
-@pytest.fixture
-def bench(institution: DemoInstitution) -> Bench:
-    return small_bench(institution)
 
 
 def test_an_adapter_carries_every_signature_that_belongs_to_it(bench: Bench) -> None:

@@ -1,11 +1,9 @@
 """An officer's waiver: only where the recipe allows it, only of exactly one verdict, and by an officer's key alone."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -19,7 +17,7 @@ from sovereign_pipeline.base.errors import (
     SignInError,
     SovereignError,
 )
-from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.policy.evaluation import Gates, OfficerMay
 from sovereign_pipeline.record import tree
@@ -76,30 +74,6 @@ def failed(workplace: Workplace) -> Failed:
     """A SECRET artifact that did not pass its gate, which an officer may override."""
     stage = stage_that("fail", "override")
     return stage, make(stage, workplace)
-
-
-def test_the_record_states_which_of_three_outcomes_it_was(workplace: Workplace) -> None:
-    for outcome in get_args(Outcome):
-        stage = stage_that(outcome, "nothing", text=outcome)
-        answer = recorded_verdict(stage.gates[0], workplace, make(stage, workplace))
-        assert answer is not None
-        record = workplace.store.open(answer.record)
-        assert json.loads(record.file("verdict.json").read_text())["outcome"] == outcome
-        assert record.manifest.summary == {"gate": "scores", "outcome": outcome}
-        assert (answer.verdict.outcome, answer.passes) == (outcome, outcome == "pass")
-
-
-def test_a_verdict_is_not_both() -> None:
-    with pytest.raises(ValueError, match="not inconclusive"):
-        Verdict(True, "both.", inconclusive=True)
-
-
-def test_inconclusive_does_not_pass(workplace: Workplace) -> None:
-    stage = stage_that("inconclusive", "nothing")
-    ref = make(stage, workplace)
-    with pytest.raises(GateRefused, match="is inconclusive") as refused:
-        consume(stage, workplace, ref)
-    assert refused.value.remedy is None
 
 
 @pytest.mark.parametrize(
@@ -164,80 +138,6 @@ def test_another_candidate_and_another_policy_are_not_accepted_with_it(workplace
     with pytest.raises(GateRefused, match="is inconclusive"):
         consume(wider, workplace, make(wider, workplace))
     consume(stage, workplace, make(stage, workplace))
-
-
-def test_an_acceptance_of_the_doubt_is_none_of_a_later_no(workplace: Workplace) -> None:
-    """The suite's file grows; what was in doubt is now a no, about the same artifact under the same recipe."""
-    rows = {"suite": "1"}
-    stage = stage_that("inconclusive", "override")
-    gate = replace(stage.gates[0], external=lambda workplace: dict(rows))
-    stage = replace(stage, gates=(gate,))
-    ref = make(stage, workplace)
-    waive(stage, gate, workplace, ref, "Because.")
-    rows["suite"] = "2"
-    later = replace(stage, gates=(replace(gate, evaluate=says("fail")),))
-    with pytest.raises(GateRefused, match="failed for"):
-        consume(later, workplace, make(later, workplace))
-
-
-def test_an_acceptance_that_was_planted_counts_for_nothing(workplace: Workplace) -> None:
-    """One of exactly the record, in the store and in its index, made past `waive`."""
-    strict = stage_that("fail", "nothing")
-    ref = make(strict, workplace)
-    answer = recorded_verdict(strict.gates[0], workplace, ref)
-    assert answer is not None
-    workplace.store.make_current("lamps", "gate_record", answer.record)
-
-    def plant(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        said = {"gate": "scores", "kind": "override", "officer": "A. Officer", "reason": "Because."}
-        (workspace / "waiver.json").write_text(json.dumps(said))
-        return Built(summary={})
-
-    planted = Stage(
-        "gate_waiver",
-        "1",
-        plant,
-        inputs=(Stage("gate_record", "1", writes("")),),
-        config=lambda line: {"gate": "scores", "kind": "override"},
-    )
-    produce(planted, workplace, {"gate_record": answer.record})
-    with pytest.raises(GateRefused, match="failed for"):
-        consume(strict, workplace, ref)
-    again = recorded_verdict(strict.gates[0], workplace, ref)
-    assert again is not None and again.waiver is None
-
-
-def test_an_acceptance_of_another_record_in_the_index_is_found_out(workplace: Workplace) -> None:
-    one, other = (stage_that("fail", "override", text=text) for text in ("one", "other"))
-    waive(one, one.gates[0], workplace, make(one, workplace), "Because.")
-    ref = make(other, workplace)
-    answer = recorded_verdict(other.gates[0], workplace, ref)
-    assert answer is not None
-    (entry,) = [file for file in (workplace.store.root / ".index").rglob("*.json") if "gate_waiver" in file.read_text()]
-    wanted = {
-        "kind": "gate_waiver",
-        "line": "lamps",
-        "ladder": workplace.institution.classification,
-        "code_version": "2",
-        "config": {"gate": "scores", "kind": "override"},
-        "inputs": {"gate_record": answer.record.digest},
-        "external_inputs": {},
-        "libraries": {},
-    }
-    place = workplace.store.root / ".index" / digest_of(wanted)[:2] / f"{digest_of(wanted)}.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(entry.read_text())
-    with pytest.raises(IntegrityError, match="has another identity"):
-        consume(other, workplace, ref)
-
-
-def test_a_changed_name_is_found_out(workplace: Workplace, failed: Failed) -> None:
-    stage, ref = failed
-    made, _ = waive(stage, stage.gates[0], workplace, ref, "Because.")
-    path = workplace.store.path_of(made.digest) / "waiver.json"
-    path.write_text(path.read_text().replace("Because", "Therefore"))
-    with pytest.raises(IntegrityError, match="waiver"):
-        consume(stage, workplace, ref)
 
 
 def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
