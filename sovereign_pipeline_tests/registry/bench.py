@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,15 @@ CHAIN = (
     EVALUATION_REPORT,
     REGISTERED_ADAPTER,
 )
+
+
+def chain_with(*changed: Stage) -> tuple[Stage, ...]:
+    """The chain in which each of these stands in the place of the stage of its kind, also for those that read it."""
+    made, by_kind = dict[str, Stage](), {each.kind: each for each in changed}
+    for stage in CHAIN[:-1]:
+        new = by_kind.get(stage.kind, stage)
+        made[stage.kind] = replace(new, inputs=tuple(made[each.kind] for each in stage.inputs))
+    return (*made.values(), registered_adapter_stage(tuple(made[each.kind] for each in CHAIN[-1].inputs)))
 
 
 _REGISTERED: dict[str, tuple[Path, dict[str, ArtifactRef]]] = {}

@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline_tests.registry.bench import (
     ALIGNED_ADAPTER,
     BASE_MODEL,
-    CHAIN,
-    EVALUATION_REPORT,
     NOT_EMPTY,
     PREFERENCE_DATASET,
-    PRIVATE_SCORES,
-    SFT_ADAPTER,
     SPLIT,
-    TRAINING_DATASET,
     Bench,
+    chain_with,
     trained_at_length,
 )
 
@@ -57,16 +52,10 @@ ALIGNED = replace(
 )
 
 
-def with_reward_model(bench: Bench, used: bool = True) -> None:
-    """Let the line have a reward model. used: whether its adapter is rewarded by it, else it learns from the pairs."""
-    scores = replace(PRIVATE_SCORES, inputs=(BASE_MODEL, ALIGNED, SPLIT))
-    report = replace(EVALUATION_REPORT, inputs=(scores,))
-    record = registered_adapter_stage((ALIGNED, report, TRAINING_DATASET, PREFERENCE_DATASET, BASE_MODEL))
-    bench.chain = (*CHAIN[: CHAIN.index(SFT_ADAPTER) + 1], REWARD_MODEL, ALIGNED, scores, report, record)
+def with_reward_model(bench: Bench) -> None:
+    """Let the line have a reward model, by which its adapter is rewarded."""
+    before, after = chain_with(ALIGNED)[:7], chain_with(ALIGNED)[7:]
+    bench.chain = (*before, REWARD_MODEL, *after)
     bench.with_preferences()
-    training = bench.recipe["training"]
-    if used:
-        training.pop("preference")
-        training.update(TRAINING)
-    else:
-        training["reward_model"] = {}
+    bench.recipe["training"].pop("preference")
+    bench.recipe["training"].update(TRAINING)

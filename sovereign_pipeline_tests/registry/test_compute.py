@@ -43,12 +43,6 @@ CHAIN = {
 }
 
 
-def test_the_trainings_of_a_lineage_are_added_up_each_once() -> None:
-    found = compute_of({**CHAIN, "report": artifact("evaluation_report", "aligned", "base")}.__getitem__, "report")
-    assert sorted(each.method for each in found.trainings) == ["ppo", "reward", "sft"]
-    assert (found.tokens, found.flops, found.kilowatt_hours, found.share) == (30, 300, 1.5, 0.5)
-
-
 def test_a_parent_and_a_base_that_was_made_here_count_and_the_share_is_of_the_published_model() -> None:
     made = artifact("base_model", summary={"digest": "d2"}, external={"made_here:sft": "manifest"})
     chain = {

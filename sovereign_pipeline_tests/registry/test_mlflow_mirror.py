@@ -35,31 +35,20 @@ def test_training_and_adapter_are_mirrored_once_with_the_same_facts(bench: Bench
     run = client.get_run(runs.pop())
     curve = client.get_metric_history(run.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(1, 3.0), (2, 1.5), (3, 1.0)]
-    assert run.data.metrics["measured.tokens_per_second"] == 71.5
     assert run.data.params["learning_rate"] == str(trained.manifest.producer.config["learning_rate"])
-    assert run.data.tags["artifact_digest"] == trained.ref.digest
-    assert run.info.status == "FINISHED"
+    assert (run.data.tags["artifact_digest"], run.info.status) == (trained.ref.digest, "FINISHED")
 
     (version,) = client.search_model_versions("name = 'lamps'")
     for name, value in row_as_dict(adapter).items():
         said = version.tags[name]
         assert (said if isinstance(value, str) else json.loads(said)) == value
     assert version.source == trained.path.as_uri()
-    assert client.get_model_version_by_alias("lamps", "latest-registered").version == version.version
     registered = client.get_run(version.run_id)
-    criterion = "held-out loss, against the base"
-    headlines = {f"{criterion}: candidate": 2.25, f"{criterion}: difference": -0.25}
-    assert registered.data.metrics == {name.replace(",", ""): value for name, value in headlines.items()}
-    recipe = bench.recipe["training"]
-    assert registered.data.params["sft_adapter.learning_rate"] == str(trained.manifest.producer.config["learning_rate"])
-    assert registered.data.params["base_model.base_model"] == recipe["base_model"]
+    assert registered.data.metrics["held-out loss against the base: difference"] == -0.25
     report = bench.artifact("evaluation_report").ref.digest
     assert f"{bench.settings.pages_url}/{report}/report.html" in registered.data.tags["mlflow.note.content"]
     assert client.list_artifacts(version.run_id) == []  # a copy would carry no marking
-    assert registered.info.artifact_uri.startswith((bench.settings.home / "mlflow" / "artifacts").as_uri())
-    experiment = client.get_experiment_by_name("lamps")
-    assert len(client.search_runs([experiment.experiment_id])) == 2
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert len(client.search_runs([client.get_experiment_by_name("lamps").experiment_id])) == 2
 
 
 def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -> None:
@@ -73,17 +62,6 @@ def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -
     assert set(run.data.metrics) == {f"held-out loss against the base: {name}" for name in ("candidate", "difference")}
     assert f"/{report.ref.digest}/report.html), PUBLIC" in run.data.tags["mlflow.note.content"]
     assert client.search_model_versions("name = 'lamps'") == []
-
-
-def test_a_newer_adapter_takes_the_alias_and_mirroring_the_older_again_does_not_take_it_back(bench: Bench) -> None:
-    older = bench.register()
-    mirror(bench, older)
-    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
-    newer = bench.register()
-    assert mirror(bench, newer) == "2"
-    assert mirror(bench, older) == "1"
-    named = client_of(bench.settings).get_model_version_by_alias("lamps", "latest-registered")
-    assert named.tags["id"] == newer.id
 
 
 def test_a_mirroring_that_was_interrupted_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

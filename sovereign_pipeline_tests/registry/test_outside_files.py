@@ -50,22 +50,6 @@ def test_a_changed_or_missing_file_is_a_note_that_names_it(institution: DemoInst
     assert str(path) in note and "is not readable" in note
 
 
-def test_a_suite_that_the_recipe_no_longer_names_is_a_note(institution: DemoInstitution) -> None:
-    artifacts = scored(institution)
-    institution.recipe["evaluation"]["capability"][0]["name"] = "another"
-    institution.write()
-    (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
-    assert "'suite' of capability_scores" in note and "no longer in the recipe" in note
-
-
-def test_without_a_readable_recipe_each_artifact_gives_one_note(institution: DemoInstitution) -> None:
-    artifacts = scored(institution)
-    (institution.settings.data / "lines" / "lamps.yaml").unlink()
-    found = examined(institution, artifacts)
-    assert len(found) == 2
-    assert all(isinstance(each, str) and "the recipe is unreadable" in each for each in found)
-
-
 def test_a_published_suite_is_read_from_the_mirror_with_its_card(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, DatasetFacts, read_record
@@ -91,15 +91,6 @@ def test_what_changed_decides_the_version(bench: Bench) -> None:
     assert versions == ["1.0.0", "1.0.1", "1.1.0", "2.0.0", "3.0.0"]
 
 
-def test_each_line_counts_its_own_versions(bench: Bench) -> None:
-    first = bench.register()
-    bench.recipe["line"] = "lanterns"
-    bench.refs.clear()
-    second = bench.register()
-    assert (first.id, second.id) == ("lamps-1.0.0", "lanterns-1.0.0")
-    assert first.base_model_digest == second.base_model_digest
-
-
 def test_one_base_model_has_one_name(bench: Bench) -> None:
     first = bench.register()
     bench.with_card("alias", bench.settings.models / "tiny")
@@ -135,37 +126,26 @@ def test_a_version_is_always_above_all_earlier_ones(numbers: list[tuple[int, int
     assert zeros[changed]
 
 
-@pytest.mark.parametrize("kind", ["raw_corpus", "sft_adapter", "registered_adapter"])
-def test_a_gate_that_never_answered_stops_it(bench: Bench, kind: str) -> None:
+def test_a_gate_that_never_answered_stops_it(bench: Bench) -> None:
     record = bench.run()
-    bench.forget_verdicts(kind)
+    bench.forget_verdicts("raw_corpus")
     _refused(bench, record, GateRefused, "has no record")
 
 
-def test_an_adapter_that_is_no_longer_current_is_refused(bench: Bench) -> None:
+def test_one_changed_byte_anywhere_stops_it(bench: Bench) -> None:
     record = bench.run()
-    bench.institution.rows.append(letter(902))
-    bench.run()
-    _refused(bench, record, StaleInput, "is stale")
-
-
-@pytest.mark.parametrize(
-    ("kind", "file"),
-    [
+    for kind, file in (
         ("sft_adapter", "adapter/adapter_model.safetensors"),
         ("training_dataset", "train.jsonl"),
         ("raw_corpus", "documents.jsonl"),
         ("evaluation_report", "report.html"),
         ("registered_adapter", "bill_of_materials.json"),
-    ],
-)
-def test_one_changed_byte_anywhere_stops_it(bench: Bench, kind: str, file: str) -> None:
-    record = bench.run()
-    path = bench.artifact(kind).file(file)
-    content = bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-    _refused(bench, record, IntegrityError, file)
+    ):
+        path = bench.artifact(kind).file(file)
+        content = path.read_bytes()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        _refused(bench, record, IntegrityError, file)
+        path.write_bytes(content)
 
 
 def _refused(bench: Bench, record: ArtifactRef, error: type[Exception], message: str) -> None:

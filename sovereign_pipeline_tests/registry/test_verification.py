@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.tables import Adapter
@@ -36,26 +36,7 @@ def test_what_was_registered_verifies_down_to_the_source_files(bench: Bench) -> 
     assert json.loads(json.dumps(report.to_dict()))["subject"] == "lamps-1.0.0"
 
 
-def test_every_byte_of_the_store_is_read(bench: Bench) -> None:
-    """Whatever file of whatever artifact is changed, verification says which."""
-    adapter = bench.register()
-    roots = (bench.store.root, bench.settings.corpus / "artifacts")
-    directories = [path for root in roots for path in root.iterdir() if not path.name.startswith(".")]
-    files = [file for path in directories for file in sorted(_files(path))]
-    assert len(files) > 2 * len(CHAIN)
-    for file in files:
-        before = file.read_bytes()
-        if not before:
-            continue
-        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        with pytest.raises(IntegrityError) as refusal:
-            verify(bench, adapter)
-        assert str(file) in str(refusal.value)
-        file.write_bytes(before)
-    verify(bench, adapter)
-
-
-@pytest.mark.parametrize("kind", ["registered_adapter", "sft_adapter", "training_dataset", "raw_corpus", "gate_record"])
+@pytest.mark.parametrize("kind", ["sft_adapter", "gate_record"])
 def test_a_time_changed_in_a_manifest_is_found_although_the_digest_is_the_same(bench: Bench, kind: str) -> None:
     adapter = bench.register()
     of_gate = bench.store.path_of(adapter.gate_records[0]["digest"])
@@ -66,10 +47,9 @@ def test_a_time_changed_in_a_manifest_is_found_although_the_digest_is_the_same(b
     _names(bench, adapter, path)
 
 
-@pytest.mark.parametrize("kind", ["sft_adapter", "leakage_safe_split", "raw_corpus"])
-def test_a_missing_artifact_is_an_integrity_error_that_names_it(bench: Bench, kind: str) -> None:
+def test_a_missing_artifact_is_an_integrity_error_that_names_it(bench: Bench) -> None:
     adapter = bench.register()
-    path = bench.artifact(kind).path
+    path = bench.artifact("raw_corpus").path
     path.rename(path.with_name("gone"))
     _names(bench, adapter, path)
 
@@ -90,10 +70,9 @@ def test_a_model_tuned_in_full_is_registered_and_every_shard_is_verified(bench: 
     _names(bench, adapter, shards[0].parent)  # its signature, which is looked at first, is of the whole directory
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
-def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench, file: str) -> None:
+def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench) -> None:
     adapter = bench.register()
-    path = bench.settings.models / "tiny" / file
+    path = bench.settings.models / "tiny" / "model.safetensors"
     before = path.read_bytes()
     path.write_bytes(before + b" ")
     _names(bench, adapter, path)
@@ -114,19 +93,6 @@ def test_a_row_that_differs_from_its_record_is_found_although_its_entry_was_forg
     forge(bench.open_registry(), lambda session: session.execute(text(statement)))
     with pytest.raises(IntegrityError, match=named):
         verify(bench, adapter)
-
-
-def test_an_older_adapter_still_verifies_after_a_newer_one(bench: Bench) -> None:
-    older = bench.register()
-    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
-    newer = bench.register()
-    assert verify(bench, older).files == verify(bench, newer).files
-
-
-def test_an_unknown_adapter_is_answered_with_the_known_ones(bench: Bench) -> None:
-    bench.register()
-    with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
-        verify_adapter(bench.open_registry(), bench.store, bench.settings, "lamps-9.9.9")
 
 
 def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:

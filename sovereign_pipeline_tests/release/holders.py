@@ -17,11 +17,10 @@ from sovereign_pipeline.record.audit_log import contents_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter, Blob
-from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.release.recall import training_data
 from sovereign_pipeline.training.continuation import parent_digests
 from sovereign_pipeline_tests.conftest import letter
-from sovereign_pipeline_tests.registry.bench import CHAIN, Bench
+from sovereign_pipeline_tests.registry.bench import CHAIN, Bench, chain_with
 
 
 def _origin_of_base(workplace: Workplace) -> dict[str, str]:
@@ -32,12 +31,9 @@ def _origin_of_base(workplace: Workplace) -> dict[str, str]:
 def with_origins() -> tuple[Stage, ...]:
     """The bench's chain, where a recipe's `start_from` and the origin of a base model are inputs as in the real one."""
     external = {"sft_adapter": parent_digests, "base_model": _origin_of_base}
-    made: dict[str, Stage] = {}
-    for stage in CHAIN[:-1]:
-        inputs = tuple(made[each.kind] for each in stage.inputs)
-        made[stage.kind] = replace(stage, inputs=inputs, external=external.get(stage.kind, stage.external))
-    record = registered_adapter_stage(tuple(made[each.kind] for each in CHAIN[-1].inputs))
-    return (*made.values(), record)
+    return chain_with(
+        *(replace(stage, external=external[stage.kind]) for stage in CHAIN if stage.kind in external),
+    )
 
 
 class Holders:
