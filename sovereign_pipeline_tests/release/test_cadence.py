@@ -12,7 +12,7 @@ from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
 from sovereign_pipeline.release.recall import Question
 from sovereign_pipeline_tests.officers import officer, recall
-from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
+from sovereign_pipeline_tests.release.holders import Ask, Holders
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(h
     assert due(holders, 30).key == f"lamps:{second.review_date.year}"
 
 
-def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask, database: str) -> None:
+def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask) -> None:
     adapter = holders.register()
     at, signer = adapter.registered_at + datetime.timedelta(days=170), officer(holders.bench.settings)
     record_review(holders.registry, adapter.id, "Read ten answers; it stays.", signer, at)
@@ -59,17 +59,6 @@ def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: A
     for name, text, error in (("lamps-9.0.0", "Stays.", NotFoundError), (adapter.id, " ", InputError)):
         with pytest.raises(error):
             record_review(holders.registry, name, text, signer, at)
-
-
-def test_a_line_without_a_recipe_keeps_its_day(holders: Holders) -> None:
-    adapter = holders.register()
-    holders.register("buoys", letters(100, 112))
-    recipe = holders.bench.settings.data / "lines" / "lamps.yaml"
-    for break_it in (lambda: recipe.write_text("line: lamps\nlime: 3\n"), recipe.unlink):
-        break_it()
-        found = due(holders, 180)
-        assert (found.on, found.state, found.has_recipe, found.retrain) == (adapter.review_date, "due", False, False)
-    assert len(due_reviews(holders.registry, holders.bench.settings, adapter.review_date)) == 2
 
 
 def supersede(holders: Holders) -> None:
@@ -130,22 +119,3 @@ def test_an_event_that_the_recipe_names_makes_it_due_at_once(
     content = yaml.safe_load(recipe.read_text())
     recipe.write_text(yaml.safe_dump({**content, "review": {"on": others}}))
     assert due(holders).state == "not due"
-
-
-def test_an_event_that_cannot_be_told_counts_as_one(holders: Holders) -> None:
-    holders.bench.recipe["review"] = {"on": ["base_superseded"]}
-    holders.register()
-    (holders.bench.settings.data / "models" / "tiny.yaml").unlink()
-    (cause,) = due(holders).causes
-    assert "cannot be checked" in cause.what and "tiny" in cause.what
-
-
-def test_the_command_lists_what_is_due(holders: Holders, ask: Ask) -> None:
-    holders.bench.recipe["review"] = {"on": EVENTS}
-    holders.register()
-    (row,) = ask.json("adapters", "status")["reviews"]
-    assert (row["line"], row["state"], row["run"], row["causes"]) == ("lamps", "not due", None, [])
-    remove_file(holders)
-    shown = ask("adapters", "status")
-    assert shown.exit_code == 0
-    assert "source_withdrawn" in shown.stdout and "is gone" in shown.stdout

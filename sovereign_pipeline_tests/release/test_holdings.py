@@ -10,8 +10,7 @@ from sovereign_pipeline.training.continuation import assert_base_not_recalled
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.registry.rewarded import TRAINING, with_reward_model
-from sovereign_pipeline_tests.release.conftest import Office
-from sovereign_pipeline_tests.release.holders import Holders, change_contents, letters
+from sovereign_pipeline_tests.release.holders import Holders, letters
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +23,7 @@ def held_by(registry: Registry, **asked: str) -> dict[str, bool]:
         return found
 
 
-def test_an_adapter_holds_what_it_was_trained_on_and_not_what_was_held_out(holders: Holders, database: str) -> None:
+def test_an_adapter_holds_what_it_was_trained_on_and_not_what_was_held_out(holders: Holders) -> None:
     adapter = holders.register()
     registry = holders.registry
     assert held_by(registry, document="R-00011") == {adapter.id: True}
@@ -38,15 +37,6 @@ def test_an_adapter_holds_what_it_was_trained_on_and_not_what_was_held_out(holde
     with registry.reading() as session:
         for asked in (Question(document="R-00000"), Question(source="pairs"), Question(dataset="0" * 64)):
             assert not holders_of(session, asked, training_data(session, adapter.id))
-
-
-def test_pairs_and_labels_are_held_as_letters_are(holders: Holders) -> None:
-    holders.bench.with_preferences()
-    adapter = holders.register(preference={"method": "dpo"})
-    rows = [row["id"] for row in map(dict, holders.bench.institution.rows)]
-    pairs = {row for row in rows if held_by(holders.registry, document=f"P-{row}", source="pairs")}
-    assert len(pairs) == 12
-    assert held_by(holders.registry, dataset=adapter.preference_dataset_digest or "") == {adapter.id: True}
 
 
 def test_a_pair_that_only_the_reward_model_saw_is_held_by_the_adapter_that_it_rewarded(holders: Holders) -> None:
@@ -95,18 +85,6 @@ def test_nothing_is_trained_on_a_base_model_that_was_a_recalled_adapter(holders:
         assert_base_not_recalled(workplace, base)
 
 
-def test_nor_on_one_whose_adapter_was_retired_since(office: Office) -> None:
-    holders = Holders(office.bench)
-    tuned = holders.register(sft={"adapter": "none"})
-    holders.base_model_of(tuned, "own")
-    holders.register("buoys", letters(100, 112), base_model="own")
-    workplace, base = holders.bench.workplace(), {"base_model": holders.bench.artifact("base_model")}
-    recall(office.registry, Question(document="R-00011"), office.officers["layla"])
-    office.move("retire", tuned)
-    with pytest.raises(RecipeError):
-        assert_base_not_recalled(workplace, base)
-
-
 def test_names_are_compared_whole(holders: Holders) -> None:
     """The bytes of one may be within those of another, or look like the end of the list."""
     names = ['x"R-00001', "R-000011", "\u0645\u0635\u0628\u0627\u062d", "a\\", '],"sources":["none"]', '"sources":']
@@ -117,10 +95,3 @@ def test_names_are_compared_whole(holders: Holders) -> None:
     for absent in ("R-00001", "letters", "none", "a", "x"):
         assert held_by(holders.registry, document=absent) == {}
     assert held_by(holders.registry, source="none") == {}
-
-
-def test_what_the_ledger_tells_alone_needs_no_contents(holders: Holders) -> None:
-    adapter = holders.register()
-    change_contents(holders.registry, adapter, "removed")
-    for question in (Question(dataset=adapter.dataset_digest), Question(base_model=adapter.base_model_digest)):
-        assert [each.adapter for each in ask(holders.registry, question).holders] == [adapter.id]

@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, REPAIRED, differences, follow, mirror_adapter, repair
-from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
+from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow
 
@@ -99,21 +98,3 @@ def test_what_was_changed_in_mlflow_is_named_and_repaired(office: Office) -> Non
     (entry,) = (each for each in entries(office.registry) if each.action == REPAIRED)
     assert entry.subjects["differences"] >= 5 and entry.subjects["lines"] == ["lamps"]
     assert entry.actor != account() and "elsewhere" not in str(entry.subjects)
-
-
-def test_an_adapter_that_was_never_mirrored_is_named_and_mirrored_by_the_repair(office: Office) -> None:
-    assert differing(office) == []
-    adapter = office.adapter(*TO_PRODUCTION)
-    assert not office.bench.settings.mlflow_artifacts.parent.exists()
-    assert f"{adapter.id} has no version" in differing(office)
-    assert repair(office.registry, office.bench.settings) == []
-    assert aliases(office) == {"production": adapter.id, LATEST: adapter.id}
-
-
-def test_a_database_that_is_no_mlflow_is_said_to_be_unreadable(office: Office) -> None:
-    office.adapter()
-    file = office.bench.settings.home / "mlflow" / "mlflow.db"
-    file.parent.mkdir()
-    file.write_bytes(b"no database" * 500)
-    with pytest.raises(NotFoundError, match="MLflow's database cannot be read"):
-        differing(office)

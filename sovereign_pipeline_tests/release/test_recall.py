@@ -31,9 +31,9 @@ from sovereign_pipeline.release.recall import (
     waive_recall,
 )
 from sovereign_pipeline.release.recall import ask as ask_for
-from sovereign_pipeline_tests.officers import PERSON, officer, recall
-from sovereign_pipeline_tests.record.owner import change, forge
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.officers import officer, recall
+from sovereign_pipeline_tests.record.owner import forge
+from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
 from sovereign_pipeline_tests.release.holders import CHANGES_OF_CONTENTS, Ask, Holders, change_contents, letters
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def decided(registry: Registry) -> list[Parsed]:
     return [each for each in audit_log.entries(registry) if each.action not in NOT_DECIDED]
 
 
-def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
+def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders) -> None:
     first = holders.register()
     child = holders.register("buoys", letters(100, 112), start_from=first.id)
     other = holders.register("ropes", letters(200, 212))
@@ -98,11 +98,9 @@ def test_an_adapter_that_is_registered_later_is_held_by_the_recall_too(holders: 
     assert without.id not in in_force(holders)
 
 
-@pytest.mark.parametrize("question", [{"document": "R-00011"}, {"source": "letters"}, {"base_model": ""}])
-def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Holders, question: dict[str, str]) -> None:
+def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Holders) -> None:
     adapter = holders.register()
-    base_model = {"base_model": adapter.base_model_digest} if "base_model" in question else {}
-    recall(holders.registry, Question(**{**question, **base_model}))
+    recall(holders.registry, Question(base_model=adapter.base_model_digest))
     with pytest.raises(RecipeError):
         holders.register("lanterns", letters(20, 32), start_from=adapter.id)
     waive_recall(holders.registry, "recall-1", adapter.id, officer(holders.bench.settings, 2), "It is looked at.")
@@ -117,9 +115,7 @@ def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Hold
     "no recall is answered or decided: the registration has the digest",
 )
 @pytest.mark.parametrize("change", CHANGES_OF_CONTENTS)
-def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(
-    holders: Holders, database: str, change: str
-) -> None:
+def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(holders: Holders, change: str) -> None:
     holders.registry = registry = holders.bench.open_registry()
     settings = registry.settings
     first = holders.register()
@@ -143,7 +139,7 @@ def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(
     assert not finding.ok
 
 
-def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, database: str) -> None:
+def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders) -> None:
     first = holders.register()
     second = holders.register(sft={"learning_rate": 1e-4})
     registry = holders.registry
@@ -190,7 +186,6 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
 
 
 @pytest.mark.security_case("Another program inserts or removes a waiver or a recall", "rejected; the row is named")
-@pytest.mark.parametrize("has_the_logs_key", [False, True])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -202,24 +197,20 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
         "UPDATE recall SET source = 'notes'",
     ],
 )
-def test_a_recall_is_neither_waived_nor_opened_past_this_program(
-    office: Office, database: str, statement: str, has_the_logs_key: bool
-) -> None:
+def test_a_recall_is_neither_waived_nor_opened_past_this_program(office: Office, statement: str) -> None:
+    """By somebody who has the log's key too."""
     adapter = office.adapter()
     recall(office.registry, Question(source="letters"), office.officers["layla"])
-    if has_the_logs_key:
-        forge(office.registry, lambda session: session.execute(text(statement)))
-    else:
-        change(office.registry, statement)
+    forge(office.registry, lambda session: session.execute(text(statement)))
     with pytest.raises(IntegrityError):
         office.ask("approve", adapter)
     with pytest.raises(IntegrityError), office.registry.reading() as session:
         recalls_in_force(session, office.registry.settings)
 
 
-@pytest.mark.parametrize(
-    ("question", "error", "says"),
-    [
+def test_nothing_is_recalled_by_mistake(holders: Holders) -> None:
+    holders.register()
+    refused: list[tuple[Question, type[SovereignError], str]] = [
         (Question(), InputError, "Search for"),
         (Question(document="R-00011", dataset="0" * 64), InputError, "Search for"),
         (Question(document=" "), InputError, "empty"),
@@ -228,15 +219,11 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(
         (Question(dataset="000000"), NotFoundError, "Give one of these"),
         (Question(dataset=""), InputError, "6 hex digits"),
         (Question(base_model="%%%%%%"), InputError, "6 hex digits"),
-    ],
-)
-def test_nothing_is_recalled_by_mistake(
-    holders: Holders, question: Question, error: type[SovereignError], says: str
-) -> None:
-    holders.register()
-    with pytest.raises(error) as refusal:
-        recall(holders.registry, question)
-    assert says in f"{refusal.value.message} {refusal.value.hint}"
+    ]
+    for question, error, says in refused:
+        with pytest.raises(error) as refusal:
+            recall(holders.registry, question)
+        assert says in f"{refusal.value.message} {refusal.value.hint}"
     assert decided(holders.registry) == []
 
 
@@ -260,19 +247,6 @@ def test_a_document_is_found_by_any_spelling_of_the_id_in_its_file(holders: Hold
     assert found(trained)
     with pytest.raises(IntegrityError):
         found(of_person)
-
-
-def test_whoever_asks_by_one_of_two_spellings_hears_of_the_other(holders: Holders, ask: Ask) -> None:
-    holders.register()
-    holders.register("buoys", [{**row, "id": row["id"].lower()} for row in holders.first_letters])
-    rows = (row["id"] for row in holders.first_letters)
-    id = next(each for each in rows if ask_for(holders.registry, Question(document=each)).also)
-    answers = [ask_for(holders.registry, Question(document=each)) for each in (id, id.lower())]
-    assert [answer.also for answer in answers] == [(id.lower(),), (id,)]
-    assert {holder.line for answer in answers for holder in answer.holders} == {"lamps", "buoys"}
-    assert id.lower() in ask("recall", "--document", id).stdout
-    with pytest.raises(InputError):
-        ask_for(holders.registry, Question(document=id.replace("-", "\N{EN DASH}")))
 
 
 def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
@@ -310,48 +284,16 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
 
 
-@pytest.mark.parametrize(("state", "dark"), [("production", "answers nobody"), ("staged", "loses its staged adapter")])
-def test_a_recall_says_what_goes_dark_and_asks(
-    office: Office, ask: Ask, monkeypatch: pytest.MonkeyPatch, state: str, dark: str
-) -> None:
-    adapter = office.adapter()
-    for transition in ("approve", "stage", "promote")[: 3 if state == "production" else 2]:
-        office.move(transition, adapter)
+def test_a_recall_says_what_goes_dark_and_asks(office: Office, ask: Ask) -> None:
+    adapter = office.adapter(*TO_PRODUCTION)
     key = office.bench.settings.keys / "omar.key"
     write_key(key, office.officers["omar"], None)
     opening = ("recall", "--document", "R-00011", "--open", *REASON, "--key", str(key))
     refused = ask(*opening)
     assert isinstance(refused.exception, InputError)
-    assert dark in " ".join(refused.output.split()) and adapter.id in refused.output
+    assert "answers nobody" in " ".join(refused.output.split()) and adapter.id in refused.output
     with office.registry.reading() as session:
         assert open_recalls(session, office.registry.settings, adapter.id) == []
     opened = ask(*opening, "--yes")
     assert opened.exit_code == 0, opened.output
-    assert f"lamps ({adapter.id}, {state})" in opened.output
-
-
-def test_doctor_makes_no_registry(holders: Holders) -> None:
-    file = holders.bench.settings.home / "registry.db"
-    for each in file.parent.glob("registry.db*"):
-        each.unlink()
-    examine(holders.bench.settings)
-    assert not file.exists()
-
-
-def test_a_known_issue_is_shown_with_the_adapter_and_stands_in_the_ledger(holders: Holders, ask: Ask) -> None:
-    adapter = holders.register()
-    text_of_issue = "Quotes the fee of 2024."
-    for _ in range(2):
-        assert ask("adapters", "issue", "add", adapter.id, "--text", text_of_issue, *key(holders)).exit_code == 0
-    shown = ask.json("adapters", "show", adapter.id)["known_issues"]
-    assert [(each["number"], each["text"], each["person"]) for each in shown] == [
-        (1, text_of_issue, PERSON),
-        (2, text_of_issue, PERSON),
-    ]
-    assert text_of_issue in ask("adapters", "show", adapter.id).stdout
-    assert len(ask.json("adapters", "list")[0]["known_issues"]) == 2
-    entry = decided(holders.registry)[0]
-    assert {"adapter": adapter.id, "number": 1, "text": text_of_issue}.items() <= entry.subjects.items()
-    for arguments in (("x-1.0.0", "--text", "a"), (adapter.id, "--text", " "), (adapter.id, "--text", "a" * 501)):
-        refused = ask("adapters", "issue", "add", *arguments, *key(holders)).exception
-        assert isinstance(refused, SovereignError) and refused.exit_status == 2
+    assert f"lamps ({adapter.id}, production)" in opened.output
