@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.evidence.technical_file import sign_technical_file
@@ -61,26 +60,3 @@ def test_an_officer_signs_the_completed_file_of_this_adapter_alone(desk: Desk, t
     assert (verified.key.person, verified.statement.predicate["adapter"]) == ("Layla Haddad", FIRST)
     with pytest.raises(InputError):
         sign_technical_file(find_adapter(office.registry, SECOND), path, office.officers["layla"])
-
-
-def test_the_hubs_tools_read_its_front_matter(desk: Desk) -> None:
-    card = ModelCard(desk.package.files[f"documents/{FIRST}/model-card.md"].decode())
-    data = card.data.to_dict()  # type: ignore[no-untyped-call]
-    assert (data["base_model"], data["library_name"], data["pipeline_tag"]) == ("tiny", "peft", "text-generation")
-    assert (data["license"], data["license_name"]) == ("other", "Apache-2.0")
-    assert "classification:PUBLIC" in data["tags"]
-
-
-def test_it_shows_waivers_issues_and_figures_and_says_what_is_not_known(desk: Desk) -> None:
-    text = desk.package.files[f"documents/{FIRST}/model-card.md"].decode()
-    for words in (
-        "- It takes candles for lamps.",
-        "| evaluation_report.capability_not_inferior | inconclusive |",
-        "**Waived:** The suite is being enlarged.",
-        "| held-out loss, against the base | 2.25 | 2.5 | -0.25 | -0.375 to -0.125 |",
-        "Not known to this system: team:lamps is to write it.",
-        "| provider | Lamp Office |",
-        "| **together** | 1,000 | 2.5e+08 | 0.25 | |",
-        "0.25 of 1e+09 FLOPs (a made figure). That is not above a third",
-    ):
-        assert words in text, words
