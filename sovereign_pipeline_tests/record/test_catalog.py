@@ -9,6 +9,7 @@ from sovereign_pipeline.record.catalog import incumbent_of, list_adapters, list_
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import card_of_dataset
 from sovereign_pipeline_tests.registry.bench import Bench
+from sovereign_pipeline_tests.release.holders import Ask
 
 
 def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
@@ -72,3 +73,16 @@ def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> 
     file.write_text(file.read_text().replace("PUBLIC", "SECRET"))
     with pytest.raises(IntegrityError, match=r"card\.md"):
         card_of_dataset(bench.store, row)
+
+
+def test_the_command_shows_the_card_and_what_the_registry_knows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_HOME", str(bench.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(bench.settings.data))
+    adapter, ask = bench.register(), Ask()
+    shown = ask("datasets", "show", adapter.dataset_digest[:8])
+    assert shown.exit_code == 0 and "lamps-1.0.0" in shown.stdout
+    artifact = bench.artifact("training_dataset")
+    assert all(line in shown.stdout for line in artifact.file("card.md").read_text().splitlines())
+    as_json = ask.json("datasets", "show", adapter.dataset_digest[:8])
+    assert as_json["card"] == json.loads(artifact.file("card.json").read_bytes())
+    assert as_json["digest"] == adapter.dataset_digest

@@ -54,8 +54,9 @@ ALIGNED = replace(
 
 def with_reward_model(bench: Bench) -> None:
     """Let the line have a reward model, by which its adapter is rewarded."""
-    before, after = chain_with(ALIGNED)[:7], chain_with(ALIGNED)[7:]
-    bench.chain = (*before, REWARD_MODEL, *after)
+    chain = chain_with(ALIGNED)
+    place = [each.kind for each in chain].index("aligned_adapter")
+    bench.chain = (*chain[:place], REWARD_MODEL, *chain[place:])
     bench.with_preferences()
     bench.recipe["training"].pop("preference")
     bench.recipe["training"].update(TRAINING)

@@ -62,20 +62,3 @@ def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -
     assert set(run.data.metrics) == {f"held-out loss against the base: {name}" for name in ("candidate", "difference")}
     assert f"/{report.ref.digest}/report.html), PUBLIC" in run.data.tags["mlflow.note.content"]
     assert client.search_model_versions("name = 'lamps'") == []
-
-
-def test_a_mirroring_that_was_interrupted_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
-
-    adapter = bench.register()
-
-    def fail(*arguments: object, **named: object) -> None:
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as interrupted, pytest.raises(OSError, match="disk is full"):
-        interrupted.setattr(MlflowClient, "log_batch", fail)
-        mirror(bench, adapter)
-    assert mirror(bench, adapter) == "1"
-    client = client_of(bench.settings)
-    (run,) = client.search_runs([client.get_experiment_by_name("lamps").experiment_id])
-    assert run.info.status == "FINISHED"
