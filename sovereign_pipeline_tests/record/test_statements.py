@@ -218,21 +218,6 @@ def test_another_ones_id_over_an_own_signature_is_refused(holders: Holders) -> N
         verify(hinted, holders)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        Statement((), GATE, VERDICT.predicate),
-        Statement((Subject("a", "nonsense"),), GATE, VERDICT.predicate),
-        Statement(VERDICT.subjects, "https://example.org/other", VERDICT.predicate),
-        Statement(VERDICT.subjects, GATE, {}),
-        Statement(VERDICT.subjects, GATE, {**VERDICT.predicate, "share": float("inf")}),
-    ],
-)
-def test_nothing_is_signed_that_nobody_would_accept(holders: Holders, statement: Statement) -> None:
-    with pytest.raises(ValueError):
-        sign_statement(holders.pipeline, statement)
-
-
 @given(words=st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.lists(st.text()), max_size=4))
 def test_any_predicate_of_plain_values_comes_back(first_holders: Holders, words: dict[str, Any]) -> None:
     statement = Statement(VERDICT.subjects, GATE, {**words, **VERDICT.predicate})

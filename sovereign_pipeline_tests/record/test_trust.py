@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, Root, Targets
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import TARGETS_DAYS, add_key, add_officer, revoke, rotate_root
 from sovereign_pipeline.record.trust_root import RootSigner, tuf_key, written
@@ -90,14 +90,6 @@ def test_a_missing_or_linked_file_is_named(holders: Holders, name: str, tmp_path
     path.symlink_to(tmp_path / name)
     with pytest.raises(IntegrityError, match=name):
         load(holders.directory)
-
-
-def test_where_there_is_none_its_making_is_proposed(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no trust root") as stopped:
-        load(tmp_path / "trust")
-    assert stopped.value.remedy is not None and stopped.value.remedy.act == "make_trust_root"
-    with pytest.raises(IntegrityError, match=r"1\.root\.json: the first root is missing"):
-        load(tmp_path)
 
 
 @pytest.mark.security_case("Roles are changed with one of the three root keys", "rejected: two must sign")

@@ -94,17 +94,6 @@ def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp
         install(holders.directory, target, now=IN_A_WEEK)
 
 
-def test_a_second_root_of_the_same_number_is_not_installed(holders: Holders, tmp_path: Path) -> None:
-    fork = tmp_path / "fork"
-    shutil.copytree(holders.directory, fork)
-    renew(holders.directory, holders.roots[:2], now=BEGINNING)
-    for _ in range(2):
-        renew(fork, holders.roots[1:], now=BEGINNING)
-    with pytest.raises(ConflictError, match=r"2\.root\.json: this file differs from the trust root in force here"):
-        install(fork, holders.directory, now=IN_A_WEEK)
-    assert holders.trust.root_version == 2
-
-
 def test_an_expired_trust_root_is_refused_until_it_is_renewed(holders: Holders) -> None:
     late = BEGINNING + timedelta(days=TARGETS_DAYS)
     assert load(holders.directory, now=late - timedelta(seconds=1))

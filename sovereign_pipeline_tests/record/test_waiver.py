@@ -12,7 +12,6 @@ from sovereign_pipeline.base.errors import (
     GateRefused,
     InputError,
     IntegrityError,
-    NotFoundError,
     Remedy,
     SignInError,
     SovereignError,
@@ -255,20 +254,6 @@ def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace, failed: 
         waive_by_key(proposal, generate())
     waive_by_key(proposal, add(workplace, "waive", "SECRET"))
     consume(stage, workplace, ref)
-
-
-def test_without_a_trust_root_nobody_waives_and_no_waiver_counts(workplace: Workplace, failed: Failed) -> None:
-    stage, ref = failed
-    proposal, trust = propose_waiver(stage, stage.gates[0], workplace, ref, "Because."), workplace.settings.data / TRUST
-    elsewhere = trust.with_name("elsewhere")
-    trust.rename(elsewhere)
-    with pytest.raises(NotFoundError, match="there is no trust root"):
-        waive_by_key(proposal, generate())
-    elsewhere.rename(trust)
-    waive(stage, stage.gates[0], workplace, ref)
-    trust.rename(elsewhere)
-    with pytest.raises(NotFoundError, match="there is no trust root"):
-        consume(stage, workplace, ref)
 
 
 @pytest.mark.parametrize(
