@@ -225,18 +225,6 @@ def test_what_answered_is_said_by_the_flag(story_verify_flags: Story) -> None:
     assert story_verify_flags.answered("2026-11-30") == [f"at 2026-11-30 00:00:00: {both}", END]
 
 
-def test_a_withdrawal_that_no_flag_follows_is_said(story_verify_flags: Story) -> None:
-    story_verify_flags.move("unstage", "staged", "approved", OTHER)
-    told = f"although {OTHER} was approved from then on by the transitions; no flag change follows"
-    nobody = f"; {OTHER} answered nobody, as it was approved"
-    assert story_verify_flags.answered("2026-11-29")[0].endswith(told + nobody)
-    story_verify_flags.at = moment(29)
-    story_verify_flags.flag(ADAPTER)
-    since, until = story_verify_flags.answered("2026-11-28")[1], story_verify_flags.answered("2026-11-30")[0]
-    assert since.startswith("from 2026-11-28 09:00:00: ") and "the next flag change is entry" in since
-    assert until == f"at 2026-11-30 00:00:00: production: {ADAPTER}"
-
-
 @pytest.mark.parametrize(("transition", "reached"), [("retire", "retired"), ("recall", "recalled")])
 def test_a_flag_that_outlives_its_adapter_gives_it_to_nobody(
     story_verify_flags: Story, transition: str, reached: str
