@@ -31,23 +31,20 @@ def examined(institution: DemoInstitution, artifacts: list[Artifact]) -> list[Ex
     return list(examine_suites(institution.settings, artifacts))
 
 
-def test_unchanged_files_are_checked(institution: DemoInstitution) -> None:
-    found = examined(institution, scored(institution))
-    data = institution.settings.data
+def test_files_are_checked_and_a_changed_or_missing_one_is_a_note_that_names_it(institution: DemoInstitution) -> None:
+    artifacts, data = scored(institution), institution.settings.data
     paths = [data / "suites/suite.jsonl", data / "red_team/prompts.jsonl", data / "red_team/judge_labels.jsonl"]
-    assert set(found) == {Checked("suite_file", file_sha256(path), str(path), 1, path.stat().st_size) for path in paths}
-
-
-@pytest.mark.parametrize("name", ["suites/suite.jsonl", "red_team/prompts.jsonl", "red_team/judge_labels.jsonl"])
-def test_a_changed_or_missing_file_is_a_note_that_names_it(institution: DemoInstitution, name: str) -> None:
-    artifacts = scored(institution)
-    path = institution.settings.data / name
-    path.write_text(path.read_text() + "\n")
-    (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
-    assert str(path) in note and "has changed since it was used" in note
-    path.unlink()
-    (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
-    assert str(path) in note and "is not readable" in note
+    checked = {Checked("suite_file", file_sha256(path), str(path), 1, path.stat().st_size) for path in paths}
+    assert set(examined(institution, artifacts)) == checked
+    for path in paths:
+        content = path.read_text()
+        path.write_text(content + "\n")
+        (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
+        assert str(path) in note and "has changed since it was used" in note
+        path.unlink()
+        (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
+        assert str(path) in note and "is not readable" in note
+        path.write_text(content)
 
 
 def test_a_published_suite_is_read_from_the_mirror_with_its_card(
