@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +31,7 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import Line, reasons
 from sovereign_pipeline_tests.golden.line import LETTERS, letter, recipes, write_institution
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
-from sovereign_pipeline_tests.training.conftest import TWO, JobMaker
+from sovereign_pipeline_tests.training.conftest import JobMaker
 from sovereign_pipeline_tests.training.processes.launching import (
     KEY,
     chatty,
@@ -183,10 +182,6 @@ def test_what_the_cluster_rejects_and_lacks_is_told(
 
 
 PLANTED = {
-    "another version": (
-        "The trainer's machine node2 has another installation .*: peft is 0.1, not",
-        "mkdir -p {site}/peft-0.1.dist-info; echo 'Version: 0.1' > {site}/peft-0.1.dist-info/METADATA",
-    ),
     "clocks apart": (
         "Node node[12]: its clock and the clock of node[12] are at least .* apart",
         "time.time = lambda now=time.time: now() + 60",
@@ -209,10 +204,7 @@ def test_a_node_that_differs_is_named_before_the_training(
     expected, planted = PLANTED[fault]
     site = tmp_path / "site"
     site.mkdir()
-    if planted.startswith("mkdir"):
-        subprocess.run(planted.format(site=site), shell=True, check=True)
-    else:
-        (site / "sitecustomize.py").write_text(f"import fcntl, time\n{planted}\n")
+    (site / "sitecustomize.py").write_text(f"import fcntl, time\n{planted}\n")
     python = interpreter(
         tmp_path, NODE_TASK, f'[ "$SOVEREIGN_TRAINER_NODE" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"'
     )
@@ -242,7 +234,7 @@ def test_what_a_node_does_not_see_is_named_before_the_training(
         run(job, place(python), cluster)
 
 
-@pytest.mark.parametrize(("name", "devices", "trainings"), [("harbour", TWO, 2), ("harbour-ppo", {}, 3)])
+@pytest.mark.parametrize(("name", "devices", "trainings"), [("harbour-ppo", {}, 3)])
 def test_a_line_is_materialized_from_dagster_up_to_its_registration(
     name: str,
     devices: dict[str, Any],
@@ -252,7 +244,7 @@ def test_a_line_is_materialized_from_dagster_up_to_its_registration(
     python: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SFT and DPO on two nodes; SFT, a reward model and PPO on one.
+    """SFT, a reward model and PPO.
 
     Nothing of this process is passed on, and the keys of the marks are gone with the jobs.
     """
