@@ -1,4 +1,4 @@
-"""From mail, letters, a workbook and databases, as an office keeps them, to a dataset in three commands.
+"""From mail and a database, as an office keeps them, to a dataset in three commands.
 
 The first command looks at the source. The last line of each command names the next one, with the decisions that a
 person must make. No file is edited.
@@ -22,7 +22,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
 from sovereign_pipeline.corpus.stages import DOCUMENTS, FILES
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline_tests.corpus import archives, mailboxes, office
+from sovereign_pipeline_tests.corpus import mailboxes
 from sovereign_pipeline_tests.end_to_end.conftest import WARM, Installation, newcomer
 from sovereign_pipeline_tests.tiny_model import write_card
 
@@ -87,25 +87,6 @@ def mail(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Truth:
     return Truth([str(folder)], len(box.letters) + box.copies, box.pairs, made, folder)
 
 
-def letters(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Truth:
-    folder = given(installation) / "letters"
-    archive = archives.by_path(
-        "case folders with a title, dates with dots", cases=70, suffixes=(".docx", ".odt", ".pdf")
-    )
-    archive.write(folder)
-    assert len(archive.pairs) >= 80
-
-    def made(raw: Artifact) -> set[tuple[str, str]]:
-        found = dict[str, list[str]]()
-        for row in read_jsonl(raw.file(FILES)):
-            if row["outcome"] == "row":
-                found.setdefault(str(row["row"]), []).append(archive.key[str(row["path"])])
-        return {(names[0], names[-1]) for names in map(sorted, found.values())}
-
-    pairs = {(min(pair), max(pair)) for pair in archive.pairs}
-    return Truth([str(folder)], len(archive.files), pairs, made, folder)
-
-
 NAMES = ["Letter no", "File no", "Received", "Incoming letter", "Our reply", "Marking", "Status", "Clerk"]
 ROWS = 60
 
@@ -138,13 +119,6 @@ def _of_register(command: list[str]) -> Truth:
     return Truth(command, ROWS, pairs, made)
 
 
-def workbook(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Truth:
-    path = given(installation) / "register.xlsx"
-    notes = [["Kept by the desk"], ["since 2019"]]
-    path.write_bytes(office.xlsx({"Notes": notes, "2024": [NAMES, *rows_of_a_register()]}))
-    return _of_register([str(path)])
-
-
 def _fill(url: str) -> None:
     """Write the register as tables of a database: the letters, their scans, and the officers."""
     tables = MetaData()
@@ -165,12 +139,6 @@ def _fill(url: str) -> None:
     engine.dispose()
 
 
-def sqlite(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Truth:
-    path = given(installation) / "cases.db"
-    _fill(f"sqlite:///{path}")
-    return _of_register([str(path)])
-
-
 def postgresql(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Truth:
     return _of_register(["--url-from", "ARCHIVE_URL"])
 
@@ -188,7 +156,7 @@ def truth(
 
 
 SECRET = "walnut-in-the-url"
-SOURCES = [mail, letters, workbook, sqlite, pytest.param(postgresql, marks=pytest.mark.postgresql)]
+SOURCES = [mail, pytest.param(postgresql, marks=pytest.mark.postgresql)]
 
 
 @pytest.mark.parametrize("truth", SOURCES, indirect=True)
