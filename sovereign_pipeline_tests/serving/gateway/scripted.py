@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.policy.institution import ClassificationLadder
@@ -83,7 +83,6 @@ class ScriptedEngine:
     ends_after: int | None = None
     """Pieces after which the answer just ends."""
     ends_for: Literal["stop", "length"] = "stop"
-    refuses: str | None = None
     error: Exception | None = None
     pause_after: int | None = None
     """Pieces after which it pauses for two seconds."""
@@ -111,8 +110,6 @@ class ScriptedEngine:
     async def answer(self, request: EngineRequest) -> Answer:
         if self.error is not None:
             raise self.error
-        if self.refuses is not None:
-            raise EngineRefused(self.refuses)
         self.asked.append(request)
         return Answer(PROMPT_TOKENS, self._pieces(request.sampling.logprobs))
 

@@ -1,7 +1,6 @@
 """Rates, places and fairness: who is let in when."""
 
 import asyncio
-import time
 from collections import Counter
 from typing import Any
 
@@ -57,18 +56,11 @@ async def test_a_rate_flows_back_and_each_caller_has_its_own() -> None:
     await once(LAYLA)
 
 
-async def test_a_caller_has_so_many_at_once() -> None:
-    rates = Rates(limits(concurrent_per_caller=2))
-    async with rates.request(LAYLA), rates.request(LAYLA), rates.request(OMAR):
-        with pytest.raises(Refusal):
-            await rates.request(LAYLA).__aenter__()
-    async with rates.request(LAYLA), rates.request(LAYLA):
-        pass
-
-
 async def test_a_front_end_has_limits_of_its_own_and_so_has_each_of_its_people() -> None:
+    """Beside an ordinary grant, which neither narrows its limits nor widens those of its people."""
     rules = FrontEnd(concurrent=5, per_minute=6, user_concurrent=2, user_per_minute=3)
-    caller = Caller("front end", (Role(clearance="SECRET", users=True, front_end=rules),))
+    granted = Role(clearance="SECRET", users=True, front_end=rules)
+    caller = Caller("front end", (Role(clearance="SECRET"), granted))
     clock = Clock()
     rates = Rates(limits(concurrent_per_caller=1, requests_per_minute=2, tokens_per_minute=200), clock)
     async with rates.request(caller, "a"), rates.request(caller, "a"), rates.request(caller, "b"):
@@ -91,26 +83,6 @@ async def test_a_front_end_has_limits_of_its_own_and_so_has_each_of_its_people()
     async with rates.request(caller, "b"), rates.request(LAYLA):
         with pytest.raises(Refusal):
             await rates.request(LAYLA).__aenter__()
-
-
-async def test_of_several_grants_the_largest_limit_counts_and_a_default_is_a_limit_too() -> None:
-    ordinary = Role(clearance="SECRET")
-    narrow = FrontEnd(concurrent=2, per_minute=3, user_concurrent=1, user_per_minute=2)
-    caller = Caller("front end", (ordinary, Role(clearance="SECRET", users=True, front_end=narrow)))
-    clock = Clock()
-    rates = Rates(limits(concurrent_per_caller=4, requests_per_minute=5, tokens_per_minute=500), clock)
-    async with rates.request(caller), rates.request(caller), rates.request(caller), rates.request(caller, "a"):
-        with pytest.raises(Refusal, match="concurrent"):
-            await rates.request(caller).__aenter__()
-    async with rates.request(caller, "a"):
-        pass
-    with pytest.raises(Refusal, match=r"You have .* per minute"):
-        await rates.request(caller).__aenter__()
-    clock.now += 60
-    rates.charge(caller, 499)
-    async with rates.request(caller, "a"):
-        with pytest.raises(Refusal, match="This person"):  # a grant without people does not widen theirs
-            await rates.request(caller, "a").__aenter__()
 
 
 class Crowd:
@@ -173,15 +145,10 @@ async def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused
     with pytest.raises(Refusal):
         await waiting
     assert crowd.places.waiting == {} and crowd.places.running == {"lamps": 1}
-
-
-async def test_where_nobody_may_wait_nobody_does() -> None:
     crowd = Crowd(concurrent=1, waiting_per_line=0)
     await crowd.ask("lamps")
-    refused = await crowd.ask("lamps")
     with pytest.raises(Refusal):
-        await refused
-    assert crowd.places.waiting == {}
+        await (await crowd.ask("lamps"))
 
 
 async def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
@@ -204,23 +171,14 @@ async def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
     assert crowd.places.running == {} and late.done()
 
 
-def test_too_many_requests_are_told_when_to_come_again(bench: Bench, client: Client) -> None:
-    bench.limits = {"requests_per_minute": 2}
-    bench.serve(adapter("lamps"))
-    caller = client(bench.token())
-    statuses = [ask(caller).status_code for _ in range(3)]
-    assert statuses == [200, 200, 429]
-    refused = ask(caller)
-    assert 25 <= int(refused.headers["retry-after"]) <= 30
-    assert refused.json()["error"]["type"] == "rate_limit_error"
-
-
 def test_tokens_of_prompts_and_answers_count(bench: Bench, client: Client) -> None:
     bench.limits = {"tokens_per_minute": PROMPT_TOKENS + len(WORDS)}
     bench.serve(adapter("lamps"))
     caller = client(bench.token())
     assert ask(caller).status_code == 200
-    assert ask(caller).status_code == 429
+    refused = ask(caller)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+    assert refused.json()["error"]["type"] == "rate_limit_error"
 
 
 def test_the_engine_gets_no_more_than_its_places(bench: Bench, client: Client) -> None:
@@ -230,6 +188,5 @@ def test_the_engine_gets_no_more_than_its_places(bench: Bench, client: Client) -
     bench.engine.seconds = 0.01
     bench.serve(adapter("lamps"))
     with client(bench.token()) as caller, ThreadPoolExecutor(12) as pool:
-        began = time.monotonic()
         answers = list(pool.map(lambda _: ask(caller).status_code, range(12)))
-    assert answers == [200] * 12 and bench.engine.most_running == 3, time.monotonic() - began
+    assert answers == [200] * 12 and bench.engine.most_running == 3
