@@ -88,27 +88,11 @@ def test_an_older_registry_is_refused_by_every_command(institution: DemoInstitut
         assert "missing: entries 2 to 3" in str(refused.exception)
 
 
-def test_verifying_says_what_there_is_to_compare_with(
-    institution: DemoInstitution, ask: Ask, desk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "no checkpoint yet" in ask("verify").stdout
-    copy = desk / "copy.jsonl"
-    copy.touch()
-    monkeypatch.setenv("SOVEREIGN_LEDGER_COPY", str(copy))
-    light(open_registry(institution.settings), 1, 2)
-    shown = ask("verify").stdout
-    assert "signed checkpoint of 2 entries" in shown
-    assert "second copy: 2 entries" in shown
-    assert "no witness policy" in shown
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ["check-proof", "{file}", "--log", "nonsense"],
         ["witness", "{file}", "--key", "{file}", "--log", "nonsense"],
-        ["checkpoint", "--answer", "{file}"],
-        ["verify", "--policy", "{file}"],
         ["witness-key", "two words", "{file}"],
     ],
 )

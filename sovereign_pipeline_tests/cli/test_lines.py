@@ -9,21 +9,15 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.base.errors import InputError, NotFoundError, RecipeError
+from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.policy.institution import Institution, load_institution
-from sovereign_pipeline.policy.line import Line, load_line
-from sovereign_pipeline.policy.recipe_model import models_in
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 
@@ -33,10 +27,6 @@ SCHEMAS = {"line": DATA / "schemas" / "line.schema.json", "institution": DATA / 
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
-
-
-def schema(name: str) -> Any:
-    return json.loads(SCHEMAS[name].read_bytes())
 
 
 @pytest.fixture
@@ -61,21 +51,13 @@ def test_a_broken_recipe_does_not_hide_the_other_lines(lines: Path) -> None:
     assert answer.exit_code == 1
     assert (buoys["line"], buoys["owner"], lamps["line"], lamps["error"]) == ("buoys", None, "lamps", None)
     assert "did you mean 'ceiling'?" in buoys["error"]
-
-
-def test_a_list_of_broken_recipes_alone_is_shown(lines: Path) -> None:
+    valid = (lines / "lamps.yaml").read_text()
     (lines / "lamps.yaml").write_text("line: [")
-    shown = run("lines", "list")
-    assert shown.exit_code == 1
-    assert "buoys" in shown.stdout and "lamps" in shown.stdout
-    assert [row["line"] for row in json.loads(run("lines", "list", "--json").stdout)] == ["buoys", "lamps"]
-
-
-def test_without_a_broken_recipe_the_list_ends_well(lines: Path) -> None:
+    alone = run("lines", "list", "--json")
+    assert (alone.exit_code, [row["line"] for row in json.loads(alone.stdout)]) == (1, ["buoys", "lamps"])
+    (lines / "lamps.yaml").write_text(valid)
     (lines / "buoys.yaml").unlink()
-    shown = run("lines", "list")
-    assert (shown.exit_code, shown.stderr) == (0, "")
-    assert "broken" not in shown.stdout
+    assert run("lines", "list").exit_code == 0
 
 
 def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
@@ -149,11 +131,6 @@ def test_the_schema_is_printed_as_it_is_kept(name: str, options: list[str]) -> N
     assert run("lines", "schema", *options).stdout == SCHEMAS[name].read_text(encoding="utf-8")
 
 
-def test_the_reference_is_printed_as_it_is_kept() -> None:
-    page = (PROJECT_ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
-    assert run("lines", "schema", "--markdown").stdout == page
-
-
 def files_with_a_schema() -> Iterator[Path]:
     yield DATA / "institution.yaml"
     yield from sorted((DATA / "lines").glob("*.yaml"))
@@ -165,45 +142,6 @@ def test_a_file_of_the_demonstration_names_its_schema_and_is_valid_by_it(file: P
     named = file.parent / first.removeprefix("# yaml-language-server: $schema=")
     assert named.resolve() in SCHEMAS.values()
     jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), json.loads(named.read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ceilling": "SECRET"}, "ceilling"),
-        ({"split": {"held_out_share": 0.05}}, "minimum of 0.1"),
-        ({"split": {"held_out_share": "0.2"}}, "is not of type 'number'"),
-        ({"quarantine": {"max_share": 1}}, "maximum of 1"),
-        ({"corpus": {"engine": "threads"}}, "is not one of"),
-    ],
-)
-def test_an_editor_is_told_what_the_program_refuses(change: dict[str, Any], message: str) -> None:
-    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
-    with pytest.raises(jsonschema.ValidationError, match=message):
-        jsonschema.validate({**recipe, **change}, schema("line"))
-
-
-def test_a_published_suite_needs_no_name_in_an_editor() -> None:
-    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
-    recipe["evaluation"]["capability"] = [{"suite": "gsm8k", "classification": "PUBLIC"}]
-    jsonschema.validate(recipe, schema("line"))
-
-
-def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    yield model
-    for field in model.model_fields.values():
-        for nested in models_in(field.annotation):
-            yield from models(nested)
-
-
-@pytest.mark.parametrize("model", [Line, Institution, BaseModelCard, SuiteCard])
-def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
-    every = set(models(model))
-    without = [
-        f"{each.__name__}.{key}" for each in every for key, field in each.model_fields.items() if not field.description
-    ]
-    without += [each.__name__ for each in every if not each.__doc__]
-    assert not without, f"{', '.join(without)}: write a docstring below it"
 
 
 @pytest.mark.parametrize(
@@ -243,15 +181,6 @@ def test_check_takes_a_line_by_name_and_accounts_for_every_row(institution: Demo
     assert "Correct the format under `date`" in printed and "Set the format of dates" not in printed
 
 
-def test_a_wrong_data_directory_names_its_variable(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as wrong:
-        load_institution(tmp_path)
-    with pytest.raises(NotFoundError) as no_line:
-        load_line(tmp_path, "lamps", Institution(name="Lamps", classification=("PUBLIC",)))
-    for error in (wrong.value, no_line.value):
-        assert "SOVEREIGN_DATA" in str(error.hint) and str(tmp_path) in str(error)
-
-
 @pytest.mark.parametrize("command", ["check", "add"])
 def test_a_recipe_is_named_by_its_line_or_its_file(institution: DemoInstitution, lines: Path, command: str) -> None:
     del institution.recipe["evaluation"]
@@ -259,12 +188,3 @@ def test_a_recipe_is_named_by_its_line_or_its_file(institution: DemoInstitution,
     assert run("lines", command, "lamps").exit_code == run("lines", command, str(lines / "lamps.yaml")).exit_code == 0
     unknown = run("lines", command, "lamp")
     assert isinstance(unknown.exception, NotFoundError) and "lamps" in unknown.exception.hint
-
-
-def test_the_check_names_what_the_installation_lacks(institution: DemoInstitution, lines: Path) -> None:
-    """Without a trust root, the next command creates one. The recipe itself has passed."""
-    del institution.recipe["evaluation"]
-    institution.write()
-    shutil.rmtree(institution.settings.data / "trust")
-    checked = run("lines", "check", "lamps")
-    assert checked.exit_code == 0 and "sovereign-trust demonstration" in checked.stdout.splitlines()[-1]

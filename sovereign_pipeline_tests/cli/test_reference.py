@@ -1,61 +1,28 @@
-"""Every command explains itself in a current reference, and imports what it needs alone."""
+"""The program as a whole: generated pages are current, the nearest commands, and what a command imports."""
 
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.cli.main import Sovereign, app
-from sovereign_pipeline.cli.reference import leaves
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.terminal import LONGEST_TABLE, print_rows
-from sovereign_pipeline.privacy.vault_cli import app as vault_app
-from sovereign_pipeline.record.trust_cli import app as trust_app
-from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
-
-PROGRAMS = {
-    "sovereign": app,
-    "sovereign-transcripts": transcripts_app,
-    "sovereign-trust": trust_app,
-    "sovereign-vault": vault_app,
-}
-COMMANDS = {path: command for name, program in PROGRAMS.items() for path, command in leaves(get_command(program), name)}
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 
 
-@pytest.fixture(scope="module")
-def docs() -> ModuleType:
+def test_the_generated_pages_are_current() -> None:
     spec = importlib.util.spec_from_file_location("docs_make", PROJECT_ROOT / "docs" / "make.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_generated_pages_are_current(docs: ModuleType) -> None:
+    docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docs)
     stale = [path.name for path, text in docs.pages().items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"{', '.join(stale)}: not what the code says now. Run `make docs` and commit what it wrote."
-
-
-@pytest.mark.parametrize("path", COMMANDS)
-def test_a_command_explains_itself_and_all_that_it_takes(path: str) -> None:
-    command = COMMANDS[path]
-    assert command.help, f"{path} has no help"
-    without = [each.name for each in command.params if each.name != "help" and not getattr(each, "help", None)]
-    assert not without, f"{path}: no help for {', '.join(map(str, without))}"
-
-
-def test_the_version_is_printed() -> None:
-    said = CliRunner().invoke(app, ["--version"])
-    assert said.exit_code == 0 and said.output.startswith("sovereign-pipeline ")
-
-
-def test_completion_is_offered_for_the_shell() -> None:
-    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
 
 
 PROGRAM = """
@@ -80,12 +47,6 @@ def test_listing_adapters_loads_neither_corpus_nor_detectors(tmp_path: Path) -> 
     assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration"}
 
 
-def test_every_group_is_named_in_the_help() -> None:
-    shown = CliRunner().invoke(app, ["--help"]).output
-    for name in (*Sovereign.elsewhere, "run", "up", "doctor"):
-        assert f"│ {name} " in shown
-
-
 def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": number, "said_by": "A\x1b[2J" if number == 7 else None} for number in range(LONGEST_TABLE + 1)]
     print_rows(rows, "Rows")
@@ -94,3 +55,21 @@ def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: 
     assert lines[1] == "id   said by"
     assert lines[9] == "7    A [2J"
     assert len(lines) == len(rows) + 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    examples(__file__, "an_unknown_command_gets_the_nearest_ones"),
+)
+def test_an_unknown_command_gets_the_nearest_ones(typed: str, suggested: str) -> None:
+    shown = CliRunner().invoke(app, typed.split(), prog_name="sovereign", env={"COLUMNS": "1000", "TERM": "dumb"})
+    assert shown.exit_code == 2
+    assert f"'{suggested}'" in shown.stderr.partition("Did you mean ")[2]
+
+
+def test_run_without_a_line_lists_the_lines(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    institution.write()
+    for name, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    error = CliRunner().invoke(app, ["run"]).exception
+    assert isinstance(error, InputError) and "lamps" in error.message and error.hint == "sovereign run lamps"
