@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import Cells, machine_facts, machine_line
+from benchmarks.harness import Cells
 
 
 @pytest.fixture
@@ -40,16 +40,6 @@ def test_a_finished_cell_is_kept(open_cells: Callable[..., Cells]) -> None:
     assert first == {"seconds": 1, "steps": [1, 2]}
     assert open_cells().result("ppo-1", {"seed": 1}, counted(places)) == first
     assert len(places) == 1 and (places[0] / "adapter").is_file()
-
-
-def test_what_is_kept_is_told(open_cells: Callable[..., Cells]) -> None:
-    """The load that is stated is that of the last start."""
-    told = []
-    for _ in range(2):
-        cells = open_cells()
-        cells.result("ppo-1", {"seed": 1}, counted([]))
-        told.append(machine_line({"machine": machine_facts(), "libraries": {}, "kept_cells": cells.kept}))
-    assert "earlier run" not in told[0] and told[1].endswith("is not stated: 1 of the measurements.")
 
 
 def test_other_facts_code_or_libraries_are_measured_again(open_cells: Callable[..., Cells], script: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.corpus.name_fitting import (
     TrainingSet,
-    counts_of,
     cross_validated,
     examples_of,
     fit_script,
@@ -17,7 +16,7 @@ from benchmarks.corpus.name_fitting import (
     write_weights,
 )
 from sovereign_pipeline.base.errors import InputError, PrivacyError
-from sovereign_pipeline.privacy.names.scorer import Candidate, Scorer, Weights, explain, load_weights
+from sovereign_pipeline.privacy.names.scorer import Candidate, Scorer, explain, load_weights
 
 TOWNS = ["Saltmarsh", "Kelpwick", "Ashkirk", "Ferrow", "Harbolt", "Lindle"]
 PEOPLE = ["Oakes", "Brandl", "Quarshie", "Voss", "Solberg", "Abara"]
@@ -68,25 +67,6 @@ def test_texts_of_one_group_are_not_scored_by_weights_that_saw_it(letters: Train
     unknown = cross_validated({"letters": examples_of(grouped, by_group)})
     assert known.counts("letters", 0.0).recall == 1.0
     assert unknown.counts("letters", 0.0).recall == 0.0
-
-
-def test_thresholds_trade_precision_for_recall() -> None:
-    weights = Weights(
-        bias=0, features={"a": 1, "b": 2, "c": 3}, thresholds={"recall": 0, "balanced": 1, "precision": 2}
-    )
-    candidates = [Candidate(0, 3, ("a",)), Candidate(5, 8, ("b",)), Candidate(5, 12, ("c",)), Candidate(20, 22, ())]
-    found = {
-        favour: [each.start for each in Scorer({"latin": weights}, favour).names("latin", candidates)]
-        for favour in weights.thresholds
-    }
-    assert found == {"recall": [0, 5], "balanced": [5], "precision": [5]}
-    assert [each.start for each in Scorer({"latin": weights}).doubtful("latin", candidates)] == [0]
-
-
-def test_findings_are_compared_with_names_by_their_characters() -> None:
-    counts = counts_of([(0, 10), (20, 30)], [(0, 9), (20, 24), (24, 30), (40, 44)])
-    assert (counts.found, counts.names, counts.right, counts.findings) == (2, 2, 3, 4)
-    assert counts.precision == 0.75 and counts.recall == 1.0
 
 
 def test_candidates_in_an_identifier_are_left_out(tmp_path: Path) -> None:
