@@ -12,39 +12,28 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import GateRefused, InputError
 from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.privacy.preview import JUDGEMENT, JUDGEMENT_FILE, JudgedRow, estimate_of
+from sovereign_pipeline.privacy.preview import JUDGEMENT, JUDGEMENT_FILE
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.materializing import materialize
+from sovereign_pipeline_tests.privacy.conftest import classified
 
 
 @pytest.fixture
 def line(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> DemoInstitution:
     """A line with a classified corpus: a letter of one case file, and a second one that only the first explains."""
-    institution.recipe["privacy"] = {"name_models": {}, "patterns_only": ["en", "ar"]}
     institution.rows[3] |= {
         "case": "C-1",
         "request": "I am Mr Hamood Quorvan, civil number 10457832; my file is 81440982.",
         "response": "Write to hamood@canary.example.",
     }
     institution.rows[4] |= {"case": "c-1", "request": "The berth of Quorvan, 10457832.", "response": "No."}
-    workplace = institution.workplace()
-    refs: dict[str, ArtifactRef] = {}
-    for stage in (RAW_CORPUS, CLASSIFIED_CORPUS):
-        ref = produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs}).ref
-        workplace.store.make_current("lamps", stage.kind, ref)
-        assert all(verdict.passed for verdict in evaluate_gates(stage, workplace, ref).values())
-        refs[stage.kind] = ref
-    for variable, path in (
-        ("SOVEREIGN_HOME", institution.settings.home),
-        ("SOVEREIGN_DATA", institution.settings.data),
-        ("SOVEREIGN_VAULT", institution.settings.vault),
-    ):
-        monkeypatch.setenv(variable, str(path))
+    classified(institution.workplace())
+    for variable, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(variable, value)
     return institution
 
 
@@ -77,14 +66,6 @@ def test_a_row_is_shown_before_and_after_with_the_reason_of_each_finding(line: D
     assert second["replaced"][0]["why"] == "named elsewhere in the case file"
 
 
-def test_it_is_printed_for_people(line: DemoInstitution) -> None:
-    answer = run("--row", "R-00003")
-    assert answer.exit_code == 0
-    assert "Hamood Quorvan" in answer.stdout and "I am Mr NAME_1, civil number NID_1" in answer.stdout
-    assert "doubtful" in answer.stdout
-    assert max(map(len, answer.stdout.splitlines())) < 200, "no rule as wide as a table in a file"
-
-
 def test_rows_are_drawn_by_the_seed(line: DemoInstitution) -> None:
     drawn = [list(rows("--rows", "4", "--seed", seed)) for seed in ("1", "1", "2")]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -97,23 +78,6 @@ def test_nothing_is_stored(line: DemoInstitution) -> None:
     before = files_under(line.root)
     assert run("--rows", "40").exit_code == 0
     assert files_under(line.root) == before
-
-
-def test_a_row_that_is_not_there_is_named(line: DemoInstitution) -> None:
-    answer = run("--row", "R-99999")
-    assert isinstance(answer.exception, InputError)
-    assert "R-99999" in str(answer.exception)
-
-
-def test_without_a_classified_corpus_it_says_what_to_run(
-    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    institution.workplace()
-    monkeypatch.setenv("SOVEREIGN_HOME", str(institution.settings.home))
-    monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
-    answer = run()
-    assert isinstance(answer.exception, InputError)
-    assert "sovereign run lamps --until classified_corpus" in str(answer.exception)
 
 
 def test_what_the_policy_keeps_is_neither_replaced_nor_doubted(line: DemoInstitution) -> None:
@@ -130,27 +94,19 @@ GATE = next(gate for gate in SCRUBBED_CORPUS.gates if gate.name == "sample_judge
 @pytest.fixture
 def judged_line(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> DemoInstitution:
     """A line that demands four judged values, with a scrubbed corpus; one letter names a person, one a number."""
-    institution.recipe["privacy"] = {"name_models": {}, "patterns_only": ["en", "ar"], "judged": 4}
+    institution.recipe["privacy"]["judged"] = 4
     institution.rows[3] |= {"request": "I am Mr Hamood Quorvan, civil number 10457832.", "response": "Mr Quorvan, no."}
     institution.rows[4] |= {"request": "Reach me at quorvan@canary.example.", "response": "Noted by Amina."}
     institution.workplace().settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
     make(institution)
-    for variable, path in (
-        ("SOVEREIGN_HOME", institution.settings.home),
-        ("SOVEREIGN_DATA", institution.settings.data),
-        ("SOVEREIGN_VAULT", institution.settings.vault),
-    ):
-        monkeypatch.setenv(variable, str(path))
+    for variable, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(variable, value)
     return institution
 
 
 def make(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    refs: dict[str, ArtifactRef] = {}
-    for stage in (RAW_CORPUS, CLASSIFIED_CORPUS, SCRUBBED_CORPUS):
-        refs[stage.kind] = produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs}).ref
-        workplace.store.make_current("lamps", stage.kind, refs[stage.kind])
-        evaluate_gates(stage, workplace, refs[stage.kind])
+    materialize(SCRUBBED_CORPUS, workplace, classified(workplace))
 
 
 def scrubbed(institution: DemoInstitution) -> ArtifactRef:
@@ -184,13 +140,8 @@ def test_the_gate_demands_as_many_judged_values_as_the_recipe(judged_line: DemoI
     assert judge("NID_1", "", "", "name", "stop").exit_code == 0
     after = verdict(judged_line)
     assert after.passed, after.message
-    assert after.evidence["by_kind"]["NID"] | {"precision": "", "recall": ""} == {
-        "right": 0,
-        "wrong": 1,
-        "missed": 0,
-        "precision": "",
-        "recall": "",
-    }
+    of_numbers = after.evidence["by_kind"]["NID"]
+    assert (of_numbers["right"], of_numbers["wrong"], of_numbers["missed"]) == (0, 1, 0)
     assert after.evidence["by_kind"]["NAME"]["missed"] == 1
     passing_verdict(SCRUBBED_CORPUS, GATE, judged_line.workplace(), scrubbed(judged_line))
 
@@ -223,25 +174,14 @@ def test_rows_that_are_scrubbed_otherwise_now_are_not_judged(judged_line: DemoIn
 
 
 def test_a_mistyped_answer_is_asked_again_and_stop_keeps_what_was_answered(judged_line: DemoInstitution) -> None:
-    answer = judge("NAME_9", "NAME_1", "NAMES", "PHONE, NAME", "stop")
-    assert answer.exit_code == 0
-    assert "unknown: NAME_9" in answer.output and "unknown: NAMES" in answer.output
-    by_kind = verdict(judged_line).evidence["by_kind"]
-    assert (by_kind["NAME"]["right"], by_kind["NAME"]["wrong"], by_kind["PHONE"]["missed"]) == (0, 2, 1)
-    assert verdict(judged_line).evidence["rows"] == 4
-
-
-def test_a_placeholder_is_right_in_one_place_and_wrong_in_another(judged_line: DemoInstitution) -> None:
-    answer = judge("NAME_1#3", "NAME_1#2", "", "stop")
+    answer = judge("NAME_9", "NAME_1#3", "NAME_1#2", "NAMES", "PHONE, NAME", "stop")
     assert answer.exit_code == 0, answer.output
-    assert "unknown: NAME_1#3" in answer.output
-    assert verdict(judged_line).evidence["by_kind"]["NAME"] == {
-        "right": 1,
-        "wrong": 1,
-        "missed": 0,
-        "precision": str(measured_share(1, 2)),
-        "recall": str(measured_share(1, 1)),
-    }
+    assert all(f"unknown: {each}" in answer.output for each in ("NAME_9", "NAME_1#3", "NAMES"))
+    evidence = verdict(judged_line).evidence
+    by_kind = evidence["by_kind"]
+    assert (by_kind["NAME"]["right"], by_kind["NAME"]["wrong"], by_kind["PHONE"]["missed"]) == (1, 1, 1)
+    assert by_kind["NAME"]["precision"] == by_kind["NAME"]["recall"] == str(measured_share(1, 2))
+    assert evidence["rows"] == 4
 
 
 def test_a_sample_is_drawn_and_not_chosen(judged_line: DemoInstitution) -> None:
@@ -255,22 +195,3 @@ def test_the_last_judgement_of_a_row_counts_also_where_it_was_made_before(judged
         judge(wrong, "", "stop")
     assert verdict(judged_line).evidence["by_kind"]["NID"]["right"] == 1
     assert len(list(judged_line.workplace().store.indexed(JUDGEMENT))) == 3
-
-
-def test_without_a_demand_the_gate_passes_and_says_so(judged_line: DemoInstitution) -> None:
-    del judged_line.recipe["privacy"]["judged"]
-    found = verdict(judged_line)
-    assert found.passed
-    assert "demands no judged sample" in found.message
-
-
-def test_a_row_that_was_judged_twice_counts_once() -> None:
-    first = JudgedRow(id="R-1", right={"NAME": 3}, wrong={}, missed={})
-    again = JudgedRow(id="R-1", right={"NAME": 1}, wrong={"NAME": 2}, missed={"PHONE": 1})
-    estimate = estimate_of([first, JudgedRow(id="R-2", right={"NAME": 1}, wrong={}, missed={}), again])
-    assert (estimate.rows, estimate.judged) == (2, 4)
-    assert (estimate.precision(), estimate.recall(["NAME"]), estimate.recall()) == (
-        measured_share(2, 4),
-        measured_share(2, 2),
-        measured_share(2, 3),
-    )

@@ -1,40 +1,30 @@
 """The stage scrubbed_corpus and its gate."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
 
 from sovereign_pipeline.base.errors import GateRefused, PrivacyError
-from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.privacy import stages
 from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.normalisation import NormalisedText
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import FINDINGS, fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
-from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.record.stage import Built, Stage, Workplace
+from sovereign_pipeline.record.stage import Verdict, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus.sources import changed_document
+from sovereign_pipeline_tests.materializing import materialize
 from sovereign_pipeline_tests.officers import waive
-
-
-def made(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -> ArtifactRef:
-    ref = produce(stage, workplace, inputs).ref
-    workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    assert all(verdict.passed for verdict in evaluate_gates(stage, workplace, ref).values())
-    return ref
-
-
-def classified(institution: DemoInstitution, workplace: Workplace) -> dict[str, ArtifactRef]:
-    raw = made(RAW_CORPUS, workplace, {})
-    return {"classified_corpus": made(CLASSIFIED_CORPUS, workplace, {"raw_corpus": raw})}
+from sovereign_pipeline_tests.privacy.conftest import careless, classified
+from sovereign_pipeline_tests.privacy.test_own_definitions import BERTHS
 
 
 def add_public_key(workplace: Workplace) -> str:
@@ -47,7 +37,8 @@ def test_the_stage_scrubs_and_its_gate_passes(institution: DemoInstitution) -> N
     institution.rows[3]["request"] = "Civil number 87654321, +968 9123 4567, Said Al Busaidi, said@"
     workplace = institution.workplace()
     key = add_public_key(workplace)
-    ref = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+    ref = materialize(SCRUBBED_CORPUS, workplace, classified(workplace))
+    assert all(verdict.passed for verdict in evaluate_gates(SCRUBBED_CORPUS, workplace, ref).values())
     artifact = workplace.store.open(ref)
     documents = list(read_documents(artifact.file(DOCUMENTS)))
     assert documents[3].request == "Civil number NID_1, PHONE_1, NAME_1, EMAIL_1"
@@ -66,45 +57,35 @@ def test_the_stage_scrubs_and_its_gate_passes(institution: DemoInstitution) -> N
 
 def test_without_the_public_key_nothing_is_made(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    inputs = classified(institution, workplace)
+    inputs = classified(workplace)
     with pytest.raises(PrivacyError, match="public key is missing") as stopped:
         produce(SCRUBBED_CORPUS, workplace, inputs)
     assert stopped.value.remedy is not None and stopped.value.remedy.act == "make_vault_key"
+    workplace.settings.vault_public_key.write_text("age1nonsense")
+    with pytest.raises(PrivacyError, match="not an age public key"):
+        produce(SCRUBBED_CORPUS, workplace, inputs)
 
 
-def test_the_gate_finds_an_identifier_that_was_left(
-    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def verdict_on(
+    changes: Callable[[str], dict[str, str]], institution: DemoInstitution, gate: str = "no_identifier_left"
+) -> Verdict:
+    """Of a gate, on a corpus in which these rows have other values, and all authors a placeholder."""
     workplace = institution.workplace()
-    inputs = classified(institution, workplace)
+    stage = careless(lambda source: (changed_document(row, {"author": "NAME_1", **changes(row.id)}) for row in source))
+    return evaluate_gates(stage, workplace, produce(stage, workplace, classified(workplace)).ref)[gate]
 
-    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        planted = {
-            "R-00002": "call ٩١٢٣٤٥٦٧",
-            "R-00005": "IBAN OM820270310045566770012 of a@b.example",
-            "R-00007": "> civil number 1045\n> 7832",
-        }
-        write_documents(
-            workspace / DOCUMENTS,
-            (changed_document(row, {"response": planted.get(row.id, "ok"), "author": "NAME_1"}) for row in source),
-        )
-        return Built(summary={"left": 0})
 
-    stage = Stage(
-        kind="scrubbed_corpus",
-        code_version="x",
-        build=careless,
-        inputs=(CLASSIFIED_CORPUS,),
-        gates=SCRUBBED_CORPUS.gates,
-    )
-    ref = produce(stage, workplace, inputs).ref
-    verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
+def test_the_gate_finds_an_identifier_that_was_left(institution: DemoInstitution) -> None:
+    planted = {
+        "R-00002": "call ٩١٢٣٤٥٦٧",
+        "R-00005": "IBAN OM820270310045566770012 of a@b.example",
+        "R-00007": "> civil number 1045\n> 7832",
+    }
+    verdict = verdict_on(lambda row: {"response": planted.get(row, "ok")}, institution)
     assert not verdict.passed
     assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "NID": 1, "PHONE": 1}
     assert verdict.evidence["rows"] == ["R-00002", "R-00005", "R-00007"]
     assert "OM82" not in verdict.message
-    assert "`exclude`" in verdict.message
 
 
 @pytest.mark.parametrize(("left", "outcome"), [("see @canary_desk", "inconclusive"), ("civil number 10457832", "fail")])
@@ -113,15 +94,8 @@ def test_an_officer_may_record_that_what_only_looks_like_an_identifier_is_none(
 ) -> None:
     institution.recipe["privacy"] = {"officer_may": "accept_inconclusive"}
     workplace = institution.workplace()
-    inputs = classified(institution, workplace)
-
-    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        changed = (changed_document(row, {"response": left, "author": "NAME_1"}) for row in source)
-        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
-
-    stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
-    ref = produce(stage, workplace, inputs).ref
+    stage = careless(lambda source: (changed_document(row, {"response": left, "author": "NAME_1"}) for row in source))
+    ref = produce(stage, workplace, classified(workplace)).ref
     gate = stage.gates[0]
     verdict = evaluate_gates(stage, workplace, ref)[gate.name]
     assert (verdict.outcome, verdict.evidence["rows_with_identifiers"]) == (outcome, 40)
@@ -138,7 +112,7 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
 ) -> None:
     workplace = institution.workplace()
     add_public_key(workplace)
-    scrubbed = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+    scrubbed = materialize(SCRUBBED_CORPUS, workplace, classified(workplace))
 
     read = Detector.read_again
 
@@ -154,34 +128,8 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
 
 
 def test_the_recipes_own_recognizers_read_the_output_too(institution: DemoInstitution) -> None:
-    """What one of them finds in a text that another made, such as a reply that a careless build put back."""
-    institution.recipe["privacy"] = {
-        "recognizers": [
-            {
-                "definition": {
-                    "name": "Berths",
-                    "supported_entity": "BERTH",
-                    "patterns": [{"name": "berth", "regex": "BL-[0-9]{3}", "score": 0.9}],
-                },
-                "kind": "CR",
-                "canary": {"text": "at BL-123", "finds": "BL-123"},
-            }
-        ]
-    }
-    institution.rows[4]["request"] = "May I lie at BL-481?"
-    workplace = institution.workplace()
-    add_public_key(workplace)
-    inputs = classified(institution, workplace)
-    ref = made(SCRUBBED_CORPUS, workplace, inputs)
-    documents = list(read_documents(workplace.store.open(ref).file(DOCUMENTS)))
-    assert documents[4].request == "May I lie at CR_1?"
-
-    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        changed = (changed_document(row, {"response": "BL-481"}) if row.id == "R-00009" else row for row in documents)
-        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
-
-    stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
-    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["no_identifier_left"]
+    institution.recipe["privacy"] |= {"recognizers": [BERTHS]}
+    verdict = verdict_on(lambda row: {"response": "BL-ABC-481"} if row == "R-00009" else {}, institution)
     assert not verdict.passed
     assert (verdict.evidence["left"], verdict.evidence["rows"]) == ({"CR": 1}, ["R-00009"])
 
@@ -204,31 +152,16 @@ def test_the_gate_finds_a_row_that_is_not_the_classified_one(
 ) -> None:
     for row in institution.rows:
         row["classification"] = "SECRET"
-    workplace = institution.workplace()
-    inputs = classified(institution, workplace)
-
-    def rewriting(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        changed = (changed_document(row, change if row.id in ("R-00002", "R-00005") else {}) for row in source)
-        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
-
-    stage = replace(SCRUBBED_CORPUS, code_version="x", build=rewriting, external=lambda workplace: {})
-    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["columns_kept"]
+    verdict = verdict_on(lambda row: change if row in ("R-00002", "R-00005") else {}, institution, "columns_kept")
     assert verdict.passed is not bool(rows)
     assert verdict.evidence["rows"] == rows
 
 
 def test_the_gate_finds_a_row_that_is_missing(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
-    inputs = classified(institution, workplace)
-
-    def dropping(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        kept = (row for row in source if row.id != "R-00039")
-        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, kept)})
-
-    stage = replace(SCRUBBED_CORPUS, code_version="x", build=dropping, external=lambda workplace: {})
-    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["columns_kept"]
+    stage = careless(lambda source: (row for row in source if row.id != "R-00039"))
+    ref = produce(stage, workplace, classified(workplace)).ref
+    verdict = evaluate_gates(stage, workplace, ref)["columns_kept"]
     assert not verdict.passed
     assert verdict.evidence["rows_that_differ"] == 1
 
@@ -240,14 +173,14 @@ def test_the_gate_finds_a_row_that_is_missing(institution: DemoInstitution) -> N
 def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     add_public_key(workplace)
-    ref = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+    ref = materialize(SCRUBBED_CORPUS, workplace, classified(workplace))
     used = workplace.store.read_manifest(ref).circumstances.recorded["vault_public_key"]
     assert used == fingerprint_of(read_public_key(workplace.settings.vault_public_key))
     sealed = sorted(workplace.settings.vault.rglob("*.age"))
     add_public_key(workplace)
     institution.rows[0]["request"] += " And one thing more."
     workplace = institution.workplace()
-    inputs = classified(institution, workplace)
+    inputs = classified(workplace)
     with pytest.raises(PrivacyError, match=f"was sealed is {used}"):
         produce(SCRUBBED_CORPUS, workplace, inputs)
     assert sorted(workplace.settings.vault.rglob("*.age")) == sealed
@@ -260,7 +193,7 @@ def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstituti
 def test_a_key_that_the_institution_does_not_name_stops_the_line(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     add_public_key(workplace)
-    inputs = classified(institution, workplace)
+    inputs = classified(workplace)
     here = fingerprint_of(read_public_key(workplace.settings.vault_public_key))
     other = replace(workplace, institution=workplace.institution.model_copy(update={"vault_key": "0" * 64}))
     with pytest.raises(PrivacyError, match=r"in institution\.yaml is 0000"):
@@ -274,7 +207,7 @@ def test_the_digest_does_not_depend_on_the_key_and_changing_it_makes_nothing_sta
 ) -> None:
     workplace = institution.workplace()
     add_public_key(workplace)
-    inputs = classified(institution, workplace)
+    inputs = classified(workplace)
     first = produce(SCRUBBED_CORPUS, workplace, inputs)
     add_public_key(workplace)
     again = produce(SCRUBBED_CORPUS, workplace, inputs)

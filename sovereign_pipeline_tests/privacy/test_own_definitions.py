@@ -1,29 +1,36 @@
-"""Recognizers that a recipe adds."""
+"""What an institution defines itself: recognizers, corrections of findings, and regions of telephone numbers."""
 
 import importlib.metadata
 import logging
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 import yaml
 from presidio_analyzer import EntityRecognizer, RecognizerResult
 from pydantic import ValidationError
 
-from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError, RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
-from sovereign_pipeline.policy.personal_data import KINDS
 from sovereign_pipeline.privacy.added_recognizers import (
-    KIND_OF,
     recognizer_parts,
     try_added_recognizers,
 )
+from sovereign_pipeline.privacy.corrections import WordLists, load_word_lists, word_lists_file
+from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline_tests.privacy.conftest import document, scrub
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
+from sovereign_pipeline_tests.privacy.conftest import classified, document, scrub
 
 BERTHS = {
     "definition": {
@@ -93,17 +100,6 @@ def test_what_a_class_finds_is_replaced_in_its_languages_alone() -> None:
     assert outcome == ["the PHONE_1 is wet", "the slip is wet"]
 
 
-def test_a_class_of_presidios_own_is_taken_by_its_name_and_reads_context() -> None:
-    nino = {
-        "recognizer": "presidio_analyzer.predefined_recognizers.UkNinoRecognizer",
-        "kind": "NID",
-        "canary": {"text": "My national insurance number is AA 12 34 56 B.", "finds": "AA 12 34 56 B"},
-    }
-    text = "The national insurance number AB 98 76 54 C is mine."
-    replaced = scrub(scrubber(nino), document(text)).documents[0].request
-    assert replaced == "The national insurance number NID_1 is mine."
-
-
 def test_a_weak_pattern_counts_only_with_its_context_or_a_lower_limit() -> None:
     weak = {
         "definition": {
@@ -122,17 +118,10 @@ def test_a_weak_pattern_counts_only_with_its_context_or_a_lower_limit() -> None:
     assert scrub(lower, document("my q5678z")).documents[0].request == "my ACCOUNT_1"
 
 
-def test_the_same_findings_of_both_do_not_overlap() -> None:
-    mail = {
-        "recognizer": "presidio_analyzer.predefined_recognizers.EmailRecognizer",
-        "canary": {"text": "write to said@canary.example.com", "finds": "said@canary.example.com"},
-    }
-    text = "write to hamood@canary.example.com or call +968 9234 1187"
-    assert scrub(scrubber(mail), document(text)).documents[0].request == "write to EMAIL_1 or call PHONE_1"
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Any]]:
+def test_the_same_findings_of_both_do_not_overlap_and_nothing_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Presidio's recognizer of addresses would fetch the list of public suffixes."""
     tried: list[Any] = []
 
     def refuse(self: socket.socket, address: Any) -> None:
@@ -141,25 +130,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("TLDEXTRACT_CACHE", str(tmp_path))
-    yield tried
-
-
-def test_the_list_of_public_suffixes_is_not_fetched(no_network: list[Any]) -> None:
     mail = {
         "recognizer": "presidio_analyzer.predefined_recognizers.EmailRecognizer",
         "canary": {"text": "write to said@canary.example.com", "finds": "said@canary.example.com"},
     }
-    scrub(scrubber(mail), document("write to hamood@another.example.co.uk"))
-    assert no_network == []
-
-
-# --- what stops the line ---------------------------------------------------------------------------------------------
-
-
-def test_a_recognizer_that_misses_its_canary_stops() -> None:
-    blind = {**BERTHS, "canary": {"text": "The licence is BL-ABC-12.", "finds": "BL-ABC-12"}}
-    with pytest.raises(PrivacyError, match="Berth licences did not find the canary's value"):
-        scrub(scrubber(blind), document("nothing here"))
+    text = "write to hamood@another.example.co.uk or call +968 9234 1187"
+    assert scrub(scrubber(mail), document(text)).documents[0].request == "write to EMAIL_1 or call PHONE_1"
+    assert tried == []
 
 
 def test_a_recognizer_that_raises_stops_with_the_row_and_without_text() -> None:
@@ -194,24 +171,24 @@ def test_a_warning_that_would_go_unseen_stops() -> None:
         logging.disable(logging.NOTSET)
 
 
+BLIND = {**BERTHS, "canary": {"text": "The licence is BL-ABC-12.", "finds": "BL-ABC-12"}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("recognizer", "message"),
     [
-        ({"recognizer": "presidio_analyzer.predefined_recognizers.NoSuchRecognizer"}, "cannot be loaded"),
-        ({"recognizer": "no_such_package.Recognizer"}, "cannot be loaded"),
-        ({"recognizer": f"{HERE}.NotOne"}, "is not a Presidio recognizer"),
-        ({"recognizer": f"{HERE}.not_called"}, "is not a Presidio recognizer"),
-        ({"arguments": {"unknown": 1}}, "cannot be loaded"),
+        (BLIND, "Berth licences did not find the canary's value"),
+        ({**BERTHS, "kind": None}, "returns BERTH_LICENCE, which is not a known kind"),
+        (slips(recognizer="presidio_analyzer.predefined_recognizers.NoSuchRecognizer"), "cannot be loaded"),
+        (slips(recognizer="no_such_package.Recognizer"), "cannot be loaded"),
+        (slips(recognizer=f"{HERE}.NotOne"), "is not a Presidio recognizer"),
+        (slips(recognizer=f"{HERE}.not_called"), "is not a Presidio recognizer"),
+        (slips(arguments={"unknown": 1}), "cannot be loaded"),
     ],
 )
-def test_a_recognizer_that_is_none_stops(changes: dict[str, Any], message: str) -> None:
+def test_a_recognizer_that_is_none_or_finds_nothing_known_stops(recognizer: dict[str, Any], message: str) -> None:
     with pytest.raises(PrivacyError, match=message):
-        scrub(scrubber(slips(**changes)), document("nothing here"))
-
-
-def test_a_finding_of_no_known_kind_stops() -> None:
-    with pytest.raises(PrivacyError, match=r"returns BERTH_LICENCE, which is not a known kind"):
-        scrub(scrubber({**BERTHS, "kind": None}), document("nothing here"))
+        scrub(scrubber(recognizer), document("nothing here"))
 
 
 @pytest.mark.parametrize(
@@ -221,13 +198,6 @@ def test_a_finding_of_no_known_kind_stops() -> None:
 def test_a_recipe_says_exactly_what_is_added(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AddedRecognizer.model_validate(slips(**changes))
-
-
-# --- identity --------------------------------------------------------------------------------------------------------
-
-
-def test_a_recipe_without_them_keeps_its_identity() -> None:
-    assert "recognizers" not in Privacy().identity()
 
 
 def test_the_version_of_its_distribution_is_part_of_the_identity() -> None:
@@ -252,17 +222,126 @@ def test_every_file_of_a_package_that_no_distribution_holds_is_part_of_the_ident
     assert recognizer_parts(item) != before
 
 
-def test_a_class_that_is_not_installed_has_no_identity() -> None:
-    with pytest.raises(PrivacyError, match="cannot be loaded"):
-        recognizer_parts(AddedRecognizer.model_validate(slips(recognizer="no_such_package.Recognizer")))
-
-
-def test_each_kind_has_one_entity_of_its_own() -> None:
-    assert list(KIND_OF.values()) == list(KINDS)
-
-
 def test_firms_with_a_legal_form_are_bodies_where_bodies_are_wanted() -> None:
     scrubber = Scrubber("lamps", "run", Privacy(name_models={}), {"ORGANISATION": "replace"})
     text = "The Saltmarsh, Keane and Brandl Orchestra played; Kelpwick Lamps Ltd and Tamsin Oakes paid."
     scrubbed = scrub(scrubber, document(text)).documents[0].request
     assert scrubbed == "The Saltmarsh, Keane and Brandl Orchestra played; ORGANISATION_1 and NAME_1 paid."
+
+
+def scrubbed(text: str, *others: str, **lists: Any) -> list[str]:
+    """Texts of one case file, scrubbed by patterns and these lists."""
+    scrubber = Scrubber("lamps", "run", Privacy(name_models={}), words=WordLists.model_validate(lists))
+    rows = [document(each, id=f"R-{number}") for number, each in enumerate([text, *others])]
+    return [each.request for each in scrub(scrubber, *rows).documents]
+
+
+def never(*values: str) -> list[dict[str, str]]:
+    return [{"value": value, "reason": "checked"} for value in values]
+
+
+@pytest.mark.parametrize(("text", "value", "result"), examples(__file__, "what_is_never_personal_stays"))
+def test_what_is_never_personal_stays(text: str, value: str, result: str) -> None:
+    assert "_1" in scrubbed(text)[0]
+    assert scrubbed(text, never=never(value)) == [result]
+
+
+def test_another_person_of_that_name_is_still_replaced_beside_it() -> None:
+    texts = scrubbed("Mr Amer Quorvan works in the Quorvan Building.", never=never("Quorvan Building"))
+    assert texts == ["Mr NAME_1 works in the Quorvan Building."]
+
+
+@pytest.mark.parametrize(("text", "value", "kind", "result"), examples(__file__, "what_is_always_personal_is_replaced"))
+def test_what_is_always_personal_is_replaced(text: str, value: str, kind: str, result: str) -> None:
+    assert scrubbed(text, always=[{"value": value, "kind": kind}]) == [result]
+
+
+def test_names_of_one_person_get_one_placeholder_in_a_case_file() -> None:
+    texts = ("Mrs Salma Zadjali wrote.", "Then Umm Idris came, and Mr Amer Quorvan.")
+    assert scrubbed(*texts, same_person=[["Salma Zadjali", "Umm Idris"]]) == [
+        "Mrs NAME_1 wrote.",
+        "Then NAME_1 came, and Mr NAME_2.",
+    ]
+
+
+@pytest.mark.parametrize(("lists", "said"), examples(__file__, "lists_that_contradict_themselves_are_refused"))
+def test_lists_that_contradict_themselves_are_refused(tmp_path: Path, lists: dict[str, Any], said: str) -> None:
+    (tmp_path / "privacy").mkdir()
+    word_lists_file(tmp_path, "lamps").write_text(yaml.safe_dump(lists))
+    with pytest.raises(RecipeError, match=said):
+        load_word_lists(tmp_path, "lamps")
+
+
+def test_the_lists_of_a_line_make_another_corpus_and_its_manifest_holds_none_of_their_words(
+    institution: DemoInstitution,
+) -> None:
+    institution.rows[3] |= {"request": "The old Quorvanhouse key is with desk@canary.example since May."}
+    workplace = institution.workplace()
+    workplace.settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
+
+    def scrubbed() -> ArtifactRef:
+        return produce(SCRUBBED_CORPUS, workplace, classified(workplace)).ref
+
+    without = scrubbed()
+    file = word_lists_file(institution.settings.data, "lamps")
+    file.parent.mkdir()
+    file.write_text(
+        yaml.safe_dump({"always": [{"value": "Quorvanhouse", "kind": "NAME"}], "never": never("desk@canary.example")})
+    )
+    ref = scrubbed()
+    assert ref != without
+    artifact = workplace.store.open(ref)
+    assert "The old NAME_1 key is with desk@canary.example since May." in artifact.file(DOCUMENTS).read_text()
+    assert "uorvan" not in str(artifact.manifest)
+    verdict = evaluate_gates(SCRUBBED_CORPUS, workplace, ref)["no_identifier_left"]
+    assert verdict.passed, verdict.message
+    assert verdict.evidence["left_by_word_lists"] == {"EMAIL": 1}
+
+
+KUWAIT = {"valid": ["KW"], "grouped": []}
+FRANCE = {"valid": ["OM", "FR"]}
+
+
+def with_regions(text: str, regions: dict[str, Any] | None) -> str:
+    recipe = {"name_models": {}, **({"phone_regions": regions} if regions else {})}
+    return scrub(Scrubber("lamps", "run", Privacy.model_validate(recipe)), document(text)).documents[0].request
+
+
+@pytest.mark.parametrize(
+    ("text", "regions", "result"),
+    [
+        ("he is at 50123456 today", None, "he is at NID_1 today"),
+        ("he is at 50123456 today", KUWAIT, "he is at PHONE_1 today"),
+        ("the desk, 01--42--27--12--34, knows", None, "the desk, 01--42--27--12--34, knows"),
+        ("the desk, 01--42--27--12--34, knows", FRANCE, "the desk, PHONE_1, knows"),
+        ("under Decree 53/2019, 4521 tonnes", FRANCE, "under Decree 53/2019, 4521 tonnes"),
+    ],
+)
+def test_a_number_is_a_phone_where_it_is_valid_in_the_recipes_regions(
+    text: str, regions: dict[str, Any] | None, result: str
+) -> None:
+    assert with_regions(text, regions) == result
+
+
+def test_the_gate_reads_by_the_same_regions() -> None:
+    recipe = Privacy.model_validate({"name_models": {}, "phone_regions": FRANCE})
+    text = "the desk, 01--42--27--12--34, knows"
+
+    def kinds(privacy: Privacy) -> list[str]:
+        return [span.kind for span in Detector(privacy, {}).read_again("en", text).left]
+
+    assert kinds(recipe) == ["PHONE"]
+    assert kinds(Privacy(name_models={})) == []
+
+
+def test_the_default_changes_no_identity_and_another_one_does() -> None:
+    named = Privacy.model_validate({"phone_regions": {"valid": ["OM"]}})
+    assert named.identity() == Privacy().identity()
+    assert "phone_regions" not in Privacy().identity()
+    assert Privacy.model_validate({"phone_regions": KUWAIT}).identity()["phone_regions"]["valid"] == ["KW"]
+
+
+@pytest.mark.parametrize("regions", [{"valid": ["Oman"]}, {"valid": []}, {"grouped": ["XX"]}])
+def test_what_is_no_region_is_refused(regions: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Privacy.model_validate({"phone_regions": regions})
