@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing, SignInLink
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.acts import sealed_seed
 from sovereign_pipeline.review.ballots import SignedIn
@@ -175,6 +176,22 @@ class ReviewBench:
         for operator in self.operators:
             for each in self.asked(operator):
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
+
+    def reviewed(self, outcome: int) -> ReviewClosing:
+        """Open, rate and close a review, in which everybody likes the same arm better."""
+        self.open()
+        self.vote_all(outcome)
+        return self.close()
+
+    def nothing_was_opened(self) -> bool:
+        with self.registry.reading() as session:
+            seeds = list(self.bench.settings.review_secrets.glob("*.seed"))
+            return session.query(BlindReview).count() == session.query(SignInLink).count() == len(seeds) == 0
+
+    def documents(self, side: str) -> set[str]:
+        """Ids of a side of the split: `train` or `held_out`."""
+        split = self.bench.artifact("leakage_safe_split")
+        return {each.id for each in read_documents(split.file(f"{side}.jsonl"))}
 
     def close(self, **early: str) -> ReviewClosing:
         """early: `officer`, by name, and `reason`."""

@@ -1,23 +1,103 @@
-"""Closing: when, by whom, and what it reveals; on either kind of database."""
+"""Links and ballots count once, and a review closes: when, by whom, and what it reveals."""
 
 import datetime
+import threading
 
 import pytest
 
-from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import (
+    ConflictError,
+    GateRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SignInError,
+)
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.keys import generate, read_key
 from sovereign_pipeline.record.statements import EARLY_CLOSING, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import ReviewClosing
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.review.acts import digest_of_row, entering_acts
-from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, guesses_of, progress
+from sovereign_pipeline.review.ballots import (
+    SignedIn,
+    ballots_digest,
+    ballots_of,
+    guesses_of,
+    issue_another_link,
+    issue_link,
+    progress,
+    use_link,
+)
 from sovereign_pipeline.review.closing import close, examine_all, findings_in, read_log, rows_of, said_of
 from sovereign_pipeline.review.plan import commitment
 from sovereign_pipeline_tests.officers import officer, officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
-pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]  # on either kind
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.usefixtures("database")  # on either kind
+def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(reviews: ReviewBench) -> None:
+    reviews.open()
+    pair = reviews.asked("operator-1")[0].pair
+    refused: list[ConflictError] = []
+
+    def vote(outcome: int) -> None:
+        try:
+            reviews.vote("operator-1", pair, outcome)
+        except ConflictError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=vote, args=(number % 3 - 1,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 5
+    log = entries(reviews.registry)
+    assert [entry.action for entry in log].count("ballot given") == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_a_link_signs_in_once_also_when_many_try(reviews: ReviewBench) -> None:
+    token = reviews.open().links["operator-2"]
+    found: list[SignedIn | SignInError] = []
+
+    def sign_in() -> None:
+        try:
+            found.append(use_link(reviews.registry, reviews.bench.settings, token))
+        except SignInError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=sign_in) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    signed_in = [each for each in found if isinstance(each, SignedIn)]
+    assert [(each.review, each.operator) for each in signed_in] == [(reviews.review.id, "operator-2")]
+    assert all("used already" in str(each) for each in found if isinstance(each, SignInError))
+
+
+def test_a_link_that_is_unknown_or_too_old_signs_nobody_in(reviews: ReviewBench) -> None:
+    opened = reviews.open()
+    with pytest.raises(SignInError, match="not one of ours"):
+        use_link(reviews.registry, reviews.bench.settings, "guessed")
+    with entering_acts(reviews.bench.settings, reviews.registry, opened.review) as entering:
+        token = issue_link(entering, "operator-1", days=0, actor="clerk")
+    with pytest.raises(SignInError, match="too old"):
+        use_link(reviews.registry, reviews.bench.settings, token)
+
+
+def test_another_link_is_for_an_operator_of_the_open_review_alone(reviews: ReviewBench) -> None:
+    workplace = reviews.bench.workplace()
+    with pytest.raises(NotFoundError, match="has no open review"):
+        issue_another_link(reviews.registry, workplace, "operator-1", "clerk")
+    opened = reviews.open()
+    assert issue_another_link(reviews.registry, workplace, "operator-1", "clerk") not in opened.links.values()
+    with pytest.raises(NotFoundError, match="'stranger' is not an operator"):
+        issue_another_link(reviews.registry, workplace, "stranger", "clerk")
 
 
 def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) -> None:
@@ -34,6 +114,7 @@ def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) 
         reviews.materialize()
 
 
+@pytest.mark.usefixtures("database")  # on either kind
 def test_it_closes_at_the_registered_number_and_reveals_the_seed_it_committed_to(reviews: ReviewBench) -> None:
     reviews.open()
     reviews.vote_all(1)
@@ -68,14 +149,6 @@ def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: Re
     entry = entries(reviews.registry)[-1]
     assert (entry.actor, entry.action) == ("clerk", "review closed early")
     assert (entry.subjects["officer"], entry.subjects["reason"]) == (officer, "two operators are on leave")
-
-
-def test_a_lower_registered_number_lets_it_close_without_the_rest(reviews: ReviewBench) -> None:
-    reviews.recipe(ballots=3)
-    reviews.open()
-    for each in reviews.asked("operator-1")[:3]:
-        reviews.vote("operator-1", each.pair, 1)
-    assert reviews.close().officer is None
 
 
 def test_ties_that_nobody_was_asked_for_do_not_bring_a_review_to_its_number(reviews: ReviewBench) -> None:
@@ -126,14 +199,6 @@ def test_no_key_outlives_the_closing_of_its_review(reviews: ReviewBench, monkeyp
         reviews.close()
     assert not key.exists()
     assert examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings) == {}
-
-
-def test_the_key_stays_while_the_review_is_open(reviews: ReviewBench) -> None:
-    reviews.open()
-    with pytest.raises(GateRefused):
-        reviews.close()
-    reviews.vote_all(1)
-    assert reviews.close().ballots == 20
 
 
 def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:

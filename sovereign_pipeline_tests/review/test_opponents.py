@@ -17,12 +17,6 @@ from sovereign_pipeline_tests.review.conftest import ReviewBench
 pytestmark = pytest.mark.slow
 
 
-def review_it(reviews: ReviewBench, outcome: int) -> None:
-    reviews.open()
-    reviews.vote_all(outcome)
-    reviews.close()
-
-
 @pytest.mark.security_case("An adapter without a review would be the opponent", "it is skipped, unless it is named")
 def test_an_adapter_that_nobody_reviewed_is_passed_over(reviews: ReviewBench) -> None:
     reviews.another_adapter()
@@ -54,28 +48,27 @@ def test_one_that_is_named_is_stated_with_who_named_it(reviews: ReviewBench) -> 
     assert said in verdict and said in artifact
 
 
+@pytest.mark.security_case("a candidate that lost is reviewed again against a weaker opponent, by name", "rejected")
+@pytest.mark.security_case(
+    "The losing weights are registered again and reviewed against a weaker opponent, by name", "rejected"
+)
 def test_the_newest_that_was_reviewed_and_did_not_lose_is_the_opponent(reviews: ReviewBench) -> None:
-    review_it(reviews, 1)
+    reviews.reviewed(1)
     reviews.another_adapter()
-    review_it(reviews, -1)
+    reviews.reviewed(-1)
+    for again in (lambda: None, reviews.same_weights_again):
+        again()
+        with pytest.raises(ConflictError, match=r"was reviewed already.*must be the rule's choice: lamps-1\.0\.0"):
+            reviews.open(opponent="base")
     reviews.another_adapter()
     plan = reviews.open().plan
     assert plan.opponent == "lamps-1.0.0"
     assert plan.opponent_choice is not None
-    assert (plan.opponent_choice.is_reviewed, plan.opponent_choice.never_reviewed) == (True, ())
-
-
-@pytest.mark.security_case("a candidate that lost is reviewed again against a weaker opponent, by name", "rejected")
-def test_a_candidate_that_was_reviewed_is_not_reviewed_against_another_by_name(reviews: ReviewBench) -> None:
-    review_it(reviews, 1)
-    reviews.another_adapter()
-    review_it(reviews, -1)
-    with pytest.raises(ConflictError, match=r"was reviewed already.*must be the rule's choice: lamps-1\.0\.0"):
-        reviews.open(opponent="base")
+    assert plan.opponent_choice.is_reviewed
 
 
 def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBench) -> None:
-    review_it(reviews, -1)
+    reviews.reviewed(-1)
     reviews.another_adapter()
     with pytest.raises(ConflictError, match=r"lamps-1\.0\.0 lost its blind review"):
         reviews.open(opponent="lamps-1.0.0")
@@ -89,7 +82,7 @@ def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBenc
 @pytest.mark.security_case("The losing weights are reproduced under another recipe and reviewed again", "rejected")
 def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews: ReviewBench) -> None:
     lost = reviews.with_adapter()
-    review_it(reviews, -1)
+    reviews.reviewed(-1)
     assert reviews.materialize()[1]["net_preference_not_negative"].outcome == "fail"
     again = reviews.same_weights_again()
     assert (again.adapter_sha256, again.adapter_digest == lost.adapter_digest) == (lost.adapter_sha256, False)
@@ -104,24 +97,11 @@ def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews:
 
 
 @pytest.mark.security_case(
-    "The losing weights are registered again and reviewed against a weaker opponent, by name", "rejected"
-)
-def test_the_same_weights_do_not_get_an_opponent_by_name_under_another_artifact(reviews: ReviewBench) -> None:
-    review_it(reviews, 1)
-    reviews.another_adapter()
-    reviews.another_adapter()
-    review_it(reviews, -1)
-    reviews.same_weights_again()
-    with pytest.raises(ConflictError, match=r"was reviewed already.*must be the rule's choice: lamps-1\.0\.0"):
-        reviews.open(opponent="lamps-1.1.0")
-
-
-@pytest.mark.security_case(
     "A candidate is compared with its own weights in another artifact", "rejected if named, and never the rule's choice"
 )
 def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> None:
     first = reviews.with_adapter()
-    review_it(reviews, 1)
+    reviews.reviewed(1)
     reviews.same_weights_again()
     assert incumbent_digests(reviews.bench.workplace()) == {}
     with pytest.raises(InputError, match="has the same weights as the candidate"):
@@ -139,10 +119,9 @@ def _result(reviews: ReviewBench) -> tuple[str, list[str]]:
     "A lost blind review has no result yet, or the store's unsigned pointer names an earlier one",
     "`approve` is refused until the newest review of the weights has passed",
 )
-@pytest.mark.parametrize("rule", ["required", "not_required"])
-def test_an_approval_rests_on_the_newest_review_of_the_weights(reviews: ReviewBench, rule: str) -> None:
-    reviews.bench.institution.rules["release"] = {"blind_review": rule}
-    review_it(reviews, 1)
+def test_an_approval_rests_on_the_newest_review_of_the_weights(reviews: ReviewBench) -> None:
+    reviews.bench.institution.rules["release"] = {"blind_review": "not_required"}
+    reviews.reviewed(1)
     adapter = reviews.another_adapter()
 
     def asks() -> str:
@@ -156,7 +135,7 @@ def test_an_approval_rests_on_the_newest_review_of_the_weights(reviews: ReviewBe
     reviews.close()
     first, _ = reviews.materialize()
     assert asks() == adapter.id
-    review_it(reviews, -1)
+    reviews.reviewed(-1)
     with pytest.raises(GateRefused, match="no result yet"):
         asks()
     reviews.materialize()
@@ -178,14 +157,14 @@ def test_the_newest_review_is_the_last_in_the_ledger(reviews: ReviewBench, monke
         def now(cls, tz: datetime.tzinfo | None = None) -> Self:
             return super().now(tz) + datetime.timedelta(days=8)
 
-    review_it(reviews, 1)
+    reviews.reviewed(1)
     adapter = reviews.another_adapter()
     reviews.open(opponent="base")
     reviews.vote_all(1)
     with monkeypatch.context() as patch:
         patch.setattr(closing, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
         reviews.close()
-    review_it(reviews, -1)
+    reviews.reviewed(-1)
     found = reviews_of(reviews.registry, adapter)
     assert found is not None and found.newest[0].id == reviews.review.id
     assert adapters_that_lost(reviews.registry, reviews.bench.store, "lamps") == {adapter.adapter_sha256}
