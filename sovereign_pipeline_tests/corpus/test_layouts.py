@@ -67,7 +67,7 @@ def test_turns_stay_turns(tmp_path: Path, layout: str, role: str, row: Row, expe
 
 def test_sharegpt_pairs_and_labels(tmp_path: Path) -> None:
     chosen, rejected = ({"from": "gpt", "value": text} for text in ("Yes, it is.", "No."))
-    pairs = [{"chosen": "Yes, it is.", "rejected": "No."}, {"chosen": chosen, "rejected": rejected}]
+    pairs: list[Row] = [{"chosen": "Yes, it is.", "rejected": "No."}, {"chosen": chosen, "rejected": rejected}]
     rows = [{"conversations": turns("Out?"), **pair} for pair in pairs]
     documents, _ = read_rows(tmp_path, rows, layout="sharegpt", role="preferences")
     assert [(each.request, each.response, each.rejected) for each in documents] == [("Out?", "Yes, it is.", "No.")] * 2

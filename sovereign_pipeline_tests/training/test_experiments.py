@@ -149,8 +149,8 @@ def test_every_trial_is_trained_once_and_measured_on_the_selection_side(bench: B
     assert recipe_diff(bench.workplace.settings.data / "lines" / f"{name}.yaml", line)
     bench.workplace = replace(bench.workplace, line=line.line)
     adapter = bench.make(replace(SFT_ADAPTER, inputs=(BASE_MODEL, DATASET), gates=()))
-    trial = bench.workplace.store.read_manifest(best.artifacts[-1]).summary
-    assert stated_weights(bench.workplace.store.read_manifest(adapter)) == trial["weights_sha256"]
+    summary = bench.workplace.store.read_manifest(best.artifacts[-1]).summary
+    assert stated_weights(bench.workplace.store.read_manifest(adapter)) == summary["weights_sha256"]
 
 
 def test_an_interrupted_experiment_trains_on_from_the_checkpoint(bench: Bench) -> None:
