@@ -7,15 +7,18 @@ server: it runs the pods' command here.
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubeflow_trainer_api import models
 
-from sovereign_pipeline.base.errors import InputError, RecipeError, SovereignError, TrainingFailed, TrainingStopped
-from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.errors import InputError, RecipeError, SovereignError, TrainingFailed
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.policy.institution import Institution, Kubernetes
 from sovereign_pipeline.training import queued
@@ -35,17 +38,17 @@ from sovereign_pipeline_tests.training.processes.launching import (
     KEY,
     chatty,
     halting_interpreter,
-    interpreter,
     killed,
     program,
     written,
 )
 from sovereign_pipeline_tests.training.tiny_reward import reward_job
-from sovereign_pipeline_tests.training.trainings import files, log
+from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
 
 NAME = "sovereign-1"
+Place = Callable[..., Kubernetes]
 
 
 @pytest.fixture
@@ -60,17 +63,12 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def python(tmp_path: Path) -> str:
-    return interpreter(tmp_path, "sovereign_pipeline.training.node", chatty(tmp_path))
-
-
-@pytest.fixture
 def halting(tmp_path: Path) -> str:
-    return halting_interpreter(tmp_path, "node_that_halts")
+    return halting_interpreter(tmp_path, "node_that_halts", chatty(tmp_path))
 
 
 @pytest.fixture
-def place(api: ApiServer, tmp_path: Path, tiny_model: Path) -> Callable[..., Kubernetes]:
+def place(api: ApiServer, tmp_path: Path, tiny_model: Path) -> Place:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
     volumes = [volume("home", tmp_path), volume("models", tiny_model, read_only=True)]
     return lambda python="python", **changes: kubernetes(
@@ -129,6 +127,8 @@ def test_the_manifest_is_what_was_configured(make_for_two: JobMaker, tmp_path: P
         "limits": {"nvidia.com/gpu": "2", "memory": "64Gi"},
         "requests": {"nvidia.com/gpu": "2", "memory": "64Gi", "cpu": "7.5"},
     }
+    told = {each["name"]: each.get("value") for each in trainer["env"]}
+    assert (told["WORLD_SIZE"], told["LOCAL_WORLD_SIZE"]) == ("4", "2")
     assert pod["terminationGracePeriodSeconds"] == 330
     assert (pod["serviceAccountName"], pod["nodeSelector"]) == ("trainer", {"gpu": "h100"})
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
@@ -152,9 +152,7 @@ def test_the_least_manifest(make_job: JobMaker, tmp_path: Path) -> None:
     assert on_cpu["spec"]["trainer"]["resourcesPerNode"]["limits"] == {}
 
 
-def test_the_recipe_for_the_cluster_is_known_to_kubeflow_and_to_the_launcher(
-    api: ApiServer, place: Callable[..., Kubernetes]
-) -> None:
+def test_the_recipe_for_the_cluster_is_known_to_kubeflow_and_to_the_launcher(api: ApiServer, place: Place) -> None:
     assert not unknown_fields(models.TrainerV1alpha1TrainingRuntime, OBJECTS[0])
     assert "TrainingRuntime sovereign-trainer" in check_cluster(place())
     (rights,) = [each["rules"] for each in OBJECTS if each["kind"] == "Role"]
@@ -178,14 +176,14 @@ MOUNTED: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.security_case(
     "The cluster's TrainingRuntime adds a volume, container, secret or token to the trainer's pods", "rejected"
 )
-@pytest.mark.parametrize("field", MOUNTED)
-def test_a_runtime_that_gives_pods_more_is_refused(
-    field: str, api: ApiServer, place: Callable[..., Kubernetes], make_for_two: JobMaker
-) -> None:
-    (of_node,) = api.runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    MOUNTED[field](of_node["template"]["spec"]["template"]["spec"])
-    with pytest.raises(RecipeError, match=field):
-        run(make_for_two("refused"), place())
+def test_a_runtime_that_gives_pods_more_is_refused(api: ApiServer, place: Place, make_for_two: JobMaker) -> None:
+    job = make_for_two("refused")
+    for field, change in MOUNTED.items():
+        api.runtime = deepcopy(OBJECTS[0])
+        (of_node,) = api.runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        change(of_node["template"]["spec"]["template"]["spec"])
+        with pytest.raises(RecipeError, match=field):
+            run(job, place())
     assert not api.created
 
 
@@ -202,32 +200,22 @@ def test_a_path_that_the_pods_would_not_see_is_named(make_job: JobMaker, tmp_pat
     volumes[0]["read_only"] = True
     with pytest.raises(RecipeError, match="is read_only"):
         assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), job, withheld)
-
-
-def test_a_training_by_reward_is_refused_since_a_pod_has_no_sandbox(make_job: JobMaker, tmp_path: Path) -> None:
-    job = reward_job(make_job, "pod", tmp_path)
-    with pytest.raises(RecipeError, match=r"training\.rlhf cannot be trained in a pod"):
-        assert_seen_by_pod(kubernetes(tmp_path), job, {})
-
-
-def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.rlhf cannot be trained in a pod"):  # where there is no sandbox
+        assert_seen_by_pod(kubernetes(tmp_path), reward_job(make_job, "reward", tmp_path), {})
     (tmp_path / "model").symlink_to(tiny_model)
-    job = make_job("pod", letters(2), base_model=tmp_path / "model")
+    behind_a_link = job.model_copy(update={"base_model": tmp_path / "model"})
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
-        assert_seen_by_pod(kubernetes(tmp_path), job, {})
+        assert_seen_by_pod(kubernetes(tmp_path), behind_a_link, {})
 
 
 @pytest.mark.security_case(
     "A volume of the trainer's pods contains the vault, review seeds and keys, or unscrubbed text", "rejected"
 )
-@pytest.mark.parametrize(
-    "variable",
-    ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS", "SOVEREIGN_KEYS", "SOVEREIGN_SERVING"],
-)
-def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
-    job = make_job("pod", letters(2))
-    with pytest.raises(RecipeError, match=rf"contains {tmp_path}/hidden \({variable}\), which a trainer must not see"):
-        assert_seen_by_pod(kubernetes(tmp_path), job, {variable: tmp_path / "hidden"})
+def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path) -> None:
+    job, hidden = make_job("pod", letters(2)), tmp_path / "hidden"
+    for holding in (tmp_path, hidden, hidden / "deeper"):
+        with pytest.raises(RecipeError, match=rf"contains {hidden} \(SOVEREIGN_VAULT\), which a trainer must not see"):
+            assert_seen_by_pod(kubernetes(holding), job, {"SOVEREIGN_VAULT": hidden})
 
 
 @pytest.mark.security_case(
@@ -265,65 +253,10 @@ def test_pods_mount_the_paths_of_their_job_alone(make_job: JobMaker, tmp_path: P
     }
 
 
-def test_two_pods_train_what_two_processes_of_one_machine_do(
-    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
+def test_two_pods_train_what_two_processes_do_though_a_node_dies_in_mid_step(
+    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Place, halting: str, tmp_path: Path
 ) -> None:
     """Nothing of this process is passed on, no document reaches a log, and nothing is left behind."""
-    job, lines = make_for_two("nodes"), list[str]()
-    run(job, place(python), lines.append)
-    assert files(job.output) == files(on_one_machine.output)
-    assert len([line for line in lines if line.startswith("step ")]) == len(log(job))
-    assert "on 2 nodes with 1 process each" in next(line for line in lines if line.startswith("submitted"))
-    assert not any("PLANTED" in line for line in lines)
-    (created,) = api.created
-    assert KEY[KEY_VARIABLE] not in json.dumps(created) and "hunter2" not in json.dumps(created)
-    assert {each["name"] for each in created["spec"]["trainer"]["env"]} == {
-        *remote_environment(job.result),
-        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", NODE_VARIABLE, NODE_RANK_VARIABLE),
-    }
-    assert [path.read_text() for path in api.directory.glob("*.log")] == ["", ""]
-    assert [path.suffix for path in (job.locks.parent / "kubernetes").iterdir()] == [".lock"]
-    last = [seen[:2] for seen in api.seen if seen[0] == "DELETE"][-1]
-    assert last[1].endswith(f"trainjobs/{created['metadata']['name']}")
-
-
-def test_a_node_holds_as_many_processes_as_it_has_devices(
-    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
-) -> None:
-    job, lines = make_for_two("one-node"), list[str]()
-    run(job, place(python, devices_per_node=2), lines.append)
-    assert "on 1 node with 2 processes each" in next(line for line in lines if line.startswith("submitted"))
-    assert files(job.output) == files(on_one_machine.output)
-    with pytest.raises(RecipeError, match="count is 3, and a node has 2"):
-        run(make_for_two("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2))
-
-
-def test_a_job_that_kueue_queues_and_preempts_resumes_and_ends_in_the_same_bytes(
-    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
-) -> None:
-    job, lines = make_for_one("preempted"), list[str]()
-
-    def progress(line: str) -> None:
-        lines.append(line)
-        if line.startswith("step 3/"):
-            api.suspend()
-        if "waits in Kueue's queue desk" in line:
-            api.resume()
-
-    run(job, place(halting, queue="desk"), progress)
-    assert len([line for line in lines if "waits in Kueue's queue" in line]) == 2
-    assert "resuming from step-00000004" in lines and len(api.created) == 1
-    assert files(job.output) == files(alone.output)
-
-
-def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
-    api: ApiServer,
-    on_one_machine: TrainingJob,
-    make_for_two: JobMaker,
-    place: Callable[..., Kubernetes],
-    halting: str,
-    tmp_path: Path,
-) -> None:
     job, lines = make_for_two("dies", checkpoints={"every_steps": 2, "keep": 1}), list[str]()
 
     def progress(line: str) -> None:
@@ -335,13 +268,59 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
             (tmp_path / "go on").touch()
 
     run(job, place(halting), progress)
+    assert "on 2 nodes with 1 process each" in next(line for line in lines if line.startswith("submitted"))
     assert any("ended as Failed on node2 (Error, exit status 137)" in line for line in lines)
     assert "resuming from step-00000002" in lines and len(api.created) == 2
     assert files(job.output) == files(on_one_machine.output)
+    for created in api.created:
+        assert KEY[KEY_VARIABLE] not in json.dumps(created) and "hunter2" not in json.dumps(created)
+        assert {each["name"] for each in created["spec"]["trainer"]["env"]} == {
+            *remote_environment(job.result),
+            *("WORLD_SIZE", "LOCAL_WORLD_SIZE", NODE_VARIABLE, NODE_RANK_VARIABLE),
+        }
+    assert not any("PLANTED" in text for text in (*lines, *(path.read_text() for path in api.directory.glob("*.log"))))
+    assert [path.suffix for path in (job.locks.parent / "kubernetes").iterdir()] == [".lock"]
+    last = [seen[:2] for seen in api.seen if seen[0] == "DELETE"][-1]
+    assert last[1].endswith(f"trainjobs/{api.created[-1]['metadata']['name']}")
+
+
+def test_a_node_starts_a_trainer_for_each_of_its_devices(tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text("import os\nprint(os.environ['RANK'], os.environ['LOCAL_RANK'])\n")
+    (tmp_path / "start.py").write_text(
+        "from pathlib import Path\n"
+        "from sovereign_pipeline.training import node\n"
+        "node.TRAINER = 'trainer'\n"
+        "raise SystemExit(node.main(Path('order.json')))\n"
+    )
+    environment = {"PYTHONPATH": f"{PROJECT_ROOT}:{tmp_path}", "LOCAL_WORLD_SIZE": "2", NODE_RANK_VARIABLE: "1"}
+    subprocess.run([sys.executable, "start.py"], env=environment, cwd=tmp_path, check=True)
+    assert sorted((tmp_path / "log").read_text().splitlines()) == ["2 0", "3 1"]
+
+
+def test_a_job_that_kueue_queues_and_preempts_beside_an_api_server_that_is_away_ends_in_the_same_bytes(
+    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Place, halting: str
+) -> None:
+    job, lines = make_for_one("preempted"), list[str]()
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            api.fails = lambda method, path: True
+        if line.startswith("Kubernetes does not answer"):
+            api.fails = lambda method, path: False
+            api.suspend()
+        if "waits in Kueue's queue desk" in line:
+            api.resume()
+
+    run(job, place(halting, queue="desk"), progress)
+    assert len([line for line in lines if "waits in Kueue's queue" in line]) == 2
+    assert len([line for line in lines if "does not answer ((503) planted)" in line]) == 1
+    assert "resuming from step-00000004" in lines and len(api.created) == 1
+    assert files(job.output) == files(alone.output)
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Place, halting: str
 ) -> None:
     job = make_for_one("found")
     killed(lambda: run(job, place(halting), lambda line: os._exit(9) if line.startswith("step 3/") else None))
@@ -362,40 +341,6 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     assert files(job.output) == files(alone.output)
 
 
-def test_a_job_that_a_person_deletes_leaves_a_checkpoint_and_is_not_submitted_again(
-    api: ApiServer, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
-) -> None:
-    job = make_for_one("deleted")
-    with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* was deleted"):
-        run(job, place(halting), lambda line: api.delete() if line.startswith("step 3/") else None)
-    assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
-    assert len(api.created) == 1
-
-
-def test_an_api_server_that_is_away_loses_no_job(
-    api: ApiServer,
-    alone: TrainingJob,
-    make_for_one: JobMaker,
-    place: Callable[..., Kubernetes],
-    halting: str,
-    tmp_path: Path,
-) -> None:
-    job, lines = make_for_one("away"), list[str]()
-    api.fails = lambda method, path: method == "POST" and bool(api.created)  # the answer alone is lost
-
-    def progress(line: str) -> None:
-        lines.append(line)
-        if line.startswith("step 3/"):
-            api.fails = lambda method, path: True
-        if line.startswith("Kubernetes does not answer"):
-            api.fails = lambda method, path: False
-            (tmp_path / "go on").touch()
-
-    run(job, place(halting), progress)
-    assert any("does not answer ((503) planted)" in line for line in lines) and len(api.created) == 1
-    assert files(job.output) == files(alone.output)
-
-
 FAULT = TrainingResult(failure=Failure(message="Too many rows are cut.")).model_dump_json()
 ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
     "its own failure": (
@@ -413,6 +358,12 @@ ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
         TrainingFailed,
         "(?s)ImagePullBackOff: no such image.*Correct trainer.image",
     ),
+    "deleted by a person": (
+        "trap 'exit 1' TERM; while :; do sleep 0.1; done",
+        {},
+        TrainingFailed,
+        "was deleted, without a result",
+    ),
     "refused": ("exit 1", {"fails": lambda method, path: method == "POST"}, InputError, r"rejected the job: \(503\)"),
     "away": ("exit 1", {"fails": lambda method, path: True}, InputError, r"does not answer: \(503\)"),
 }
@@ -420,23 +371,24 @@ ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_end_without_an_adapter_is_a_failure_with_its_reason(
-    ending: str, api: ApiServer, make_for_one: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path
+    ending: str, api: ApiServer, make_for_one: JobMaker, place: Place, tmp_path: Path
 ) -> None:
     script, state, error, message = ENDINGS[ending]
     python = program(tmp_path / "python", script)
     for name, value in state.items():
         setattr(api, name, value)
+
+    def progress(line: str) -> None:
+        if ending == "deleted by a person" and line.startswith("submitted"):
+            api.delete()
+
     with pytest.raises(error, match=message):
-        run(make_for_one("fails"), place(python))
-    assert not list(tmp_path.rglob("order.json"))
+        run(make_for_one("fails"), place(python), progress)
+    assert len(api.created) <= 1 and not list(tmp_path.rglob("order.json"))
 
 
 def test_what_the_launcher_lacks_is_told(
-    api: ApiServer,
-    make_for_two: JobMaker,
-    place: Callable[..., Kubernetes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    api: ApiServer, make_for_two: JobMaker, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def checked(where: Kubernetes) -> doctor.Finding:
         return doctor.trainer(Institution(name="Lamp Office", classification=("PUBLIC",), trainer=where))

@@ -61,12 +61,11 @@ def interpreter(directory: Path, module: str, before: str = "") -> str:
     return program(directory / "python", text)
 
 
-def halting_interpreter(directory: Path, module: str) -> str:
+def halting_interpreter(directory: Path, module: str, before: str = "") -> str:
     """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
-    is a file `go on` in the directory. module: of this package."""
-    return interpreter(
-        directory, f"{PACKAGE}.{module}", f"export OMP_NUM_THREADS=1 {STEP}=3 {UNTIL}='{directory / 'go on'}'"
-    )
+    is a file `go on` in the directory. module: of this package. before: of the shell."""
+    halts = f"export OMP_NUM_THREADS=1 {STEP}=3 {UNTIL}='{directory / 'go on'}'"
+    return interpreter(directory, f"{PACKAGE}.{module}", f"{before}\n{halts}")
 
 
 def chatty(directory: Path) -> str:
