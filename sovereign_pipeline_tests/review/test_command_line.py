@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.record.owner import forge
@@ -34,14 +33,6 @@ def key_of(reviews: ReviewBench, person: str) -> str:
     """The file of an officer's key."""
     officer_called(reviews.bench.settings, person)
     return str(reviews.bench.settings.keys / f"{person}.key")
-
-
-def test_a_page_whose_port_is_taken_is_not_announced(ask: Ask) -> None:
-    with listen(0, "--port") as held:
-        result = ask("review", "serve", "--port", str(held.getsockname()[1]))
-    assert isinstance(result.exception, InputError)
-    assert "give another port with --port" in str(result.exception)
-    assert "review page" not in result.output
 
 
 def test_status_says_how_many_and_nothing_of_what_was_said(reviews: ReviewBench, ask: Ask) -> None:
@@ -76,12 +67,6 @@ def test_a_link_for_another_device_holds_its_token_where_no_proxy_sees_it(review
     reviews.open()
     answer = ask("review", "link", "lamps", "operator-1", "--url", "https://review.institution.example/")
     assert re.fullmatch(r"https://review\.institution\.example/sign-in#[\w-]{43}", answer.stdout.strip())
-
-
-def test_opening_through_the_command_line_asserts_the_real_chain(reviews: ReviewBench, ask: Ask) -> None:
-    """The real stage has inputs that this small line never made, so its record may not be used."""
-    answer = ask("review", "open", "lamps")
-    assert isinstance(answer.exception, StaleInput | GateRefused | IntegrityError | KeyError), answer.exception
 
 
 @pytest.mark.security_case("a ballot is inserted into an open review", "`review status` and `audit verify` name it")
