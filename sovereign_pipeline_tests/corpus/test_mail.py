@@ -16,6 +16,7 @@ from sovereign_pipeline_tests.corpus.mail_files import ARABIC, MAILS, TEXT
 from sovereign_pipeline_tests.corpus.mailboxes import DESK
 from sovereign_pipeline_tests.corpus.outlook import outlook_message
 from sovereign_pipeline_tests.corpus.test_extraction import outcomes, put, raw_corpus
+from sovereign_pipeline_tests.examples import examples
 
 _HEAD = b"From: A <a@mail.example>\nTo: b@coasts.example\nDate: Mon, 5 Feb 2024 08:30:00 +0400\nMessage-ID: <1@x>\n"
 
@@ -39,7 +40,7 @@ def test_reads_a_message() -> None:
         b"Date: Mon, 5 Feb 2024 08:30:00 +0400\r\nMessage-ID: <1@x>\r\nIn-Reply-To: <b@x>\r\n"
         b"References: <a@x>\r\n <b@x>\r\nX-Harbour-Classification: secret\r\nSensitivity: Company-Confidential\r\n"
         b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n"
-        b"Text\r\n--b\r\nContent-Type: application/pdf; name=../../etc/passwd\r\n\r\nx\r\n--b--\r\n",
+        b"Text\r\n--b\r\nContent-Type: application/pdf; name=../../etc/passwd\r\n\r\nx\r\n--b--\r\n"
     )
     assert (found.sender, found.recipients) == (
         "salim@mail.example",
@@ -51,51 +52,17 @@ def test_reads_a_message() -> None:
     assert found.left_out is None
 
 
-_ARABIC = "الموضوع: تصريح"
-TEXTS: dict[str, tuple[bytes, str]] = {
-    "utf-8": (b"Content-Type: text/plain; charset=utf-8\n\n" + _ARABIC.encode(), _ARABIC),
-    "wrong charset": (b"Content-Type: text/plain; charset=iso-8859-1\n\n" + _ARABIC.encode("cp1256"), _ARABIC),
-    "no charset": (b"\n" + _ARABIC.encode("cp1256"), _ARABIC),
-    "unknown charset": (b"Content-Type: text/plain; charset=hex\n\n" + _ARABIC.encode("cp1256"), _ARABIC),
-    "charset that runs code": (b"Content-Type: text/plain; charset=unicode_escape\n\n\\x41", "\\x41"),
-    "western": (b"Content-Type: text/plain; charset=iso-8859-1\n\nd\xe9j\xe0 vu", "déjà vu"),
-    "arabic of ISO": (b"Content-Type: text/plain; charset=iso-8859-6\n\n" + _ARABIC.encode("iso8859-6"), _ARABIC),
-    "utf-16": (b"Content-Type: text/plain; charset=utf-16\nContent-Transfer-Encoding: base64\n\n//5BAA==", "A"),
-    "quoted-printable": (b"Content-Transfer-Encoding: quoted-printable\n\nlong=\n =3D line", "long = line"),
-    "flowed": (b"Content-Type: text/plain; format=flowed\n\none \ntwo\n> a \n> b\n-- \nme", "one two\n> a b\n--\nme"),
-    "flowed with spaces deleted": (b"Content-Type: text/plain; format=flowed; delsp=yes\n\nw \nord", "word"),
-    "alternative": (
-        b"Content-Type: multipart/alternative; boundary=b\n\n--b\nContent-Type: text/html\n\n<p>no</p>\n--b\n"
-        b"Content-Type: text/plain\n\nyes\n--b--\n",
-        "yes",
-    ),
-    "alternative with blank text": (
-        b"Content-Type: multipart/alternative; boundary=b\n\n--b\n\n \n--b\n"
-        b"Content-Type: text/html\n\n<p>yes</p>\n--b--\n",
-        "yes",
-    ),
-    "text around an attachment": (
-        b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\none\n--b\nContent-Type: image/png\n\nx\n"
-        b"--b\n\ntwo\n--b--\n",
-        "one\n\ntwo",
-    ),
-}  # fmt: skip
+TEXTS = examples(__file__, "texts")
+"""What the message is -> the encoding of its bytes, the end of its headers with its body, and the text that is read."""
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_of_a_message(name: str) -> None:
-    content, expected = TEXTS[name]
-    assert _read(_HEAD + content).text == expected
+    encoding, content, expected = TEXTS[name]
+    assert _read(_HEAD + content.encode(encoding)).text == expected
 
 
-@pytest.mark.parametrize(
-    ("html", "text"),
-    [
-        ("<style>x</style><div>a\n b<br></div><div><br></div><div>c</div><!-- d -->", "a b\n\nc"),
-        ("<p>a</p><blockquote>b<br>c<blockquote><p>d</p></blockquote></blockquote><p>e", "a\n\n> b\n> c\n>\n>> d\n\ne"),
-        ("<ul><li>a<li>b</ul><pre>c\n d</pre>", "a\nb\n\nc\nd"),
-    ],
-)
+@pytest.mark.parametrize(("html", "text"), examples(__file__, "html"))
 def test_text_of_html(html: str, text: str) -> None:
     assert text_of_html(html) == text
 
@@ -178,9 +145,6 @@ def test_outlook() -> None:
     assert (second.id, second.references, second.text) == ("2@x", ("1@x",), "Granted")
     assert (second.sender, second.recipients, second.date.year) == ("desk@coasts.example", ("a@mail.example",), 2023)
     assert second.markings == ("Company-Confidential",)
-    for kind, reason in (("IPM.Schedule.Meeting.Request", "a calendar entry"), ("REPORT.IPM.Note.NDR", "a bounce")):
-        content = outlook_message({0x001A: kind, 0x5D01: "a@mail.example", 0x0039: 1.7e9, 0x1000: "x"})
-        assert _read(content).left_out == reason
 
 
 @pytest.mark.security_case(
@@ -211,23 +175,3 @@ def test_too_much_text_loses_no_later_message(
     found = [reason for name, (_, reason) in sorted(outcomes(raw).items()) if name.startswith("all#")]
     assert "".join(states.get(reason[:15], "r") for reason in found) == expected
     assert [each.classification for each in read_documents(raw.file(DOCUMENTS))] == [level]
-
-
-def test_each_message_behind_those_that_end_the_parser_is_counted(
-    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A share of broken messages that counts them as one would pass."""
-    monkeypatch.setattr(parsing, "MOST_ENDS", 2)
-    monkeypatch.setattr(parsing, "SECONDS", 2)
-    head = b"From a@mail.example Mon Feb  5 08:30:00 2024\n" + _HEAD
-    killer = head + b"Content-Type: text/html\n\n" + b"<div>" * 90_000 + b"\n\n"
-    put(
-        institution,
-        {"all": killer * parsing.MOST_ENDS + (head + b"\nHello\n\n") * 7, "1.eml": _HEAD + b"\nMay I build?"},
-    )
-    reply = _HEAD.replace(b"From: A <a@mail.example>\nTo: b@coasts", b"To: a@mail.example\nFrom: b@coasts")
-    put(institution, {"2.eml": reply.replace(b"<1@x>", b"<2@x>\nIn-Reply-To: <1@x>") + b"\nYou may."})
-    institution.recipe["quarantine"] = {"max_share": 0.95}
-    found = Counter(outcomes(raw_corpus(institution, kind="mail", ours=["coasts.example"])).values())
-    assert sum(found.values()) == parsing.MOST_ENDS + 7 + 2
-    assert found["quarantined", f"behind {parsing.MOST_ENDS} messages that ended the parser"] == 7
