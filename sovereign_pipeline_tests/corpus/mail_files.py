@@ -15,7 +15,6 @@ TEXT = b"May I build a jetty at the old quay, and what would be the fee for it?"
 ARABIC = "نرجو منحنا تصريحا لإصلاح الرصيف القديم قرب المرسى مع الشكر."
 HEAD = b"From: A <a@mail.example>\nTo: %s\nDate: Mon, 5 Feb 2024 08:30:00 +0400\nMessage-ID: <1@x>\n" % DESK.encode()
 TURN = (ROW, "a turn of a thread")
-ATTACHED = TURN, (LEFT_OUT, "an attachment")
 LARGE = 64 << 20
 Content = bytes | Callable[[Path], object]
 
