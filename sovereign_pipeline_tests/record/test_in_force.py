@@ -214,3 +214,9 @@ def test_nothing_is_read_under_levels_in_another_order(bench: Bench, registry: R
     file.write_text(yaml.safe_dump(content))
     with registry.reading():
         pass
+
+
+def test_the_export_of_the_log_is_in_the_log(registry: Registry, sovereign: Callable[..., str], tmp_path: Path) -> None:
+    light(registry, 1)
+    assert "2 entries" in sovereign("audit", "export", str(tmp_path / "log.jsonl"))
+    assert actions(registry)[-1] == "log exported"
