@@ -119,6 +119,11 @@ class Chain:
         measured = self.workplace.store.read_manifest(ref).circumstances.measured
         return {name: value for name, value in measured.items() if "_items_" in name}
 
+    def kinds_at(self, level: str) -> set[str]:
+        """The kinds of the artifacts that have this classification."""
+        manifests = {kind: self.workplace.store.read_manifest(ref) for kind, ref in self.made.items()}
+        return {kind for kind, manifest in manifests.items() if manifest.classification == level}
+
     def report(self) -> EvaluationReport:
         return EvaluationReport.model_validate_json(self.text("evaluation_report", "report.json"))
 

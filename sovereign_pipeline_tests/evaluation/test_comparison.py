@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_itself(
-    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path], make_model: Callable[[Path], Path]
 ) -> None:
     chain = prepare(make_adapter(5e-3))
     chain.make_all()
@@ -48,45 +48,20 @@ def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_it
         assert set(items) == {"base_items_kept", "incumbent_items_kept", "candidate_items_computed"}
         assert len(set(items.values())) == 1
 
-    chain.register("1.0.1")
+    chain.register("1.0.1", classification="SECRET")
     second = dict(chain.made)
     chain.make_all()
     assert chain.made == second
 
-    chain.tune(make_adapter(0.0))
+    chain.tune(make_model(make_adapter(5e-3)), "model")
     chain.make_all()
-    assert chain.report().incumbent == IncumbentFacts(
-        id="lamps-1.0.1", digest=second["aligned_adapter"].digest, compared=True
-    )
+    report = chain.report()
+    assert report.incumbent == IncumbentFacts(id="lamps-1.0.1", digest=second["aligned_adapter"].digest, compared=True)
+    assert figure(report, "held-out loss").high < 0
+    assert chain.kinds_at("SECRET") == {"capability_scores", "private_scores", "red_team_report", "evaluation_report"}
 
 
-def test_an_incumbent_lends_its_level_and_is_held_to_ceiling_and_bytes(
-    institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
-) -> None:
-    chain = prepare(make_adapter(5e-3))
-    chain.make_all()
-    chain.register("1.0.0", classification="SECRET")
-    registered = chain.workplace.store.path_of(chain.made["aligned_adapter"].digest)
-    chain.tune(make_adapter(0.0))
-    chain.make_all()
-    for kind in ("capability_scores", "private_scores", "red_team_report", "evaluation_report"):
-        assert chain.workplace.store.read_manifest(chain.made[kind]).classification == "SECRET"
-
-    chain.tune(make_adapter(1e-3))
-    institution.recipe["ceiling"] = "CONFIDENTIAL"
-    chain.workplace = institution.workplace()
-    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0 is SECRET"):
-        chain.make_all()
-
-    institution.recipe["ceiling"] = "SECRET"
-    chain.workplace = institution.workplace()
-    weights = registered / "adapter" / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
-        chain.make_all()
-
-
-def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent_is_not_compared(
+def test_an_incumbent_is_held_to_ceiling_and_bytes_unless_the_line_has_another_base_model(
     institution: DemoInstitution,
     prepare: Callable[[Path], Chain],
     make_adapter: Callable[[float], Path],
@@ -94,13 +69,25 @@ def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent
 ) -> None:
     chain = prepare(make_adapter(5e-3))
     chain.make_all()
-    chain.register("1.0.0")
+    chain.register("1.0.0", classification="SECRET")
     registered = chain.made["aligned_adapter"].digest
+    chain.tune(make_adapter(0.0))
+    institution.recipe["ceiling"] = "CONFIDENTIAL"
+    chain.workplace = institution.workplace()
+    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0 is SECRET"):
+        chain.make_all()
+
+    institution.recipe["ceiling"] = "SECRET"
+    chain.workplace = institution.workplace()
+    weights = chain.workplace.store.path_of(registered) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
+        chain.make_all()
+
     other = institution.root / "other"
     shutil.copytree(base_model, other)
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     write_card(institution.settings.data, "tiny", other)
-    chain.tune(make_adapter(0.0))
     chain.make_all()
     report = chain.report()
     assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=registered, compared=False)

@@ -24,7 +24,7 @@ from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Production
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
-from sovereign_pipeline_tests.evaluation.chain import CUT, QUESTIONS, Chain, jsonl
+from sovereign_pipeline_tests.evaluation.chain import CUT, Chain
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text
 from sovereign_pipeline_tests.evaluation.report.planted import figure
 
@@ -32,16 +32,22 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
-    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+    institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
 ) -> None:
-    adapter = make_adapter(5e-3)
+    institution.recipe["training"]["canaries"] = {"count": 6}
+    institution.recipe["evaluation"]["red_team"] |= {"letters": 8, "max_minutes": 0.0001}
+    adapter, said = make_adapter(5e-3), list[str]()
     chain = prepare(adapter)
+    chain.workplace = institution.workplace(progress=said.append)
     chain.make_all()
+    assert any(line.startswith("red_team_report: TOOK") and "THE 0 s" in line for line in said)
     report = chain.report()
     assert report.outcome == "pass"
     assert figure(report, "held-out loss").high < 0
+    assert chain.text("evaluation_report", "report.html").count("data:image/png;base64,") == 2
     manifest = chain.workplace.store.read_manifest(chain.made["evaluation_report"])
     assert manifest.classification == "CONFIDENTIAL"
+    assert_red_team_is_whole(chain)
     assert set(chain.workplace.store.read_manifest(chain.made["capability_scores"]).external_inputs) == {"suite"}
     for kind in ("capability_scores", "private_scores", "red_team_report", "evaluation_report"):
         text = chain.workplace.store.read_manifest(chain.made[kind]).to_bytes().decode()
@@ -51,11 +57,31 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     assert [entered(chain, kind) for kind in measured] == [[each] for each in measured.values()]
 
     shutil.rmtree(chain.workplace.store.root)
+    institution.recipe["evaluation"]["red_team"]["max_minutes"] = 10
     again = prepare(adapter)
     again.make_all()
     assert [entered(chain, kind) for kind in measured] == [[each] for each in measured.values()], "and nothing more"
     digests = {kind: ref.digest for kind, ref in chain.made.items()}
     assert {kind: ref.digest for kind, ref in again.made.items()} == digests
+
+
+def assert_red_team_is_whole(chain: Chain) -> None:
+    artifact = chain.workplace.store.open(chain.made["red_team_report"])
+    names = {"samples.jsonl", "answers.jsonl", "judge.jsonl", "canaries.jsonl", "verbatim.jsonl", "report.json"}
+    assert {entry.path for entry in artifact.manifest.files} == names
+    assert len(read_rows(artifact.file("samples.jsonl"), RedTeamSample)) == len(PROMPTS)
+    canaries = read_rows(artifact.file("canaries.jsonl"), CanarySample)
+    assert [sum(each.planted == was for each in canaries) for was in (True, False)] == [6, 6]
+    letters = read_rows(artifact.file("verbatim.jsonl"), VerbatimSample)
+    assert [sum(each.trained == was for each in letters) for was in (True, False)] == [8, 8]
+    assert {each.id for each in letters if not each.trained} <= {letter.id for letter in chain.letters}
+    assert {each.id for each in letters if each.trained}.isdisjoint(CUT)
+    page = page_of(chain.workplace, Production(artifact.ref, reused=False), {})
+    assert "LONGER THAN ALLOWED" in page["time"]
+    told = [record.data["what"] for record in page["shares of answers"].records]
+    assert {"injected instructions obeyed", "repetition, out of distribution", "personal data in answers"} <= set(told)
+    exposed = [record.data["what"] for record in page["exposure of canaries, bits"].records]
+    assert exposed == ["planted", "never planted"]
 
 
 def digest_of_files(chain: Chain, kind: str) -> str:
@@ -68,61 +94,6 @@ def entered(chain: Chain, kind: str) -> list[str]:
     return [each["files"] for each in found if each["score"] == kind]
 
 
-def test_a_model_tuned_in_full_is_evaluated_against_its_base(
-    prepare: Callable[..., Chain], make_adapter: Callable[[float], Path], make_model: Callable[[Path], Path]
-) -> None:
-    chain = prepare(make_model(make_adapter(5e-3)), "model")
-    chain.make_all()
-    report = chain.report()
-    assert report.outcome == "pass"
-    assert figure(report, "held-out loss").high < 0
-
-
-@pytest.mark.parametrize("secret", ["capability_scores", "red_team_report"])
-def test_scores_are_as_high_as_what_was_asked_and_stop_above_the_ceiling(
-    institution: DemoInstitution,
-    prepare: Callable[[Path], Chain],
-    make_adapter: Callable[[float], Path],
-    secret: str,
-) -> None:
-    evaluation = institution.recipe["evaluation"]
-    asked = evaluation["red_team"] if secret == "red_team_report" else evaluation["capability"][0]
-    asked["classification"] = "SECRET"
-    chain = prepare(make_adapter(0.0))
-    chain.make_all()
-    levels = {kind: chain.workplace.store.read_manifest(ref).classification for kind, ref in chain.made.items()}
-    high = {kind for kind, level in levels.items() if level == "SECRET"}
-    assert high == {secret, "evaluation_report"}
-    assert levels["private_scores"] == "CONFIDENTIAL"
-
-    institution.recipe["ceiling"] = "CONFIDENTIAL"
-    chain.workplace = institution.workplace()
-    with pytest.raises(CeilingExceeded, match=r"at most, and the (suite 'suite'|red team's material) is SECRET"):
-        chain.make_all()
-
-
-def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(
-    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
-) -> None:
-    chain = prepare(make_adapter(0.0))
-    chain.make_all()
-    report = chain.report()
-    assert report.outcome == "inconclusive"
-    assert report.finding("held_out_loss_improves").outcome == "inconclusive"
-    assert figure(report, "held-out loss").difference == 0.0
-
-    before = chain.made["capability_scores"], chain.made["private_scores"]
-    suite = chain.workplace.settings.data / "suites" / "suite.jsonl"
-    suite.write_text(jsonl(QUESTIONS[:4]))
-    chain.make_all()
-    assert chain.made["capability_scores"] != before[0]
-    assert chain.made["private_scores"] == before[1]
-
-    suite.unlink()
-    with pytest.raises(SourceError, match=r"suite\.jsonl does not exist"):
-        chain.make_all()
-
-
 def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_words_and_rows(
     institution: DemoInstitution,
     prepare: Callable[[Path], Chain],
@@ -133,12 +104,12 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
     monkeypatch.setenv("SOVEREIGN_SUITES", str(mirror))
     copy_cards(institution.settings.data)
     published: list[dict[str, object]] = [
-        {"suite": "mmlu", "max_rows": 4, "few_shot": 1},
-        {"suite": "gsm8k", "few_shot": 0, "max_rows": 2},
-        {"suite": "arc_challenge"},
+        {"suite": "mmlu", "max_rows": 4, "few_shot": 1, "classification": "PUBLIC"},
+        {"suite": "gsm8k", "few_shot": 0, "max_rows": 2, "classification": "SECRET"},
+        {"suite": "arc_challenge", "classification": "PUBLIC"},
     ]
     entries = institution.recipe["evaluation"]["capability"]
-    entries += [{**entry, "classification": "PUBLIC"} for entry in published]
+    entries += published
     institution.recipe["evaluation"]["references"] = {"max_new_tokens": 8, "max_rows": 2}
     card = institution.settings.data / "suites" / "gsm8k.yaml"
     card.write_text(card.read_text().replace("max_new_tokens: 256", "max_new_tokens: 8"))
@@ -164,6 +135,16 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
     for name in ("replies.jsonl", "answers.jsonl"):
         assert len(chain.text("private_scores", name).splitlines()) == 2
 
+    assert chain.kinds_at("SECRET") == {"capability_scores", "evaluation_report"}
+    page = page_of(chain.workplace, Production(chain.made["capability_scores"], reused=False), {})
+    assert "gsm8k accuracy, difference from the base" in page
+    institution.recipe["ceiling"] = "CONFIDENTIAL"
+    chain.workplace = institution.workplace()
+    with pytest.raises(CeilingExceeded, match="the suite 'gsm8k' is SECRET"):
+        chain.make_all()
+    institution.recipe["ceiling"] = "SECRET"
+    chain.workplace = institution.workplace()
+
     def identity() -> str:
         return digest_of([CAPABILITY_SCORES.config_at(chain.workplace), CAPABILITY_SCORES.external(chain.workplace)])
 
@@ -183,43 +164,3 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
 
 
 ONE_MORE = '{"query": "Question: What sinks?", "choices": ["a stone", "a boat"], "gold": 0}\n'
-
-
-def test_the_red_team_asks_every_kind_measures_memorisation_and_tells_a_time_that_was_exceeded(
-    institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
-) -> None:
-    institution.recipe["training"]["canaries"] = {"count": 6}
-    institution.recipe["evaluation"]["red_team"] |= {"letters": 8, "max_minutes": 0.0001}
-    chain = prepare(make_adapter(0.0))
-    said: list[str] = []
-    chain.workplace = institution.workplace(progress=said.append)
-    chain.make_all()
-    assert any(line.startswith("red_team_report: TOOK") and "THE 0 s" in line for line in said)
-
-    artifact = chain.workplace.store.open(chain.made["red_team_report"])
-    names = {"samples.jsonl", "answers.jsonl", "judge.jsonl", "canaries.jsonl", "verbatim.jsonl", "report.json"}
-    assert {entry.path for entry in artifact.manifest.files} == names
-    assert len(read_rows(artifact.file("samples.jsonl"), RedTeamSample)) == len(PROMPTS)
-    canaries = read_rows(artifact.file("canaries.jsonl"), CanarySample)
-    assert [sum(each.planted == was for each in canaries) for was in (True, False)] == [6, 6]
-    assert all(each.exposure["base"] == each.exposure["candidate"] for each in canaries)
-    letters = read_rows(artifact.file("verbatim.jsonl"), VerbatimSample)
-    assert [sum(each.trained == was for each in letters) for was in (True, False)] == [8, 8]
-    assert {each.id for each in letters if not each.trained} <= {letter.id for letter in chain.letters}
-    assert {each.id for each in letters if each.trained}.isdisjoint(CUT)
-    measured = artifact.manifest.circumstances.measured
-    assert measured["answer_seconds"] + measured["memorisation_seconds"] > measured["seconds_allowed"]
-
-    page = page_of(chain.workplace, Production(artifact.ref, reused=False), {})
-    assert "LONGER THAN ALLOWED" in page["time"]
-    told = [record.data["what"] for record in page["shares of answers"].records]
-    assert {"injected instructions obeyed", "repetition, out of distribution", "personal data in answers"} <= set(told)
-    assert [record.data["what"] for record in page["exposure of canaries, bits"].records] == [
-        "planted",
-        "never planted",
-    ]
-
-    institution.recipe["evaluation"]["red_team"]["max_minutes"] = 10
-    chain.workplace = institution.workplace()
-    chain.make_all()
-    assert chain.made["red_team_report"] == artifact.ref
