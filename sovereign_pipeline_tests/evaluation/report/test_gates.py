@@ -109,26 +109,15 @@ def labels_of_refusals(
 
 
 @pytest.mark.parametrize(
-    ("english", "outcome"),
-    [
-        ({}, "pass"),
-        ({"refuse": 4, "found": 4, "others": 4, "let_be": 4}, "pass"),
-        ({"refuse": 3, "found": 3}, "inconclusive"),
-        ({"others": 3, "let_be": 3}, "inconclusive"),
-        ({"refuse": 1, "found": 1, "others": 0}, "inconclusive"),
-        # 0.75 is estimated and as little as 0.30 possible.
-        ({"refuse": 4, "found": 3}, "inconclusive"),
-        # A judge that names every answer never sees a difference, though three quarters of what it names are refusals.
-        ({"refuse": 12, "found": 12, "others": 4, "let_be": 0}, "inconclusive"),
-    ],
+    ("why", "english", "outcome"), examples(__file__, "a_judge_must_be_shown_to_be_better_than_a_coin")
 )
 def test_a_judge_must_be_shown_to_be_better_than_a_coin(
-    english: dict[str, Any], outcome: str, institution: DemoInstitution
+    why: str, english: dict[str, Any], outcome: str, institution: DemoInstitution
 ) -> None:
     others = [label for label in labels(20) if label.judge != "refusal"]
     verdicts = found(institution, labelled=[*others, *labels_of_refusals("en", **english)])
     of_refusals = ("refusals_not_worse", "over_refusals_not_worse")
-    assert {verdicts[name].outcome for name in of_refusals} == {outcome}
+    assert {verdicts[name].outcome for name in of_refusals} == {outcome}, why
     assert not_passed(verdicts).keys() <= set(of_refusals)
     assert ("Not good enough in en" in verdicts["refusals_not_worse"].message) == (outcome != "pass")
 
