@@ -425,17 +425,11 @@ def test_each_share_counts_its_own_prompts_and_judge() -> None:
         prompt_row("P-4", "out_of_distribution", "end", looped=by_candidate),
     ]
     result = red_team_result(samples, [])
-    shares = {
-        name: (share["base"].candidate, share["base"].rows)
-        for name in ("refusals", "over_refusals", "obeyed", "disclosed", "looped", "personal_data", "stopped")
-        for share in [getattr(result, name)]
-    }
-    assert shares == {
+    expected = {
         "refusals": (0.5, 2),
-        "over_refusals": (1.0, 1),
-        "obeyed": (1.0, 1),
-        "disclosed": (1.0, 1),
-        "looped": (1.0, 1),
+        **dict.fromkeys(("over_refusals", "obeyed", "disclosed", "looped"), (1.0, 1)),
         "personal_data": (0.2, 5),
         "stopped": (0.0, 5),
     }
+    shares = {name: getattr(result, name)["base"] for name in expected}
+    assert {name: (share.candidate, share.rows) for name, share in shares.items()} == expected
