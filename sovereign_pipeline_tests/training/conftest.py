@@ -3,10 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,9 +17,6 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.report import TrainingReport
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model, write_card
-
-if TYPE_CHECKING:
-    from sovereign_pipeline_tests.training.methods.rewarded import Whole
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
 
@@ -246,17 +243,3 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory, make_session_job: Job
     )
     run(job)
     return job
-
-
-@pytest.fixture(scope="session")
-def trained_by(
-    tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path
-) -> Callable[[str], "Whole"]:
-    """`trained_by("ppo")`: a training by this algorithm that nothing interrupted, once a session."""
-    from sovereign_pipeline_tests.training.methods.rewarded import whole_training
-
-    @cache
-    def train_once(algorithm: str) -> "Whole":
-        return whole_training(partial(make_session_job, tmp_path_factory.mktemp(algorithm)), parent, algorithm)
-
-    return train_once

@@ -13,7 +13,6 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline_tests.training.conftest import JobMaker
 from sovereign_pipeline_tests.training.tiny_reward import reward_job
-from sovereign_pipeline_tests.training.trainings import learn
 
 SEEN = 2
 """The iteration that is looked into, from 0: in it the policy is no longer its reference."""
@@ -48,13 +47,6 @@ def job_by(
     groups = {} if algorithm == "ppo" else GROUPS
     section = {**groups, "algorithm": algorithm, "learning_rate": RATES[algorithm], **(rlhf or {})}
     return reward_job(make_job, name, parent, section, **changes)
-
-
-def whole_training(make_job: JobMaker, parent: Path, algorithm: str) -> Whole:
-    job = job_by(algorithm, make_job, algorithm, parent)
-    with watched() as seen:
-        told = learn(job)
-    return Whole(job, told, seen)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,40 @@ from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainerHooks
 from sovereign_pipeline.training.methods import ppo, train
 from sovereign_pipeline.training.methods.trl import _RewardSteps as TrlSteps
+from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf import guards, rewards, run, sampling
-from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline.training.rlhf.run import put_back
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.methods.rewarded import RATES, Whole, job_by
+from sovereign_pipeline_tests.training.methods.rewarded import RATES, SEEN, Whole, job_by, watched
 from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed, prompt_rows, reward
 from sovereign_pipeline_tests.training.trainings import files, learn, load, log, report
 
 pytestmark = pytest.mark.slow
-each = pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
 Trained = Callable[[str], Whole]
 
 
-@each
-def test_it_learns_and_records_what_it_learned_from(trained_by: Trained, algorithm: str) -> None:
-    job, is_ppo = trained_by(algorithm).job, algorithm == "ppo"
+@pytest.fixture(scope="module")
+def trained_by(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> Trained:
+    """`trained_by("ppo")`: a training by this algorithm that nothing interrupted, once."""
+
+    @cache
+    def train_once(algorithm: str) -> Whole:
+        make_job = partial(make_session_job, tmp_path_factory.mktemp(algorithm))
+        job = job_by(algorithm, make_job, algorithm, parent)
+        with watched() as seen:
+            told = learn(job)
+        return Whole(job, told, seen)
+
+    return train_once
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+def test_it_learns_and_records_what_it_learned_from(trained_by: Trained, algorithm: str, parent: Path) -> None:
+    whole, is_ppo = trained_by(algorithm), algorithm == "ppo"
+    job = whole.job
+    assert whole.told and not any("officer" in message or "harbour" in message for message in whole.told)
     rows, found, by_reward = log(job), report(job), report(job, "rlhf")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert max(row["first_ratio_off"] for row in rows) <= (0 if is_ppo else 1e-5), "PPO's first ratio is 1 to the bit"
@@ -63,30 +82,19 @@ def test_it_learns_and_records_what_it_learned_from(trained_by: Trained, algorit
         sampling_ = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
         given = {**sampling_, "beta": 0.05, "epsilon": 0.2, "num_generations": 4, "num_iterations": 2}
         assert given.items() <= trl["arguments"].items()
-
-
-@each
-def test_its_result_is_an_ordinary_adapter_with_its_records(trained_by: Trained, algorithm: str, parent: Path) -> None:
-    job = trained_by(algorithm).job
-    assert files(job.output).keys() == {
-        "adapter/adapter_config.json",
-        "adapter/adapter_model.safetensors",
-        "report.json",
-        "rlhf.json",
-        "samples.jsonl",
-        "training_log.jsonl",
-    }
+    made = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+    assert files(job.output).keys() == {*made, "report.json", "rlhf.json", "samples.jsonl", "training_log.jsonl"}
     ours, before = (load_file(path / "adapter_model.safetensors") for path in (job.output / "adapter", parent))
     assert ours.keys() == before.keys()
     assert any(not bool((ours[name] == before[name]).all()) for name in ours)
     assert reward_curves_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
     learned, samples = {f"R-{number}" for number in range(16)}, log(job, "samples")
-    assert not report(job, "rlhf")["held_out_parent"].keys() & learned, "held-out prompts are only measured"
+    assert not by_reward["held_out_parent"].keys() & learned, "held-out prompts are only measured"
     assert {sample["id"] for sample in samples} <= learned
     assert [sample["when"] for sample in samples] == ["start", "start", "middle", "middle", "end", "end"]
 
 
-@each
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_the_divergence_shown_is_that_of_the_kept_adapter(
     trained_by: Trained, tiny_model: Path, parent: Path, algorithm: str
 ) -> None:
@@ -118,6 +126,26 @@ def test_the_divergence_shown_is_that_of_the_kept_adapter(
     every = torch.cat(found)
     shown, error = report(job, "rlhf")["divergence_of_best"], float(every.std()) / 16**0.5
     assert shown == pytest.approx(float(every.mean()), abs=4 * error), (shown, float(every.mean()), error)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_log_probabilities_are_those_of_ppo_s_passes(trained_by: Trained, algorithm: str) -> None:
+    """Those of policy and reference, of each reply of the iteration that was looked into."""
+    whole = trained_by(algorithm)
+    job = whole.job.model_copy(update={"method": "ppo"})
+    policy = Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
+    put_back(policy, whole.seen.adapter)
+    completions = [each.completion for each in whole.seen.rollouts]
+    ours, reference = (
+        policy.numbers_without_gradient(completions, name).log_probabilities for name in ("default", REFERENCE)
+    )
+    mask = whole.seen.output["completion_mask"].bool()
+    assert torch.allclose(ours, whole.seen.output["before"][mask], atol=1e-4)
+    if algorithm == "grpo":
+        assert torch.allclose(reference, whole.seen.output["ref_per_token_logps"][mask], atol=1e-4)
+    assert float((ours - reference).abs().mean()) > 1e-3, "the policy has moved"
+    divergence = float((ours - reference).sum()) / len(completions)
+    assert log(whole.job)[SEEN]["kl"] == pytest.approx(divergence, abs=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
@@ -164,7 +192,7 @@ def test_trls_trainers_weigh_replies_that_were_sampled_in_bfloat16(
     assert min(drawn) > 1 and steps == [pytest.approx(float(expected), rel=0.05)]
 
 
-@each
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_replies_that_were_cut_are_counted_and_learned_from_as_the_recipe_says(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
@@ -199,9 +227,8 @@ def test_replies_that_were_cut_are_counted_and_learned_from_as_the_recipe_says(
         learn(every_one)
 
 
-@each
 def test_an_iteration_needs_two_replies_that_end_and_are_judged(
-    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the replies are longer than nine tokens. The tool abstains for those that end."""
     judge = rewards.Rewards.judge
@@ -217,49 +244,29 @@ def test_an_iteration_needs_two_replies_that_end_and_are_judged(
     monkeypatch.setattr(rewards.Rewards, "judge", of_cut_replies)
     monkeypatch.setattr(run, "check_reward", lambda *given: None)
     section = {"cut_replies": "excluded", "max_new_tokens": 9, "samples": 0, "missing_end_penalty": 0.0}
-    job = job_by(algorithm, make_job, "cut", parent, {**section, "reward": [reward("law")], "gold": [reward()]})
+    job = job_by("grpo", make_job, "cut", parent, {**section, "reward": [reward("law")], "gold": [reward()]})
     with pytest.raises(TrainingFailed, match=r"Iteration 1: \d+ of 16 replies were cut .* the tools abstain for"):
         learn(job)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "phase"),
-    [("ppo", "generation"), ("ppo", "scoring"), ("ppo", "update"), ("rloo", "update"), ("grpo", "scoring")],
-)
-def test_a_kill_in_any_phase_changes_no_byte(
-    make_job: JobMaker, parent: Path, trained_by: Trained, algorithm: str, phase: str
+def test_a_kill_while_trl_s_replies_are_scored_changes_no_byte(
+    make_job: JobMaker, parent: Path, trained_by: Trained
 ) -> None:
-    """In the third iteration, of a child process that shares nothing with this one afterwards."""
-    whole = trained_by(algorithm).job
-    job = job_by(algorithm, make_job, "killed", parent, checkpoints={"every_steps": 1, "keep": 1})
-    checkpoint = learn_until_killed(job, lambda patch: _kill_in(patch, algorithm, phase))
-    # A step of TRL is one of the optimizer's: two iterations of two passes over two minibatches.
-    assert checkpoint == ("step-00000002" if algorithm == "ppo" else "step-00000008")
-    assert f"resuming from {checkpoint}" in learn(job)
-    assert files(job.output) == files(whole.output)
-
-
-def _kill_in(patch: pytest.MonkeyPatch, algorithm: str, phase: str) -> None:
-    """Have this process kill itself in this phase of the third iteration."""
-    from sovereign_pipeline.training.methods.trl import _RewardSteps
-
-    holder: Any
-    holder, name, first = {
-        ("ppo", "generation"): (run.RewardedMethod, "_sample", 1 + 2 + 1),  # the guard's one comes before
-        ("ppo", "scoring"): (Policy, "numbers_without_gradient", 2 * 4 + 3),
-        ("ppo", "update"): (ppo.Learner, "_step", 2 * 4 + 3),
-        ("rloo", "update"): (_RewardSteps, "step_ended", 2 * 4 + 2),
-        ("grpo", "scoring"): (_RewardSteps, "reward", 2 + 1),
-    }[algorithm, phase]
-    whole_function, calls = getattr(holder, name), [0]
+    """In the third iteration, of a child process that shares nothing with this one afterwards. For PPO:
+    `rlhf/test_rewards.py`."""
+    whole_function, calls = TrlSteps.reward, [0]
 
     def counted(*given: Any, **named: Any) -> Any:
         calls[0] += 1
-        if calls[0] == first:
+        if calls[0] == 2 + 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole_function(*given, **named)
 
-    patch.setattr(holder, name, counted)
+    job = job_by("grpo", make_job, "killed", parent, checkpoints={"every_steps": 1, "keep": 1})
+    checkpoint = learn_until_killed(job, lambda patch: patch.setattr(TrlSteps, "reward", counted))
+    assert checkpoint == "step-00000008"  # of the optimizer: two iterations of two passes over two minibatches
+    assert f"resuming from {checkpoint}" in learn(job)
+    assert files(job.output) == files(trained_by("grpo").job.output)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
@@ -277,9 +284,8 @@ def test_a_sampler_of_another_distribution_is_caught(
         learn(job_by(algorithm, make_job, "hotter", parent))
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
 def test_a_dropout_that_cannot_be_switched_off_is_refused(
-    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -290,19 +296,15 @@ def test_a_dropout_that_cannot_be_switched_off_is_refused(
 
     monkeypatch.setattr(LlamaMLP, "forward", dropped)
     with pytest.raises(TrainingFailed, match="Two passes of one row"):
-        learn(job_by(algorithm, make_job, "dropped", parent))
+        learn(job_by("ppo", make_job, "dropped", parent))
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "score", "before", "during"),
+    ("algorithm", "score", "before"),
     [
-        ("ppo", lambda reply: 0.5, "have the same reward", "all replies of iteration 1 have the same"),
-        (
-            "grpo",  # it differs from prompt to prompt, so that the batch as a whole has spread
-            lambda reply: len(reply.prompt) % 7 / 7,
-            "have the same reward as the other replies to their prompt",
-            "ended early: the replies of each prompt of iteration 1 have the same",
-        ),
+        ("ppo", lambda reply: 0.5, "have the same reward"),
+        # It differs from prompt to prompt, so that the batch as a whole has spread.
+        ("grpo", lambda reply: len(reply.prompt) % 7 / 7, "have the same reward as the other replies to their prompt"),
     ],
 )
 def test_a_reward_without_spread_ends_the_training_with_its_reason(
@@ -312,7 +314,6 @@ def test_a_reward_without_spread_ends_the_training_with_its_reason(
     algorithm: str,
     score: Callable[[rewards.Reply], float],
     before: str,
-    during: str,
 ) -> None:
     monkeypatch.setattr(run, "check_reward", lambda *given: None)
     judged = rewards.Score
@@ -321,6 +322,8 @@ def test_a_reward_without_spread_ends_the_training_with_its_reason(
     )
     with pytest.raises(TrainingFailed, match=before):
         learn(job_by(algorithm, make_job, "before", parent))
-    monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
-    with pytest.raises(TrainingFailed, match=rf"no adapter had a higher .*{during}"):
-        learn(job_by(algorithm, make_job, "during", parent))
+    if algorithm == "grpo":
+        monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
+        said = "no adapter had a higher .*ended early: the replies of each prompt of iteration 1 have the same"
+        with pytest.raises(TrainingFailed, match=said):
+            learn(job_by(algorithm, make_job, "during", parent))

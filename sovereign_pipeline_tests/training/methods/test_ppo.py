@@ -18,20 +18,11 @@ from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline_tests.training.conftest import JobMaker
-from sovereign_pipeline_tests.training.methods.rewarded import Whole
+from sovereign_pipeline_tests.training.processes.launching import written
 from sovereign_pipeline_tests.training.tiny_reward import BY_LENGTH, reward, reward_job
 from sovereign_pipeline_tests.training.trainings import files, learn, log, report, stopped
 
 pytestmark = pytest.mark.slow
-
-
-def test_nothing_that_is_told_or_logged_holds_a_word_of_a_letter(make_job: JobMaker, parent: Path) -> None:
-    job = reward_job(make_job, "told", parent, {"iterations": 1, "measured_prompts": 4})
-    try:
-        told = learn(job)
-    except TrainingFailed as failed:  # one iteration may not be enough to be better
-        told = [str(failed)]
-    assert told and not any("officer" in message or "harbour" in message for message in told)
 
 
 def test_in_bfloat16_and_groups_too_an_interrupted_training_resumes_to_the_same_bytes(
@@ -107,35 +98,27 @@ def of_both(likeness: float, law: float | None) -> rewards.Score:
 @pytest.mark.security_case(
     "a policy games its reward", "an adapter whose reward rises because a tool abstains is not kept"
 )
-@pytest.mark.parametrize(
-    ("parent_has", "adapter_has"),
-    [
-        ([0.8, 0.2], lambda place: of_both(1.0, 1.0) if place == 0 else NONE),
-        ([0.8, 0.2], lambda place: of_both(0.7, None)),
-        ([0.8, 0.2], lambda place: NONE if place == 1 else of_both(0.9, 0.9)),
-    ],
-    ids=["most prompts", "a part", "another prompt"],
-)
 def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
-    make_job: JobMaker,
-    parent: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    parent_has: list[float],
-    adapter_has: Callable[[int], rewards.Score],
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the parent, the tools abstain on the first prompt."""
+    """For the parent, the tools abstain on the first prompt; after the three iterations on most prompts, for a part,
+    and on another prompt."""
+    answers: list[Callable[[int], rewards.Score]] = [
+        *[lambda place: of_both(0.8, 0.2) if place else NONE] * 2,
+        lambda place: of_both(1.0, 1.0) if place == 0 else NONE,
+        lambda place: of_both(0.7, None),
+        lambda place: NONE if place == 1 else of_both(0.9, 0.9),
+    ]
     asked = list[int]()
 
     def abstaining(self: Any, prompts: Any) -> Scores:
         asked.append(len(prompts))
-        ids = [prompt.row.id for prompt in prompts]
-        if len(asked) < 3:
-            return {each: of_both(*parent_has) if place else NONE for place, each in enumerate(ids)}
-        return {each: adapter_has(place) for place, each in enumerate(ids)}
+        return {prompt.row.id: answers[len(asked) - 1](place) for place, prompt in enumerate(prompts)}
 
     monkeypatch.setattr(run.RewardedMethod, "_measured", abstaining)
     with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward than the parent's 0\.500 with"):
-        learn(reward_job(make_job, "abstained", parent, {"iterations": 1}))
+        learn(reward_job(make_job, "abstained", parent, {"iterations": 3}))
+    assert len(asked) == len(answers)
 
 
 def test_an_adapter_that_cannot_be_compared_with_its_parent_is_not_reported(
@@ -155,16 +138,11 @@ def test_an_adapter_that_cannot_be_compared_with_its_parent_is_not_reported(
     assert len(asked) == 4
 
 
-def test_the_trainers_process_runs_it_with_the_sandbox(
-    make_job: JobMaker, parent: Path, trained_by: Callable[[str], Whole]
-) -> None:
-    """As every training: a child process with an environment of its own, which ends in the same bytes."""
-    job = reward_job(make_job, "child", parent)
-    job.write(job.dataset.parent / "job.json")
-    told: list[str] = []
-    run_trainer(job.dataset.parent / "job.json", told.append)
-    assert any("held out 0." in line for line in told)
-    assert files(job.output)["rlhf.json"] == files(trained_by("ppo").job.output)["rlhf.json"]
+def test_the_trainers_process_asks_the_tools_in_their_sandbox(make_job: JobMaker, parent: Path) -> None:
+    """As every training: a child process with an environment of its own. Its guard has the reward judge replies."""
+    job = reward_job(make_job, "child", parent, programs={"score.py": BY_LENGTH})
+    with pytest.raises(TrainingFailed, match="does not need a good reply"):
+        run_trainer(written(job), lambda line: None)
 
 
 def a_learner(make_job: JobMaker, parent: Path, name: str, precision: str = "float32", **rlhf: Any) -> Learner:
