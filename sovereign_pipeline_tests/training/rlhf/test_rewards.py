@@ -127,36 +127,23 @@ def score(rows):
     assert tool(program).scores(REPLIES) == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("call", "program", "size", "scores"),
-    [
-        ("call_function", LENGTHS, lambda given: len(given[2]), [0.1, 0.2, 0.1]),
-        ("run_command", HALF, lambda given: given[3].count("\n"), [0.5, 0.5, 0.5]),
-    ],
-)
 def test_one_batch_is_one_call_and_what_was_said_is_not_asked_again(
-    tool: MakeTool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
-    program: str,
-    size: Callable[[Any], int],
-    scores: list[float],
+    tool: MakeTool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
     def counted(*given: Any) -> Any:
-        asked.append(size(given))
+        asked.append(len(given[2]))
         return whole_call(*given)
 
-    whole_call = getattr(rewards, call)
-    monkeypatch.setattr(rewards, call, counted)
-    first = tool(program)
+    whole_call = rewards.call_function
+    monkeypatch.setattr(rewards, "call_function", counted)
+    first, scores = tool(LENGTHS), [0.1, 0.2, 0.1]
     assert first.scores(REPLIES) == scores
     assert first.scores([*REPLIES, Reply("Question?", "zzz", COLUMNS)])[:3] == scores
-    assert tool(program).scores(REPLIES) == scores  # another process, after a kill
+    assert tool(LENGTHS).scores(REPLIES) == scores  # another process, after a kill
     assert asked == [2, 1]
-    tool(program + "  # changed").scores(REPLIES)
+    tool(LENGTHS + "  # changed").scores(REPLIES)
     assert asked == [2, 1, 2]
     assert not any("zzz" in each.read_text() for each in (tmp_path / "cache").iterdir())
 
@@ -332,32 +319,12 @@ def base_tensors(model: Any) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_three_adapters_stand_on_one_base_and_the_policy_stays_as_it_was(
-    job: TrainingJob, policy: Policy, reward_model: TrainingJob
-) -> None:
-    model, row = policy.model, held_out(reward_model)[0]
-    completions = [Completion([5, 9, 40], [7, 8, 2])]
-    base, numbers = base_tensors(model), policy.numbers_without_gradient(completions)
-    trained = {name for name, each in model.named_parameters() if each.requires_grad}
-    adapter = RewardAdapter(model, tokenizer(job), job)
-    adapter.judge([reply(row, row["rejected"])])
-    assert base_tensors(model) == base, "no second copy, and none was moved"
-    assert set(model.peft_config) == {"default", REFERENCE, REWARD}
-    adapters = [each.numel() for name, each in model.named_parameters() if "lora_" in name]
-    assert sum(adapters) == 3 * sum(each.numel() for each in policy.adapter.values())
-    assert (model.active_adapter, model.training) == ("default", True)
-    assert {name for name, each in model.named_parameters() if each.requires_grad} == trained == policy.adapter.keys()
-    after = policy.numbers_without_gradient(completions)
-    assert torch.equal(numbers.log_probabilities, after.log_probabilities)
-    assert set(policy.alone().peft_config) == {"default"}
-
-
-@pytest.mark.slow
 def test_a_score_is_that_of_the_reward_models_own_trainer(
     job: TrainingJob, policy: Policy, reward_model: TrainingJob
 ) -> None:
-    """The recorded scores, and those of the base that is read for the gate; for the end of turn and for a cut reply."""
-    rows = held_out(reward_model)
+    """The recorded scores, and those of the base that is read for the gate; for the end of turn and for a cut reply.
+    All adapters stand on one base."""
+    rows, base = held_out(reward_model), base_tensors(policy.model)
     adapter = RewardAdapter(policy.model, tokenizer(job), job)
     rows, recorded = rows[:6], log(reward_model, "held_out_scores")[:6]
     encoded = [encode(tokenizer(job), "reward", dict(row), job.eos_ids) for row in rows]
@@ -370,6 +337,9 @@ def test_a_score_is_that_of_the_reward_models_own_trainer(
             margin = wanted["rejected"] - wanted["chosen"]
             assert each.probability == pytest.approx(float(torch.sigmoid(torch.tensor(margin))), abs=1e-4)
     assert max(each.probability for each in found) < 0.5
+    assert base_tensors(policy.model) == base, "no second copy, and none was moved"
+    assert set(policy.model.peft_config) == {"default", REFERENCE, REWARD}
+    assert (policy.model.active_adapter, policy.model.training) == ("default", True)
     (own,) = adapter.judge([reply(rows[0], rows[0]["chosen"])])
     assert own.probability == 0.5, "as good as itself"
 
