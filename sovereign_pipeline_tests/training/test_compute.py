@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.policy.training import Sft
-from sovereign_pipeline.training.compute import Passed, flops_of
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
 from sovereign_pipeline_tests.training.methods.rewarded import job_by
@@ -98,8 +95,6 @@ ONE_STEP = {"epochs": 1, "minibatches": 1}
     ("algorithm", "steps", "tolerance"),
     [
         ("ppo", {}, VALUES),
-        ("rloo", {}, PADDED),
-        ("rloo", ONE_STEP, PADDED),
         ("grpo", {}, PADDED),
         ("grpo", ONE_STEP, PADDED),
     ],
@@ -123,37 +118,3 @@ def test_a_training_by_reward_counts_its_sampling_too(
 def test_a_reward_model_computes_no_logits(reward_model: TrainingJob) -> None:
     found = report(reward_model)
     assert found["compute"]["flops_by_part"]["head"] == 0 < found["compute"]["flops"] and found["tokens_trained"] > 0
-
-
-def test_the_operations_are_those_of_a_sum_by_hand(tiny_model: Path) -> None:
-    """Two layers of width 64 with 4 heads of 16, 2 of them for keys and values, a gated layer of 128, 400 words."""
-    shape = read_shape(str(tiny_model))
-    sft = Sft.model_validate({"rank": 4, "alpha": 8})
-    passed = Passed.of_pass([3, 5], predicted=2, apart=True)
-    matrices = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
-    lora = 2 * 4 * ((64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 128))
-    scores = 2 * 4 * 16 * (3 * 3 + 5 * 5)  # of two layers with 4 heads of 16
-    read = flops_of(shape, sft, Passed(), passed)
-    assert vars(read) == {
-        "layers": 2 * 8 * matrices,
-        "adapter": 2 * 8 * lora,
-        "head": 2 * 2 * 64 * 400,
-        "attention": 2 * 2 * scores,
-    }
-    learned = flops_of(shape, sft, passed, Passed())
-    first = 64 * 64 + 2 * 64 * 32  # queries, keys and values read embeddings, which have no gradient
-    assert learned.layers == 2 * read.layers - 2 * 8 * first
-    assert learned.adapter == 3 * read.adapter - 2 * 8 * 3 * 4 * 64
-    assert (learned.head, learned.attention) == (2 * read.head, 3 * read.attention)
-
-
-@pytest.mark.parametrize(
-    ("padded", "expected"),
-    [
-        # Prompts of 2 (twice) and 3; replies of 1, 3 and 2, whose last tokens are not read.
-        (False, Passed(tokens=2 + 3 + 0 + 2 + 1, predicted=2 + 3, pairs=4 + 9 + 0 + (3 + 4) + 4)),
-        (True, Passed(tokens=2 * 3 + 3 * 2, predicted=2 + 6, pairs=2 * 9 + 3 * (4 + 5))),
-    ],
-)
-def test_a_reply_is_sampled_token_by_token(padded: bool, expected: Passed) -> None:
-    assert Passed.sampled([[1, 2], [1, 2], [1, 2, 3]], [1, 3, 2], padded) == expected
