@@ -4,10 +4,9 @@ import json
 import os
 import socket
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.sampling import Rollout, VllmSampler, sample
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
+from sovereign_pipeline_tests.dagster.stand_ins import Server
 from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.tiny_reward import reward_job
@@ -87,35 +87,25 @@ GOOD = {
 }
 
 
-class FaultyServer(ThreadingHTTPServer):
-    """Answers what a test tells it to, and notes what it was asked."""
+class FaultyServer(Server):
+    """Answers what a test tells it to."""
 
     def __init__(self, answer: Any = None, version: str = "0.32.0", status: int = 200) -> None:
+        super().__init__()
         self.answer, self.version, self.status = answer or {"choices": [GOOD]}, version, status
-        self.asked: list[tuple[str, Any]] = []
-        super().__init__(("127.0.0.1", 0), _Answering)
 
+    def respond(self, request: Any, path: str, query: dict[str, str], body: Any) -> None:
+        if request.command == "GET":
+            request.tell({"version": self.version})
+        elif self.answer == "no JSON":
+            request.send_response(200)
+            request.end_headers()
+            request.wfile.write(b"secretword")
+        else:
+            request.tell(self.answer, self.status if path == "/v1/completions" else 200)
 
-class _Answering(BaseHTTPRequestHandler):
-    server: FaultyServer
-
-    def do_GET(self) -> None:
-        self._send(200, {"version": self.server.version})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, body))
-        self._send(self.server.status if self.path == "/v1/completions" else 200, self.server.answer)
-
-    def _send(self, status: int, content: Any) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
+    def asked(self, wanted: str) -> list[Any]:
+        return [body for _, path, body in self.seen if path == f"/v1/{wanted}"]
 
 
 MakeServer = Callable[..., FaultyServer]
@@ -124,17 +114,8 @@ MakeJob = Callable[..., TrainingJob]
 
 @pytest.fixture
 def serve() -> Iterator[MakeServer]:
-    running: list[FaultyServer] = []
-
-    def start(*given: Any, **options: Any) -> FaultyServer:
-        running.append(FaultyServer(*given, **options))
-        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.shutdown()
-        each.server_close()
+    with ExitStack() as running:
+        yield lambda *given, **options: running.enter_context(FaultyServer(*given, **options).serving())
 
 
 def sampler(server: FaultyServer, copies: Path, weights: Callable[[], bytes] = lambda: b"weights") -> VllmSampler:
@@ -143,7 +124,7 @@ def sampler(server: FaultyServer, copies: Path, weights: Callable[[], bytes] = l
         (directory / "adapter_config.json").write_text("{}")
         (directory / "adapter_model.safetensors").write_bytes(weights())
 
-    return VllmSampler(Rollouts(url=f"http://127.0.0.1:{server.server_port}", copies=copies), "0123" * 16, write)
+    return VllmSampler(Rollouts(url=server.address, copies=copies), "0123" * 16, write)
 
 
 def sampled(sampler_: VllmSampler, prompts: int = 1) -> Any:
@@ -157,7 +138,7 @@ def test_a_server_is_asked_for_the_models_own_distribution_with_ids_and_seeds(
     engine = sampler(server, tmp_path)
     (first, _) = sampled(engine, prompts=2)
     assert first.completion.reply_ids == [7, EOS_ID] and first.log_probabilities == [-1.5, -0.5] and first.ended
-    asked = [body for path, body in server.asked if path == "/v1/completions"]
+    asked = server.asked("completions")
     for body in asked:
         assert (body["prompt"], body["temperature"], body["max_tokens"]) == (PROMPT, 0.7, 4)
         assert (body["top_k"], body["top_p"], body["min_p"], body["stop_token_ids"]) == (-1, 1.0, 0.0, [EOS_ID])
@@ -172,37 +153,36 @@ def test_another_policy_is_another_adapter_and_nothing_is_left_behind(serve: Mak
     for each in (b"first", b"first", b"second"):
         weights[0] = each
         sampled(engine)
-    loads = [body for path, body in server.asked if path == "/v1/load_lora_adapter"]
+    loads = server.asked("load_lora_adapter")
     assert len({body["lora_name"] for body in loads}) == len(loads) == 2
     assert not Path(loads[0]["lora_path"]).exists() and Path(loads[1]["lora_path"]).is_dir()
     engine.close()
     assert [*tmp_path.iterdir()] == []
-    assert server.asked[-1] == ("/v1/unload_lora_adapter", {"lora_name": loads[1]["lora_name"]})
+    assert server.asked("unload_lora_adapter")[-1] == {"lora_name": loads[1]["lora_name"]}
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [
-        {"token_ids": [7]},
-        {"token_ids": [], "logprobs": {"token_logprobs": []}},
-        {"token_ids": [7, 8, 9, 10, EOS_ID], "logprobs": {"token_logprobs": [-1.0] * 5}},
-        {"token_ids": ["7", EOS_ID]},
-        {"logprobs": None},
-        {"logprobs": {"token_logprobs": [None, -0.5]}},
-        {"logprobs": {"token_logprobs": [float("nan"), -0.5]}},
-        {"prompt_token_ids": [1, *PROMPT]},
-        {"finish_reason": "length"},
-        {"token_ids": [7, 8]},
-        {"token_ids": [EOS_ID, EOS_ID]},
-    ],
-    ids=["cut", "nothing", "too long", "texts", "no logs", "a missing log", "nan", "another prompt", "no end",
-         "another end", "past its end"],
-)  # fmt: skip
-def test_an_answer_in_another_form_stops_the_training(
-    serve: MakeServer, tmp_path: Path, choice: dict[str, Any]
-) -> None:
-    with pytest.raises(TrainingFailed, match=r"its answer lacks the token ids|a reply ends neither"):
-        sampled(sampler(serve({"choices": [{**GOOD, **choice}]}), tmp_path))
+OTHER_FORMS: dict[str, dict[str, Any]] = {
+    "cut": {"token_ids": [7]},
+    "nothing": {"token_ids": [], "logprobs": {"token_logprobs": []}},
+    "too long": {"token_ids": [7, 8, 9, 10, EOS_ID], "logprobs": {"token_logprobs": [-1.0] * 5}},
+    "texts": {"token_ids": ["7", EOS_ID]},
+    "no logs": {"logprobs": None},
+    "a missing log": {"logprobs": {"token_logprobs": [None, -0.5]}},
+    "nan": {"logprobs": {"token_logprobs": [float("nan"), -0.5]}},
+    "another prompt": {"prompt_token_ids": [1, *PROMPT]},
+    "no end": {"finish_reason": "length"},
+    "another end": {"token_ids": [7, 8]},
+    "past its end": {"token_ids": [EOS_ID, EOS_ID]},
+}
+
+
+def test_an_answer_in_another_form_stops_the_training(serve: MakeServer, tmp_path: Path) -> None:
+    server = serve()
+    for form, choice in OTHER_FORMS.items():
+        server.answer = {"choices": [{**GOOD, **choice}]}
+        with pytest.raises(TrainingFailed, match=r"its answer lacks the token ids|a reply ends neither"):
+            sampled(sampler(server, tmp_path))
+            pytest.fail(form)
 
 
 def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothing(
@@ -212,7 +192,7 @@ def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothi
         sampled(sampler(serve({"error": "secretword"}, status=500), tmp_path))
     assert "secretword" not in str(failed.value)
     with pytest.raises(TrainingFailed, match="its answer is not JSON"):
-        sampled(sampler(serve(b"secretword"), tmp_path))
+        sampled(sampler(serve("no JSON"), tmp_path))
     with pytest.raises(TrainingFailed, match=r"it is vLLM 0\.31\.2"):
         sampler(serve(version="0.31.2"), tmp_path)
     with pytest.raises(TrainingFailed, match="it does not answer"):
