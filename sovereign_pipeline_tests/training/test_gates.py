@@ -55,6 +55,7 @@ def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     institution: DemoInstitution, base_that_stops: Path
 ) -> None:
     write_card(institution.settings.data, "tiny", base_that_stops)
+    institution.recipe["training"]["sft"]["epochs"] = 3
     chain = Chain(institution.workplace())
     evidence = chain.make(chain.sft)["end_of_turn_trained"].evidence
     assert evidence["stop_rate_base"] == evidence["stop_rate_adapter"] == 1.0
@@ -66,9 +67,9 @@ def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     assert "the base ends 4 and the adapter 0" in away.message
 
 
-@pytest.mark.parametrize(("adapter", "precision"), [("lora", "bfloat16"), ("qlora", "bfloat16"), ("none", "bfloat16")])
+@pytest.mark.parametrize("adapter", ["lora", "qlora", "none"])
 def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
-    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, precision: str
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
 ) -> None:
     """A base of 70 billion parameters that was trained in NF4 would not fit into any host in float32.
 
@@ -76,10 +77,10 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     """
     from transformers import LlamaForCausalLM
 
-    sft = {**institution.recipe["training"]["sft"], "adapter": adapter, "precision": precision, "learning_rate": 2e-3}
+    sft = institution.recipe["training"]["sft"]
+    sft |= {"adapter": adapter, "precision": "bfloat16", "learning_rate": 2e-3, "epochs": 4}
     if adapter == "none":
         del sft["rank"], sft["alpha"]
-    institution.recipe["training"]["sft"] = sft
     chain = Chain(institution.workplace())
     chain.make(chain.sft)
     asked = set()
@@ -92,7 +93,7 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     of_llama = LlamaForCausalLM.forward
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     verdict = chain.gate("end_of_turn_trained", chain.refs["sft_adapter"])
-    assert verdict.passed and asked == {precision}
+    assert verdict.passed and asked == {"bfloat16"}
     if adapter == "qlora":
         asked.clear()
         monkeypatch.setattr(gates, "available_memory", lambda: (1_000, "cpu"))
