@@ -114,7 +114,7 @@ class Example(NamedTuple):
 
 def example_of(row: dict[str, Any]) -> Example:
     """An example of the table."""
-    each = {key: filled(value) if isinstance(value, str) else value for key, value in row.items()}
+    each: dict[str, Any] = {key: filled(value) if isinstance(value, str) else value for key, value in row.items()}
     for files in ("letter", "reply"):
         each[files] = [file_of(*file) for file in row.get(files, ())]
     for outcomes_ in ("files", "of_reply"):

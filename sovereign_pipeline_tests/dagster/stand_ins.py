@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlparse
 
 
@@ -60,7 +60,7 @@ class Server(ABC):
         """Answer one request by `request.tell`."""
 
     @contextmanager
-    def serving(self) -> Iterator["Server"]:
+    def serving(self) -> Iterator[Self]:
         self._thread.start()
         try:
             yield self

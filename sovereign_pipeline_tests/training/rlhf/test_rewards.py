@@ -13,7 +13,7 @@ import torch
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256
-from sovereign_pipeline.base.sandbox import python_parts
+from sovereign_pipeline.base.sandbox import call_function, python_parts
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.policy.rlhf import Rlhf
@@ -134,9 +134,8 @@ def test_one_batch_is_one_call_and_what_was_said_is_not_asked_again(
 
     def counted(*given: Any) -> Any:
         asked.append(len(given[2]))
-        return whole_call(*given)
+        return call_function(*given)
 
-    whole_call = rewards.call_function
     monkeypatch.setattr(rewards, "call_function", counted)
     first, scores = tool(LENGTHS), [0.1, 0.2, 0.1]
     assert first.scores(REPLIES) == scores
