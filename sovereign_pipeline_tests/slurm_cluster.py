@@ -129,13 +129,6 @@ class Cluster:
         hide = " && ".join(f"mount -t tmpfs -o size=1m none {directory}" for directory in hidden)
         self._start(f"slurmd{node}", node, f"{hide} && exec slurmd -D -N node{node} -f {self.root}/slurm.conf")
 
-    def kill_node(self, node: int) -> None:
-        """End every process of a node at once, as a loss of power does."""
-        for process in _run("ip", "netns", "pids", self._namespace(node)).split():
-            with suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
-        self.processes.pop(f"slurmd{node}").wait()
-
     def listeners(self, node: int) -> set[str]:
         """The addresses at which Python processes of a node listen, without their ports."""
         listed = _run("ip", "netns", "exec", self._namespace(node), "ss", "--no-header", "-ltnp").splitlines()

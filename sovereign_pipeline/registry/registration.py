@@ -7,8 +7,7 @@ model if the base model was tuned here. Held-out documents do not count. Canarie
 import datetime
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -388,8 +387,7 @@ def register(
         dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets
     }
     own = {dataset.digest for dataset in record.datasets}
-    found = trained_data(store, inputs["aligned_adapter"], own, record.base_model.digest)
-    rests_on, contents = as_entered(store, found)
+    rests_on, contents = as_entered(store, inputs["aligned_adapter"], own, record.base_model.digest)
     actor = People(registry.settings).commitment_of(account())
     with registry.writing() as session:
         known = _registered(session, record_ref)
@@ -514,29 +512,6 @@ def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
     return row
 
 
-@dataclass(frozen=True)
-class TrainedOn:
-    """The datasets and base models in the lineage of an adapter, its parents and a base model that was tuned here."""
-
-    datasets: Mapping[ArtifactRef, bool]
-    """Dataset -> True if the adapter itself was trained on it. False if only a parent adapter or the base model was."""
-    base_models: Mapping[str, bool]
-    """Digest of a base model's files -> True if it is the adapter's own base model."""
-
-
-def trained_data(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str) -> TrainedOn:
-    """Collect the datasets and base models in the lineage of an adapter's artifact.
-
-    Args:
-        own: digests of the datasets that the adapter's record names.
-        base_model: digest of the files of the adapter's base model.
-    """
-    datasets, base_models = trained_on(store, [adapter])
-    return TrainedOn(
-        {each: each.digest in own for each in datasets}, {**dict.fromkeys(base_models, False), base_model: True}
-    )
-
-
 def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:
     """Return the ids of a dataset's rows and the names of its sources, after hashing every file."""
     dataset = store.open(ref)
@@ -544,12 +519,24 @@ def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[
     return row_ids(dataset), {source["name"] for source in card["sources"]}
 
 
-def as_entered(store: ArtifactStore, found: TrainedOn) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the lineage for the registration's ledger entry, and the documents and sources of each dataset. These are
-    stored with the entry, and recalls search them."""
-    contents = {ref: contents_of(*read_dataset(store, ref)) for ref in found.datasets}
+def as_entered(
+    store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the datasets and base models in an adapter's lineage for the registration's ledger entry, and the
+    documents and sources of each dataset. These are stored with the entry, and recalls search them.
+
+    `directly` is True for a dataset that the adapter itself was trained on, False if only a parent adapter or the base
+    model was. A base model is True if it is the adapter's own.
+
+    Args:
+        own: digests of the datasets that the adapter's record names.
+        base_model: digest of the files of the adapter's base model.
+    """
+    refs, base_models = trained_on(store, [adapter])
+    contents = {ref: contents_of(*read_dataset(store, ref)) for ref in refs}
     datasets = {
-        ref.digest: {"directly": directly, "contents": hashlib.sha256(contents[ref]).hexdigest()}
-        for ref, directly in found.datasets.items()
+        ref.digest: {"directly": ref.digest in own, "contents": hashlib.sha256(content).hexdigest()}
+        for ref, content in contents.items()
     }
-    return {"datasets": datasets, "base_models": dict(found.base_models)}, list(contents.values())
+    entered = {"datasets": datasets, "base_models": {**dict.fromkeys(base_models, False), base_model: True}}
+    return entered, list(contents.values())

@@ -1,17 +1,30 @@
-"""The program as a whole: generated pages are current, the nearest commands, and what a command imports."""
+"""The program as a whole: generated pages are current and explain all, the nearest commands, what a command imports."""
 
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from pydantic import BaseModel
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.reference import leaves
 from sovereign_pipeline.cli.terminal import LONGEST_TABLE, print_rows
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import models_in
+from sovereign_pipeline.privacy.vault_cli import app as vault_app
+from sovereign_pipeline.record.trust_cli import app as trust_app
+from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
+from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 
@@ -23,6 +36,31 @@ def test_the_generated_pages_are_current() -> None:
     spec.loader.exec_module(docs)
     stale = [path.name for path, text in docs.pages().items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"{', '.join(stale)}: not what the code says now. Run `make docs` and commit what it wrote."
+
+
+@pytest.mark.parametrize("program", [app, vault_app, trust_app, transcripts_app])
+def test_every_command_and_argument_is_explained(program: typer.Typer) -> None:
+    for path, command in leaves(get_command(program), ""):
+        assert command.help, f"{path} has no help"
+        without = [each.name for each in command.params if each.name != "help" and not getattr(each, "help", None)]
+        assert not without, f"{path}: no help for {without}"
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for nested in models_in(field.annotation):
+            yield from models(nested)
+
+
+@pytest.mark.parametrize("model", [Line, Institution, BaseModelCard, SuiteCard])
+def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
+    every = set(models(model))
+    without = [
+        f"{each.__name__}.{key}" for each in every for key, it in each.model_fields.items() if not it.description
+    ]
+    without += [each.__name__ for each in every if not each.__doc__]
+    assert not without, f"{', '.join(without)}: write a docstring below it"
 
 
 PROGRAM = """
@@ -44,7 +82,7 @@ def test_listing_adapters_loads_neither_corpus_nor_detectors(tmp_path: Path) -> 
     assert "none yet" in ended.stdout
     loaded = set(ended.stderr.split())
     assert "record" in loaded
-    assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration"}
+    assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "dagster"}
 
 
 def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

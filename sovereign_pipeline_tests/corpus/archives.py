@@ -62,14 +62,14 @@ def _day(number: int) -> datetime.date:
     return datetime.date(2024, 1, 8) + datetime.timedelta(days=number)
 
 
-def by_path(form: str, cases: int = 40, seed: int = 3, suffixes: Sequence[str] = _SUFFIXES) -> Archive:
+def by_path(form: str, cases: int = 40, seed: int = 3) -> Archive:
     """Return an archive with the answer in its file names. form: a key of FORMS."""
     draw, made = random.Random(f"{form}{seed}"), Archive()
     letter_at, reply_at, day_as, case_as = FORMS[form]
     for number in range(cases):
         language = ("en", "ar")[number % 2]
         case = case_as(number)
-        day, kind = _day(3 * number), draw.choice(suffixes)
+        day, kind = _day(3 * number), draw.choice(_SUFFIXES)
 
         def at(
             pattern: str,
@@ -93,7 +93,7 @@ def by_path(form: str, cases: int = 40, seed: int = 3, suffixes: Sequence[str] =
             made.put(at(reply_at, day - datetime.timedelta(days=9), kind), body())
             continue
         later, answer = day + datetime.timedelta(days=5), body()
-        reply_kind = draw.choice(suffixes)
+        reply_kind = draw.choice(_SUFFIXES)
         name = at(reply_at, later, reply_kind)
         reply = made.put(name, answer)
         made.pairs.add((letter, reply))

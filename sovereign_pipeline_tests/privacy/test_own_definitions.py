@@ -32,15 +32,18 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import classified, document, scrub
 
-BERTHS = {
-    "definition": {
-        "name": "Berth licences",
-        "supported_entity": "BERTH_LICENCE",
-        "patterns": [{"name": "licence", "regex": r"\bBL-[A-Z]{3}-\d{3}\b", "score": 0.9}],
-    },
-    "kind": "CR",
-    "canary": {"text": "The licence is BL-ABC-123.", "finds": "BL-ABC-123"},
-}
+
+def defined(name: str, regex: str, text: str, finds: str) -> dict[str, Any]:
+    """A definition of one pattern, and its canary."""
+    pattern = {"name": name.lower(), "regex": regex, "score": 0.9}
+    return {
+        "definition": {"name": name, "supported_entity": "BERTH_LICENCE", "patterns": [pattern]},
+        "kind": "CR",
+        "canary": {"text": text, "finds": finds},
+    }
+
+
+BERTHS = defined("Berth licences", r"\bBL-[A-Z]{3}-\d{3}\b", "The licence is BL-ABC-123.", "BL-ABC-123")
 HERE = __name__
 
 
@@ -149,15 +152,7 @@ def test_a_pattern_that_takes_too_long_stops_instead_of_being_skipped(monkeypatc
     from presidio_analyzer import pattern_recognizer
 
     monkeypatch.setattr(pattern_recognizer, "REGEX_TIMEOUT_SECONDS", 0.01)
-    slow = {
-        "definition": {
-            "name": "Slow",
-            "supported_entity": "SLOW",
-            "patterns": [{"name": "slow", "regex": r"(?:a|aa)+(?:b|$)c|BL-1", "score": 0.9}],
-        },
-        "kind": "CR",
-        "canary": {"text": "BL-1", "finds": "BL-1"},
-    }
+    slow = defined("Slow", r"(?:a|aa)+(?:b|$)c|BL-1", "BL-1", "BL-1")
     with pytest.raises(PrivacyError, match=r"RecognizerSkippedError at .* in row R-7\."):
         scrub(scrubber(slow), document("a" * 5_000 + "!", id="R-7"))
 
