@@ -90,7 +90,7 @@ def write_result(directory: Path, corpus_file: Path, corpus: Corpus) -> None:
 
 def of_no_cluster() -> dict[str, str]:
     """The environment of a process that was told nothing of a Ray."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_AUTH_"))}
     return {**others, "PYTHONPATH": str(PROJECT_ROOT)}
 
 
