@@ -11,8 +11,8 @@ from typing import Any
 
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.pinned import chat_template, eos_ids
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
+from sovereign_pipeline.training.launcher import run_trainer
 
 
 @dataclass(frozen=True)

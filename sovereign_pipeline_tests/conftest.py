@@ -87,7 +87,7 @@ def pytest_configure() -> None:
     """
     for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
         os.environ.pop(variable, None)
-    os.environ["RAY_worker_niceness"] = "0"  # with Ray's 15, a worker gets a 30th of a core that another test uses
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - with 15, they starve beside other tests
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 

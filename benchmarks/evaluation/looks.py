@@ -17,9 +17,8 @@ import yaml
 from benchmarks.harness import say
 from sovereign_pipeline.base.intervals import CONFIDENCE, at_confidence, clustered_interval
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.evaluation.power import gate_powers
 from sovereign_pipeline.evaluation.report.looks import confidence_at
-from sovereign_pipeline.evaluation.statistics import POWER, normal_quantile
+from sovereign_pipeline.evaluation.statistics import POWER, gate_powers, normal_quantile
 from sovereign_pipeline.policy.line import Line
 
 PROJECT = Path(__file__).resolve().parents[2]

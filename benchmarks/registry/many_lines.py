@@ -198,7 +198,7 @@ def pages(settings: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
     from sovereign_pipeline.policy.serving import Role
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.serving.gateway.auth import add_token
-    from sovereign_pipeline.web.artifact_pages import create_app
+    from sovereign_pipeline.web.routes import create_app
 
     grant = Role(clearance="SECRET", admin=True)
     token, _ = add_token(settings, open_registry(settings), "reader", grant, 1, "benchmark")

@@ -23,10 +23,10 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.vault_cli import keygen
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.here import run_trainer
+from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.rlhf.prompts import (
     halves,
     read_prompts,

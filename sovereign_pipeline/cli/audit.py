@@ -29,8 +29,7 @@ from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier,
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import acts_of_revoked_keys, replace_trust, rule_file, rules, trust_on_record
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
-from sovereign_pipeline.record.officers import TRUST
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import TRUST, People
 from sovereign_pipeline.record.tree import check, prove, size_of
 from sovereign_pipeline.record.verifying import rows_beside, verify_registry
 from sovereign_pipeline.record.witnesses import read_policy

@@ -37,14 +37,14 @@ from sovereign_pipeline.cli.terminal import (
 from sovereign_pipeline.corpus.documents_from_rows import Sample, format_numbers, sample_of
 from sovereign_pipeline.corpus.extraction import KINDS, extract
 from sovereign_pipeline.corpus.stages import MOST_IN_OTHER_LANGUAGE
-from sovereign_pipeline.evaluation.power import (
+from sovereign_pipeline.evaluation.statistics import (
     CHANGED_ANSWERS,
     CHANGED_CHOICES,
     CHANGED_CONTINUATIONS,
+    POWER,
     GatePower,
     gate_powers,
 )
-from sovereign_pipeline.evaluation.statistics import POWER
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, line_names, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.reference import json_schema

@@ -22,7 +22,7 @@ from sovereign_pipeline.cli.terminal import (
     print_wrong,
     tell_progress,
 )
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.review.acts import find_last, signed_acts
 from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
 from sovereign_pipeline.review.closing import close, findings_in, read_log, rows_of

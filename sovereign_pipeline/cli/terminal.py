@@ -132,7 +132,7 @@ class Home:
     @property
     def actor(self) -> str:
         """The commitment to this account's name, which the ledger stores."""
-        from sovereign_pipeline.record.people import People
+        from sovereign_pipeline.record.officers import People
 
         return People(self.settings).commitment_of(account())
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError, SourceError
-from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base.text import and_more, counted, folded
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.opening import name_without_packing
 from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import LAYOUT_FIELDS, ColumnTreatment, Source

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from sovereign_pipeline.base.errors import PrivacyError, RecipeError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base.text import and_more, counted, folded
 from sovereign_pipeline.corpus.columns import (
     FIELD_OF_ROLE,
     NO_SCREEN,
@@ -37,7 +37,6 @@ from sovereign_pipeline.corpus.document import (
 )
 from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, extract
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import language_in, unsearched_language
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, conversation_of
 from sovereign_pipeline.corpus.opening import reject_unreadable

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from sovereign_pipeline.base.errors import InputError, SovereignError, WorkerKilled
-from sovereign_pipeline.base.processes import keep_private, silence
+from sovereign_pipeline.base.processes import WorkerPool, keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.record.stage import Progress
 

@@ -13,10 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.text import compared_as
+from sovereign_pipeline.base.text import compared_as, folded
 from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
 from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, printable

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.base.files import short
-from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base.text import and_more, counted, folded
 from sovereign_pipeline.corpus.columns import SPELLINGS_REMEMBERED, ColumnScreen
 from sovereign_pipeline.corpus.document import (
     Document,
@@ -30,7 +30,6 @@ from sovereign_pipeline.corpus.document import (
 )
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader, levels_by_case, readers_of, source_digests
 from sovereign_pipeline.corpus.extraction import extractor_of
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import unsearched_language
 from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.corpus.parsing import digest_of_source

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.base.text import counted, folded
 from sovereign_pipeline.corpus.columns import format_columns, may_be_request, names_field, names_of, plain
 from sovereign_pipeline.corpus.documents_from_rows import Sample, sample_of
 from sovereign_pipeline.corpus.file_formats import has_header
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     UNFINISHED,

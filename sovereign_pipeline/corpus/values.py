@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from sovereign_pipeline.base.text import compared_as
+from sovereign_pipeline.base.text import compared_as, folded
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import WantedValue
 
 _NAMES_OF_LANGUAGES = {

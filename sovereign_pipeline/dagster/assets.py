@@ -17,14 +17,13 @@ from sovereign_pipeline.dagster.asset_details import is_number, schema_of
 from sovereign_pipeline.dagster.asset_page import nothing_to_do, page_of
 from sovereign_pipeline.dagster.chain import PRESENTATION
 from sovereign_pipeline.dagster.jobs import MLFLOW_CHECK
-from sovereign_pipeline.dagster.launching import launch_with_pipes
-from sovereign_pipeline.dagster.resources import LINES, materialized
+from sovereign_pipeline.dagster.resources import LINES, launch_with_pipes, materialized
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.gates import evaluate_gates, may_be_waived, recorded_verdict, waiver_in
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Gate, Stage, Verdict, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import (

@@ -25,9 +25,14 @@ from sovereign_pipeline.base.text import counted, duration, silent
 from sovereign_pipeline.dagster.asset_details import picture, table
 from sovereign_pipeline.dagster.assets import as_failures, mirrored_run
 from sovereign_pipeline.dagster.chain import DEVICE_POOL
-from sovereign_pipeline.dagster.launching import key_of_marks, launch_with_pipes
 from sovereign_pipeline.dagster.plots import experiment_png
-from sovereign_pipeline.dagster.resources import DATA_VERSION_TAG, EXPERIMENTS, register_experiments
+from sovereign_pipeline.dagster.resources import (
+    DATA_VERSION_TAG,
+    EXPERIMENTS,
+    key_of_marks,
+    launch_with_pipes,
+    register_experiments,
+)
 from sovereign_pipeline.dagster.runner import Tell, execute, reason_of, run_line
 from sovereign_pipeline.policy.experiment import Experiment, Setting, load_experiment, recipe_diff, settings_of
 from sovereign_pipeline.policy.institution import Here, load_institution

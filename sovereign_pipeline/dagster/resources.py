@@ -1,9 +1,9 @@
-"""Define Dagster's resources, instance and partitions. No resource has a run configuration, so that nobody can change a
-line's rules in Dagster's launchpad."""
+"""Define Dagster's resources, instance and partitions, and launch the trainer from an asset. No resource has a run
+configuration, so that nobody can change a line's rules in Dagster's launchpad."""
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -11,15 +11,22 @@ from sqlalchemy import NullPool, create_engine, select
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignError, StaleInput
-from sovereign_pipeline.base.files import short, write_atomically
+from sovereign_pipeline.base.files import keyed_digest, read_secret, short, write_atomically
 from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.policy.experiment import experiment_names
+from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Slurm, load_institution
 from sovereign_pipeline.policy.line import line_names
 from sovereign_pipeline.record.database import claim_for_home, is_on_postgresql, name_of_home, open_registry, place_of
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Launch
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
+from sovereign_pipeline.training.kubernetes_jobs import run_trainer_on_kubernetes
+from sovereign_pipeline.training.launcher import run_trainer
+from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
+from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 
 Clock = Callable[[], datetime.datetime]
 """Function that returns the current time in UTC."""
@@ -179,3 +186,52 @@ def register_experiments(instance: dg.DagsterInstance, settings: Settings) -> No
         instance.delete_dynamic_partition("experiment", name)
     if new := [name for name in there if name not in known]:
         instance.add_dynamic_partitions("experiment", new)
+
+
+def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
+    """Return a launcher that runs the trainer where `institution.yaml` says. The trainer reports to this step."""
+
+    def run(job: Path) -> None:
+        key = key_of_marks(settings, job)
+        environment = {KEY_VARIABLE: key}
+        match load_institution(settings.data).trainer:
+            case Here():
+                _run_here(context, job, environment)
+            case Kubernetes() as place:
+                run_trainer_on_kubernetes(job, place, settings, context.log.info, key)
+            case Ray() as place:
+                _run_on_ray(context, place, settings, job, environment)
+            case Slurm() as place:
+                run_trainer_on_slurm(job, place, settings, context.log.info, key)
+
+    return run
+
+
+def key_of_marks(settings: Settings, job: Path) -> str:
+    """Return the key that authenticates the checkpoints of a training, 64 hex digits. It depends on the training's
+    identity."""
+    identity = TrainingJob.read(job).identity
+    return keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode()).hex()
+
+
+def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping[str, str]) -> None:
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        run_trainer(job, context.log.info, {**environment, **session.get_bootstrap_env_vars()})
+
+
+def _run_on_ray(
+    context: dg.AssetExecutionContext, place: Ray, settings: Settings, job: Path, environment: Mapping[str, str]
+) -> None:
+    """Run the trainer on Ray. The Pipes files are in the directory of the job file, on a volume that both machines
+    share."""
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),
+        message_reader=dg.PipesFileMessageReader(str(job.parent / "pipes-messages.jsonl")),
+    ) as session:
+        given = {**environment, **session.get_bootstrap_env_vars()}
+        run_trainer_on_ray(job, place, context.log.info, given, settings.secret_directories)

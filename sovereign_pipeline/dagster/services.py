@@ -145,7 +145,7 @@ def _services(ports: Ports, started: float) -> list[Service]:
             ports.review,
             "/static/icon.svg",
         ),
-        _page("artifact pages", _module("web.artifact_pages", ports.pages), ports.pages, "/ready"),
+        _page("artifact pages", _module("web.routes", ports.pages), ports.pages, "/ready"),
         *_auditors(ports.auditor),
     ]
 

@@ -29,7 +29,7 @@ from sovereign_pipeline.split.contained_texts import (
 )
 from sovereign_pipeline.split.features import memory_for_runs, read_columns
 from sovereign_pipeline.split.pieces import Pieces, in_pieces
-from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
+from sovereign_pipeline.split.shingles import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import (
     digest_of_items,

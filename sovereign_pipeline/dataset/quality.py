@@ -16,10 +16,10 @@ from pathlib import Path
 import yaml
 
 from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.document import Document, Role
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import LEAST_LETTERS, is_in_other_script
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 
 RUNNING_LINE_WORDS = 8
 """Number of words up to which a last line may be a signature or a list item. A longer line counts as a sentence."""

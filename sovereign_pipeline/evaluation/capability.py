@@ -22,7 +22,7 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.statistics import ShareDifference, grouped, share_differences
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import (
     AnyRow,

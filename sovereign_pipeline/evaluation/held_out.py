@@ -6,9 +6,8 @@ from functools import cache
 from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.base.text import counted, folded
 from sovereign_pipeline.corpus.document import Document, Message
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.jsonl import conversation_row
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text, reply_text
@@ -31,7 +30,7 @@ from sovereign_pipeline.evaluation.statistics import (
     share_differences,
 )
 from sovereign_pipeline.policy.evaluation import References
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 from sovereign_pipeline.suites.rows import rank
 
 CHOICE_TOKEN_BUDGET = 10_000

@@ -31,8 +31,7 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.record.notes import Note
-from sovereign_pipeline.record.officers import TRUST, pipeline_signer, trust_root
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import TRUST, People, pipeline_signer, trust_root
 from sovereign_pipeline.record.sealing import bundles_of, sealed_at
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.statements import EVIDENCE, SUFFIX, Statement, Subject, sign_statement

@@ -12,11 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import read_bounded
-from sovereign_pipeline.evidence.documents import AdapterFacts
+from sovereign_pipeline.evidence.documents import THIRD, AdapterFacts
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter
-from sovereign_pipeline.registry.compute import THIRD
 from sovereign_pipeline.training.compute import COUNTED
 
 UNWRITTEN = "Not known to this system"

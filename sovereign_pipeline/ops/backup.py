@@ -29,8 +29,7 @@ from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.checkpoints import checkpoint_file, only_writer
 from sovereign_pipeline.record.database import is_on_postgresql, open_registry, place_of, registry_url
-from sovereign_pipeline.record.officers import pipeline_signer, trust_root
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People, pipeline_signer, trust_root
 from sovereign_pipeline.record.stage import Progress
 
 ASIDE = ".backup-"

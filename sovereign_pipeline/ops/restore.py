@@ -35,8 +35,7 @@ from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.manifest import ARTIFACTS, make_private
 from sovereign_pipeline.record.merkle import is_consistent
 from sovereign_pipeline.record.notes import Note, TreeHead
-from sovereign_pipeline.record.officers import KEY_ID, trust_root
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import KEY_ID, People, trust_root
 from sovereign_pipeline.record.sealing import LedgerSeals, open_store
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.store import ArtifactStore

@@ -28,7 +28,7 @@ from sovereign_pipeline.privacy.identifiers.numbers import without_file_numbers
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
 from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.latin_names import firms
-from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.lexicon import recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
 from sovereign_pipeline.base.errors import PrivacyError, WorkerKilled
-from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base.text import Countdown, and_more, counted, folded
 from sovereign_pipeline.corpus.document import Document, jsonl_line, not_a_document
 from sovereign_pipeline.corpus.engines import Engine, choose_engine
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.privacy.case_files import Findings

@@ -12,7 +12,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import PROPERTY_NAME, Document, properties_in
-from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.lexicon import recased
 from sovereign_pipeline.privacy.normalisation import APART, Characters, Leaf, NormalisedText, characters_of, normalise
 
 _TOOLS = "tools"

@@ -11,9 +11,8 @@ from statistics import fmean
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, canonical_json, digest_of
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
-from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.base.text import and_more, folded
 from sovereign_pipeline.corpus.document import Document, read_documents
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments

@@ -21,8 +21,7 @@ from pydantic_core import to_json
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.base.files import file_sha256, short
-from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.base.text import and_more, folded
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import typer
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
-from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.privacy.vault import MappingRow, StatedMapping, fingerprint_of, public_key_of, read_vault
 
 AUDIT_FILE = "audit.jsonl"

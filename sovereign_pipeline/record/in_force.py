@@ -16,8 +16,7 @@ from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, REGISTERED, append
-from sovereign_pipeline.record.officers import OFFICER, TRUST, actor_of
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import OFFICER, TRUST, People, actor_of
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 

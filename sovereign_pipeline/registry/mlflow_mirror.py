@@ -24,7 +24,7 @@ from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import State, adapters_of, states
 from sovereign_pipeline.record.database import Registry, claim_for_home, is_on_postgresql, name_of_home, parsed_url
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, numbers_of, row_as_dict

@@ -33,8 +33,7 @@ from sovereign_pipeline.record.catalog import adapters_of, find_adapter, is_regi
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.gates import assert_inputs_usable, passing_verdict
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.officers import officer_in_short
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People, officer_in_short
 from sovereign_pipeline.record.stage import (
     Built,
     Config,

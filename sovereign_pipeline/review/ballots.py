@@ -18,7 +18,7 @@ from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
+from sovereign_pipeline.record.officers import COMMITMENT, People, person_in_short
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Ballot, BlindReview, Guess, SignInLink, SignInUse

@@ -21,8 +21,15 @@ from sovereign_pipeline.record import audit_log as audit
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_line, trust_root, verify_act
-from sovereign_pipeline.record.people import People, person_in_short
+from sovereign_pipeline.record.officers import (
+    People,
+    assert_may,
+    officer_of,
+    on_one_line,
+    person_in_short,
+    trust_root,
+    verify_act,
+)
 from sovereign_pipeline.record.statements import EARLY_CLOSING, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import (

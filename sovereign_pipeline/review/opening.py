@@ -17,9 +17,9 @@ from sovereign_pipeline.policy.evaluation import FEWEST_OPERATORS, MOST_OPERATOR
 from sovereign_pipeline.record.catalog import find_adapter, registered_as
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.people import People
-from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.review import acts
@@ -35,7 +35,7 @@ class ReviewRequest:
     """The choices of the person who opens a review. The recipe decides everything else."""
 
     actor: str
-    """Stored identifier of the person who opens the review, for the ledger (`record/people.py`)."""
+    """Stored identifier of the person who opens the review, for the ledger (`record/officers.py`)."""
     candidate_stage: Stage
     """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()

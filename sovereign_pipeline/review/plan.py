@@ -18,7 +18,7 @@ from sovereign_pipeline.corpus.document import Message, read_jsonl
 from sovereign_pipeline.policy.evaluation import Criterion, Review
 from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.people import person_in_short
+from sovereign_pipeline.record.officers import person_in_short
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import BlindReview
 from sovereign_pipeline.record.tree import RegistryDamaged
@@ -115,7 +115,7 @@ class ReviewPlan(Frozen):
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """Stored identifier or number of an operator (`record/people.py`) -> the operator's pairs in display order."""
+    """Stored identifier or number of an operator (`record/officers.py`) -> the operator's pairs in display order."""
     ballots: int
     """Number of ballots at which the review may be closed, not counting ties for identical answers."""
     margin: float

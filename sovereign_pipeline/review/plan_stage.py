@@ -9,12 +9,11 @@ from typing import Protocol
 
 from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError, SourceError
 from sovereign_pipeline.base.files import canonical_json, digest_of
-from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base.text import Countdown, and_more, counted, folded
 from sovereign_pipeline.base_models.chat_text import encode_text
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.corpus.document import Document, Message, read_documents, write_jsonl
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset import jsonl
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
@@ -41,7 +40,7 @@ from sovereign_pipeline.review.plan import (
     seal_answers,
 )
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 from sovereign_pipeline.suites.rows import EvaluationItem, digest_of_items, read_items
 from sovereign_pipeline.training.continuation import all_that_is_beneath
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model

@@ -12,8 +12,7 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import at_confidence, confidence
 from sovereign_pipeline.evaluation.report.looks import confidence_at
 from sovereign_pipeline.policy.evaluation import Criterion
-from sovereign_pipeline.record.officers import officer_in_short
-from sovereign_pipeline.record.people import person_in_short
+from sovereign_pipeline.record.officers import officer_in_short, person_in_short
 from sovereign_pipeline.record.stage import Outcome, Verdict
 from sovereign_pipeline.record.tables import Ballot, Guess
 from sovereign_pipeline.record.tree import RegistryDamaged
@@ -25,7 +24,7 @@ from sovereign_pipeline.review.plan import (
     commitment,
     in_words,
 )
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 
 POWER = 0.8
 

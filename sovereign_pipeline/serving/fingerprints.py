@@ -10,9 +10,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from sovereign_pipeline.base.files import Frozen
-from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.processes import WorkerPool, silence
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.base_models.chat_text import chat_text, encode_text
 from sovereign_pipeline.base_models.tool_form import tool_form_of
 from sovereign_pipeline.dataset.jsonl import as_served

@@ -43,7 +43,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
 from sovereign_pipeline.serving.screening import document_with, in_texts, with_originals
 from sovereign_pipeline.serving.transcripts import SUFFIX, Rating, Transcript, sealed_in, unseal
-from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.split.shingles import normal_text
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from functools import cache
 from typing import Literal
 
 from sovereign_pipeline.base.errors import PrivacyError, ScannerLost, SovereignError
-from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.processes import WorkerPool, silence
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments

@@ -12,15 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.shingles import SLOTS, Shingles, are_among, repeated_shingles, runs_of_about, slots_of
-from sovereign_pipeline.split.similarity import (
+from sovereign_pipeline.split.shingles import (
     SHORT_WORDS,
+    SLOTS,
+    Shingles,
+    are_among,
     blocks_of,
     key_of,
     letters_of,
     long_arguments,
     normal_form,
     normal_text,
+    repeated_shingles,
+    runs_of_about,
+    slots_of,
     word_shingles,
 )
 

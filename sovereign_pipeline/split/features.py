@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.text import Countdown, silent
+from sovereign_pipeline.base.text import Countdown, folded, folded_author, silent
 from sovereign_pipeline.corpus.document import Document, not_a_document, read_documents
 from sovereign_pipeline.corpus.engines import choose_engine, unprepared
-from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.record.stage import Progress, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.contained_texts import TEXT_COLUMNS, TextCollector, Texts, texts_of
-from sovereign_pipeline.split.shingles import Shingles
-from sovereign_pipeline.split.similarity import (
+from sovereign_pipeline.split.shingles import (
+    Shingles,
     key_of,
     normal_form,
     shingles_of_normal_forms,

@@ -23,10 +23,10 @@ from sovereign_pipeline.split.shingles import (
     are_among,
     cut_into_parts,
     jaccard_of_pairs,
+    mixed,
     parts_for,
     runs_of_about,
 )
-from sovereign_pipeline.split.similarity import mixed
 
 PERMUTATIONS = 256
 MINHASH_SEED = 7

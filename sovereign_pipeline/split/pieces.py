@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, Texts
-from sovereign_pipeline.split.shingles import are_among, runs_of_about
-from sovereign_pipeline.split.similarity import mixed
+from sovereign_pipeline.split.shingles import are_among, mixed, runs_of_about
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
 """Number of letters in a run, a power of two (about 6, 13 or 26 words) -> limit. The first length is used at which the

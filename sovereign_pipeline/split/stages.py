@@ -65,8 +65,14 @@ from sovereign_pipeline.split.near_duplicates import (
     near_duplicates,
 )
 from sovereign_pipeline.split.pieces import SHARE, Pieces, in_pieces
-from sovereign_pipeline.split.shingles import Rarity, Shingles
-from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE, least_digests, normal_form
+from sovereign_pipeline.split.shingles import (
+    CHARACTERS_PER_SHINGLE,
+    WORDS_PER_SHINGLE,
+    Rarity,
+    Shingles,
+    least_digests,
+    normal_form,
+)
 
 SELECTION_DRAWN = "selection side drawn"
 """Action of the ledger entry with the smallest digests of a selection side's texts. Settings are chosen with these

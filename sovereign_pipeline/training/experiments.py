@@ -25,8 +25,8 @@ from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.experiment import Experiment, Setting, Value
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Config, Inputs, Stage, Workplace, find_artifact, identity_of
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.continuation import parent_digests

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.text import Countdown, counted
+from sovereign_pipeline.base.text import Countdown, counted, folded
 from sovereign_pipeline.base_models.pinned import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import PAIRS, Row, documents_of, replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET

@@ -19,10 +19,9 @@ from typing import Any, Literal, overload
 
 from sovereign_pipeline.base.errors import TrainingFailed, WorkerKilled
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.processes import WorkerPool, silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, and_more
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.base_models.chat_text import chat_text, encode_text
 from sovereign_pipeline.base_models.tool_form import ToolForm, tool_form_of
 from sovereign_pipeline.dataset.jsonl import is_letter, user_message

@@ -19,10 +19,9 @@ from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.record.stage import Progress
-from sovereign_pipeline.training import here, launcher
-from sovereign_pipeline.training.here import ChildProcess, child_environment
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob, use_key
-from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE, ChildProcess, child_environment
 from sovereign_pipeline.training.preflight import give_memory_back
 from sovereign_pipeline.training.rows import EncodedRow
 from sovereign_pipeline.training.worker import collect_sigterm, run_job
@@ -153,7 +152,7 @@ class WarmTrainer:
             process.stdin.close()  # the end of its input ends the process
             process.stdout.close()
             try:
-                process.wait(timeout=here.SECONDS_OF_REPEATED_INTERRUPT)
+                process.wait(timeout=launcher.SECONDS_OF_REPEATED_INTERRUPT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sovereign_pipeline.base import workers
+from sovereign_pipeline.base import processes
 from sovereign_pipeline.base.errors import WorkerKilled
+from sovereign_pipeline.base.processes import WorkerPool
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 
@@ -64,7 +64,7 @@ def sigterm_is_ignored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("sigterm_is_ignored")
 def test_a_worker_that_inherited_an_ignored_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(processes, "SECONDS_BETWEEN_LOOKS", 0.5)
     with WorkerPool(2) as pool, pytest.raises(WorkerKilled, match="memory ran out"):
         list(pool.over(iter([1, 0]), kill_itself_or_sleep))
 
@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Pat
         tmp_path,
         "import os, signal, sys, time\n"
         "from multiprocessing.connection import Connection\n"
-        "from sovereign_pipeline.base import workers\n"
+        "from sovereign_pipeline.base import processes\n"
         "from sovereign_pipeline.base.errors import WorkerKilled\n"
         "def send_a_third_and_die(connection, content):\n"
         "    third = bytes(content[: len(content) // 3])\n"
@@ -95,9 +95,9 @@ def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Pat
         "    if number == 1: time.sleep(100_000)\n"
         "    Connection._send_bytes = send_a_third_and_die\n"
         "    return b'x' * 3_000\n"
-        "workers.SECONDS_BETWEEN_LOOKS = 0.5\n"
+        "processes.SECONDS_BETWEEN_LOOKS = 0.5\n"
         "if __name__ == '__main__':\n"
-        "    with workers.WorkerPool(2) as pool:\n"
+        "    with processes.WorkerPool(2) as pool:\n"
         "        try: list(pool.over(iter(range(2)), work))\n"
         "        except WorkerKilled as error: sys.exit(str(error))\n",
     )
@@ -120,7 +120,7 @@ def test_the_workers_end_with_their_parent_however_it_ends(tmp_path: Path) -> No
     parent = run_program(
         tmp_path,
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.base.workers import WorkerPool\n"
+        "from sovereign_pipeline.base.processes import WorkerPool\n"
         "from sovereign_pipeline_tests.base.test_workers import tell_and_stay\n"
         "if __name__ == '__main__':\n"
         "    with WorkerPool(2) as pool:\n"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import RecipeError, SourceError
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.columns import ColumnNames
 from sovereign_pipeline.corpus.document import Document, RowRejected
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.corpus.sources import read, write
 from sovereign_pipeline_tests.examples import examples

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.corpus.folding import folded, folded_author
+from sovereign_pipeline.base.text import folded, folded_author
 from sovereign_pipeline_tests.examples import examples
 
 SPELLINGS_OF_A_CASE = examples(__file__, "spellings_of_a_case")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.document import Document, Quarantined
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline_tests.corpus import sources
 from sovereign_pipeline_tests.examples import examples
 

@@ -9,15 +9,17 @@ import yaml
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.evaluation.memorisation import rise_over_control
-from sovereign_pipeline.evaluation.power import (
+from sovereign_pipeline.evaluation.statistics import (
     CHANGED_ANSWERS,
+    ShareDifference,
+    compare_shares,
+    evaluate_difference,
     gate_powers,
     least_rows,
     passing_probability,
     passing_probability_of_rise,
     rows_by_approximation,
 )
-from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares, evaluate_difference
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline_tests.conftest import DemoInstitution

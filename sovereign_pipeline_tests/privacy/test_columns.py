@@ -8,17 +8,17 @@ import pytest
 import yaml
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, QuarantineExceeded
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.corrections import word_lists_file
 from sovereign_pipeline.privacy.detection import SECRET_FILE, kinds_in_columns
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import careless, classified

@@ -33,8 +33,8 @@ from sovereign_pipeline.record.gates import waive as waive_by_key
 from sovereign_pipeline.record.keys import FileSigner, generate, read_key
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import TRUST, trust_root
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace, make_artifact
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import add_officer, revoke

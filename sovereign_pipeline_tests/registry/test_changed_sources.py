@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import ChangedRows
-from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset

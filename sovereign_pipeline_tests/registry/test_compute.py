@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.evidence.documents import compute_of
 from sovereign_pipeline.record.manifest import Circumstances, Manifest, Producer
-from sovereign_pipeline.registry.compute import compute_of
 
 COMPUTE = {"flops": 100, "tokens_generated": 7, "tokens_read": 0}
 STATED = {"training_compute": {"flops": 600.0, "source": "its report"}}

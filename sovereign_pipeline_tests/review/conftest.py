@@ -11,8 +11,8 @@ import pytest
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import evaluate_gates
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing, SignInLink
 from sovereign_pipeline.review import ballots

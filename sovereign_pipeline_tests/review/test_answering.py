@@ -10,8 +10,8 @@ import yaml
 
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.evaluation.arms.models import open_models
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
 from sovereign_pipeline.review.plan_stage import open_contenders

@@ -26,7 +26,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import BlindReview

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFou
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record import audit_log
-from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
+from sovereign_pipeline.record.officers import COMMITMENT, People, person_in_short
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench

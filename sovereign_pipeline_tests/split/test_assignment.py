@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, choose, components, hold_out, hold_out_newest
 from sovereign_pipeline.split.features import Ties, matters_of
-from sovereign_pipeline.split.similarity import key_of
+from sovereign_pipeline.split.shingles import key_of
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.policy.corpus import Split
-from sovereign_pipeline.split.similarity import key_of
+from sovereign_pipeline.split.shingles import key_of
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.split.chain import assigned
 

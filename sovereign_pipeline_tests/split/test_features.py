@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.document import Document, write_documents
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Paraphrases
 from sovereign_pipeline.split import features
@@ -27,7 +27,7 @@ from sovereign_pipeline.split.features import (
     read_columns,
     stop_without_the_model,
 )
-from sovereign_pipeline.split.similarity import key_of
+from sovereign_pipeline.split.shingles import key_of
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.ray_cluster import cluster

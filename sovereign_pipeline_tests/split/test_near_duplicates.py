@@ -21,8 +21,7 @@ from sovereign_pipeline.split.near_duplicates import (
     crossing_near_duplicates,
     near_duplicates,
 )
-from sovereign_pipeline.split.shingles import Rarity
-from sovereign_pipeline.split.similarity import mixed
+from sovereign_pipeline.split.shingles import Rarity, mixed
 from sovereign_pipeline_tests.split.chain import shingles_of, write_shingles
 from sovereign_pipeline_tests.split.test_similarity import document, string_jaccard, string_shingles
 

@@ -14,9 +14,9 @@ from sovereign_pipeline.split.shingles import (
     Rarity,
     Shingles,
     jaccard_of_pairs,
+    mixed,
     runs_of_about,
 )
-from sovereign_pipeline.split.similarity import mixed
 from sovereign_pipeline_tests.split.chain import write_shingles
 
 Rows = list[set[int]]

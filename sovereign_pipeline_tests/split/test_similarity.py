@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.similarity import blocks_of, mixed, normal_form
+from sovereign_pipeline.split.shingles import blocks_of, mixed, normal_form
 from sovereign_pipeline_tests.split.chain import shingles_of
 
 EXAMPLES = json.loads(Path(__file__).with_name("similarity.json").read_text(encoding="utf-8"))

@@ -165,7 +165,7 @@ def alone(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def on_one_machine(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     """The job of `make_for_two`, which two processes of this machine have run."""
-    from sovereign_pipeline.training.here import run_trainer
+    from sovereign_pipeline.training.launcher import run_trainer
     from sovereign_pipeline_tests.training.processes.launching import KEY, written
 
     job = make_session_job(tmp_path_factory.mktemp("one"), "machine", letters(24), sft={"epochs": 2}, devices=TWO)

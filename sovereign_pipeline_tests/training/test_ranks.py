@@ -19,9 +19,8 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
-from sovereign_pipeline.training.launcher import worker_environment
+from sovereign_pipeline.training.launcher import run_trainer, worker_environment
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, letters, pairs

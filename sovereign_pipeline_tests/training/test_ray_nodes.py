@@ -20,8 +20,7 @@ from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline.training.node_task import Order
-from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
-from sovereign_pipeline.training.ray_nodes import Nodes
+from sovereign_pipeline.training.ray_jobs import Nodes, run_trainer_on_ray
 from sovereign_pipeline_tests.ray_cluster import cluster
 from sovereign_pipeline_tests.training.conftest import TWO, JobMaker
 from sovereign_pipeline_tests.training.processes.launching import KEY, written
@@ -44,7 +43,7 @@ def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
         [
             sys.executable,
             "-m",
-            "sovereign_pipeline.training.ray_nodes",
+            "sovereign_pipeline.training.ray_jobs",
             *(str(file.with_name(name)) for name in ("order.json", "nodes.json")),
         ],
         stdout=subprocess.PIPE,

@@ -13,10 +13,9 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.dagster.plots import loss_curve_png
-from sovereign_pipeline.training import here, launcher
-from sovereign_pipeline.training.here import run_trainer
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import lock_of_line, read_result
-from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, written
 from sovereign_pipeline_tests.training.trainings import files, run
@@ -125,7 +124,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
             sys.executable,
             "-c",
             "import sys; from pathlib import Path;"
-            "from sovereign_pipeline.training.here import run_trainer;"
+            "from sovereign_pipeline.training.launcher import run_trainer;"
             "run_trainer(Path(sys.argv[1]), lambda line: print(line, flush=True))",
             str(written(job)),
         ],
@@ -144,7 +143,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
 
 
 def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(here, "SECONDS_OF_REPEATED_INTERRUPT", 0)
+    monkeypatch.setattr(launcher, "SECONDS_OF_REPEATED_INTERRUPT", 0)
     seen: list[int] = []
 
     def interrupt(line: str) -> None:
@@ -158,7 +157,7 @@ def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pyt
 
 def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C comes to a step of `sovereign run`: from the terminal, and at once again from Dagster's executor."""
-    monkeypatch.setattr(here, "SECONDS_OF_REPEATED_INTERRUPT", SECONDS)
+    monkeypatch.setattr(launcher, "SECONDS_OF_REPEATED_INTERRUPT", SECONDS)
     job = make_job("stopped", letters(12), sft={"epochs": 2000})
     told: list[str] = []
 

@@ -20,8 +20,8 @@ from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.gateway.auth import add_token
 from sovereign_pipeline.web.adapter_view import adapter_view
-from sovereign_pipeline.web.artifact_pages import create_app
 from sovereign_pipeline.web.rendering import AdapterView
+from sovereign_pipeline.web.routes import create_app
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor

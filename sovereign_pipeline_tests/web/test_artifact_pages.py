@@ -9,10 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.web import artifact_pages
-from sovereign_pipeline.web.artifact_pages import create_app
+from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.web import routes
+from sovereign_pipeline.web.routes import create_app
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 HTML = "<!doctype html><body><main><p>Passed</p><script>alert(1)</script></main></body>"
@@ -124,7 +124,7 @@ def test_the_documentation_is_served_and_loads_from_this_server_alone(
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<p>Start here", encoding="utf-8")
-    monkeypatch.setattr(artifact_pages, "SITE", tmp_path / "site")
+    monkeypatch.setattr(routes, "SITE", tmp_path / "site")
     with TestClient(create_app(institution.settings), base_url="http://127.0.0.1:8700") as client:
         page = client.get("/docs/")
         assert (page.status_code, page.text) == (200, "<p>Start here")

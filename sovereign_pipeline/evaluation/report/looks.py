@@ -23,8 +23,8 @@ from sqlalchemy import select
 from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import Frozen, digest_of
 from sovereign_pipeline.base.intervals import CONFIDENCE
+from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.corpus.document import Document, read_documents
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.audit_log import append
@@ -35,7 +35,7 @@ from sovereign_pipeline.record.stage import Outcome, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.split import HELD_OUT, SELECTION, TRAIN
-from sovereign_pipeline.split.similarity import is_mostly_in, least_digests, normal_form
+from sovereign_pipeline.split.shingles import is_mostly_in, least_digests, normal_form
 from sovereign_pipeline.split.stages import SELECTION_DRAWN
 from sovereign_pipeline.training.tuned_model import stated_weights
 

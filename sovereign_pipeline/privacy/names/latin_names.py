@@ -5,8 +5,10 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sovereign_pipeline.privacy.names.latin_words import (
+from sovereign_pipeline.privacy.names.lexicon import (
+    BESIDE,
     EACH_TOKEN,
+    LATIN,
     RUN,
     WHOLE_WORD,
     Kinds,
@@ -14,7 +16,6 @@ from sovereign_pipeline.privacy.names.latin_words import (
     kinds_of,
     without_accents,
 )
-from sovereign_pipeline.privacy.names.lexicon import BESIDE, LATIN
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.scorer import Candidate
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
 from sovereign_pipeline.privacy.names.latin_names import is_certain_alone, latin_candidates, one_word
-from sovereign_pipeline.privacy.names.latin_words import EACH_TOKEN, kinds_of, recased
-from sovereign_pipeline.privacy.names.lexicon import LATIN
+from sovereign_pipeline.privacy.names.lexicon import EACH_TOKEN, LATIN, kinds_of, recased
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.persons import folded_word
 from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Scorer, Script, explain, load_weights

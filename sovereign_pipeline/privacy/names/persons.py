@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 
-from sovereign_pipeline.privacy.names.latin_words import without_marks
-from sovereign_pipeline.privacy.names.lexicon import ARABIC, LATIN
+from sovereign_pipeline.privacy.names.lexicon import ARABIC, LATIN, without_marks
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
 
 

@@ -16,7 +16,7 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignIn
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tables import BlindReview
 from sovereign_pipeline.review.acts import assert_open, find_all_open, sealed_seed, secrets_directory, write_private

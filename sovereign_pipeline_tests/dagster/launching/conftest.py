@@ -12,7 +12,7 @@ import yaml
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.dagster import launching as trainer
+from sovereign_pipeline.dagster import resources as trainer
 from sovereign_pipeline.training import ray_jobs
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import make_job, make_session_job, tiny_model

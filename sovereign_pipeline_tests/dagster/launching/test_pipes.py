@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.dagster import launching as trainer
+from sovereign_pipeline.dagster import resources as trainer
 from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.training.launcher import (

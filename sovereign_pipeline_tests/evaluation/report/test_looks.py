@@ -32,7 +32,7 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.split import HELD_OUT, SELECTION
-from sovereign_pipeline.split.similarity import is_mostly_in, least_digests
+from sovereign_pipeline.split.shingles import is_mostly_in, least_digests
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.documents import document
 from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, stored_report

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.lexicon import recased
 from sovereign_pipeline.privacy.names.name_models import NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from sovereign_pipeline.review.page.app import create_app
+from sovereign_pipeline.review.page.app import CRITERION_MEANINGS, HERE, REFUSALS, create_app, direction
 from sovereign_pipeline.review.page.context import TURN_HEADINGS
-from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, REFUSALS, direction
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import BALLOT, RATINGS, PageClient, signed_in

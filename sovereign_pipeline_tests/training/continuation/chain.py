@@ -17,8 +17,8 @@ from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register, registered_adapter_stage

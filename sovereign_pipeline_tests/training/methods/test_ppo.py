@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.here import run_trainer
+from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.methods.ppo import Learner
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf import rewards, run

@@ -11,8 +11,8 @@ import pytest
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.training import launcher
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
+from sovereign_pipeline.training.launcher import run_trainer
 
 STEP, UNTIL = "SOVEREIGN_TEST_HALT_AT_STEP", "SOVEREIGN_TEST_HALT_UNTIL_THERE_IS"
 JOBS = "SOVEREIGN_TEST_JOBS"
