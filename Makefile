@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --progress-bar off --disable-pip-version-check
-# cpu: the CPU build where one is at hand (a folder of wheels, PyTorch's own index); cuda: the build of the package index.
+# cpu: the CPU build, if pip finds one (in a folder of wheels or PyTorch's own index); cuda: the build of the package index.
 TORCH ?= cpu
 LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
@@ -14,23 +14,23 @@ export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 .PHONY: help setup lock prepare demo test test-fast golden test-vllm coverage mutants docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
 
 help:
-	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
-	@echo "make test    all tests"
-	@echo "make test-fast   tests that load no model, under two minutes"
-	@echo "make test-vllm   the tests of both engines and of rollouts, with vLLM in an environment of its own"
-	@echo "make coverage   all tests, and which lines they did not run"
-	@echo "make mutants   change modules in one place at a time, and name what no test notices"
-	@echo "make golden   take tiny lines through everything, and name what came out otherwise than the kept file says"
-	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
-	@echo "make check   format, lint, types, and order of imports"
+	@echo "make demo    run both demonstration lines, from raw corpus to registered adapters"
+	@echo "make test    run all tests"
+	@echo "make test-fast   run the tests that load no model, in under two minutes"
+	@echo "make test-vllm   run the engine and rollout tests, with vLLM in a separate environment"
+	@echo "make coverage   run all tests, and report the lines that they did not run"
+	@echo "make mutants   mutation testing: list single changes of a module that no test detects"
+	@echo "make golden   run small lines through all stages, and list results that differ from the stored file"
+	@echo "make up      serve Dagster on http://127.0.0.1:3000, MLflow on :5000, the review page on :8600, registry and reports on :8700, the gateway on :8800"
+	@echo "make check   check format, lint, types, and order of imports"
 	@echo "make docs    write the generated pages, and build the site: site/index.html"
 	@echo "make lock    resolve requirements/*.txt again (needs uv)"
-	@echo "make bench   what the figures in the README come from"
-	@echo "make bench-corpus   privacy and split, beside Presidio: docs/benchmarks/corpus.md"
-	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/benchmarks/training.md"
-	@echo "make bench-rlhf   PPO, GRPO and DPO on one reward, beside stock TRL: docs/benchmarks/rlhf.md"
-	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/benchmarks/evaluation.md"
-	@echo "make bench-serving   gateway, rollback, local engine and a soak, beside nginx and LiteLLM: docs/benchmarks/serving.md"
+	@echo "make bench   measure the figures in the README"
+	@echo "make bench-corpus   benchmark privacy and split against Presidio: docs/benchmarks/corpus.md"
+	@echo "make bench-training   benchmark SFT and DPO against stock TRL: docs/benchmarks/training.md"
+	@echo "make bench-rlhf   benchmark PPO, GRPO and DPO on one reward against stock TRL: docs/benchmarks/rlhf.md"
+	@echo "make bench-evaluation   benchmark the evaluation of three models against the lm-eval command line: docs/benchmarks/evaluation.md"
+	@echo "make bench-serving   benchmark gateway, rollback, local engine and a soak against nginx and LiteLLM: docs/benchmarks/serving.md"
 
 setup: $(READY)
 
@@ -42,8 +42,8 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 ifeq ($(TORCH),cpu)
 	@$(INSTALL) --require-hashes --requirement requirements/torch-cpu.txt 2>$(VENV)/torch.log || { \
 		grep -q "HASHES\|hash" $(VENV)/torch.log && cat $(VENV)/torch.log && \
-			echo "The CPU build of torch at hand is not the one of requirements/torch-cpu.txt."; \
-		echo "Taking torch as the package index has it: larger, and checked against its own hash."; \
+			echo "The CPU build of torch that pip found is not the one that requirements/torch-cpu.txt pins."; \
+		echo "Installing the larger build of torch from the package index, verified with its own hash."; \
 		$(INSTALL) --require-hashes --requirement requirements/torch-cuda.txt; }
 else
 	@$(INSTALL) --require-hashes --requirement requirements/torch-$(TORCH).txt
@@ -52,12 +52,12 @@ endif
 	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-# Resolves requirements/*.txt again from pyproject.toml; needs uv. UPGRADE=1 takes the newest versions.
+# Resolves requirements/*.txt again from pyproject.toml; needs uv. UPGRADE=1 selects the newest versions.
 lock:
 	@$(PYTHON) requirements/compile.py $(if $(UPGRADE),--upgrade)
 
-# What an institution does once: the base models, the key pair of the vault and the trust root (in production on an offline
-# machine). A trust root that is there stays.
+# Fetches base models, and creates the vault's key pair and the trust root (in production on an offline machine). Keeps
+# existing keys.
 prepare: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/sovereign models fetch smollm2-135m-tools
@@ -69,14 +69,14 @@ prepare: setup
 demo: prepare
 	@$(BIN)/sovereign run $(LINES)
 
-# Tests start hundreds of processes, each of which would compile the program anew where bytecode is not written.
+# Tests start hundreds of processes. Without written bytecode, each of them would compile the program again.
 IN_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
-# One for each of two cores: with more, tests that wait for a moment of the clock fail by chance. The files with the most slow tests
-# come first.
+# One worker for each of two cores. With more, tests that wait for a clock time fail by chance. The files with the most
+# slow tests come first.
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# Client libraries that a test runs against the gateway (475 MB) want older versions than the pipeline.
+# Client libraries that a test runs against the gateway (475 MB). They need older versions of packages than the pipeline.
 CLIENTS := $(VENV)-clients
 $(CLIENTS)/.ready: requirements/clients.txt
 	@echo "Installing client libraries into $(CLIENTS), every file checked against its hash …"
@@ -91,19 +91,20 @@ test: setup $(CLIENTS)/.ready
 test-fast: setup
 	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) -m "not slow and not browser and not postgresql and not gpu"
 
-# Compares digests, verdicts, gateway answers and `--json` with golden/kept.json; KEEP=1 writes it anew. Some minutes.
+# Compares digests, verdicts, gateway answers and `--json` with golden/kept.json; KEEP=1 rewrites the file. Takes some
+# minutes.
 golden: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(IN_TESTS) $(BIN)/python -m sovereign_pipeline_tests.golden.run $(if $(KEEP),--keep)
 
-# vLLM has an environment of its own (3.4 GB): its versions are others than the pipeline's. The conformance tests run over both
-# engines; some minutes on two idle cores.
+# vLLM has a separate environment (3.4 GB), because it needs other package versions than the pipeline. The conformance
+# tests run with both engines and take some minutes on two idle cores.
 VLLM := .venv-vllm
 $(VLLM)/.ready: requirements/vllm.txt
 	@echo "Installing vLLM into $(VLLM), every file checked against its hash (some minutes the first time) …"
 	@$(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/pip install --quiet --progress-bar off --disable-pip-version-check --no-deps --require-hashes --requirement $< || { \
-		echo "torch and torchvision are CPU builds here: name a folder of wheels or PyTorch's own index in pip's configuration."; exit 1; }
+		echo "torch and torchvision are CPU builds here: add a folder of wheels or PyTorch's own index to pip's configuration."; exit 1; }
 	@touch $@
 
 test-vllm: setup $(VLLM)/.ready
@@ -114,7 +115,7 @@ coverage: setup $(CLIENTS)/.ready
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) --cov sovereign_pipeline --cov-report term --cov-report html
 
-# Changes modules in one place at a time and names the changes that no test notices. cosmic-ray has an environment of its own.
+# Changes modules in one place at a time, and lists the changes that no test detects. cosmic-ray has a separate environment.
 MUTANTS := $(SOVEREIGN_HOME)/mutants
 mutants: setup
 	@test -n "$(MODULES)" -a -n "$(TESTS)" || { echo 'make mutants MODULES="PATH ..." TESTS="PATH ..." [SAMPLE=60]'; exit 2; }
@@ -140,7 +141,7 @@ bench: prepare
 	@test -n "$(QUESTIONS)" || { echo "make bench QUESTIONS=DIR with the two files of benchmarks/parliament"; exit 2; }
 	@$(BIN)/python benchmarks/parliament/run.py --questions "$(QUESTIONS)"
 
-# DATA holds pii/presidio_synth_v2.json, ner/ and parliament/; see docs/benchmarks/corpus.md. About 35 minutes.
+# DATA contains pii/presidio_synth_v2.json, ner/ and parliament/; see docs/benchmarks/corpus.md. About 35 minutes.
 RESULTS ?= $(SOVEREIGN_HOME)/benchmarks
 PRESIDIO := $(SOVEREIGN_HOME)/presidio/bin/python
 bench-corpus: setup
@@ -156,16 +157,16 @@ bench-corpus: setup
 		--out "$(RESULTS)" --page docs/benchmarks/corpus.md
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
-# DATA holds parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with fast bfloat16 units, two and a half hours
-# without (estimated). Interrupted, it goes on where it was.
+# DATA contains parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with fast bfloat16 units, two
+# and a half hours without (estimated). An interrupted run resumes.
 bench-training: setup
 	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/benchmarks/training.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.training.run --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
 
-# See docs/benchmarks/rlhf.md. MINUTES of learning for each of five arms and SEEDS: an hour and a half on two idle cores (estimated).
-# Interrupted, it goes on where it was.
+# See docs/benchmarks/rlhf.md. MINUTES: duration of learning for each arm and seed; there are five arms. An hour and a
+# half on two idle cores (estimated). An interrupted run resumes.
 MINUTES ?= 3
 SEEDS ?= 3
 bench-rlhf: setup
@@ -173,15 +174,15 @@ bench-rlhf: setup
 	@$(BIN)/python -W ignore -m benchmarks.rlhf.run --out "$(RESULTS)" --minutes $(MINUTES) --seeds $(SEEDS)
 	@cat "$(RESULTS)/rlhf.md"
 
-# DATA holds mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 25 minutes on two idle cores.
+# DATA contains mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 25 minutes on two idle cores.
 bench-evaluation: setup
 	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/benchmarks/evaluation.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.evaluation.run --data "$(DATA)" --out "$(RESULTS)"
 	@cat "$(RESULTS)/evaluation.md"
 
-# Needs nginx (WITHOUT=nginx leaves it out). LiteLLM's proxy has a virtual environment of its own. About 40 minutes on two
-# idle cores, 20 of them the soak (SOAK_MINUTES).
+# Needs nginx (WITHOUT=nginx skips it). LiteLLM's proxy has a separate environment. About 40 minutes on two idle cores,
+# 20 of them for the soak test (SOAK_MINUTES).
 LITELLM := $(SOVEREIGN_HOME)/litellm
 SOAK_MINUTES ?= 20
 bench-serving: setup

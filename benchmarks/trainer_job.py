@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.files import digest_of, file_sha256
-from sovereign_pipeline.base_models.pinned import chat_template, eos_ids
+from sovereign_pipeline.base_models.stages import chat_template, eos_ids
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import run_trainer
 

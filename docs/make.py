@@ -13,11 +13,11 @@ from sovereign_pipeline.cli.reference import (
     LINE,
     WORD_LISTS,
     command_line_markdown,
+    json_schema,
     recipe_markdown,
 )
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.preview import how_found, how_found_markdown
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app

@@ -16,8 +16,8 @@ from sovereign_pipeline.record.in_force import rules_digest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Launch, Progress, Workplace
 from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.training.machine import with_decided_precision
+from sovereign_pipeline.review.stages import adapters_that_lost
+from sovereign_pipeline.training.preflight import with_decided_precision
 
 
 def _no_progress(message: str) -> None:

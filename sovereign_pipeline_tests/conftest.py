@@ -31,8 +31,8 @@ from sovereign_pipeline.record.in_force import rules_digest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.release.recall import ids_of_open_recalls, ids_of_recalls_of_data
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.training.machine import with_decided_precision
+from sovereign_pipeline.review.stages import adapters_that_lost
+from sovereign_pipeline.training.preflight import with_decided_precision
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 from sovereign_pipeline_tests.trusted import trust_demonstration
 from sovereign_pipeline_tests.waiting import wait_until

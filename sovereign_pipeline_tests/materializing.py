@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 
 
 def materialize(stage: Stage, workplace: Workplace, made: Mapping[str, ArtifactRef]) -> ArtifactRef:

@@ -14,8 +14,16 @@ from pydantic import Field
 
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
+from sovereign_pipeline.privacy.names.latin_names import (
+    Candidate,
+    Favour,
+    Script,
+    SetRecord,
+    Weights,
+    WeightsFile,
+    chosen,
+)
 from sovereign_pipeline.privacy.names.ner import COVER, MarkedText, Place, cover, covered, read_marked
-from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Script, SetRecord, Weights, WeightsFile, chosen
 from sovereign_pipeline.privacy.normalisation import normalise
 
 FOLDS = 5

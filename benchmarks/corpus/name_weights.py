@@ -31,10 +31,10 @@ from benchmarks.corpus.name_fitting import (
     read_set,
     write_weights,
 )
+from sovereign_pipeline.privacy.names.latin_names import FAVOURS, PACKAGED, Candidate, Script, Weights
 from sovereign_pipeline.privacy.names.lexicon import LATIN, recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.names.scorer import FAVOURS, PACKAGED, Candidate, Script, Weights
 
 PROJECT = Path(__file__).parents[2]
 NAMES = Path(__file__).with_name("names")

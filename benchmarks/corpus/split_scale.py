@@ -39,8 +39,8 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_C
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.assignment import assign, components
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs

@@ -241,7 +241,7 @@ DAGSTERS = {
 def dagsters(settings: Settings, wanted: str, repeats: int) -> Iterator[tuple[str, float, float]]:
     """Yield each page of Dagster's with the seconds of the slowest answer to what a browser asks for it, and the
     server's CPU seconds for all of them."""
-    from sovereign_pipeline.base.hosts import listen
+    from sovereign_pipeline.base.pages import listen
     from sovereign_pipeline.dagster import services
     from sovereign_pipeline.dagster.resources import open_instance
     from sovereign_pipeline_tests.browser import open_browser

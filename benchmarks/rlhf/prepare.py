@@ -17,14 +17,14 @@ from transformers import AutoTokenizer
 from benchmarks.harness import say, trust_demonstration
 from benchmarks.rlhf.task import Prepared
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
-from sovereign_pipeline.base_models.pinned import read_descriptor
+from sovereign_pipeline.base_models.stages import read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.vault_cli import keygen
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.rlhf.prompts import (

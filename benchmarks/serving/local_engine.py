@@ -28,7 +28,7 @@ import psutil
 from benchmarks.harness import PROJECT_ROOT, base_model, machine_facts, say
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
-from sovereign_pipeline.base_models.pinned import chat_template
+from sovereign_pipeline.base_models.stages import chat_template
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.harness import PROJECT_ROOT, say
 from benchmarks.serving.sse import MODEL, RelayedEngine, serve_paced
-from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.pages import LOOPBACK, listen
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 
 SECONDS_TO_START = 180

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.harness import PROJECT_ROOT, machine_facts, say, trust_demonstration
 from benchmarks.serving.proxies import NO_LIMITS, paced_source, started
 from benchmarks.serving.sse import MODEL, Refused, RelayedEngine, Told, read_stream
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.keys import read_key
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root

@@ -29,7 +29,7 @@ import psutil
 from benchmarks.harness import machine_facts, say
 from benchmarks.serving.proxies import NO_LIMITS, started
 from benchmarks.serving.sse import Refused, Told, read_stream
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.gateway.server import GatewayServer
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench

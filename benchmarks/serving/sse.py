@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.base.errors import EngineLost
-from sovereign_pipeline.base.hosts import LOOPBACK
+from sovereign_pipeline.base.pages import LOOPBACK
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest, Piece
 
 MODEL = "line"

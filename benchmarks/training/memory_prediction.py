@@ -25,7 +25,7 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingResult
-from sovereign_pipeline.training.machine import available_memory
+from sovereign_pipeline.training.preflight import available_memory
 from sovereign_pipeline.training.sizing import Forward, estimate
 
 STEPS, ROWS_A_PACK = 2, 8

@@ -24,8 +24,8 @@ from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.stages import SFT_ADAPTER

@@ -41,8 +41,8 @@ from sovereign_pipeline.review.page.app import server_config
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
-from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline.web.rendering import adapter_file
+from sovereign_pipeline.web.views import adapter_view
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.evidence.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running

@@ -92,7 +92,7 @@ class CorpusWithheld(InputError):
 
 
 class IntegrityError(SovereignError):
-    """Raised when bytes are missing or differ from the recorded ones. The message names the file."""
+    """Raised when bytes are missing or differ from the recorded bytes. The message names the file."""
 
     usual_hint = "Restore the file from a copy, and find out what changed it."
 

@@ -187,7 +187,7 @@ class WorkerPool:
     def _wait_for(self, future: "Future[Result]") -> Result:
         """Return the future's result. Raises BrokenProcessPool if a worker was killed.
 
-        The executor does not detect a worker that was killed while it sent a result: it waits for ever for the rest,
+        The executor does not detect a worker that was killed while it sent a result: it waits forever for the rest,
         since other processes could still write to the same pipe (CPython 3.11, `_ExecutorManagerThread`). This method
         therefore checks the workers. If one worker is gone, it kills the other workers and closes the pipe.
         """

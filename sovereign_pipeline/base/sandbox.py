@@ -110,7 +110,7 @@ def call_function(program: str, function: str, argument: Any, limits: Limits) ->
         try:
             return Call("returned", json.loads(report.removeprefix("returned:")))
         except (ValueError, RecursionError):
-            return Call("raised", where="a value that is no JSON")
+            return Call("raised", where="a value that is not JSON")
     if report.startswith("raised:"):
         return Call("raised", where=_where(report.removeprefix("raised:"), program))
     return Call("timeout") if timed_out else Call("raised", where="an exit before it returned")
@@ -180,8 +180,8 @@ def conversation(
 ) -> Iterator[socket.socket]:
     """Run Python source, call its function `main` with the descriptor of a socket, and yield the socket's other end.
 
-    The program sees the paths in `mounted` (path in the sandbox -> path on this machine) and in `shown` (the same path
-    in both), read-only, and an empty /tmp. The program must first send one byte. Each receive at the yielded socket
+    The program sees an empty /tmp and, read-only, the paths in `mounted` (path in the sandbox -> path on this machine)
+    and in `shown` (the same path in both). The program must first send one byte. Each receive at the yielded socket
     waits at most `limits.wall_seconds`. Raises SandboxUnavailable.
     """
     ours, theirs = socket.socketpair()
@@ -241,7 +241,7 @@ def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
         yield process, report
     finally:
         # The session holds the sandbox's first process and the init of its process namespace. When that init ends, the
-        # kernel kills every process of the namespace, whatever its session (pid_namespaces(7)).
+        # kernel kills every process of the namespace, regardless of its session (pid_namespaces(7)).
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -153,7 +153,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
         return cls(**given)
 
     def to_environment(self) -> dict[str, str]:
-        """Return the variables that give a child process exactly these settings, whatever variables it inherits."""
+        """Return the variables that give a child process exactly these settings, regardless of the variables that it
+        inherits."""
         return {
             # A space means no addresses; an empty value would mean the default.
             variable: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
@@ -237,7 +238,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def home_key(self) -> Path:
-        """Random secret (`files.read_secret`) from which the home's name in shared databases is derived."""
+        """Random secret (`files.read_secret`) from which the name of SOVEREIGN_HOME in shared databases is derived."""
         return self.home / "home.key"
 
     @property

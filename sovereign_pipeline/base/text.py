@@ -33,7 +33,7 @@ def refuse_long_texts(stated: object, name: str = "text") -> None:
     """Raise InputError if a value to be signed or logged contains a text of more than `LONGEST_TEXT` characters."""
     if isinstance(stated, str) and len(stated) > LONGEST_TEXT:
         raise InputError(
-            f"The {name} has {len(stated):,} characters, and at most {LONGEST_TEXT:,} can be recorded.",
+            f"The {name} has {len(stated):,} characters, but at most {LONGEST_TEXT:,} can be recorded.",
             "Shorten it, and refer to a document for the rest.",
         )
     if isinstance(stated, Mapping):
@@ -111,7 +111,7 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"
 
 _SPACES = "\t\n\v\f\r\x85"
 _SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # NFKD keeps negative circled, negative squared and flag letters
-# Typists spell these letters differently in Arabic text. Hamza and madda are marks, which NFKD separates.
+# Typists spell these letters differently in Arabic text. Hamza and madda are combining marks, which NFKD separates.
 _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 
 
@@ -119,8 +119,8 @@ _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 def compared_as(character: str) -> str:
     """Normalise one character for comparison, regardless of its neighbours. Returns "" for an invisible character.
 
-    The steps: NFKD without marks; digits of any script as 0-9; confusable letters as one lower-case letter; the forms
-    of Arabic alif, ya, waw, ha and kaf as one letter each. Other letters keep their case.
+    The steps: NFKD without combining marks; digits of any script as 0-9; confusable letters as one lower-case letter;
+    the forms of Arabic alif, ya, waw, ha and kaf as one letter each. Other letters keep their case.
     """
     if character.isascii():
         return character if character.isprintable() or character in _SPACES else ""

@@ -1,7 +1,8 @@
 """Render conversations with a chat template and encode them, alike for training, evaluation and serving.
 
-A mark of the template in a text is encoded as plain text: `chat_text` splits it by `CUT`, and `encode_text` encodes the
-parts separately. A text without marks is encoded as the tokenizer encodes it.
+If a message contains one of the template's special tokens, that token is encoded as plain text. `chat_text` inserts
+`CUT` into the token, and `encode_text` encodes the two parts separately. A text without special tokens is encoded as
+the tokenizer encodes it.
 """
 
 import re
@@ -12,13 +13,14 @@ from typing import Any
 from sovereign_pipeline.base_models.tool_form import for_template
 
 CUT = "6f1de5c4b0a2497ebd830c7f92a51e3d"
-"""Text that `chat_text` puts into each mark. `encode_text` removes it."""
+"""Text that `chat_text` inserts into each special token. `encode_text` removes it."""
 _REASONING = ("<think>", "</think>")
-"""Marks of the assistant itself: reasoning precedes a reply (`Message.content`)."""
+"""Special tokens that a reply may contain, because the assistant's reasoning precedes the reply (`Message.content`)."""
 
 
 class Marks:
-    """The marks of a chat template: the tokenizer's special tokens, and the added tokens that the template writes."""
+    """The special tokens of a chat template: the tokenizer's special tokens, and the added tokens that the template
+    writes."""
 
     def __init__(self, tokenizer: Any) -> None:
         template = str(tokenizer.chat_template)
@@ -29,7 +31,8 @@ class Marks:
             if token.content.strip() and (token.special or token.content in template)
         }
         self.ids = {*marks.values()} - {tokenizer.unk_token_id}
-        """Token ids of the marks. The id of unknown tokens is excluded, because all unknown characters share it."""
+        """Token ids of the special tokens. The id of unknown tokens is excluded, because all unknown characters share
+        it."""
         self._any = _pattern([*marks])
         self._of_others = _pattern([mark for mark in marks if mark not in _REASONING])
         self._starts = re.compile(f"(?={self._any.pattern}).", re.DOTALL)
@@ -39,12 +42,12 @@ class Marks:
         return bool(self._any.search(text))
 
     def split(self, text: str, cut: str = CUT, in_reply: bool = False) -> str:
-        """Put `cut` into each mark in a text. in_reply: keep the marks of reasoning."""
+        """Insert `cut` into each special token in a text. in_reply: leave the special tokens of reasoning whole."""
         found, starts = (self._of_others, self._starts_of_others) if in_reply else (self._any, self._starts)
         return starts.sub(lambda first: first[0] + cut, text) if found.search(text) else text
 
     def split_all(self, value: Any, in_reply: bool = False) -> Any:
-        """Split the marks in every text within a JSON value."""
+        """Split the special tokens in every text within a JSON value."""
         if isinstance(value, str):
             return self.split(value, in_reply=in_reply)
         if isinstance(value, Mapping):
@@ -55,7 +58,7 @@ class Marks:
 
 
 def marks_of(tokenizer: Any) -> Marks:
-    """Return the marks of a tokenizer's chat template."""
+    """Return the special tokens of a tokenizer's chat template."""
     return _marks_of(tokenizer, str(tokenizer.chat_template), len(tokenizer))
 
 

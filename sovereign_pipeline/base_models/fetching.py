@@ -10,7 +10,7 @@ from pathlib import Path
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.base_models.pinned import (
+from sovereign_pipeline.base_models.stages import (
     BaseModelCard,
     PackagedGguf,
     card_path,

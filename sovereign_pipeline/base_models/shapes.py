@@ -82,7 +82,7 @@ class Shape:
     """Width of the feed-forward layer. In a mixture of experts, the sum over all experts that a token uses."""
     experts_a_token: int
     gated: bool
-    """True for SwiGLU or GeGLU, which have a third matrix."""
+    """True if the feed-forward layer has a third matrix, as in SwiGLU and GeGLU."""
     norms: int
     """Sum of the widths of one layer's normalisations over the hidden dimension."""
     head_norms: int
@@ -108,8 +108,8 @@ class Shape:
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
-        """Return the linear layers that get an adapter according to PEFT's rules: all layers, layers whose whole name
-        matches a pattern, or layers whose name has one of several endings."""
+        """Return the linear layers that get an adapter according to PEFT's rules. These are all layers, layers whose
+        whole name matches a pattern, or layers whose name has one of several endings."""
         wanted = sft.target_modules
         if wanted == "all-linear":
             return self.linears

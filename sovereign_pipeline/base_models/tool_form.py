@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from sovereign_pipeline.corpus.document import ToolCall
 
 CALL_ID = "callid000"
-"""Id that stands for any call id in the literal text of a `ToolForm`, if the chat template shows ids. In this place, a
-model may write any nine letters and digits."""
+"""Id that stands for any call id in the literal text of a `ToolForm`, if the chat template shows ids. The model may
+write any nine letters and digits instead."""
 
 
 class _Object(NamedTuple):
-    """The form of a call as a JSON object between two marks. If `name` is None, a call is not such an object: it is the
-    function's name, then `middle`, then the arguments."""
+    """The form of a call as a JSON object between two delimiters. If `name` is None, a call is not such an object: it
+    is the function's name, then `middle`, then the arguments."""
 
     opening: str
     closing: str
@@ -51,11 +51,11 @@ class ToolForm:
         return (self.begin + self._object.opening).strip()
 
     def parse(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Return the content and the calls of a message. If a call is malformed, the whole text is content. Spaces
-        between marks, the order of JSON keys and further keys may differ from the template.
+        """Return the content and the calls of a message. If a call is malformed, the whole text is content. The message
+        may have other white space, another key order and additional JSON keys than the template writes.
 
         Args:
-            text: the model's output before its end of turn, with special tokens. In some models, marks such as
+            text: the model's output before its end of turn, with special tokens. In some models, delimiters such as
                 `[TOOL_CALLS]` are special tokens.
         """
         reasoning = re.match(r".*</think>", text, re.DOTALL)
@@ -156,9 +156,9 @@ def tool_form_of(tokenizer: Any) -> ToolForm | None:
 
 
 def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as chat templates read them: calls have numbers as ids, with nine characters (Mistral's templates
-    accept no other ids); each result has the id of its call; arguments are objects. Training and serving render
-    messages in this form."""
+    """Return messages in the form that chat templates read. Training and serving render messages in this form. The id
+    of a call is `call` and a number with five digits, because Mistral's templates accept only ids of nine characters.
+    Each result has the id of its call, and arguments are objects."""
     ready: list[dict[str, Any]] = []
     waiting: list[tuple[object, str]] = []
     count = 0
@@ -188,7 +188,7 @@ def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def finite(number: str) -> float:
     """Parse a JSON number. Raises ValueError for NaN, and for a number that is too large, such as 1e999."""
     if not math.isfinite(value := float(number)):
-        raise ValueError("a number that JSON has not")
+        raise ValueError("not a number in JSON")
     return value
 
 
@@ -214,5 +214,6 @@ def _common_start(one: str, other: str) -> str:
 
 
 def _loosely(literal: str) -> str:
-    """Return a pattern that matches a literal text with any spaces around and between its words and signs."""
+    """Return a pattern that matches a literal text with any white space around and between its words and
+    punctuation."""
     return r"\s*".join(["", *map(re.escape, re.findall(r"\w+|[^\w\s]", literal)), ""]) or r"\s*"

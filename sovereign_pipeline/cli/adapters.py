@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 def write_page(home: Home, adapter_id: str, path: Path, language: "Language") -> None:
     """Write the page about an adapter to a new file. Raises the errors of `write_new_file`."""
-    from sovereign_pipeline.web.adapter_view import adapter_view
     from sovereign_pipeline.web.rendering import adapter_file
+    from sovereign_pipeline.web.views import adapter_view
 
     view = adapter_view(home.registry, home.store, adapter_id, datetime.datetime.now(datetime.UTC))
     write_new_file(path, adapter_file(view, language))

@@ -88,8 +88,8 @@ def audit_verify(
 
     Also compares every review with its signed acts, and the local trust root with the logged trust root. Lists
     officers' acts that do not count, because the officer's key was already revoked when the act was logged. Exits with
-    status 1 if an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root
-    is older, unrelated or not logged, or if the database has rows without an entry. The message names each difference.
+    status 1 and names each difference in these cases: an entry is missing, changed or out of order; a review's rows
+    differ from its acts; the trust root is older, unrelated or not logged; the database has rows without an entry.
     """
     from sovereign_pipeline.review.closing import examine_all
 
@@ -329,7 +329,7 @@ def audit_trust_root(
     """Accept the trust root in data/trust in place of the logged trust root. The act is logged.
 
     Until then, every command rejects a trust root whose first root differs from the logged first root. Signatures that
-    officers made under the old trust root do not verify under the new one.
+    officers made under the old trust root are invalid under the new one.
     """
     with open_registry(home.settings, under_any_trust=True).writing() as session:
         replace_trust(session, home.settings, sha256.lower())
@@ -340,8 +340,8 @@ def audit_trust_root(
 def audit_policy(
     home: Home, at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None
 ) -> Result:
-    """List the institution's rules that applied at a time, the time since which they applied, and the path of each
-    stored copy."""
+    """List the institution's rules that applied at a given time, when they began to apply, and the path of each stored
+    copy."""
     with home.registry.reading() as session:
         found = rules(session, moment(at) if at is not None else None)
     rows = [

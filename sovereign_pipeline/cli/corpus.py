@@ -113,7 +113,7 @@ def sources_take_rated(
     taken = take_rated(home.registry, home.institution, recipe, file, home.actor, reason)
 
     def show() -> None:
-        print_done(f"{taken.rows} rows, {taken.classification} at most: {taken.path.as_posix()}")
+        print_done(f"{taken.rows} rows, highest level {taken.classification}: {taken.path.as_posix()}")
         out.print("  To train on these answers, add this to `sources` in the recipe:")
         described = {
             "name": taken.name,

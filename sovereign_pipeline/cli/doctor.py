@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.base_models.pinned import load_card, verify
+from sovereign_pipeline.base_models.stages import load_card, verify
 from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
 from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.ops.backup import CREATED, FAILED
@@ -318,7 +318,8 @@ SECONDS_BETWEEN_HEARTBEATS = 60.0
 
 
 def dagster_database(settings: Settings) -> list[Finding]:
-    """Check that Dagster's database can be opened, belongs to this home, and is used by at most one daemon."""
+    """Check that Dagster's database can be opened, belongs to this SOVEREIGN_HOME, and is used by at most one
+    daemon."""
     from sovereign_pipeline.dagster.resources import open_instance
 
     if settings.dagster_url is None:
@@ -333,7 +334,7 @@ def dagster_database(settings: Settings) -> list[Finding]:
     daemons = {each.daemon_id for each in beats if each is not None and each.timestamp > since}
     if len(daemons) > 1:
         return [wrong(what, f"{len(daemons)} daemons run, and each starts every due run", "Stop all but one.")]
-    return [Finding(what, True, f"is this home's; {'a daemon runs' if daemons else 'no daemon runs'}")]
+    return [Finding(what, True, f"it belongs to this installation; {'a daemon runs' if daemons else 'no daemon runs'}")]
 
 
 def rights(registry: Registry) -> list[Finding]:
@@ -440,7 +441,9 @@ def backups(registry: Registry) -> list[Finding]:
     if at is None:
         return [wrong("backup", "none is logged", "Create one on other media.", command)]
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
-        return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Create another one on other media.", command)]
+        return [
+            wrong("backup", f"the newest was created on {at:%Y-%m-%d}", "Create another one on other media.", command)
+        ]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
 
 

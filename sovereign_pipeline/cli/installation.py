@@ -148,7 +148,8 @@ def backup_create(
     folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     recipient: Annotated[Path, typer.Option(help="File with the age public key for encryption.")],
 ) -> None:
-    """Back up home, corpus, vault, keys, review secrets and the gateway's directory. Runs may continue meanwhile.
+    """Back up SOVEREIGN_HOME, corpus, vault, keys, review secrets and the gateway's directory. Runs may continue
+    meanwhile.
 
     Includes the registry's and MLflow's databases on a PostgreSQL server. The backup is logged in the ledger.
     """
@@ -178,7 +179,9 @@ def backup_restore(
     reason: Annotated[str, typer.Option(help="Reason; it is logged in the ledger.")],
     known: Annotated[
         list[Path] | None,
-        typer.Option("--known", help="File of a later ledger checkpoint, such as the old home's; repeatable."),
+        typer.Option(
+            "--known", help="File of a later ledger checkpoint, such as that of the old SOVEREIGN_HOME; repeatable."
+        ),
     ] = None,
     loses: Annotated[int, typer.Option(min=0, help="Number of ledger entries that the backup lacks.")] = 0,
 ) -> None:

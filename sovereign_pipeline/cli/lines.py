@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignE
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import load_card
+from sovereign_pipeline.base_models.stages import load_card
 from sovereign_pipeline.cli.terminal import (
     AsJson,
     Group,
@@ -47,7 +47,6 @@ from sovereign_pipeline.evaluation.statistics import (
 )
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, line_names, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
-from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.names.name_models import name_model_directory
@@ -104,8 +103,8 @@ def lines_check(
 
     Reads the first rows of each source. Lists the evaluation gates with too few rows for their margin; --power prints
     the tables. If the recipe has no `evaluation`, prints the keys that training needs. Exits with status 1 if the line
-    cannot run: a key still says FILL IN, more rows of a source would be quarantined than the recipe allows, or rows are
-    in a language in which the line detects no names.
+    cannot run. Reasons: a key still says FILL IN; more rows of a source would be quarantined than the recipe allows;
+    rows are in a language in which the line detects no names.
     """
     if row is not None and not show_mask:
         raise InputError("--row needs --show-mask.", "Give both, or neither.")
@@ -243,7 +242,7 @@ def lines_schema(
     ] = False,
 ) -> None:
     """Print the JSON Schema for completing and checking recipes in an editor."""
-    from sovereign_pipeline.cli.reference import INSTITUTION, LINE, recipe_markdown
+    from sovereign_pipeline.cli.reference import INSTITUTION, LINE, json_schema, recipe_markdown
 
     if markdown:
         typer.echo(recipe_markdown(), nl=False)

@@ -13,7 +13,7 @@ from typer.main import get_command, get_group
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
-from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.pages import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import keep_private, run_program
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.cli.terminal import (

@@ -11,8 +11,8 @@ from rich.markup import escape
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base_models.fetching import fetch
-from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.base_models.stages import load_card, verify
 from sovereign_pipeline.cli.terminal import (
     Group,
     Home,
@@ -155,7 +155,7 @@ def size(
     keys. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no
     card finishes in a day.
     """
-    from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
+    from sovereign_pipeline.training.preflight import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
     held_as = {"cuda": "bfloat16", "cpu": on_cpu} if precision == "auto" else {"cuda": precision, "cpu": precision}
@@ -248,7 +248,7 @@ def _print_size(facts: dict[str, Any]) -> None:
     else:
         out.print(
             f"Smallest in under 24 hours: [bold]{facts['smallest']}[/]; "
-            f"with a tier of headroom: [bold]{facts['recommended']}[/]"
+            f"one tier larger, for headroom: [bold]{facts['recommended']}[/]"
         )
 
 

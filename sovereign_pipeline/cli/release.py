@@ -79,8 +79,8 @@ def adapters_technical_file(
 
     For each missing fact, the draft says who must add it. The draft has the adapter's classification level.
     """
+    from sovereign_pipeline.evidence.documents import UNWRITTEN
     from sovereign_pipeline.evidence.package import draft_technical_file
-    from sovereign_pipeline.evidence.technical_file import UNWRITTEN
 
     level = find_adapter(home.registry, adapter_id).classification
     draft = draft_technical_file(home.registry, home.store, home.settings, adapter_id)
@@ -105,7 +105,7 @@ def adapters_sign_technical_file(
     Several persons can sign the same technical file, each into another signature file. Prints the statement before your
     key signs it.
     """
-    from sovereign_pipeline.evidence.technical_file import sign_technical_file
+    from sovereign_pipeline.evidence.documents import sign_technical_file
 
     adapter = find_adapter(home.registry, adapter_id)
     stated = {"adapter": adapter_id, "classification": adapter.classification, "technical file": path}
@@ -132,8 +132,8 @@ def adapters_rollback(
     """Roll back a line immediately, even while the registry is down. The ledger is updated once the registry is
     reachable.
 
-    Without --to, the staged adapter is withdrawn if users get it. Otherwise the previous adapter in production answers
-    again.
+    Without --to, the staged adapter is withdrawn if it answers users. Otherwise the previous adapter in production
+    answers again.
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
@@ -472,7 +472,7 @@ def adapters_production(
 def adapters_diff(
     home: Home, adapter_id: AdapterId, other: Annotated[str, typer.Argument(help="Another registered adapter.")]
 ) -> Result:
-    """Show the differences between two adapters: data, base model, method, libraries, figures."""
+    """Show the differences between two adapters: data, base model, method, libraries, metrics."""
     from sovereign_pipeline.release.standing import differences
 
     found = differences(home.registry, adapter_id, other)
@@ -561,8 +561,9 @@ def _shown(value: Any) -> Any:
 
 HELP = """List the adapters trained on a document, a source, a dataset or a base model. With --open, recall them.
 
-The list includes adapters whose parent adapter, or base model made here, was trained on it. No adapter is trained on a
-held-out document. A recall applies to an adapter until the adapter is retired or the recall is waived for it.
+An adapter is also listed if its parent adapter, or a base model that was tuned here, was trained on it. No adapter is
+trained on a held-out document. A recall applies to an adapter until the adapter is retired or the recall is waived for
+it.
 """
 
 recall = Group(help=HELP)

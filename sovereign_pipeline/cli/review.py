@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.pages import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.cli.terminal import (
     Group,
     Home,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.hosts import GATEWAY_PORT
+from sovereign_pipeline.base.pages import GATEWAY_PORT
 from sovereign_pipeline.cli.terminal import Group, Home, Result, out, port_option, print_done, print_rows, print_wrong
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.serving import FrontEnd, Role

@@ -279,7 +279,7 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def on_one_line(text: str, kept: str = "") -> str:
-    """Replace unprintable characters by spaces, because a terminal would interpret them as control codes. The
+    """Replace unprintable characters with spaces, because a terminal would interpret them as control codes. The
     characters in `kept` are not replaced."""
     return text if text.isprintable() else "".join(each if each.isprintable() or each in kept else " " for each in text)
 

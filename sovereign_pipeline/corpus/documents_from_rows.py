@@ -25,7 +25,6 @@ from sovereign_pipeline.corpus.columns import (
     ColumnScreen,
     reject_missing_columns,
 )
-from sovereign_pipeline.corpus.dates import day_of
 from sovereign_pipeline.corpus.document import (
     Document,
     Quarantined,
@@ -45,6 +44,7 @@ from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
     LinkTally,
+    day_of,
     format_values,
     is_a_text,
     is_identifier,
@@ -236,7 +236,7 @@ class SourceReader:
 
     @property
     def columns_not_read(self) -> list[str]:
-        """Return those columns of the rows read so far that the recipe does not use."""
+        """Return the columns of the rows read so far that the recipe does not use."""
         return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
@@ -362,13 +362,14 @@ class SourceReader:
         said = ([each.model_dump() for each in talk["messages"]], talk["tools"], talk["rejected"]) if talk else ()
         texts = (*fields.values(), *links, *strings_in(said, with_keys=True))
         if not all(map(is_unicode, texts)):
-            raise RowRejected("holds half a character (a lone surrogate)")
+            raise RowRejected("contains a lone surrogate (half of a character)")
         if any("\0" in text for text in texts):
-            raise RowRejected("holds a NUL character")
+            raise RowRejected("contains a NUL character")
         if any(DIGITS_LOST.fullmatch(fields[name]) for name in _IDENTIFIERS):
             raise RowRejected("id or case is a number such as 1.2E+11, which has lost digits")
         if not (is_identifier(fields["id"]) and is_identifier(fields["case"])):
-            raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
+            reason = f"id or case is longer than {LONGEST_IDENTIFIER} characters or contains control characters"
+            raise RowRejected(reason)
         fields["date"] = day_of(fields["date"], self._date_formats)
         level = self._level(row.values)
         fields, links = self._screen.screened(fields, links)
@@ -404,7 +405,7 @@ class SourceReader:
         texts = (*names, "classification", *(["rejected"] if of_role == "rejected" else []))
         not_text = [name for name in texts if not is_a_text(values.get(self._column(name)))]
         if not_text:
-            raise RowRejected(f"neither text, number nor date: {', '.join(map(self._column, not_text))}")
+            raise RowRejected(f"value is not text, a number or a date: {', '.join(map(self._column, not_text))}")
         fields = {name: self._value(values, name) for name in names}
         if fields["language"]:
             fields["language"] = language_of(fields["language"])
@@ -429,7 +430,7 @@ class SourceReader:
             return None
         label = truth_of(text)
         if label is None:
-            raise RowRejected("label is neither true nor false, yes nor no, 1 nor 0")
+            raise RowRejected("label is not a yes/no value (true, false, yes, no, 1 or 0)")
         return label
 
     def _links(self, values: Values) -> tuple[str, ...]:
@@ -440,7 +441,7 @@ class SourceReader:
         """Return the row's classification level, which is at least the floor that the recipe sets for the source."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
-            raise RowRejected(f"no column '{column}', in which other rows have their level")
+            raise RowRejected(f"the row has no column '{column}', where other rows state their level")
         own = self._value(values, "classification")
         if own and self.level_of(own) not in self._ladder and len(self.unknown_levels) < MOST_VALUES:
             self.unknown_levels[own] += 1
@@ -669,8 +670,8 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
         )
     if (private := workplace.settings.private_directory_of(path)) is not None:  # its files are of another line or level
         raise SourceError(
-            f"Line {workplace.line.line}: the file of source '{source.name}' is in {private}. Files there have a "
-            f"recorded level and origin, which a source would lose.",
+            f"Line {workplace.line.line}: the file of source '{source.name}' is in {private}. Files in this "
+            f"directory have a recorded level and origin. Using one as a source would lose both.",
             "Set `path` to a file of the data root.",
         )
     if source.kind in KINDS:
@@ -700,8 +701,8 @@ def _has_rated_id(values: Values) -> bool:
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
-    """Raise SourceError unless a file of rated answers is unchanged since its import for this line, the line still
-    permits rated answers, and the recipe changes no answer, rating or level."""
+    """Raise SourceError if a file of rated answers has changed since its import for this line, if the line no longer
+    permits rated answers, or if the recipe changes an answer, rating or level."""
     line, institution = workplace.line.line, workplace.institution
     query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
     with open_registry(workplace.settings).reading() as session:
@@ -712,10 +713,12 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
         raise _not_as_taken(path, f"line {line} no longer permits rated answers as preferences")
     levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
     if institution.ladder.highest(levels) != entries[0]["classification"]:
-        raise _not_as_taken(path, f"its highest level was {entries[0]['classification']} at the import, but is not now")
+        problem = f"the highest level of its rows was {entries[0]['classification']} at the import and has changed"
+        raise _not_as_taken(path, problem)
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
     if changed or (source.role, source.encoding) != (entries[0]["role"], None) or source.layout not in _RATED_LAYOUTS:
-        raise _not_as_taken(path, f"source '{source.name}' sets other columns or another role than the import")
+        problem = f"source '{source.name}' must keep the columns, role, encoding and layout of the import"
+        raise _not_as_taken(path, problem)
 
 
 def _not_as_taken(path: Path, problem: str) -> SourceError:

@@ -54,7 +54,7 @@ def choose_engine(
 
     Args:
         source: the file that the workers read.
-        useful_workers: largest number of workers of which each saves more time than it takes to start.
+        useful_workers: largest number of workers at which each worker saves more time than its start takes.
     """
     workers = corpus.workers or len(os.sched_getaffinity(0))
     if corpus.engine == "ray":
@@ -250,7 +250,7 @@ def patience(ray: Any, progress: Progress) -> Iterator[None]:
                     raise
                 if now - told > SECONDS_BETWEEN_MESSAGES:
                     told = now
-                    progress(f"Ray is starting, {now - begun:.0f} s of {SECONDS_TO_START} s at most")
+                    progress(f"Ray is starting, {now - begun:.0f} s of at most {SECONDS_TO_START} s")
                 time.sleep(0.5)
 
     services.get_node = get_node

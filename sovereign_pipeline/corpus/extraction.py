@@ -72,7 +72,7 @@ class Extraction:
         return read_jsonl(self.outcomes)
 
 
-_OF_ASSEMBLERS = ("letters.py", "markings.py", "quotes.py", "reference_words.txt", "threads.py")
+_OF_ASSEMBLERS = ("letters.py", "markings.py", "reference_words.txt", "threads.py")
 """Files of this package whose code forms rows from parsed files, and decides the rows' levels."""
 
 

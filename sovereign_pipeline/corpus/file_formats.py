@@ -50,7 +50,7 @@ def format_of(path: Path) -> str:
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
-    raise SourceError(f"{path}: its suffix is not that of a known format.", remedy)
+    raise SourceError(f"{path}: its suffix belongs to no known format.", remedy)
 
 
 def read_rows(
@@ -363,7 +363,7 @@ def rows_of_table(
         if lines.is_too_long:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
         elif not is_line:
-            yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
+            yield Row(number, None, f"has {len(cells)} cells, but the header has {len(header)}")
         elif any(map(_was_not_utf8, cells)):
             yield Row(number, None, "not UTF-8")
         elif sum(len(cell.encode()) for cell in cells) > max_row_bytes:
@@ -488,7 +488,7 @@ _FEW = 20
 _ENOUGH = 20
 """Minimum number of distinct values that a column must have before a value of a new form counts as foreign to it."""
 _LONG_NUMBER = 5
-"""Number of digits from which a number is not a year, and is rarely a house number or a list number."""
+"""Minimum number of digits of a number that cannot be a year, and is rarely a house number or a list number."""
 _NEXT = 10
 """Minimum amount by which an id may exceed the highest learnt id. For a wide range, it is a quarter of the range."""
 _CERTAIN = 1.5

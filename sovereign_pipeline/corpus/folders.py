@@ -12,7 +12,6 @@ from typing import Any
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_iso
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import sample_of
 from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, cache_of, extract
@@ -29,6 +28,7 @@ from sovereign_pipeline.corpus.office_files import DOCUMENTS, SCANNED
 from sovereign_pipeline.corpus.parsing import SourceFile, files_of, units_of
 from sovereign_pipeline.corpus.suggestion import TERMS, ask_for_quarantine, with_answers
 from sovereign_pipeline.corpus.threads import likely_ours as likely_domain
+from sovereign_pipeline.corpus.values import days_in, formats_of_column, is_iso
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.recipe_model import FILL_IN, validated
@@ -281,7 +281,7 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of paired replies that may cite another letter than the letter with which the patterns pair them."""
+"""Maximum share of paired replies that may cite a letter other than the one that the patterns pair them with."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:

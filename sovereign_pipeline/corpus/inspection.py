@@ -26,7 +26,6 @@ from sovereign_pipeline.corpus.columns import (
     plain,
     resembles_a_name,
 )
-from sovereign_pipeline.corpus.dates import LEAST_DATED, days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected
 from sovereign_pipeline.corpus.file_formats import WORKBOOKS, format_of, read_rows
 from sovereign_pipeline.corpus.layouts import Layout, conversation_of, layout_of
@@ -38,7 +37,16 @@ from sovereign_pipeline.corpus.opening import (
     signature_of,
     unpacked,
 )
-from sovereign_pipeline.corpus.values import link_key, linked_ids, may_be_shown
+from sovereign_pipeline.corpus.values import (
+    LEAST_DATED,
+    days_in,
+    formats_of_column,
+    is_hijri,
+    is_iso,
+    link_key,
+    linked_ids,
+    may_be_shown,
+)
 from sovereign_pipeline.policy.corpus import UNIX
 
 _SAMPLE = 1 << 20
@@ -49,9 +57,9 @@ _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb180
 """Encodings, other than UTF-8, that exports are likely to have. Old terminal encodings are not listed, because any
 bytes are valid in them."""
 _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""A file with broken lines still counts as UTF-8 if it has at least this number of valid lines with non-ASCII
-characters, and at least this ratio of such lines to broken lines. In another encoding, a line with non-ASCII characters
-is hardly ever valid UTF-8 by chance."""
+"""Thresholds for a file with broken lines to count as UTF-8: minimum number of valid lines with non-ASCII characters,
+and minimum ratio of these lines to broken lines. In another encoding, a line with non-ASCII characters is hardly ever
+valid UTF-8 by chance."""
 
 
 # --- encoding and delimiter -------------------------------------------------------------------------------------------
@@ -137,7 +145,7 @@ LEAST_DIFFERENT_IDS = 0.95
 """Minimum share of rows that must have a distinct value in a column of row ids. The share is below 1 because exports
 may repeat ids, leave ids empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""Number of rows from which one row of an id column may lack a distinct value, whatever share of the rows this is."""
+"""Minimum number of rows at which one row of an id column may lack a distinct value, regardless of the share."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
 """Maximum number of distinct values in a column of states or levels, and maximum length of each in characters."""
 UNFINISHED = frozenset(
@@ -175,7 +183,7 @@ class ColumnFacts:
     rows: int = 0
     empty: int = 0
     types: Counter[str] = field(default_factory=Counter)
-    """Type -> number of non-empty values: text, number, truth value, date, list, object."""
+    """Type -> number of non-empty values: text, number, boolean, date, list, object."""
     dates: int = 0
     """Number of values that are ISO dates; values such as 20240115 count."""
     longest: int = 0
@@ -342,11 +350,12 @@ class FileFacts:
 
     @property
     def role(self) -> Role:
-        """Return the source role that the columns show for rows in a layout: `preferences`, `labels` or `letters`."""
+        """Return the role of a source whose rows have a layout, as the columns suggest: `preferences`, `labels` or
+        `letters`."""
         if {"chosen", "rejected"} <= self.columns.keys():
             return "preferences"
         label = self.columns.get("label")
-        return "labels" if label is not None and label.types["truth value"] == label.filled > 0 else "letters"
+        return "labels" if label is not None and label.types["boolean"] == label.filled > 0 else "letters"
 
 
 def inspect_file(path: Path, has_header: bool = False, sheet: str | None = None) -> FileFacts:
@@ -406,8 +415,8 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
         raise SourceError(
             f"{path}: {said[0].lower()}{said[1:]}",
-            f"{NAME_THE_COLUMNS} If it has names in another language, add --header to the command. The report then "
-            f"shows the cells of the line as names.",
+            f"{NAME_THE_COLUMNS} If that line already has column names in another language, add --header to the "
+            f"command. The report then shows the cells of this line as column names.",
         )
 
 
@@ -554,7 +563,7 @@ def _printable(text: str) -> str:
 
 def _type_of(value: Any) -> str:
     if isinstance(value, bool):
-        return "truth value"
+        return "boolean"
     if isinstance(value, int | float | Decimal):
         return "number"
     if isinstance(value, datetime.date | datetime.datetime):

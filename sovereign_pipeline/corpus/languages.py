@@ -75,14 +75,14 @@ def language_in(texts: Iterable[str]) -> str | None:
 
 
 def is_in_other_script(text: str, language: str) -> bool:
-    """Return True if most letters of a text are in another script than that of `language`. Return False if that script
-    is unknown, or if the text has too few letters."""
+    """Return True if most letters of a text are not in the script of `language`. Return False if that script is
+    unknown, or if the text has too few letters."""
     expected, script = _SCRIPT_OF.get(language), _script_of(text, LEAST_LETTERS)
     return expected is not None and script is not None and script != expected
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the language of a text that is certainly not in `language`; otherwise None."""
+    """Return the language of a text if it is certainly not `language`; otherwise None."""
     if is_in_other_script(text, language):
         return language_in([text])
     script = _SCRIPT_OF.get(language)
@@ -115,7 +115,7 @@ def unsearched_language(texts: Iterable[str], language: str, detected: Collectio
 
 
 def in_script_of(language: str, text: str, beside: str) -> str | None:
-    """Return a text in which blanks replace the letters of other scripts than that of `language`. Return None if the
+    """Return a text in which blanks replace all letters that are not in the script of `language`. Return None if the
     text has fewer than LEAST_LETTERS letters of this script, or if `beside`, another language, has the same script."""
     script = _SCRIPT_OF.get(language)
     if script in (None, _SCRIPT_OF.get(beside)) or (script != "latin" and text.isascii()):
@@ -165,7 +165,7 @@ def _surely_other(text: str, script: str, language: str) -> str | None:
 
 
 def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
-    """Return one truth value for each word: True if the word, or a word next to it, has a capital letter and is not the
+    """Return one boolean for each word: True if the word, or a word next to it, has a capital letter and is not the
     first word of a sentence."""
     has_capital = [False]
     for before, word in itertools.pairwise(words):

@@ -63,7 +63,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row, of which the last is the reply."""
+    """The messages of a row. The last one is the reply."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -122,7 +122,7 @@ def _is_name(name: Any) -> TypeGuard[str]:
     """Return True for the name of a message. Return False for None, which stands for the parent of the root. Raises
     RowRejected for any other value."""
     if not isinstance(name, str | None):
-        raise RowRejected("current_node or parent of a message is no name of a message")
+        raise RowRejected("current_node or a message's parent does not name a message")
     return name is not None
 
 
@@ -264,7 +264,7 @@ def _message(turn: Any, number: int) -> Message:
         raise RowRejected(f"turn {number} has neither from and value nor role and content")
     speaker = speaker.lower() if isinstance(speaker, str) else ""
     if speaker not in _ROLES:
-        raise RowRejected(f"turn {number} is of an unknown speaker; known: {', '.join(_ROLES)}")
+        raise RowRejected(f"turn {number} has an unknown speaker; known: {', '.join(_ROLES)}")
     role, content = _ROLES[speaker], turn["value"] if "from" in turn and "value" in turn else turn.get("content")
     if speaker == "function_call":
         return Message(role=role, tool_calls=_calls(content, number), weight=_weight(turn, number))
@@ -273,7 +273,7 @@ def _message(turn: Any, number: int) -> Message:
     given = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     calls += _calls(given, number)
     if role != "assistant" and (reasoning or calls):
-        raise RowRejected(f"turn {number} has reasoning or calls, and is not the assistant's")
+        raise RowRejected(f"turn {number} has reasoning or calls, but is not the assistant's")
     if not all(isinstance(each, str) for each in reasoning):
         raise RowRejected(f"turn {number} has reasoning that is not text")
     if not (text.strip() or calls or role == "tool"):
@@ -302,7 +302,7 @@ def _parts(content: Any, role: str, number: int) -> tuple[str, list[Any], tuple[
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     values = {name: [_value(part) for part in parts if part["type"] == name] for name in _PARTS}
     if sum(map(len, values.values())) < len(parts):
-        raise RowRejected(f"turn {number} has a part that is no text, reasoning or tool_call")
+        raise RowRejected(f"turn {number} has a part that is not text, reasoning or a tool_call")
     if not all(isinstance(each, str) for each in values["text"]):
         raise RowRejected(f"turn {number} is not text")
     calls = tuple(call for value in values["tool_call"] for call in _calls(value, number))
@@ -338,7 +338,7 @@ def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(id, str | None):
             raise RowRejected(f"turn {number} calls a function without a readable name or id")
         if not isinstance(arguments, dict):
-            raise RowRejected(f"turn {number} calls a function with arguments that are no JSON object")
+            raise RowRejected(f"turn {number} calls a function with arguments that are not a JSON object")
         calls.append(ToolCall(name=name, arguments=_plain(arguments), id=id))
     return tuple(calls)
 
@@ -361,10 +361,10 @@ def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     for each in found if isinstance(found := _decoded(given), list) else [found]:
         function = each.get("function", each) if isinstance(each, dict) else {}
         if not isinstance(function, dict) or not _NAME.fullmatch(str(function.get("name", ""))):
-            raise RowRejected("tools is no list of functions with a readable name")
+            raise RowRejected("tools is not a list of functions with readable names")
         tools.append({"type": "function", "function": _plain(function)})
     if not all(map(PROPERTY_NAME.fullmatch, properties_in(tools))):
-        raise RowRejected("the name of a parameter in tools is not of up to 64 letters, digits, _, - and .")
+        raise RowRejected("a parameter's name in tools must have at most 64 characters: letters, digits, _, - and .")
     return tuple(tools)
 
 
@@ -382,7 +382,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    raise RowRejected("arguments or tools hold a value that JSON has not")
+    raise RowRejected("arguments or tools contain a value that JSON does not have")
 
 
 def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
@@ -409,7 +409,7 @@ def _reply(row: Mapping[str, Any], name: str) -> Message:
 
 def _as_rejected(message: Message) -> str:
     if message.tool_calls:
-        raise RowRejected("rejected calls a tool, and only text can be rejected")
+        raise RowRejected("rejected calls a tool, but only text can be rejected")
     return message.content
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import compared_as, folded
-from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
 from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, printable
-from sovereign_pipeline.corpus.values import is_identifier
+from sovereign_pipeline.corpus.values import days_in, formats_of_column, is_hijri, is_identifier, is_iso
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, iso_day
 
@@ -29,7 +28,7 @@ _SYSTEM_FILES = re.compile(r"\.|~\$|thumbs\.db$|desktop\.ini$", re.IGNORECASE)
 _FIELDS = ("id", "case", "date", "author", "department", "language", "subject")
 _DRAFT = re.compile(r"(?<![^\W\d_])(?:draft|مسوده)(?![^\W\d_])")
 _COPY = re.compile(r"(?:copy of|نسخه من) | ?- ?copy(?: ?\(\d+\))?$| ?\(\d{1,2}\)$")
-"""Marks that file managers add to the name of a copy."""
+"""Prefixes and suffixes that file managers add to the name of a copy."""
 _SUBJECT = re.compile(r"^[^\w\n]*(?:subject|re|الموضوع)\s*[:：]\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DATE = re.compile(
     r"(?:^[^\w\n]*|\s\s|\||(?<=\d)\s)(?:date|dated|التاريخ)\s*[:：]\s*(\S.*?)\s*(?=$|\s\s|\||\s[^\W\d_.]+\.?\s?[:：])",
@@ -158,7 +157,7 @@ def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder, ha
     """Remove copies of letters from `letters`. Yield an Outcome for each file whose text differs from the text of a
     file with the same name in another format.
 
-    A copy has the same name in another format, the same text and a name with a mark such as `(1)`, or the same
+    A copy has the same name in another format, the same text and a name with a copy suffix such as `(1)`, or the same
     reference numbers and text.
     """
     by_stem = defaultdict(list)
@@ -169,7 +168,7 @@ def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder, ha
         if all(is_copy(best.text, each.text) for each in others):
             _merge(letters, best, others, ladder)
         else:
-            yield from _ambiguous(same, "another text than the file of the same name in another format")
+            yield from _ambiguous(same, "its text differs from that of the file with the same name in another format")
             for each in same:
                 del letters[each.name]
     by_mark = defaultdict(list)
@@ -308,8 +307,8 @@ def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, 
 
 
 def _days(written: Collection[str]) -> dict[str, str]:
-    """Return a dict from each date in a path to its ISO day. A date is omitted if all dates together do not show
-    whether its day or its month comes first."""
+    """Return a dict from each date in a path to its ISO day. A date is omitted if the dates as a whole do not reveal
+    its order of day and month."""
     forms = formats_of_column(Counter(each.replace("_", "-") for each in written))
     found = dict[str, str]()
     for each in written:
@@ -394,8 +393,8 @@ def name_in_table(cell: str | None) -> str:
 
 
 def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair each reply with the letter whose number the reply cites. If documents that citations connect are not exactly
-    one letter and one reply, they are all ambiguous."""
+    """Pair each reply with the letter whose number the reply cites. A group of documents that are connected by
+    citations must consist of one letter and one reply. Otherwise, all of them are ambiguous."""
     assert source.pairs is not None
     if not source.pairs.reference:
         return
@@ -440,9 +439,9 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
 
 
 def _of_both_sides(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[Outcome]:
-    """Yield an Outcome for each letter of a citation in which a number series takes part that both cites and is cited.
-    Such a series may belong to the institution or to a correspondent, so a letter to the institution could be mistaken
-    for a reply."""
+    """Yield an Outcome for each letter in a citation if one of its letters has a number from a series that both cites
+    and is cited. Such a series may belong to the institution or to a correspondent, so a letter to the institution
+    could be mistaken for a reply."""
     citing = {series_of(letters[name].numbers) for name, cited in answered.items() if cited}
     cited = {series_of(letter.numbers) for each in answered.values() for letter in each.values()}
     both = (citing & cited) - {""}
@@ -583,7 +582,7 @@ def _own_in(line: str) -> Iterator[Number]:
 
 
 def _cited_in(line: str) -> Iterator[tuple[Number, bool]]:
-    """Yield each number that follows words such as `your letter`, and True if the number is in a labelled line, or
+    """Yield each number that follows words such as `your letter`, with True if the number is in a labelled line, and
     False if it is in a sentence."""
     for match in _CITED.finditer(line):
         if re.search(rf"\b(?:{_EARLIER})\b", match["between"] or ""):

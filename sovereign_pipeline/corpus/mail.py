@@ -62,7 +62,7 @@ class Mail:
     subject: str
     text: str
     markings: tuple[str, ...] = ()
-    """Values of those headers that state a classification."""
+    """Values of the headers that state a classification."""
     aside: tuple[str, ...] = ()
     """Names of attachments, and short lines of alternatives (such as HTML) that are not used as the message's text. Any
     of them may be a marking."""
@@ -113,7 +113,7 @@ def parse_mail(
 
 
 # Python's mailbox.mbox is not used: it splits at every line that begins with "From ", even at an unescaped one in a
-# text, and loads a message whole, however large.
+# text, and loads a message whole, regardless of its size.
 _ENVELOPE = re.compile(rb"From \S+ .*\d\d:\d\d.*\d{4}")
 _USUAL_ENVELOPE = re.compile(
     rb"From \S+ +(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec).*\d\d:\d\d"
@@ -340,8 +340,8 @@ class _Body:
 
     def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
         """Add a part of the message. From a multipart of alternatives, the first plain text that is not blank is used,
-        or else the HTML. From another multipart, all texts are used. `is_chosen`: False if another alternative than
-        this part is used."""
+        or else the HTML. From another multipart, all texts are used. `is_chosen`: False if this part is an alternative
+        that is not used."""
         kind = part.get_content_type()
         if depth > DEEPEST:
             raise Unreadable("parts nested too deep")
@@ -490,7 +490,7 @@ def _file_of(part: "Message[str, str]") -> tuple[dict[str, Any], bytes]:
         charset, is_html = part.get_content_charset(), suffix.startswith(".htm")
         if suffix in _TEXTS and not is_html and not content.startswith(_BOMS):
             content = _decoded(content, charset).encode()
-        elif is_html and charset and content.lstrip().startswith(b"<"):  # the mark overrides the HTML's charset
+        elif is_html and charset and content.lstrip().startswith(b"<"):  # a byte order mark overrides the charset
             content = codecs.BOM_UTF8 + _decoded(content, charset).encode()
     except Unreadable as error:
         reason = str(error)

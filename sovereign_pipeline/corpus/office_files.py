@@ -91,7 +91,7 @@ def _reject_other_format(content: bytes, suffix: str) -> None:
 
 
 def _parts(content: bytes, wanted: re.Pattern[str]) -> dict[str, bytes]:
-    """Return those parts of a ZIP file whose names match."""
+    """Return the parts of a ZIP file whose names match."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         infos = {info.filename: info for info in archive.infolist()}
@@ -313,7 +313,7 @@ _ARABIC_WORD = re.compile(r"[\u0621-\u064a]{3,}")
 _NUMBER = r"[0-9\u0660-\u0669\u06f0-\u06f9](?:[0-9\u0660-\u0669\u06f0-\u06f9./:,-]*[0-9\u0660-\u0669\u06f0-\u06f9])?"
 _LATIN = r"[0-9A-Za-z\u00c0-\u024f](?:[^\u0590-\u08ff\ufb1d-\ufefe]*[0-9A-Za-z\u00c0-\u024f])?"
 _LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u024f]){_LATIN}|{_NUMBER}")
-"""Pattern of those runs in a line of Arabic that are read from left to right: a text with Latin letters, or one
+"""Pattern of the runs in a line of Arabic that are read from left to right: a text with Latin letters, or one
 number."""
 _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 _LEAST_EVIDENCE = 2
@@ -321,9 +321,9 @@ _LINES_OF_A_MARGIN = 3
 _WIDE = 2.0
 """Minimum gap between two columns of a line, as a multiple of the character size."""
 _LEAST_OF_PAGE, _LEAST_CHARACTERS, _LEAST_CURVES = 0.4, 200, 50
-"""A page counts as scanned if images cover at least the first number, a share of the page, and the page has fewer
-characters than the second, such as those of a stamp. A page without characters counts as scanned if it has an image, or
-at least the third number of curves: they may be letters."""
+"""Thresholds for scanned pages: a share of the page, a number of characters and a number of curves. A page counts as
+scanned if images cover at least this share and it has fewer characters, such as those of a stamp. A page without
+characters counts as scanned if it has an image, or at least this number of curves, which may be letters."""
 _STAMPS = ("FreeText", "Stamp", "Widget")
 SCANNED = "has scanned pages, without a text layer: set `ocr: tesseract`"
 _Line = tuple[str, str]
@@ -383,8 +383,9 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
 
 
 def _way_of_reading(lines: list[_Line]) -> int:
-    """Return the index in each `_Line` of the correct reading: 0 if the Arabic letters of the PDF are in visual order,
-    1 if they are in logical order from left to right. Raises Unreadable if the words do not show the order."""
+    """Return the index of the correct reading in each `_Line`. It is 0 if the Arabic letters of the PDF are in visual
+    order, and 1 if they are in logical order from left to right. Raises Unreadable if the words do not show the
+    order."""
     evidence = sum(_is_in_order(turned) - _is_in_order(kept) for turned, kept in lines if turned != kept)
     if abs(evidence) < _LEAST_EVIDENCE and any(turned != kept for turned, kept in lines):
         raise Unreadable("the order of its Arabic text cannot be told")
@@ -480,7 +481,7 @@ def _line(characters: list[Any]) -> _Line:
 
 ROWS_OF_AN_ITEM = 1_000
 _MOST_DIGITS = 10**15
-"""Size from which a number in a workbook may have lost digits."""
+"""Minimum size at which a number in a workbook may have lost digits."""
 
 
 def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Iterator[dict[str, Any]]:

@@ -238,7 +238,7 @@ def _encoding_by_zeros(begin: bytes) -> str | None:
 
 def _is_read_as(plain: str, encoding: str | None) -> bool:
     name = codecs.lookup(encoding or "utf-8").name
-    if plain.endswith("e"):  # without a mark, Python reads both in their -le variants
+    if plain.endswith("e"):  # without a byte order mark, Python reads both in their -le variants
         return name in (plain, plain.removesuffix("-le"))
     return name.startswith(plain)
 

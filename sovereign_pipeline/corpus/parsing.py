@@ -231,8 +231,8 @@ MARK_BYTES = 32
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of parsed files. Each cache file ends with a keyed digest, the mark. A cache file that was truncated,
-    moved, or written without the installation's secret has no valid mark. Its source file is then parsed again."""
+    """The cache of parsed files. Each cache file ends with a MAC (keyed digest). A cache file that was truncated,
+    moved, or written without the installation's secret has no valid MAC. Its source file is then parsed again."""
 
     directory: Path
     """Directory of the cache files, which contain unscrubbed text."""
@@ -328,7 +328,7 @@ def _changed(file: SourceFile) -> SourceError:
 def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
     with kept.open("rb") as stream:
         line, following, start, place = stream.readline(), stream.readline(), 0, 1
-        while following:  # the last line is the mark
+        while following:  # the last line is the MAC
             after = stream.readline()
             name = file.name if place == 1 and not after else f"{file.name}#{place}"
             yield from _units_in(name, file.sha256, line, (str(kept), start))
@@ -473,7 +473,7 @@ class Sandboxes:
                 yield {"broken": _why_it_ended(error)}
                 count += 1
         try:
-            for item in self._parsed(path, count, unread=f"behind {MOST_ENDS} messages that ended the parser"):
+            for item in self._parsed(path, count, unread=f"after {MOST_ENDS} messages that ended the parser"):
                 yield _checked(json.loads(item))
         except (OSError, EOFError, ValueError) as error:
             yield {"broken": _why_it_ended(error)}
@@ -521,7 +521,7 @@ def _checked_unit(item: Any) -> dict[str, Any]:
         json.dumps(own, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         kept = {name: own[name] for name in ("attachment", "sha256") if name in own}
-        return {**kept, "broken": "holds half a character (a lone surrogate)"}
+        return {**kept, "broken": "contains a lone surrogate (half of a character)"}
     return own
 
 

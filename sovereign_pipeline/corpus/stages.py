@@ -233,8 +233,8 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
             of_case.append(f"{named} in a case file with a {level} row")
     if own or of_case:
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(own + of_case, separator='; ')}. "
-            f"No further artifact of the line was built.",
+            f"The ceiling of line {workplace.line.line} is {ceiling}, but "
+            f"{and_more(own + of_case, separator='; ')}. No further artifact of the line was built.",
             "Remove the whole case files of these documents from the line's sources, or raise the line's ceiling.",
         )
 
@@ -362,11 +362,11 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
 
 
 MOST_IN_OTHER_LANGUAGE = 0.02
-"""Largest accepted share of documents with a text that is certainly in another language than the document."""
+"""Largest accepted share of documents with a text whose language certainly differs from the document's."""
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than the document states. In such a text, name
+    """Verify that hardly any document has a text in a language that differs from the document's. In such a text, name
     detection would miss names or find wrong ones. A document may have texts in two languages if names are detected in
     both languages, and the scripts differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
@@ -432,7 +432,7 @@ class ChangedSource:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
         if self.state == "missing":
             return f"{subject} is missing."
-        return f"{subject} was changed since it was read{f': {self.rows}' if self.rows is not None else ''}."
+        return f"{subject} has changed since it was read{f': {self.rows}' if self.rows is not None else ''}."
 
 
 def changed_sources(
@@ -520,8 +520,8 @@ def compare_with_sources(
 ) -> Comparison:
     """Compare a raw corpus with its sources, row by row. Both have the same order.
 
-    This module determines a row's classification level with other code than the reader uses. A level is therefore
-    missed only if both miss it. Everything built from the row would then get too low a level.
+    This module and the reader compute a row's classification level with different code. A level is therefore missed
+    only if both miss it. Everything built from that row would then have too low a level.
 
     Args:
         documents: the name of the corpus's file of documents.

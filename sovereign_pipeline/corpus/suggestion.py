@@ -35,10 +35,10 @@ TEXTS = ("subject", "request", "response", "rejected")
 LEAST_MARKUP = 0.5
 """Minimum share of values with unmistakable markup in a column that counts as HTML. Plain text may contain `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Number of rows from which a word in a level column is shown. A rarer word may be a name."""
+"""Minimum number of rows with a word in a level column for the word to be shown. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
-"""A column is used as the response (or the request) if at least this share of its texts look like replies (or begin
-with a salutation), and if the share is at least this many times that of every other column."""
+"""The response column needs at least this share of texts that look like replies, and at least this many times the share
+of every other column. The request column needs at least this share of texts that begin with a salutation."""
 
 FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
 FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
@@ -281,7 +281,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Write FILL IN for the request, and for the response, if no column certainly contains it."""
+    """Write FILL IN for the request or the response if no column clearly contains it."""
     for name in ("request", "response") if facts.layout is None else ():
         if name in fields:
             continue
@@ -331,7 +331,7 @@ def _set_columns_that_are_not_there(
             texts = [facts.columns[fields[each]] for each in ("request", "response") if each in fields]
             arabic, filled = sum(each.arabic for each in texts), sum(each.filled for each in texts)
             shares = f"; {arabic:,} of {filled:,} texts are in Arabic script" if filled else ""
-            notes.append(f"language: no column has languages; each row's text is searched for its language{shares}.")
+            notes.append(f"language: no column has languages; the language is detected from each row's text{shares}.")
         else:
             source["constants"][name] = ""
 
@@ -400,7 +400,7 @@ def _set_levels(
     elif own is not None and (words or own.long):
         unknown = sum(words.values())
         notes.append(
-            f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are no "
+            f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are not "
             f"levels of the ladder, and will be quarantined. Give each word a level under `levels`, or rename the "
             f"column and set `classification_floor`."
         )
@@ -469,8 +469,9 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
 
 
 def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
-    """Add the columns of the request and of the response. They are found by words in their names, or else by their
-    texts, whose length does not matter. If the column of a field cannot be determined, the field is left out."""
+    """Add the columns of the request and of the response. They are identified by words in the column names. If that
+    fails, they are identified by their texts, regardless of length. If the column of a field cannot be determined, the
+    field is left out."""
 
     texts = _texts(free)
 
@@ -492,7 +493,7 @@ def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], no
 
 
 def _texts(free: Callable[[], list[ColumnFacts]]) -> list[ColumnFacts]:
-    """Return those unused columns that may contain requests or replies."""
+    """Return the unused columns that may contain requests or replies."""
     return [each for each in free() if each.is_of_texts and not names_field(each.name, "subject")]
 
 
@@ -604,7 +605,7 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, or else None. In either case, add a note on tags in the texts,
+    """Return `html` if one text column is mostly HTML, otherwise None. In either case, add a note on tags in the texts,
     because removing tags deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
@@ -613,11 +614,13 @@ def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str |
             continue
         note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have HTML tags"
         if column.like_tags:
-            note += f", and {column.like_tags:,} have `<` before text that is no tag"
+            note += f", and {column.like_tags:,} have `<` before text that is not a tag"
         if is_html:
             notes.append(f"{note}; `markup: html` removes everything between `<` and `>`, in every row.")
         else:
-            notes.append(f"{note}; tags stay. `markup: html` would remove all between `<` and `>`, in every row.")
+            notes.append(
+                f"{note}; tags stay. `markup: html` would remove everything between `<` and `>`, in every row."
+            )
     return "html" if is_html else None
 
 

@@ -27,7 +27,7 @@ from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE
-from sovereign_pipeline.review.closed_reviews import TABLES_FILE
+from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.split import PROOF
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 from sovereign_pipeline.training.reward_model import read_reward_report
@@ -284,7 +284,7 @@ def red_team_report(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """Return a table with one row for each pair of a figure and a reference that the candidate is compared with."""
+    """Return a table with one row for each pair of a metric and a reference of the comparison."""
     return table(
         [
             {

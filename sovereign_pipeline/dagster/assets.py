@@ -22,8 +22,8 @@ from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.gates import evaluate_gates, may_be_waived, recorded_verdict, waiver_in
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Gate, Stage, Verdict, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import (
@@ -187,7 +187,7 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}
-"""Functions that publish an artifact whatever its verdicts. A report whose gates did not pass needs the most
+"""Functions that publish an artifact regardless of its verdicts. A report whose gates did not pass needs the most
 attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {

@@ -43,7 +43,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.hosts import (
+from sovereign_pipeline.base.pages import (
     LOOPBACK,
     App,
     Proxy,
@@ -55,7 +55,7 @@ from sovereign_pipeline.base.hosts import (
     refuse,
     serve_app,
 )
-from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.pages import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.dagster.dagster_ui import guarded, loaded_workspace

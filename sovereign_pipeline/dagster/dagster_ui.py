@@ -13,8 +13,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
-from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen, serve_app
-from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.pages import App, Receive, Send, for_hosts, listen, serve_app
+from sovereign_pipeline.base.pages import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.resources import open_instance

@@ -8,8 +8,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen, refuse, serve_app
-from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.pages import LOOPBACK, App, Receive, Send, for_hosts, listen, refuse, serve_app
+from sovereign_pipeline.base.pages import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
 
@@ -70,7 +70,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        # MLflow expects host names with and without a port. Before MLflow, `base/hosts.py` filters requests by host.
+        # MLflow expects host names with and without a port. Before MLflow, `base/pages.py` filters requests by host.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
             f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)

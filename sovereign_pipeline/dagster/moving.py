@@ -1,4 +1,5 @@
-"""Move an installation's databases from SQLite files in its home to the PostgreSQL servers that its variables name."""
+"""Move an installation's databases from SQLite files in SOVEREIGN_HOME to the PostgreSQL servers that its variables
+name."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -207,7 +208,7 @@ def _log_of(storage: Any, run_id: str) -> Iterator[dg.EventLogEntry]:
 
 
 def copy_tables(tables: Sequence[Table], source: Connection, target: Connection) -> int:
-    """Replace the rows of the target's tables by the source's rows, and return the number of rows.
+    """Replace the rows of the target's tables with the source's rows, and return the number of rows.
 
     Args:
         tables: tables of the target. Each table comes after the tables that it references. A table that the source

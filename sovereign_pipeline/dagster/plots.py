@@ -25,7 +25,7 @@ two panels also show the parts of the reward. Columns that the algorithm does no
 def loss_curve_png(training_log: Path) -> bytes:
     """Draw the loss and the learning rate per step from a `training_log.jsonl`, and return a PNG.
 
-    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows these rewards: the margins
+    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows them. It shows the margins
     of pairs, or the rewards of replies with positive and with negative feedback.
     """
     rows = list(read_jsonl(training_log))

@@ -1,5 +1,5 @@
 """Define Dagster's resources, instance and partitions, and launch the trainer from an asset. No resource has a run
-configuration, so that nobody can change a line's rules in Dagster's launchpad."""
+configuration. So nobody can change a line's rules in Dagster's launchpad."""
 
 import datetime
 import os
@@ -120,13 +120,14 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
 STORAGE = f"\nstorage: {{postgres: {{postgres_url: {{env: {VARIABLES['dagster_url']}}}}}}}\n"
 HOME_IN_DAGSTER = "sovereign-home"
-"""Key under which Dagster's cursors contain the home's name."""
+"""Key of the Dagster cursor that contains the path of SOVEREIGN_HOME and its host."""
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Write `dagster.yaml`, set the variables for this process and its children, and open Dagster's instance.
 
-    Raises InputError if Dagster's database cannot be opened, and ConflictError if another home uses this database.
+    Raises InputError if Dagster's database cannot be opened, and ConflictError if another installation's SOVEREIGN_HOME
+    uses this database.
     """
     variable = VARIABLES["dagster_url"]
     if settings.dagster_url is not None and not is_on_postgresql(settings.dagster_url):

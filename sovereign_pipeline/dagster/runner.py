@@ -242,8 +242,8 @@ def _forking_anew() -> Iterator[None]:
 
 
 def reason_of(result: dg.JobExecutionResult) -> RunStopped:
-    """Return the reason why a run failed, from the run's events: the first error of this project; if there is none, the
-    first gate that did not pass; if there is none either, another error."""
+    """Return the reason why a run failed, from the run's events. The first error of this project is preferred, then the
+    first gate that did not pass, then any other error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}

@@ -16,7 +16,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import ConflictError, ServiceEnded, SovereignError
 from sovereign_pipeline.base.files import held_if_free
-from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.pages import LOOPBACK, listen
 from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.auditor import READY, auditors_proxy
 from sovereign_pipeline.serving.deployable import lines_in_production

@@ -87,8 +87,8 @@ class HeldOutInRows:
     found: tuple[tuple[str, str], ...]
     """Pairs (held-out document id, row id), each once."""
     in_pieces: tuple[tuple[str, str], ...]
-    """Pairs (held-out document id, id of a row with a piece of the document). They are listed for documents with a text
-    of which all rows together contain at least half."""
+    """Pairs (held-out document id, id of a row with a piece of the document). They are listed for a document if all
+    rows together contain at least half of one of its texts."""
     pieces: Pieces
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, row) -> number of pairs of texts."""
@@ -293,10 +293,10 @@ class Contamination:
     """Finds the suite items that a row contains. Keeps the words of the items and of one row in memory.
 
     A row contains an item if both share a run of `n` words, as in Brown et al. 2020, "Language Models are Few-Shot
-    Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They remove the
-    run from the training text, and ignore a run in more than 10 documents as boilerplate. Here every such row is
-    listed, even for boilerplate, and the recipe limits the share of such rows.) An item, or a question without its
-    choices, may have fewer than `n` words. A row contains it if all its words occur in the row as one run.
+    Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (Brown et al.
+    remove the run from the training text, and ignore runs that occur in more than 10 documents. This gate lists every
+    matching row, and the recipe limits the share of such rows.) A row contains an item of fewer than `n` words, or such
+    a question without its choices, if all its words occur in the row as one run.
 
     A row may have a placeholder where the suite's item has a name. In a run of `n`, a placeholder therefore counts as
     one word and matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found. A run with

@@ -380,5 +380,5 @@ def preference_layout(line: Line) -> Layout:
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
-    """Stream those documents on one side of a split that are rows of a dataset. `side`: name of the side's file."""
+    """Stream the documents on one side of a split that are rows of a dataset. `side`: name of the side's file."""
     return filter(layout.includes, read_documents(split.file(side)))

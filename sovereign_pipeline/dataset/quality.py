@@ -22,13 +22,13 @@ from sovereign_pipeline.corpus.languages import LEAST_LETTERS, is_in_other_scrip
 from sovereign_pipeline.split.shingles import normal_text
 
 RUNNING_LINE_WORDS = 8
-"""Number of words up to which a last line may be a signature or a list item. A longer line counts as a sentence."""
+"""Maximum number of words of a last line that may be a signature or a list item. A longer line counts as a sentence."""
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 ONE_SIDED = 0.8
-"""Share of pairs from which the quality report warns that length predicts the choice: the pairs whose longer reply was
-chosen, or those whose longer reply was rejected. Rewards for length are a known problem of preference data (Singhal et
-al. 2023, "A Long Way to Go")."""
+"""Minimum share of pairs at which the quality report warns that length predicts the choice: the pairs whose longer
+reply was chosen, or those whose longer reply was rejected. Rewards for length are a known problem of preference data
+(Singhal et al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"

@@ -69,7 +69,7 @@ NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is e
 
 
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write rows and cards. Of held-out documents, only lengths and ids are used.
+    """Write rows and cards. Only the lengths and ids of held-out documents are used.
 
     The preference file is empty if the recipe has no preference training. Raises IntegrityError if the base model's
     tokenizer is missing or differs from its pinned digest.
@@ -328,8 +328,8 @@ class Measured:
             yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents. Of held-out documents, only
-        lengths and ids are used."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Only the lengths and ids of
+        held-out documents are used."""
         for document, _, length in self._measured(HELD_OUT, self._counts["held_out"]):
             self._held_out.add(document.id, length)
         return TokenNumbers(

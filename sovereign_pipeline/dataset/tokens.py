@@ -12,7 +12,7 @@ from pydantic import Field
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
+from sovereign_pipeline.base_models.stages import eos_ids, load_card, model_directory
 from sovereign_pipeline.base_models.tool_form import for_template
 from sovereign_pipeline.dataset.jsonl import Row, conversations_of
 from sovereign_pipeline.record.stage import Workplace
@@ -22,8 +22,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Statistics of row lengths in tokens. The length of a row is that of prompt and reply together; a pair counts with
-    its longer reply. Percentiles are by nearest rank. Without rows, all lengths are 0."""
+    """Statistics of row lengths in tokens. The length of a row is the length of prompt and reply together. For a pair,
+    the longer reply counts. Percentiles are by nearest rank. Without rows, all lengths are 0."""
 
     rows: int
     shortest: int
@@ -77,7 +77,7 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
         digests[f"models/{card.name}/{name}"] = file_sha256(path)
         if digests[f"models/{card.name}/{name}"] != pinned:
             raise IntegrityError(
-                f"{path}: differs from the pinned digest of the base model {card.name}.",
+                f"{path}: the file differs from the pinned digest of the base model {card.name}.",
                 f"Restore the file, or remove {directory} and fetch the model again.",
                 act="fetch_model",
                 model=card.name,
@@ -93,9 +93,9 @@ class BaseTokenizer:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """Return the number of tokens of each row's prompt with its longest reply, in the chat template, up to the last
-        end-of-turn token. The lengths equal those of `training/rows.py`, except that a
-        mark of the template within a text counts as one token. Here, conversations are encoded in batches.
-        Raises InputError for a row that the template rejects."""
+        end-of-turn token. The lengths equal those of `training/rows.py`, except that a special token of the template
+        within a text counts as one token. Here, conversations are encoded in batches. Raises InputError for a row that
+        the template rejects."""
         if not rows:
             return []
         tokenizer, ends = self.loaded

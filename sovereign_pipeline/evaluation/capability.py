@@ -192,8 +192,8 @@ def _write(
 
 
 def _reply(suite: Suite, answer: Answer) -> str:
-    """Return the part of an answer that is graded. White space at the ends is kept only for code, where indentation
-    matters."""
+    """Return the part of an answer that is graded. Leading and trailing white space is kept only for code, where
+    indentation matters."""
     assert not isinstance(suite.task, ChoiceTask)
     text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
     return until(text, suite.task.stop)

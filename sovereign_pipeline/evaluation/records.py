@@ -1,6 +1,6 @@
 """The files of the evaluation's artifacts, and the records in them.
 
-`samples.jsonl` contains one row per item, with the observations of every arm. All other figures are computed from
+`samples.jsonl` contains one row per item, with the observations of every arm. All other values are computed from
 `samples.jsonl`, and each gate computes them again. Only `answers.jsonl` contains generated text.
 """
 
@@ -206,8 +206,8 @@ class AnswerRow(Frozen):
 
 
 class ReplyResult(Frozen):
-    """Mean similarity of generated replies to the true replies, and the difference from each reference with its
-    interval. Higher is more similar."""
+    """The mean similarity between generated and true replies (higher is more similar), and the difference from each
+    reference with its confidence interval."""
 
     chrf: dict[Reference, LossDifference]
     rouge_l: dict[Reference, LossDifference]

@@ -96,7 +96,7 @@ def compare_losses(
     """Compare one number per row, with `clustered_interval` of the differences.
 
     `clusters`: for each row, the id that dependent rows share, such as a case file. `weights`: weight of each row in
-    all means; None weighs rows equally. All arguments have the same length and are not empty.
+    all means; None weights all rows equally. All arguments have the same length and are not empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     interval = clustered_interval(differences, clusters, seed, weights)
@@ -460,8 +460,8 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
 
 def passing_probability_of_rise(rows: int, margin: float, changed: float) -> float:
-    """Return the probability as `passing_probability` does, for a gate on the rise over a control with the same number
-    of rows (`memorisation.rise_over_control`)."""
+    """Return the probability like `passing_probability`, but for a gate that limits the rise on training rows minus the
+    rise on control rows (`memorisation.rise_over_control`). There are `rows` rows of each kind."""
     import numpy as np
     from scipy.stats import binom
 

@@ -38,7 +38,7 @@ def score_tool_calls(
     Turns are generated greedily, as served, after the true earlier turns. Conversations are selected in the order in
     which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped and counted. Returns
     no samples if no held-out conversation has tools, and no counts if no training document has tools either. Raises
-    InputError if the chat template has no form for tools.
+    InputError if the chat template does not support tools.
     """
     with_tools = [document for document in held_out if document.tools and not document.is_preference]
     selection = ToolCallSelection(
@@ -76,7 +76,7 @@ def form_of(tokenizer: Any) -> ToolForm:
     """Return the chat template's form for tool calls. Raises InputError if the template has no such form."""
     form = tool_form_of(tokenizer)
     if form is None:
-        raise InputError("The base model's chat template has no form for tools.", "Use a base model that calls tools.")
+        raise InputError("The base model's chat template does not support tools.", "Use a base model that calls tools.")
     return form
 
 

@@ -1,17 +1,29 @@
-"""Collect the facts about an adapter from a package's files, and write its CycloneDX bill of materials and OpenLineage
-events."""
+"""Write an adapter's documents from a package's files: model card, technical file (Annex IV of the EU AI Act),
+CycloneDX bill of materials and OpenLineage events."""
 
+import hashlib
 import json
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import read_bounded
 from sovereign_pipeline.base_models.stages import BASE_MODEL, made_of
+from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.stage import Outcome
+from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, bill_of_materials
+from sovereign_pipeline.training.compute import COUNTED
 from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
@@ -29,7 +41,7 @@ _TRAININGS = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 
 @dataclass(frozen=True)
 class Training:
-    """The figures of one training run in an adapter's lineage."""
+    """The measured values of one training run in an adapter's lineage."""
 
     kind: str
     line: str
@@ -41,7 +53,7 @@ class Training:
     flops: int
     kilowatt_hours: float | None
     energy_source: str
-    """Source of the energy figure, or the reason why there is no figure."""
+    """Source of the energy value, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,8 @@ class LineageCompute:
 
 
 def compute_of(read: Callable[[str], Manifest], digest: str) -> LineageCompute:
-    """Return the figures of all training runs behind an adapter: of the adapter, of its reward model and parent
-    adapters, and of the base model if the base model was tuned here.
+    """Return the measured values of all training runs behind an adapter. They include the runs of its reward model and
+    parent adapters, and those of the base model if it was tuned here.
 
     Args:
         read: returns an artifact's manifest by the artifact's digest.
@@ -501,3 +513,103 @@ def _outside(name: str, digest: str) -> dict[str, Any]:
 def _facet(schema: str, **fields: Any) -> dict[str, Any]:
     name = schema.split("/")[1]
     return {"_producer": PRODUCER, "_schemaURL": f"{FACETS}/{schema}.json#/$defs/{name}", **fields}
+
+
+UNWRITTEN = "Not known to this system"
+"""Text that marks each passage that a person must write."""
+LARGEST = 4 << 20
+CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
+"""Kinds of artifacts whose gates document how data were selected, labelled and cleaned."""
+TRAINED = ("sft_adapter", "reward_model", "aligned_adapter")
+
+
+def technical_file(facts: AdapterFacts) -> str:
+    return _filled("technical-file.md", facts)
+
+
+def model_card(facts: AdapterFacts) -> str:
+    """Return the model card as Markdown with YAML front matter."""
+    return _filled("model-card.md", facts)
+
+
+def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
+    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle. Raises
+    InputError if the file does not name the adapter's record."""
+    content = read_bounded(path, LARGEST, "Name the completed file.")
+    if adapter.record_digest.encode() not in content:
+        raise InputError(
+            f"{path}: the file does not contain the digest of {adapter.id}'s record, {adapter.record_digest}.",
+            "Complete the draft of this adapter, and keep the record's digest in it.",
+        )
+    about = Subject(path.name, hashlib.sha256(content).hexdigest())
+    stated = {"adapter": adapter.id, "record": adapter.record_digest}
+    return sign_statement(signer, Statement((about,), TECHNICAL_FILE, stated))
+
+
+def _filled(template: str, facts: AdapterFacts) -> str:
+    by_data = {each: each.stage in CORPUS or "dataset" in each.stage for each in facts.verdicts}
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            facts=facts,
+            record=facts.record,
+            held=facts.record.evaluation.get("held", {}),
+            trained={kind: facts.manifests[kind] for kind in TRAINED if kind in facts.manifests},
+            of_data=[each for each in facts.verdicts if by_data[each]],
+            of_model=[each for each in facts.verdicts if not by_data[each]],
+            waived=[each for each in facts.verdicts if each.waived_because is not None],
+            issues="; ".join(facts.issues),
+            licences=sorted({str(each.get("licence", "")) for each in facts.sources}),
+            front_matter=_front_matter(facts),
+            counted=COUNTED,
+            third=THIRD,
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown
+    )
+    found.globals["unwritten"] = UNWRITTEN
+    found.filters |= {
+        "cell": lambda text: _line(text).replace("|", "\\|"),
+        "energy": lambda hours: "not known" if hours is None else f"{hours:.4g}",
+        "figure": lambda value: f"{value:.4g}" if isinstance(value, int | float) else "–",
+        "interval": _interval,
+        "json": lambda value: json.dumps(value, ensure_ascii=False, sort_keys=True),
+        "line": _line,
+        "spec": format,
+    }
+    return found
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    low, high = figure.get("low"), figure.get("high")
+    return "none" if low is None or high is None else f"{low:+.4g} to {high:+.4g}"
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _front_matter(facts: AdapterFacts) -> str:
+    record = facts.record
+    content: dict[str, Any] = {
+        "library_name": "transformers" if "full" in record.method else "peft",
+        "pipeline_tag": "text-generation",
+        "base_model": record.base_model.name,
+        "license": "other",
+        "license_name": record.base_model.licence,
+        "language": sorted(facts.card.get("by_language", {})),
+        "datasets": [dataset.digest for dataset in record.datasets],
+        "tags": [record.line, record.method, f"classification:{record.classification}"],
+    }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -22,8 +22,14 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.stages import artifacts_of
 from sovereign_pipeline.evidence import verify
-from sovereign_pipeline.evidence.documents import AdapterFacts, completed_bill, facts_of, lineage_events
-from sovereign_pipeline.evidence.technical_file import model_card, technical_file
+from sovereign_pipeline.evidence.documents import (
+    AdapterFacts,
+    completed_bill,
+    facts_of,
+    lineage_events,
+    model_card,
+    technical_file,
+)
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record import catalog, checkpoints, notes, witnesses
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, append, stream_in
@@ -377,7 +383,8 @@ def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes]
         content = (in_files or {}).get(sha256) or stored_content(sha256)
     except IntegrityError:
         raise IntegrityError(
-            f"The signed statement of entry {entry.sequence} of the audit log is in neither home nor registry.",
+            f"The signed statement of entry {entry.sequence} of the audit log is in neither SOVEREIGN_HOME nor the "
+            "registry.",
             checkpoints.RESTORE,
         ) from None
     found.files[f"statements/{sha256}{SUFFIX}"] = content

@@ -9,7 +9,7 @@ The exit status is 0 if every check passes, 1 at the first check that fails, and
 uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
  1. Bytes        JSON formats, times, keys
- 2. Files        exactly the files of index.json; each check marks the files that it uses, and none may stay unused
+ 2. Files        exactly the files of index.json; each check records the files that it uses, and none may stay unused
  3. Trust root   first root -> later roots -> targets.json: the keys, with their roles, permissions and revocations
  4. Log          the checkpoint, signed by the log's key and its witnesses -> single entries, by inclusion proofs
  5. Statements   signed by a key that had its role at the index of the statement's entry in the log
@@ -202,7 +202,7 @@ class Package:
         return sorted(path for path in self.files if path.startswith(f"{folder}/"))
 
     def entries(self, *actions: str, **subjects: object) -> Iterator[dict[str, Any]]:
-        """Yield the entries with one of these actions (default: any) and these subjects, by number. Mark them used."""
+        """Yield entries with one of these actions (default: any) and these subjects, by number. Record them as used."""
         for number, entry in sorted(self.log.items()):
             said = entry["subjects"]
             is_such = not actions or entry["action"] in actions
@@ -611,7 +611,7 @@ def check_attested(package: Package, artifact: Artifact, name: str) -> None:
         said = statement(package, bundle, "pipeline", OPENSSF, sha256(whole), artifact.sealed_at, where)
         is_own = listed == {each["name"]: each["digest"] for each in said.predicate["resources"]}
         is_named = said.subject[0]["name"] == artifact.digest
-        require(is_own and is_named, f"{where}: it lists other files than the manifest")
+        require(is_own and is_named, f"{where}: its list of files differs from the manifest")
         return
     content = package.take(f"{artifact.folder}/{name}")
     said = statement(package, bundle, "pipeline", ATTESTED[name], sha256(content), artifact.sealed_at, where)
@@ -909,7 +909,7 @@ def read_acts(package: Package) -> dict[int, Said]:
             about = subjects[of]
         act = acts[number] = statement(package, bundle, role, OURS + kind, about, number - 1, where)
         is_about = {each["digest"]["sha256"] for each in act.subject} >= {row["record_manifest_sha256"] for row in rows}
-        require(is_about or of != "adapter", f"{where}: it is about other adapters than entry {number}")
+        require(is_about or of != "adapter", f"{where}: its adapters differ from those of entry {number}")
         check_dated(act, entry, after=[registered[row["id"]] for row in rows if row["id"] in registered])
         is_own = entry["actor"] == f"{role}:{act.keyid}"
         require(is_own, f"{where}: entry {number} names {entry['actor']}, but another key signed it")
@@ -992,7 +992,7 @@ def check_request(package: Package, number: int, request: Said, late: datetime.d
         of_then = [each for each in rules if late is not None and moment(each["at"]) <= late]
         newest = {each["subjects"]["now"] for each in (*rules[-1:], *of_then[-1:])}
         in_force = digest in newest and f"policy/{digest}.yaml" in package.files
-        require(in_force, f"{where}: by the log, another {file} than {digest[:12]} was in force")
+        require(in_force, f"{where}: by the log, {file} {digest[:12]} was not in force then")
 
 
 def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
@@ -1506,7 +1506,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
 
 
 def verify(files: dict[str, bytes], root_sha256: str, on: str | None, seen: int, say: Callable[[str], None]) -> None:
-    """Check everything, and pass the results to `say`. Raises Refused at the first failure, whatever its cause."""
+    """Check everything, and pass the results to `say`. Raises Refused at the first failure, for any cause."""
     package = Package(files)
     try:
         check_all(package, root_sha256, on, seen, say)

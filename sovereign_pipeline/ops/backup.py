@@ -1,8 +1,8 @@
 """Create an encrypted backup of an installation while it is in use.
 
-Registry, checkpoint, keys, flags and the gateway's marks are copied first, while the ledger is locked. The files of the
-home follow, then those of the corpus. References to artifacts are copied before the artifacts. Other databases are
-copied with SQLite's backup API or dumped with pg_dump.
+Registry, checkpoint, keys, flags and the gateway's high-water marks are copied first, while the ledger is locked. The
+files in SOVEREIGN_HOME follow, then those in SOVEREIGN_CORPUS. References to artifacts are copied before the artifacts.
+Other databases are copied with SQLite's backup API or dumped with pg_dump.
 """
 
 import datetime
@@ -35,7 +35,7 @@ from sovereign_pipeline.record.stage import Progress
 ASIDE = ".backup-"
 """Prefix of the name of a temporary folder."""
 OURS = ".sovereign-aside"
-"""Suffix of the name of a temporary folder, which distinguishes it from other folders beside the home."""
+"""Suffix of the name of a temporary folder, which distinguishes it from other folders beside SOVEREIGN_HOME."""
 _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
@@ -155,8 +155,8 @@ OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
 """Name prefixes of folders with unfinished work, which are not backed up."""
 FLAGS, MARKS = "home/serving/flags", ("serving/high-water-marks.json", "serving/last-verified.json")
-"""Names in the archive of files that must not be newer than the registry: a gateway rejects a registry that is older
-than its marks, and a flag may name an adapter only after its transition."""
+"""Names in the archive of files that must not be newer than the registry. A gateway rejects a registry that is older
+than its high-water marks. A flag may name an adapter only after the adapter's transition."""
 
 
 @dataclass
@@ -169,7 +169,8 @@ class Snapshot:
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger, keys, marks and flags under the ledger's lock. Returns the checkpoint of this copy."""
+        """Copy registry, ledger, keys, high-water marks and flags under the ledger's lock. Returns the checkpoint of
+        this copy."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):
@@ -191,7 +192,8 @@ class Snapshot:
         return checkpoint
 
     def _marks_and_flags(self) -> Iterator[tuple[str, Path]]:
-        """Yield each file's name in the archive and its path: marks first, because flags may change meanwhile."""
+        """Yield each file's name in the archive and its path. High-water marks come first, because flags may change
+        meanwhile."""
         for name in MARKS:
             yield name, self.settings.serving / PurePosixPath(name).name
         for change in (self.settings.home / "serving" / "flags").glob("*/[0-9]*"):

@@ -112,7 +112,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
 
     Args:
         sha256: signed SHA-256 of the encrypted archive. It is verified again while the archive is decrypted, because
-            the medium may have changed since an earlier verification.
+            the medium may have changed after an earlier verification.
         take: function that is called with each file and the file's bytes in blocks, **before** the list is verified.
             Use its results only after `read` returns. Its argument `Listed` has an empty digest.
 
@@ -159,7 +159,8 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
 
 
 def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
-    """Decrypt an archive. Raises IntegrityError at the end if its SHA-256 differs."""
+    """Decrypt `sealed` into `to`. After the last byte, raises DamagedBackup if the SHA-256 of `sealed` is not
+    `sha256`."""
     import pyrage
 
     hashing = _Hashing(sealed)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SignInError, SourceError
 from sovereign_pipeline.base.files import BLOCK, file_sha256
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.pinned import load_card, model_directory
-from sovereign_pipeline.base_models.pinned import verify as verify_base_model
+from sovereign_pipeline.base_models.stages import load_card, model_directory
+from sovereign_pipeline.base_models.stages import verify as verify_base_model
 from sovereign_pipeline.ops import bundle_tool
 from sovereign_pipeline.ops import bundle_tool as carried_trust
 from sovereign_pipeline.ops.bundle_tool import TIME, Bundle, Refused, install, sha256, spelled, this_platform, verify
@@ -264,7 +264,7 @@ def configuration(settings: Settings) -> Iterator[Content]:
             continue
         if path.is_symlink():
             raise InputError(
-                f"{path}: this is a link, and a bundle cannot contain links.", "Replace the link by the file itself."
+                f"{path}: this is a link, and a bundle cannot contain links.", "Replace the link with the file itself."
             )
         if path.is_file():
             yield Content(f"configuration/{relative.as_posix()}", path, "of this institution")

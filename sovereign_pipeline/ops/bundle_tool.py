@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def on_one_line(text: str) -> str:
-    """Replace unprintable characters by "?", so that text from a bundle cannot move the cursor or begin a line."""
+    """Replace unprintable characters with "?", so that text from a bundle cannot move the cursor or begin a line."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
@@ -329,7 +329,7 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
     if not is_signed(
         trusted.keys[keyid], signature, f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
     ):
-        raise Refused(f"{SIGNATURE}: the signature does not verify over this statement.")
+        raise Refused(f"{SIGNATURE}: the signature is not valid for this statement.")
     statement = json_object(payload, SIGNATURE)
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, PREDICATE):
         raise Refused(f"{SIGNATURE}: the statement's type is not {PREDICATE}.")
@@ -418,7 +418,7 @@ def verify(
         if bundle.created <= earlier:
             raise Refused(
                 f"{directory}: the bundle was packed at {bundle.created}, which is not after {newer_than} ({earlier}).",
-                "Use the newest bundle. Find out who replaced the bundle by an older one.",
+                "Use the newest bundle. Find out who replaced the bundle with an older one.",
             )
     return bundle
 

@@ -105,7 +105,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
             f"{passed_over[0]}: it is neither a signature nor a signed list.",
-            "Remove it, or correct its name. If it is a symbolic link, replace it by the file.",
+            "Remove it, or correct its name. If it is a symbolic link, replace it with the file.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
@@ -266,7 +266,7 @@ def _public_key(path: Path) -> "EllipticCurvePublicKey":
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    hint = "Replace it by the publisher's public key: PEM, on P-256, P-384 or P-521."
+    hint = "Replace it with the publisher's public key: PEM, on P-256, P-384 or P-521."
     try:
         key = load_pem_public_key(read_bounded(path, LARGEST_KEY, hint))
     except (ValueError, UnsupportedAlgorithm):
@@ -331,7 +331,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
         name, digest = resource.get("name"), resource.get("digest")
         if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise IntegrityError(
-                f"{signature}: it lists {name!a} with another digest than SHA-256.",
+                f"{signature}: the digest that it lists for {name!a} is not a SHA-256.",
                 "Ask the publisher for SHA-256 digests.",
             )
         if not isinstance(name, str) or name in files:

@@ -100,8 +100,8 @@ def restore(
     """Restore a backup to empty directories and databases.
 
     Args:
-        known: files with later checkpoints of the ledger, from the old home, an auditor or a witness.
-        loses: number of ledger entries that the backup lacks and that the operator accepts to lose.
+        known: files with later checkpoints of the ledger, from the old SOVEREIGN_HOME, an auditor or a witness.
+        loses: number of ledger entries that the backup lacks. The operator accepts their loss.
 
     Raises IntegrityError and InputError. Raises ConflictError if the number of lost entries is not `loses`; its message
     lists the lost entries.
@@ -129,7 +129,7 @@ def _put_on_record(
     if lost != loses:
         raise ConflictError(
             _lost_entries(settings, size, lost, loses),
-            "Find out which entries are lost. To restore anyway, enter their number (--loses).",
+            "Find out which entries are lost. To restore anyway, give their number with --loses.",
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:
@@ -250,7 +250,8 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 def verified_ledger(staged: Settings, made: Description) -> int:
     """Verify the ledger of an unpacked backup, and return its number of entries. Raises IntegrityError if the ledger
-    does not match the backup's description, or if the trust root lists keys of the log and the ledger has another."""
+    does not match the backup's description, or if the trust root lists keys of the log and the ledger's key is not one
+    of them."""
     registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
@@ -333,13 +334,15 @@ def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path])
 def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> TreeHead:
     head = notes.parse_tree_head(note.text)
     if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
-        raise IntegrityError(f"{path}: this checkpoint is of another ledger than the backup's.", "Choose another file.")
+        raise IntegrityError(
+            f"{path}: this checkpoint belongs to another ledger, not to the backup's.", "Choose another file."
+        )
     return head
 
 
 def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     if not lost:
-        return f"The backup lacks none of the known ledger entries, but {loses} lost entries were entered."
+        return f"The backup has all known ledger entries, but --loses states {loses} lost entries."
     named = checkpoints.missing_entries(settings, size + 1, size + lost)
     return f"The backup ends at entry {size} and lacks {counted(lost, 'later entry', 'later entries')}: {named}."
 

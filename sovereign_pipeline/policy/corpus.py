@@ -457,10 +457,11 @@ class PhoneRegions(RecipeModel):
     """The regions (ISO 3166 codes) of phone numbers without a country prefix."""
 
     valid: tuple[str, ...] = Field(default=("OM",), min_length=1)
-    """Regions whose valid numbers always count as phone numbers, whatever separates their groups of digits."""
+    """Regions whose valid numbers always count as phone numbers, regardless of the signs between their groups of
+    digits."""
 
     grouped: tuple[str, ...] = ("AE", "SA", "QA", "KW", "BH", "US", "GB", "IN")
-    """Regions whose valid numbers count as phone numbers only if their digits are grouped as is usual there, or if a
+    """Regions whose valid numbers count as phone numbers only if their digits have the region's usual grouping, or if a
     nearby word shows that the number is a phone number."""
 
     @field_validator("valid", "grouped")
@@ -558,10 +559,10 @@ class Paraphrases(RecipeModel):
     """Package with the embedding model: multilingual-e5-small in 4 bits."""
 
     cosine: float = Field(default=0.93, gt=0, le=1)
-    """Cosine similarity from which two documents are kept together. 0.93 was measured on 13 invented letters, each in
-    two wordings (8 English, 5 Arabic): letters about different matters reach at most 0.929, two wordings of one letter
-    0.91 to 0.99, and 10 of the 13 pairs are found. The same letter in English and in Arabic reaches 0.88 to 0.93. To
-    keep translations together, use their case, a link, or a lower value. A lower value also joins unrelated
+    """Minimum cosine similarity at which two documents are kept together. 0.93 was measured on 13 invented letters,
+    each in two wordings (8 English, 5 Arabic): letters about different matters reach at most 0.929, two wordings of one
+    letter 0.91 to 0.99, and 10 of the 13 pairs are found. The same letter in English and in Arabic reaches 0.88 to
+    0.93. To keep translations together, use their case, a link, or a lower value. A lower value also joins unrelated
     documents."""
 
 
@@ -576,8 +577,9 @@ class Split(RecipeModel):
     reads them. At least 0.10, or 0 for no selection side."""
 
     near_duplicate_jaccard: float = Field(default=0.7, gt=0, le=1)
-    """Jaccard similarity of word 5-shingles from which two documents are kept together. Lee et al. 2022 (Deduplicating
-    Training Data, section 4.2) use 0.8 on web documents. 0.7 is stricter, because letters are shorter."""
+    """Minimum Jaccard similarity of word 5-shingles at which two documents are kept together. Lee et al. 2022
+    (Deduplicating Training Data, section 4.2) use 0.8 on web documents. 0.7 is stricter, because letters are
+    shorter."""
 
     by_author: bool = False
     """Keep all documents of one author on one side of the split."""

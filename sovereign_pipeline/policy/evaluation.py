@@ -235,7 +235,7 @@ class Review(RecipeModel):
     """Number of prompts answered at once."""
 
     ballots: int | None = Field(default=None, ge=1)
-    """Pre-registered number of ballots from which the review may be closed; null: a ballot for every pair."""
+    """Pre-registered minimum number of ballots for closing the review; null: a ballot for every pair."""
 
     margin: float = Field(default=0.0, ge=0, le=1)
     """Largest accepted negative net preference (share of pairs won minus share lost). At 0, a worse candidate passes at

@@ -221,7 +221,7 @@ def _with(content: Mapping[str, Any], path: Sequence[str], value: Value) -> dict
 
 def recipe_diff(path: Path, setting: Setting) -> str:
     """Return a unified diff that writes a setting's values into its line's recipe and changes nothing else, not even
-    comments. Raises RecipeError if the changed text would be another recipe than the setting's."""
+    comments. Raises RecipeError if the changed recipe would differ from the setting's."""
     before = after = path.read_text(encoding="utf-8")
     for key, value in setting.values.items():
         after = _written(after, ("training", *key.split(".")), value)

@@ -229,7 +229,7 @@ def iso_day(text: str) -> datetime.date:
     except ValueError:
         raise ValueError("is not an ISO date, such as 2024-12-31") from None
     if not EARLIEST <= day.year <= LATEST:
-        raise ValueError(f"is not between the years {EARLIEST} and {LATEST}: a slip, or of another calendar")
+        raise ValueError(f"is not between the years {EARLIEST} and {LATEST} (a typing error, or another calendar)")
     return day
 
 
@@ -322,7 +322,7 @@ class Kubernetes(RecipeModel):
     """Service account of the pods. The pods get no token of this account."""
 
     image_pull_secrets: tuple[Name, ...] = ()
-    """Secrets with which the image is pulled."""
+    """Secrets for pulling the image."""
 
     node_selector: dict[str, str] = Field(default={}, examples=[{"gpu": "h100"}])
     """Label -> value of the nodes that may run the pods."""
@@ -518,7 +518,7 @@ class Institution(RecipeModel):
         return ClassificationLadder(self.classification)
 
     def rollout_of(self, line: str) -> Rollout:
-        """Return the rules by which users get a line's staged adapter."""
+        """Return the rules that select the users whom a line's staged adapter answers."""
         return self.rollout_by_line.get(line, self.rollout)
 
     def treatments(self, line: str) -> Treatments:

@@ -231,7 +231,8 @@ class Recipes:
 
 
 def load_lines(data: Path, institution: Institution, line: str | None = None) -> Recipes:
-    """Load the recipes of all lines or one, sorted by name. An invalid recipe does not prevent loading the others."""
+    """Load the recipes of one line or of every line, sorted by name. An invalid recipe does not prevent loading the
+    others."""
     valid, broken = [], {}
     for name in (each for each in line_names(data) if line in (None, each)):
         try:

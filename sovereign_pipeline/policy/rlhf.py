@@ -302,7 +302,7 @@ class Rlhf(RecipeModel):
     trace: float = Field(default=1.0, ge=0, le=1)
     """`ppo` only: λ of the generalised advantage estimate (Schulman et al. 2015). 1 as in verl and OpenRLHF; Huang 2024
     uses 0.95. While the value head is near its start at zero, any λ below 1 gives a reply's first tokens less advantage
-    than its last tokens, whatever the reward is."""
+    than its last tokens, regardless of the reward."""
 
     kl: Kl = Kl()
     """KL penalty that keeps the policy near the adapter that it starts from."""

@@ -108,7 +108,7 @@ class Limits(RecipeModel):
     """Maximum time for one answer, in seconds."""
 
     drain_seconds: float = Field(default=20, gt=0)
-    """Time for which running answers continue after the gateway was asked to stop, in seconds."""
+    """Maximum time, in seconds, that running answers continue after the gateway was asked to stop."""
 
 
 Reaction = Literal["report", "replace", "stop"]
@@ -393,7 +393,7 @@ class Hold(RecipeModel):
 
 
 class Rollout(RecipeModel):
-    """The users who get a line's staged adapter. All other users get the adapter in production."""
+    """The users whom a line's staged adapter answers. The adapter in production answers all other users."""
 
     share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of the users who get the staged adapter, selected by a hash. If the share is raised, the users selected

@@ -67,7 +67,7 @@ class Sft(Tuning):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model's weights in training. `auto` is bfloat16 if this machine has fast bfloat16
     instructions (a GPU, AMD's AVX512-BF16, Intel's AMX or ARM's BF16), and float32 otherwise. The adapter's identity
-    records the format. Set the format explicitly if the trainers run on other machines than the pipeline."""
+    records the format. Set the format explicitly if the trainers run on machines other than the pipeline's."""
 
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     """Optimizer. `auto` is paged 8-bit AdamW on a CUDA device for `qlora` and full tuning (Dettmers et al. 2023,
@@ -294,7 +294,7 @@ class Training(RecipeModel):
     start_from: str | None = Field(
         default=None, pattern=r"^[a-z0-9_-]+-[0-9]+\.[0-9]+\.[0-9]+$", examples=["permits-desk-1.0.0"]
     )
-    """Parent adapter: a registered adapter of the same base model from which SFT starts; null: none."""
+    """Parent adapter that SFT starts from: a registered adapter of the same base model; null: none."""
 
     canaries: Canaries | None = None
     """Canaries to plant among the training rows; null: none."""
@@ -357,7 +357,7 @@ def warnings(training: Training, elsewhere: bool) -> list[str]:
     The sources of the limits are in the docstrings of `Tuning`, `Sft` and `Preference`.
 
     Args:
-        elsewhere: whether trainers run on other machines than the pipeline.
+        elsewhere: whether trainers run on machines other than the pipeline's.
     """
     full = training.sft.adapter == "none"
     stages: list[tuple[str, Tuning, float, float]] = [

@@ -205,7 +205,7 @@ def _warnings_as_errors() -> Iterator[None]:
     """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern skipped after a timeout."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
-            "Presidio's warnings are switched off, so nobody would notice a skipped pattern. Nothing was written.",
+            "Presidio's warnings are switched off, so a skipped pattern would go unnoticed. Nothing was written.",
             "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
         )
     handler = _Raising(logging.WARNING)

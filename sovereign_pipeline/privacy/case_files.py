@@ -1,7 +1,7 @@
 """Scrub one case file: find further mentions, assign placeholders, replace the values, and search the result again.
 
-A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. So a text with placeholders is searched
-again.
+A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. A text with placeholders is therefore
+searched again.
 """
 
 from bisect import bisect_right
@@ -124,7 +124,7 @@ def _is_of_a_word(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-# --- the second reading -----------------------------------------------------------------------------------------------
+# --- the second search ------------------------------------------------------------------------------------------------
 
 _ROUNDS = 4
 """Maximum number of times that a scrubbed text is searched again. After each search, its findings are replaced."""
@@ -141,8 +141,8 @@ class Place(NamedTuple):
 
 def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[MappingRow, int, int, int]]:
     """Yield four values for each row of a scrubbed text's mapping: the row, the start and the end of the value in the
-    original, and the start of the placeholder in `after`. `after` is the scrubbed text, whose text between placeholders
-    is unchanged."""
+    original, and the start of the placeholder in `after`. `after` is the scrubbed text. Its text between placeholders
+    must be unchanged."""
     before_at = after_at = 0
     for row in mapping:
         placed = after.index(row.placeholder, after_at)
@@ -219,7 +219,7 @@ def reread(
 
 
 def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
-    """Return the findings of the second reading as pairs (span to replace, kind), in reading order."""
+    """Return the findings of the second search as pairs (span to replace, kind), in reading order."""
     found: list[tuple[Leaf, Kind]] = []
     for reading in readings_of(document, field, text.text):
         left = detector.read_again(document.language, reading).left
@@ -251,7 +251,7 @@ class SearchedDocument:
 
 @dataclass
 class Findings:
-    """Counts of the values and texts in one scrubbing, or in a part of it such as a case file."""
+    """Counts of the values and texts in one scrubbing run, or in a part of it such as a case file."""
 
     documents: int = 0
     documents_touched: int = 0
@@ -270,7 +270,7 @@ class Findings:
     own placeholder."""
     doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
     """Kind -> row id -> number of values that were replaced on weak evidence: because of their number of digits alone,
-    or by the second reading."""
+    or because only the second search found them."""
     stopped: dict[Kind, Counter[str]] = field(default_factory=dict)
     """Kind that the policy treats with "stop" -> ids of the rows that contain this kind."""
     mapping_sha256: str = ""
@@ -281,7 +281,7 @@ class Findings:
         return sum(self.by_language.values(), Counter())
 
     def merge(self, other: "Findings") -> None:
-        """Add the counts of another part of the same scrubbing."""
+        """Add the counts of another part of the same scrubbing run."""
         for name, theirs in vars(other).items():
             mine = getattr(self, name)
             if isinstance(theirs, Counter):

@@ -75,7 +75,7 @@ def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
 
 
 class Remaining(NamedTuple):
-    """The findings of the second reading of a scrubbed text, as spans of its normalised form."""
+    """The findings of the second search in a scrubbed text, as spans of the text's normalised form."""
 
     left: list[Span]
     by_lists: list[Span]
@@ -141,7 +141,7 @@ class Detector:
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
-        The scrubber and the gate `no_identifier_left` use this second reading. It ignores kinds that the policy keeps.
+        The scrubber and the gate `no_identifier_left` use this second search. It ignores kinds that the policy keeps.
         It also ignores a finding if its value is found as a kept kind elsewhere in the same text.
         """
         text = normalise(content) if isinstance(content, str) else content
@@ -171,8 +171,8 @@ class Detector:
         return found
 
     def _read_by(self, language: str, text: Text) -> str | None:
-        """Return the part of a text that the model of `language` reads: the whole text, or, if the text has several
-        scripts, the part in the script of `language`. Return None if there is no such part."""
+        """Return the part of a text that the model of `language` reads. If the text has several scripts, this is the
+        part in the script of `language`; otherwise, it is the whole text. Return None if there is no such part."""
         whole = text.normalised.text
         if text.language != language:
             return in_script_of(language, whole, text.language)
@@ -410,15 +410,15 @@ def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> 
         else:
             kinds |= {span.kind for span in (*structured_spans(text, regions=regions), *patterns.spans(text))}
             if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
-                kinds.add("NID")  # with any separators and even a wrong check digit
+                kinds.add("NID")  # accepts any separators, and even a wrong check digit
         return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 
     return kinds_in
 
 
 def column_parts(data: Path, line: Line) -> dict[str, str]:
-    """Return the digests of what `kinds_in_columns` reads outside the configuration: `recognizer:CLASS` of an added
-    recognizer's code version, and `column_words` of the words that are always personal data, if there are any."""
+    """Return the digests of what `kinds_in_columns` reads outside the configuration. `recognizer:CLASS`: an added
+    recognizer's code version. `column_words`: the words that are always personal data, if there are any."""
     words = _always_personal(load_word_lists(data, line.line))
     lists = {"column_words": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
     return {**recognizer_digests(line.privacy), **lists}

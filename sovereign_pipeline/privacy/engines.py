@@ -36,13 +36,13 @@ Batch: TypeAlias = "array[int]"
 
 @dataclass(frozen=True)
 class ScrubJob:
-    """The parameters of a scrubbing, which each worker receives."""
+    """The parameters of one scrubbing run. Each worker receives a copy."""
 
     source: Path
     """The file of documents."""
     line: str
     run: str
-    """Fingerprint of the scrubbing, which each of its rows in the vault contains."""
+    """Fingerprint of the scrubbing run. Each row of the run in the vault contains it."""
     privacy: Privacy
     treatments: Treatments
     detector: str
@@ -110,7 +110,7 @@ def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
         raise not_a_document(source, stream.read(offset).count(b"\n") + 1) from None
 
 
-# Each batch searches the canaries again. It is large enough to make that cheap, and small enough to show progress.
+# Each batch searches the canaries again. A batch is large enough to make that cheap, and small enough to show progress.
 DOCUMENTS_PER_BATCH = 512
 BYTES_WORTH_A_WORKER = 500_000
 """Size in bytes of texts whose search takes as long as starting a worker."""
@@ -127,7 +127,7 @@ class Plan:
     rows_of_batches: list["array[int]"]
     """Row numbers of each batch, case by case."""
     useful_workers: int
-    """Largest number of workers of which each saves more time than it takes to start."""
+    """Largest number of workers for which each worker saves more time than it takes to start."""
 
     def batches(self) -> Iterator[Batch]:
         return (array("Q", (self.offsets[row] for row in rows)) for rows in self.rows_of_batches)
@@ -187,7 +187,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     """Scrub a file of documents case by case, and write the documents in their original order.
 
     Only a few batches, and a few integers for each row, are in memory. Raises PrivacyError. If a document contains a
-    kind that the policy stops at, nothing is written.
+    kind for which the policy says `stop`, nothing is written.
     """
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")

@@ -38,7 +38,7 @@ _OF_SCHEMAS = frozenset(
 
 def readings_of(document: Document, name: str, text: str) -> list[NormalisedText]:
     """Return the forms in which a text of a document is searched. The detectors search the first form. The second
-    reading of the scrubbed text searches all forms. JSON in a message has two forms: its lines, and the whole text.
+    search, in the scrubbed text, uses all forms. JSON in a message has two forms: its lines, and the whole text.
 
     Args:
         name: name of the text, as in `Document.texts`.
@@ -103,8 +103,8 @@ def reject_equal_keys(document: Document, before: str, after: str) -> None:
     """Raise PrivacyError if scrubbing has made two different keys of one JSON object equal."""
     if _count_of_keys(after) < _count_of_keys(before):
         raise PrivacyError(
-            f"Row {document.id}: two keys of one JSON object would get one placeholder, because both mean one person "
-            f"or value. Nothing was written.",
+            f"Row {document.id}: two keys of one JSON object would get the same placeholder, because both name the "
+            "same person or value. Nothing was written.",
             "Turn the keys into values in the source, or leave the row out with `exclude`.",
         )
 
@@ -123,7 +123,8 @@ def _count_of_keys(text: str) -> int:
 def _lines(
     characters: Characters, quote: str, path: Sequence[str], names: Collection[str] | None, leaves: list[Leaf]
 ) -> Iterator[Characters]:
-    """Yield a line to search for each string and each number in JSON, and add its place to `leaves`.
+    """For each string and number in JSON, yield one line of text for the detectors, and add the value's position to
+    `leaves`.
 
     Args:
         characters: the characters of the JSON, each with its span in the text.
@@ -179,9 +180,9 @@ def _characters_of_string(characters: Characters, token: re.Match[str]) -> Chara
 
 
 def _line(keys: Sequence[str], value: Characters) -> Characters:
-    """Return the line to search for a value: a label and the value. The label is the last keys before the value,
-    without digits. Names in the value are capitalised. In the original, each character of the label maps to the value's
-    start."""
+    """Return the line that the detectors search: a label, then the value. The label consists of the last keys before
+    the value. Keys with digits are skipped. Names in the value are capitalised. In the original, each character of the
+    label maps to the value's start."""
     named = [key for key in keys if key and not re.search(r"\d", key)][-_KEYS_BEFORE_A_VALUE:]
     label = f"{_BETWEEN_WORDS.sub(' ', ' '.join(named)).lower()}: " if named else ""
     start, end = value[0][1], value[-1][2]
@@ -191,7 +192,7 @@ def _line(keys: Sequence[str], value: Characters) -> Characters:
 
 
 def _is_text_of_tool(keys: Sequence[str]) -> bool:
-    """Return True if the value that these keys of a tool's schema lead to is free text."""
+    """Return True if the value at this path in a tool's schema is free text. keys: the path."""
     are_names = False
     for key in keys:
         if are_names and key:
@@ -218,8 +219,8 @@ def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
 
 
 def _is_limit(value: str | float) -> bool:
-    """Return True if a number is a limit rather than an identifier: if the number, or the number plus one, is a power
-    of two or has at most two digits before its zeros."""
+    """Return True if a number is a limit rather than an identifier. The number, or the number plus one, must be a power
+    of two or have at most two digits before its zeros."""
     if isinstance(value, str) or value != int(value):
         return False
     return any(

@@ -1,7 +1,7 @@
 """Fold a text so that characters that look the same become equal, and map each folded character back to the original
 text.
 
-Folding covers digits of any script, compatibility forms, marks, invisible characters, confusables, and characters
+Folding covers digits of any script, compatibility forms, diacritics, invisible characters, confusables, and characters
 written as HTML entities, tags, percent-encoding or escapes. It does not decode encodings that people cannot read, such
 as Base64.
 """
@@ -44,8 +44,7 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 APART = 16
-"""Number of line ends to write between two texts. No number, name or address that the detectors find has so large a
-gap."""
+"""Number of line ends to write between two texts. The detectors find no number, name or address with so large a gap."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
@@ -140,7 +139,7 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
 _NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
 _LOOKALIKE = re.compile(f"[{''.join(LOOKALIKES)}]")
 _LOOKALIKES = str.maketrans(LOOKALIKES)
-_HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # a year does not count as a figure
+_HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # a year does not count as digits
 _WORD = re.compile(r"[^\W_]+")
 _LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 # "1O45 7832", "lO45 7832": letters between digits, or at a number's start, that count as digits.
@@ -172,7 +171,7 @@ class NormalisedText:
     starts: tuple[int, ...] | None = None
     """Start offset in `original` of each character of `text`; None if all offsets are the same in both texts."""
     ends: tuple[int, ...] | None = None
-    """End offset in `original` of each character of `text`, including the marks on the character."""
+    """End offset in `original` of each character of `text`, including the character's diacritics."""
     leaves: tuple[Leaf, ...] | None = None
     """Those spans of a JSON text that may be replaced, in order. None for any other text: each part of it may be
     replaced."""
@@ -195,8 +194,8 @@ class NormalisedText:
         )
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the half-open span of `original` that corresponds to text[start:end]. It includes marks on the last
-        letter."""
+        """Return the half-open span of `original` that corresponds to text[start:end]. It includes the diacritics of
+        the last letter."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
@@ -216,9 +215,9 @@ class NormalisedText:
 
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
-    """Return one truth value for each line: True if it is a row of a table whose cells are separated by `mark`. A table
-    is a block of adjacent lines with the same number of marks: at least three lines, or two lines of which one is a
-    head without figures."""
+    """Return one boolean for each line: True if the line is a row of a table with the delimiter `mark`. A table is a
+    block of adjacent lines with the same number of delimiters. It has at least three lines, or two lines if one is a
+    header line without digits. A year does not count as digits."""
     rows: list[bool] = []
     for count, group in groupby(lines, key=lambda line: line.count(mark)):
         block = list(group)
@@ -250,7 +249,7 @@ def normalise(original: str, characters: Characters | None = None) -> Normalised
 
 
 def _with_folds(characters: Characters, folds: dict[str, str]) -> Characters:
-    """Return the folded characters. The span of a letter includes a removed mark that follows it."""
+    """Return the folded characters. The span of a letter includes a removed diacritic that follows it."""
     folded: Characters = []
     for each in characters:
         character, start, end = each

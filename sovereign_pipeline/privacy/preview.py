@@ -22,8 +22,8 @@ from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.detection import texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.json_texts import readings_of
+from sovereign_pipeline.privacy.names.latin_names import FAVOURS, load_weights
 from sovereign_pipeline.privacy.names.name_models import LABELS
-from sovereign_pipeline.privacy.names.scorer import FAVOURS, load_weights
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import AUTHOR, KIND_FACTS, Span, kind_of
 from sovereign_pipeline.privacy.vault import MappingRow
@@ -57,7 +57,7 @@ class PreviewedField:
     after: str
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
-    """Kinds that the second reading, which the gate uses, still finds in `after`."""
+    """Kinds that the second search, which the gate also uses, still finds in `after`."""
     perhaps_names: tuple[tuple[int, int], ...] = ()
     """Half-open spans of `before` that were not replaced, but would be replaced if `privacy.names.favour` were
     `recall`."""
@@ -328,8 +328,8 @@ def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
 
 
 def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
-    """Raise InputError if the previewed rows differ from those rows in the scrubbed corpus. Otherwise a person would
-    judge a text that the corpus does not contain."""
+    """Raise InputError if a previewed row differs from the row with the same id in the scrubbed corpus. Otherwise a
+    person would judge a text that the corpus does not contain."""
     shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
     for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):
         texts = {name: text for name, text in document.texts.items() if text}
@@ -374,7 +374,7 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
 
 def trade_off(privacy: Privacy) -> list[str]:
     """Return the mean precision and recall for names in English, for each value of `privacy.names.favour`. They were
-    measured on texts to which the weights were not fitted (docs/benchmarks/corpus.md)."""
+    measured on texts that were not used to fit the weights (docs/benchmarks/corpus.md)."""
     weights = load_weights()["latin" if "en" in privacy.name_models else "latin_alone"]
     measured = [each.measured for each in weights.sets.values() if each.names]
     return [

@@ -135,7 +135,7 @@ class Scrubber:
         spans, new = self._search([text for fields in (*chain(*texts), *canaries) for text in fields.values()])
         scrubbed = [self._scrub_case(case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
         for canary, fields in zip(CANARIES, canaries, strict=True):
-            # A second reading would hide a failure of the first one.
+            # A second search would hide a failure of the first one.
             (after,) = self._scrub_case([canary.document], [fields], spans, reads_again=False).documents
             canary.check(after, self.detector.keeps)
         if self._cache is not None and new:

@@ -132,8 +132,8 @@ def kind_of(placeholder: str) -> Kind:
 
 
 def reject_placeholders(document: Document) -> None:
-    """Raise PrivacyError if a document already contains text that looks like a placeholder. After scrubbing, the
-    original of such a text could not be told from that of a real placeholder."""
+    """Raise PrivacyError if a document already contains text that looks like a placeholder. After scrubbing, such a
+    text could not be distinguished from a real placeholder."""
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):
             raise PrivacyError(

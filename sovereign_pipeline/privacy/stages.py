@@ -33,7 +33,8 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     vault.
 
     Raises PrivacyError if a detector fails or misses its canary, a text already contains a placeholder, a document
-    contains a kind that the policy stops at, or the vault's public key or a name model is missing.
+    contains a kind of personal data for which the policy says `stop`, or the vault's public key or a name model is
+    missing.
     """
     line = workplace.line
     vault = _vault_of(workplace)
@@ -84,10 +85,10 @@ def _vault_of(workplace: Workplace) -> Vault:
     named = workplace.institution.vault_key
     expected = named or _last_key(workplace)
     if expected not in (None, vault.fingerprint):
-        by = "in institution.yaml" if named else "to which the newest scrubbed corpus was sealed"
+        by = "in institution.yaml" if named else "of the key to which the newest scrubbed corpus was sealed"
         raise PrivacyError(
-            f"{path}: the fingerprint of this public key is {vault.fingerprint}, but the one {by} is {expected}. "
-            f"Nothing was written.",
+            f"{path}: this public key has the fingerprint {vault.fingerprint}. The fingerprint {by} is {expected}. "
+            "Nothing was written.",
             "Find out who changed the file. If the key was changed on purpose, set `vault_key` in "
             "institution.yaml to the new fingerprint.",
         )
@@ -104,11 +105,11 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Search the scrubbed documents with the second reading that the scrubber also uses (`Detector.read_again`).
+    """Search the scrubbed documents with the stricter second search of the scrubber (`Detector.read_again`).
 
     The recipe's own recognizers run too. If all findings rest on weak evidence, the gate is inconclusive. A recipe may
-    permit an officer to waive an inconclusive gate. The gate ignores kinds that the policy keeps, values that a label
-    in the same row assigns to such a kind, and values that are not personal data according to the word lists.
+    permit an officer to waive an inconclusive gate. The gate ignores kinds that the policy keeps. It also ignores
+    values that a label in the same row assigns to such a kind, and values that the word lists exclude.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
@@ -132,7 +133,8 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
             raise
         except Exception as error:  # its message may quote a text
             raise PrivacyError(
-                f"Line {count} of the scrubbed corpus: the second reading raised {type(error).__name__}.",
+                f"Line {count} of the scrubbed corpus: the second search for personal data raised "
+                f"{type(error).__name__}.",
                 "Correct the row in its source or the detector, and run the line again.",
             ) from None
         left_here = [span for each in found for span in each.left]
@@ -242,9 +244,9 @@ def _rows_in(artifact: Artifact) -> int:
 
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the external inputs of the detectors: under `name_model:LANGUAGE` the digest of a model's
-    files and libraries, under `recognizer:CLASS` that of an added recognizer's code version, and under `word_lists`
-    that of the word lists, if there are any."""
+    """Return a dict with the digests of the detectors' external inputs. `name_model:LANGUAGE`: a model's files and
+    libraries. `recognizer:CLASS`: the code version of an added recognizer. `word_lists`: the word lists, if there are
+    any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     words = load_word_lists(workplace.settings.data, workplace.line.line)

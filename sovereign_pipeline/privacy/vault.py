@@ -38,7 +38,7 @@ class MappingRow:
 
     line: str
     run: str
-    """Fingerprint of the scrubbing, which findings.json also contains."""
+    """Fingerprint of the scrubbing run; findings.json also contains it."""
     case: str
     row: str
     """The document's id."""
@@ -75,8 +75,8 @@ class Vault:
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
         """Write the rows to one encrypted file and return their number. Without rows, no file is written.
 
-        The file is named by the SHA-256 of its encrypted bytes. If the name were a digest of the plain rows, anyone who
-        can list the vault could test guesses at the rows.
+        The file is named by the SHA-256 of its encrypted bytes. A digest of the plain rows would not be safe: anyone
+        who can list the vault could test guesses of the rows.
         """
         import pyrage
 
@@ -168,7 +168,7 @@ def _identity(private_key: str) -> "pyrage.x25519.Identity":
         return pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file holds no age private key (AGE-SECRET-KEY-1…).",
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).",
             "Use the file with the private key that `sovereign-vault keygen` wrote.",
         ) from None
 
@@ -206,10 +206,10 @@ class StatedMapping:
     artifact: str
     """Digest of the scrubbed corpus."""
     run: str
-    """Fingerprint of the scrubbing, which each of its rows in the vault contains."""
+    """Fingerprint of the scrubbing run. Each row of the run in the vault contains it."""
     mapping_sha256: str
     public_key: str | None
-    """Fingerprint of the public key that the originals were encrypted to."""
+    """Fingerprint of the public key to which the originals were encrypted."""
 
     @classmethod
     def of(cls, directory: Path) -> "StatedMapping":

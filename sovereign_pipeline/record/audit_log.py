@@ -177,7 +177,7 @@ def append(
         dated: the time in the act's signed statement.
 
     Raises InputError for a text that is too long, and ConflictError if `dated` is in the future, because an evidence
-    package with such a statement would not verify.
+    package with such a statement would fail verification.
     """
     refuse_long_texts(subjects)
     now = datetime.datetime.now(datetime.UTC)

@@ -289,7 +289,7 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def line_of(adapter_id: str) -> str:
-    """Return the name of an adapter's line, with which the adapter's id begins."""
+    """Return the name of an adapter's line. The adapter's id begins with this name."""
     return adapter_id.rpartition("-")[0]
 
 

@@ -129,7 +129,8 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
-"""Number of bytes to read from the file's end in search of unconfirmed entries: in the first attempt, and at most."""
+"""Number of bytes to read from the file's end in search of unconfirmed entries: the number for the first attempt, and
+the maximum."""
 MOST_TORN = 1_000
 """Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
@@ -443,7 +444,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
 
 
 def all_kept(settings: Settings) -> list[Kept]:
-    """Return the stored checkpoints: from the home and, if there is one, from the second copy."""
+    """Return the stored checkpoints: from SOVEREIGN_HOME and, if there is one, from the second copy."""
     found = []
     path = checkpoint_file(settings)
     if path.exists():
@@ -468,7 +469,7 @@ def read_note(path: Path) -> Note:
 
 @contextmanager
 def only_writer(settings: Settings) -> Iterator[None]:
-    """Lock the home's ledger, so that acts and their checkpoints run one at a time."""
+    """Lock the ledger, so that acts and their checkpoints run one at a time."""
     with held_within(settings.ledger / "lock", WAIT_SECONDS):
         yield
 

@@ -182,26 +182,26 @@ def place_of(url: str) -> tuple[object, ...]:
 
 
 def name_of_home(settings: Settings) -> str:
-    """Return the name that marks a database of MLflow or Dagster as belonging to this home. A restore keeps the
-    name."""
+    """Return the name that marks a database of MLflow or Dagster as belonging to this SOVEREIGN_HOME. A restore keeps
+    the name."""
     return keyed_digest(read_secret(settings.home_key), "home", b"").hex()
 
 
 def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_used: bool) -> None:
-    """Raise ConflictError if a database belongs to another home. Two homes that share a database would treat each
-    other's runs and models as their own.
+    """Raise ConflictError if a database belongs to another SOVEREIGN_HOME. Two installations that share a database
+    would treat each other's runs and models as their own.
 
     Args:
         variable: environment variable with the database's URL.
-        found: name of a home (`name_of_home`) that is stored in the database; None if there is none.
+        found: name of a SOVEREIGN_HOME (`name_of_home`) that is stored in the database; None if there is none.
         is_used: whether the database has content.
     """
     if found == name_of_home(settings) or (found is None and not is_used):
         return
-    owner = "the database of another home" if found is not None else "in use by another program"
+    owner = "the database of another SOVEREIGN_HOME" if found is not None else "in use by another program"
     raise ConflictError(
         f"{variable}: this database is {owner}, and {settings.home} cannot share it.",
-        "Create a separate database for each home on the server.",
+        "Create a separate database for each SOVEREIGN_HOME on the server.",
     )
 
 
@@ -471,7 +471,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: there is no registry.", "Set SOVEREIGN_HOME to the home whose registry you want to verify."
+            f"{path}: there is no registry.", "Set SOVEREIGN_HOME to the directory whose registry you want to verify."
         )
     log = path.with_name(f"{path.name}-wal")
     if not log.exists():

@@ -73,7 +73,7 @@ def stated_waiver(artifact: Artifact) -> Waiver:
         ) from None
     stated = artifact.manifest.producer.config
     if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
-        raise IntegrityError(f"{path}: the waiver is for another gate or of another kind than its manifest states.")
+        raise IntegrityError(f"{path}: the waiver's gate or kind is not the one in its manifest.")
     return waiver
 
 
@@ -322,7 +322,7 @@ class Usable:
         now = f"the current one is {short(current.digest)}" if current else "there is no current artifact"
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale; {now}.",
-            f"Materialize everything between {stage.kind} and this stage again.",
+            f"Run the line again. It rebuilds every artifact that depends on {stage.kind}.",
             act="run_line",
             line=line,
         )
@@ -392,7 +392,7 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
     hint = f"Correct the cause and materialize {stage.kind} again."
     if may_be_waived(gate, workplace, ref, verdict):
         raise GateRefused(
-            message, f"{hint} Or an officer waives the gate.", act="waive_gate", line=line, gate=gate.name
+            message, f"{hint} Or ask an officer to waive the gate.", act="waive_gate", line=line, gate=gate.name
         )
     raise GateRefused(message, hint)
 
@@ -502,10 +502,10 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
         raise InputError(f"Line {line}: {earlier} has already waived this verdict of '{gate.name}'.")
     outcome = recorded.verdict.outcome
     if not may_be_waived(gate, workplace, ref, recorded.verdict):
-        permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
+        permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "only an inconclusive verdict"
         raise GateRefused(
-            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and the recipe lets an officer waive "
-            f"{permitted}: {recorded.verdict.message}",
+            f"Line {line}: the recipe does not let an officer waive gate '{gate.name}' with the outcome '{outcome}'. "
+            f"It permits waiving {permitted}. The verdict: {recorded.verdict.message}",
             f"Correct the cause and materialize {stage.kind} again.",
         )
     level = workplace.store.read_manifest(recorded.record).classification

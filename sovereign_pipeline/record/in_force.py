@@ -254,11 +254,11 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
-    """Assert that the trust root in the data root (if any) is the logged trust root or a successor of it, and that the
-    levels in `institution.yaml` have the logged order. Adds no entry.
+    """Assert that the trust root in the data root, if any, is the logged trust root or its successor. Also assert that
+    the levels in `institution.yaml` have the logged order. Adds no entry.
 
-    Raises IntegrityError otherwise: an older trust root would accept keys that were revoked since, and reordered levels
-    would give access to documents of a higher level."""
+    Raises IntegrityError otherwise: an older trust root would accept keys that have been revoked in the meantime, and
+    reordered levels would give access to documents of a higher level."""
     _assert_order_of_levels(session, settings)
     known, directory = trust_on_record(session), settings.data / TRUST
     if known is None or not directory.is_dir():
@@ -294,8 +294,8 @@ def _assert_order_of_levels(session: Session, settings: Settings) -> None:
         before = levels_in(kept_rule(settings, INSTITUTION, sha256, entry.sequence)) if sha256 is not None else ()
         if [each for each in before if each in now] != [each for each in now if each in before]:
             raise IntegrityError(
-                f"{path}: `classification` has the levels {', '.join(now)} in another order than entry "
-                f"{entry.sequence} of the ledger, {', '.join(before)}.",
+                f"{path}: `classification` has the levels in the order {', '.join(now)}. In entry {entry.sequence} of "
+                f"the ledger, their order is {', '.join(before)}.",
                 "Restore the order. You may add or rename a level; registered adapters keep theirs.",
             )
         if entry.sequence < first:

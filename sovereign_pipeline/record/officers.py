@@ -101,8 +101,8 @@ def assert_may(officer: TrustedKey, act: str, levels: Iterable[str]) -> None:
     for level in sorted(set(levels)):
         if not officer.allows(act, level):
             raise SignInError(
-                f"{officer.person} may not decide about '{act}' at {level}.",
-                "Ask an officer whom the trust root permits this.",
+                f"The trust root does not give {officer.person} the permission '{act}' at {level}.",
+                "Ask an officer who has this permission.",
             )
 
 
@@ -128,8 +128,8 @@ def verify_act(
     for level in sorted(set(levels)):
         if not verified.key.allows(act, level):
             raise IntegrityError(
-                f"{verified.key.person} signed this, but may not decide about '{act}' at {level}.",
-                "Have an authorised officer decide it again.",
+                f"{verified.key.person} signed this without the permission '{act}' at {level}.",
+                "Have an officer with this permission repeat the act.",
             )
     return verified
 
@@ -161,7 +161,7 @@ def officers_words(words: str, what: str) -> str:
     """
     said = on_one_line(words)
     if not said:
-        raise InputError(f"{what} needs a text by the officer: a reason or findings.", "Write a reason or findings.")
+        raise InputError(f"{what} needs a reason or findings, written by the officer.", "Write a reason or findings.")
     return said
 
 
@@ -240,7 +240,7 @@ class People:
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
-                raise ConflictError("A participant's name was erased meanwhile.", "Begin again.")
+                raise ConflictError("A participant's name was erased in the meantime.", "Begin again.")
             yield
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Define the tables of the registry's database, and those of the view into which entries are replayed."""
+"""Define the tables of the registry's database, and the tables of the view that entries are replayed into."""
 
 import datetime
 import hashlib
@@ -394,7 +394,7 @@ class ReleaseRequest(Table):
     __tablename__ = "release_request"
 
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """SHA-256 of the signed statement, to which approvals refer."""
+    """SHA-256 of the signed statement. Approvals refer to it."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]

@@ -108,7 +108,8 @@ def add_officer(
 def revoke(
     directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> trust_root.Trust:
-    """Revoke a key from a ledger index on. Its signatures at earlier indices stay valid."""
+    """Revoke a key. Its signatures become invalid at the ledger index `from_index` and later. Earlier signatures stay
+    valid."""
     role = _role_of(read_trust(directory), keyid)
     return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
 
@@ -116,8 +117,8 @@ def revoke(
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> trust_root.Trust:
-    """Add a new key to a role, and revoke the role's other keys from a ledger index on. For officers, add the new key
-    with `add_officer` and revoke the old one."""
+    """Add a new key to a role, and revoke the role's other keys, starting at a ledger index. For officers, add the new
+    key with `add_officer` and revoke the old one."""
     if role == "officer":
         raise InputError("An officer's key is not rotated.", "Add the new key, and revoke the old one.")
     old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
@@ -214,7 +215,7 @@ def _change_targets(
 def _write_root(
     directory: Path, root: Root, signers: Sequence[Signer], of_targets: Sequence[Signer], now: datetime | None
 ) -> trust_root.Trust:
-    """Sign and write a new root, with all roles renewed under it."""
+    """Extend the validity of all roles, then sign and write the new root and the targets."""
     files = trust_root.read_files(directory)
     targets = _current(files, directory)
     _renew(targets, ROLES, now or datetime.now(UTC))
@@ -284,8 +285,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """Return two normalised forms of a name, without case, spaces and marks and with confusable letters mapped to one
-    letter. There are two forms because a capital I may be read as an l."""
+    """Return two normalised forms of a name, without case, spaces and combining marks, and with confusable letters
+    mapped to one letter. There are two forms because a capital I may be read as an l."""
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings

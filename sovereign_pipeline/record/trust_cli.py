@@ -213,7 +213,8 @@ def revoke(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Revoke a key from a ledger entry on. A date would give no protection: a thief can sign with any date."""
+    """Revoke a key, starting at a given ledger entry. The entry decides, not a date, because a thief can sign with any
+    date."""
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.revoke(directory, keyid, from_index, signers), directory)
 

@@ -277,9 +277,10 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
         )
         if not result:
             raise IntegrityError(
-                f"{name}: too few root keys signed it. Of the previous root: {len(result.first.signed)} of "
-                f"{result.first.threshold}; of its own: {len(result.second.signed)} of {result.second.threshold}.",
-                "Have enough keys of the previous root and of the new root sign it.",
+                f"{name}: too few root keys signed this root. Signatures by the previous root's keys: "
+                f"{len(result.first.signed)}, required: {result.first.threshold}. Signatures by this root's own keys: "
+                f"{len(result.second.signed)}, required: {result.second.threshold}.",
+                "Have enough keys of the previous root and of this root sign it.",
             )
         _refuse_other_signatures(metadata, set(result.signed), name)
         roots.append(root)

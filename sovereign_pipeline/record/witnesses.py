@@ -104,7 +104,8 @@ def request(session: Session, note: Note, old: int) -> str:
     head = notes.parse_tree_head(note.text)
     if not 0 <= old <= head.size:
         raise InputError(
-            f"The checkpoint covers {head.size} entries, but the given size that the witness cosigned last is {old}."
+            f"The size that the witness cosigned last must be from 0 to the checkpoint's size, {head.size}, but is "
+            f"{old}."
         )
     proof = tree.consistency_proof(session, old, head.size)
     return f"old {old}\n" + "".join(f"{notes.encoded(hash)}\n" for hash in proof) + f"\n{note}"
@@ -141,11 +142,12 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
     file = state / f"{hashlib.sha256(head.origin.encode()).hexdigest()}.checkpoint"
     with held_within(state / "lock", WAIT_SECONDS):
         last = notes.parse_tree_head(read_note(file).text) if file.exists() else None
-        if old != (last.size if last is not None else 0):
+        size = last.size if last is not None else 0
+        if old != size:
             raise ConflictError(
-                f"This witness cosigned {last.size if last is not None else 0} entries last, but the request "
+                f"The last checkpoint that this witness cosigned covers {size} entries, but the request "
                 f"begins at {old}.",
-                "Have the log write a request that starts at that size.",
+                f"Ask the log's operator for a request that begins at {size}.",
             )
         if last is not None and last.size and not is_consistent(last.size, head.size, last.root, head.root, proof):
             raise IntegrityError(
@@ -154,7 +156,10 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
                 "Keep the request as proof, and warn everyone who relies on the log.",
             )
         if old == 0 and proof:
-            raise InputError("The request has a proof, but no earlier size to prove from.", "Create the request again.")
+            raise InputError(
+                "The request contains a consistency proof, but its old size is 0, so there is nothing to prove.",
+                "Create the request again.",
+            )
         cosignature = notes.cosigned(note.text, signer, at)
         write_atomically(file, str(note.also([cosignature])))
     return str(cosignature)
@@ -277,7 +282,7 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
     key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
     if key is None:
         raise IntegrityError(
-            f"The key of the ledger, {log}, does not have the role log in the trust root.",
+            f"The trust root does not give the ledger's key, {log}, the role `log`.",
             "Have the root keys' holders give the key this role, after checking that the key belongs to this log.",
         )
     if entries and not trust.counts(LOG, key.keyid, entries - 1):
@@ -297,7 +302,7 @@ def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed |
             return Witnessed(notes.parse_tree_head(note.text).size, at)
     if role.keys:
         raise IntegrityError(
-            f"No checkpoint was cosigned by {role.threshold} of the trust root's witnesses.",
+            f"No checkpoint has cosignatures by at least {role.threshold} of the trust root's witnesses.",
             "Write a request for the witnesses, and import their answers.",
         )
     return None

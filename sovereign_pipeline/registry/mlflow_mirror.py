@@ -39,7 +39,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 MIRRORED = "sovereign.mirrored"
 """Tag of a run or model version. Its value is the digest of the mirrored artifact."""
 FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
-"""MLflow's default experiment, and the experiment's tag whose value is the name of the home that uses the database."""
+"""MLflow's default experiment, and the experiment's tag whose value is the name of the SOVEREIGN_HOME that uses the
+database."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
 """MLflow's limits: number of metrics in a batch, of parameters in a batch, and of characters in a parameter."""
 HEADLINES = ("candidate", "difference")
@@ -65,7 +66,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
-    """Log an evaluation report, whatever its outcome, as a run in its line's experiment. Returns the run's id.
+    """Log an evaluation report as a run in its line's experiment, regardless of the outcome. Returns the run's id.
 
     Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
     """
@@ -155,7 +156,7 @@ def _report_link(settings: Settings, digest: str, level: str) -> str:
 
 
 def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, float, int]]:
-    """Return name, value and step of each criterion's headline figures."""
+    """Return name, value and step of each criterion's headline metrics."""
     held: Mapping[str, Mapping[str, float]] = summary.get("held", {})
     return [
         (f"{name.replace(',', '')}: {figure}", values[figure], 0)
@@ -181,7 +182,8 @@ def mirrored(settings: Settings) -> Iterator[Any]:
 
 
 def _claim(client: Any, settings: Settings) -> None:
-    """Write the home's name into the database. Raises ConflictError if the database has another home's name."""
+    """Write the name of SOVEREIGN_HOME into the database. Raises ConflictError if the database has the name of another
+    SOVEREIGN_HOME."""
     first = client.get_experiment(FIRST_EXPERIMENT)
     is_used = bool(client.search_registered_models(max_results=1))
     claim_for_home(settings, VARIABLES["mlflow_url"], first.tags.get(HOME), is_used=is_used)
@@ -441,8 +443,8 @@ def expected_aliases(adapters: Sequence[Registered], state: Mapping[str, State])
 
 
 def _registered(session: Session, line: str | None) -> dict[str, list[Registered]]:
-    """Return line -> its adapters, for all lines or one. Reads few columns, because loading a row's large values would
-    take most of the time."""
+    """Return line -> its adapters, for one line or for every line. Reads few columns, because loading a row's large
+    values would take most of the time."""
     query = select(Adapter.line, Adapter.id, Adapter.version, Adapter.adapter_digest, Adapter.record_digest)
     found = defaultdict[str, list[Registered]](list)
     for each, *columns in session.execute(query if line is None else query.where(Adapter.line == line)):

@@ -249,7 +249,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
     if recorded.manifest.producer.config.get("gate") != gate.gate:
         return f"the record of gate {gate.gate} belongs to another gate"
     if gate.evaluated not in recorded.manifest.inputs.values():
-        return f"the record of gate {gate.gate} is bound to another artifact than {short(gate.evaluated)}"
+        return f"the record of gate {gate.gate} is not bound to artifact {short(gate.evaluated)}"
     outcome = read_verdict(recorded).outcome
     if outcome != gate.outcome:
         found = f"the outcome of gate {gate.gate} for {short(gate.evaluated)} is '{outcome}'"

@@ -1,7 +1,8 @@
 """Build an adapter's record as an artifact, and register the adapter with the datasets and base models it depends on.
 
 An adapter counts as trained on three groups of datasets: its own, those of every parent adapter, and those of its base
-model if the base model was tuned here. Held-out documents do not count. Canaries are rows, so they count.
+model if the base model was tuned here. Held-out documents are not counted as trained on. Canaries are rows, so they
+count.
 """
 
 import datetime
@@ -19,8 +20,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, StaleInpu
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.text import Countdown, and_more, counted
-from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
@@ -224,7 +224,7 @@ def _ancestors(
 
 def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
     """Assert that each artifact of a lineage has the identity that its stage would give it today. Raises StaleInput
-    otherwise, because the record would misstate how the adapter was made."""
+    otherwise, because the record would misstate how the adapter was built."""
     line, store = workplace.line.line, workplace.store
     for stage, ref in _ancestors(stages, workplace, refs):
         stated = stated_identity(store.read_manifest(ref))
@@ -232,7 +232,7 @@ def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[s
         if changes:
             raise StaleInput(
                 f"Line {line}: {stage.kind} {short(ref.digest)} is stale: {and_more(changes)}. "
-                f"The record would misstate how the adapter was made.",
+                f"The record would misstate how the adapter was built.",
                 act="run_line",
                 line=line,
             )
@@ -524,8 +524,9 @@ def as_entered(
     """Return the datasets and base models in an adapter's lineage for the registration's ledger entry, and the
     documents and sources of each dataset. These are stored with the entry, and recalls search them.
 
-    `directly` is True for a dataset that the adapter itself was trained on, False if only a parent adapter or the base
-    model was. A base model is True if it is the adapter's own.
+    `directly` is True for a dataset that the adapter itself was trained on, and False if only a parent adapter or the
+    base model was. `base_models` maps each base model's digest to True if it is the adapter's own base model, and to
+    False otherwise.
 
     Args:
         own: digests of the datasets that the adapter's record names.

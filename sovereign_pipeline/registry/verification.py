@@ -11,8 +11,7 @@ from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted, silent
-from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of
+from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of, open_base_model
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.stages import DOCUMENTS, RAW_CORPUS, ChangedSource, changed_sources, read_sources
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE

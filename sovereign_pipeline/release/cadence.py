@@ -1,7 +1,8 @@
 """Compute when each line's newest adapter is due for review: by calendar, or after an event that the recipe names.
 
-The calendar counts from the registration or the last review. If the recipe's cadence was shortened since, the first
-review is due before the registered date. A longer cadence does not postpone the first review.
+The calendar counts from the registration or the last review. If the recipe's cadence has been shortened since the
+registration, the first review is due earlier than the registration states. A longer cadence does not postpone the first
+review.
 """
 
 import datetime
@@ -16,7 +17,7 @@ from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import load_card
+from sovereign_pipeline.base_models.stages import load_card
 from sovereign_pipeline.policy.institution import Cadence, Event, Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
@@ -95,7 +96,7 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
     """Return the base-model files whose SHA-256 in today's card differs from the SHA-256 in the adapter's base model. A
-    file that only one of the two lists counts as changed."""
+    file counts as changed if only one of the two lists it."""
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -171,8 +172,8 @@ class Due:
 
 
 def due_reviews(registry: Registry, settings: Settings, today: datetime.date, line: str | None = None) -> list[Due]:
-    """Return the next review of the newest adapter of every line or one, sorted by line. A line with an invalid recipe
-    is included. Raises RecipeError if `institution.yaml` is invalid."""
+    """Return the next review of the newest adapter, for one line or for every line, sorted by line. A line with an
+    invalid recipe is included. Raises RecipeError if `institution.yaml` is invalid."""
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution, line).valid}
     with registry.reading() as session:

@@ -17,8 +17,7 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
-from sovereign_pipeline.base_models.pinned import load_card
-from sovereign_pipeline.base_models.stages import WEIGHTS
+from sovereign_pipeline.base_models.stages import WEIGHTS, load_card
 from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.database import Registry

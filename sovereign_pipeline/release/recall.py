@@ -228,7 +228,7 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
         raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
         raise ConflictError(
-            f"{recall_id} was already waived for {adapter_id}. The waiver is invalid if its key was revoked since."
+            f"{recall_id} was already waived for {adapter_id}. The waiver is invalid if its key has been revoked."
         )
     if recall not in open_recalls(session, settings, adapter_id):
         raise InputError(f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter that it applies to.")
@@ -263,8 +263,8 @@ def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
 def ids_of_recalls_of_data(
     registry: Registry, datasets: Collection[str], base_models: Collection[str], adapters: Collection[str]
 ) -> list[str]:
-    """Return the recalls of some datasets and base models, oldest first, whatever became of the adapters that were
-    trained on them. Leaves out a recall that was waived for one of `adapters`.
+    """Return the recalls of some datasets and base models, oldest first, regardless of the state of the adapters that
+    were trained on them. Leaves out a recall that was waived for one of `adapters`.
 
     Data that no registered adapter was trained on is in no recall yet. Raises the errors of `open_recalls`.
     """

@@ -55,7 +55,7 @@ from sovereign_pipeline.release.standing import (
 )
 from sovereign_pipeline.release.trial import evidence_of_urgency, hold_evidence
 from sovereign_pipeline.review.acts import find_open
-from sovereign_pipeline.review.closed_reviews import blind_review_stage, reviews_of
+from sovereign_pipeline.review.stages import blind_review_stage, reviews_of
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
@@ -210,7 +210,7 @@ def enter_rollback(
     adapter, predicate = _requested(session, trust, bundle, records)
     asked, levels = arrow_of(predicate), [adapter.classification, predicate["classification"]]
     if not all(officer.allows(asked.name, level) for level in levels):
-        return f"The officer with the key {officer.keyid} may not decide about '{asked.name}'."
+        return f"The officer with the key {officer.keyid} does not have the permission '{asked.name}'."
     rules = rules_on_record(session, registry.settings)
     needed = max(predicate["approvals"], rules.approvals_for(None, asked.name, levels, predicate["from"]))
     if needed:
@@ -294,7 +294,7 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 
 
 def _assert_waivers_count(registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow) -> None:
-    if asked.stops_at_recall:  # an adapter can be taken from users whatever its waivers are worth
+    if asked.stops_at_recall:  # an adapter can be withdrawn regardless of its waivers
         assert_waivers_count(registry, workplace.store, adapter)
 
 
@@ -328,7 +328,7 @@ def make_transition(
     _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
-            f"Request {row.id[:12]} is based on other evidence than today's.",
+            f"The evidence that request {row.id[:12]} is based on has changed.",
             "Read the new evidence, and request it again.",
         )
     for digest in (adapter.record_digest, adapter.adapter_digest):

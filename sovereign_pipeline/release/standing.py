@@ -155,8 +155,9 @@ class Standing:
     """True if the requester may decide about the request. This matters only if no other officer must approve the
     request."""
     needed: int
-    """Number of officers besides the requester who must approve: the highest of the numbers that the request states,
-    that the rules required when the request was logged, and that the rules required when its transition was made."""
+    """Number of officers besides the requester who must approve. It is the highest of three numbers: the number in the
+    request, the number that the rules required when the request was logged, and the number that they required when its
+    transition was made."""
     approvals: tuple[TrustedKey, ...]
     """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]

@@ -188,8 +188,8 @@ def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
-    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Skips results whose key was
-    revoked meanwhile. Raises IntegrityError if the pipeline did not sign a result."""
+    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Skips results whose key has
+    been revoked in the meantime. Raises IntegrityError if the pipeline did not sign a result."""
     files = judgement_files(settings, line)
     with registry.reading() as session:
         entered = [each.subjects for each in _entries(session, JUDGED, line)]
@@ -201,7 +201,7 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
             continue
         bundle = read_bounded(path, statements.LARGEST_BUNDLE, LOOK)
         if trust.key(officers.PIPELINE, signed_by(bundle)).revoked_from is not None:
-            continue  # it does not count, and the line's flag is signed anew, which begins another comparison
+            continue  # it does not count, and the line's flag is signed again, which begins another comparison
         signed = read_judgement(path, trust, records[adapter])
         judged = signed.judgement
         with registry.writing() as session:
@@ -359,7 +359,7 @@ def accept_hold(
 
     Raises:
         SignInError: the trust root does not permit the officer to promote at the adapter's level.
-        ConflictError: no result can be accepted, or a newer one exists than was shown.
+        ConflictError: no result can be accepted, or a newer result exists than the one that was shown.
     """
     settings = workplace.settings
     trust, adapter = officers.trust_root(settings), find_adapter(registry, adapter_id)
@@ -436,7 +436,7 @@ def _on_record(settings: Settings, trust: Trust, adapter: Adapter, entry: AuditE
     if path is None:
         raise IntegrityError(
             f"Result {told['number']} of the trial of {adapter.id} is logged, but its file is missing.",
-            "Restore the file from a backup of the home, or stage the adapter again.",
+            "Restore the file from a backup of SOVEREIGN_HOME, or stage the adapter again.",
         )
     signed = read_judgement(path, trust, adapter.record_manifest_sha256, entry.sequence - 1)
     if signed.sha256 != told["statement"] or signed.judgement.outcome != told["outcome"]:

@@ -205,7 +205,8 @@ def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing
 
 
 def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews in the order of their closings in the ledger, whatever the clocks said."""
+    """Return the line's closed reviews in the order in which the ledger has their closings, regardless of
+    timestamps."""
     query = (
         select(BlindReview, ReviewClosing)
         .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
@@ -220,8 +221,8 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews of candidates with these weights, whatever the artifact or registered version.
-    After a change of the recipe or the program, the same weights may be registered again.
+    """Return the line's closed reviews of candidates with these weights, regardless of their artifact or registered
+    version. After a change of the recipe or the program, the same weights may be registered again.
 
     Args:
         weights: SHA-256 of the weights (`Adapter.adapter_sha256`).

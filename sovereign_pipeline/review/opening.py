@@ -18,16 +18,23 @@ from sovereign_pipeline.record.catalog import find_adapter, registered_as
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import People
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.review import acts
 from sovereign_pipeline.review.ballots import issue_link
-from sovereign_pipeline.review.closed_reviews import Opponent, choose_opponent, read_closed
 from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, read_plan
-from sovereign_pipeline.review.plan_stage import OpenContenders, PlanRequest, open_contenders, plan_stage
 from sovereign_pipeline.review.result import is_counted
+from sovereign_pipeline.review.stages import (
+    OpenContenders,
+    Opponent,
+    PlanRequest,
+    choose_opponent,
+    open_contenders,
+    plan_stage,
+    read_closed,
+)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def _rank(seed: bytes, *names: str) -> str:
 
 
 REVIEW_PLAN = "review_plan"
-PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
+PLAN_FILE, PROMPTS_FILE, SEALED_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
 
 ONLY_NONCE = bytes(12)
 """Constant nonce. It is safe because every review has a new seed, so each key encrypts only one text."""
@@ -287,11 +287,11 @@ def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[s
     artifact = store.open(ref_of_plan(review))
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(
-            ONLY_NONCE, artifact.file(ANSWERS_FILE).read_bytes(), None
+            ONLY_NONCE, artifact.file(SEALED_FILE).read_bytes(), None
         )
     except InvalidTag:
         raise IntegrityError(
-            f"{artifact.file(ANSWERS_FILE)}: this seed does not decrypt the answers.",
+            f"{artifact.file(SEALED_FILE)}: this seed does not decrypt the answers.",
             "Restore the seed and the store from the same backup.",
         ) from None
     try:

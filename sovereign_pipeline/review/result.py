@@ -299,7 +299,7 @@ class CriterionResult(Frozen):
 
 
 class ReviewResult(Frozen):
-    """The content of `review.json`. All figures except `agreement` are computed over the counted ballots
+    """The content of `review.json`. All values except `agreement` are computed over the counted ballots
     (`counted_ballots`)."""
 
     review: str
@@ -328,7 +328,7 @@ class ReviewResult(Frozen):
     agreement: dict[str, Agreement]
     """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
-    """Share of correct guesses. Chance alone gives one half, since the candidate is A in half of the pairs."""
+    """Share of correct guesses. Chance alone gives one half, because the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
     """Ranking of the versions linked to this candidate by comparisons, over all reviews of the line so far. Weights
     that are registered as several versions are listed once, as the newest version."""
@@ -338,7 +338,7 @@ class ReviewResult(Frozen):
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
-    """Compute every figure of one review.
+    """Compute every value of one review's result.
 
     Args:
         earlier: the line's reviews that were closed before, for the ranking and for `look`.

@@ -16,8 +16,7 @@ from sovereign_pipeline.base.errors import ConflictError, EngineRefused, Integri
 from sovereign_pipeline.base.files import Frozen, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import State, adapters_of, lines_in, states
@@ -68,7 +67,7 @@ class FoundAdapters:
     verified: tuple[VerifiedAdapter, ...]
     """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
-    """Mapping of adapter id or line name to the error because of which that adapter or line was rejected."""
+    """Mapping of each rejected adapter's id, or rejected line's name, to the error that caused the rejection."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that are recalled."""
     entries: int = 0
@@ -92,7 +91,7 @@ def find_deployable(
 ) -> FoundAdapters:
     """Verify the staged and production adapters of every line.
 
-    answering: adapters that users get now. A superseded adapter among them is also returned, because the gateway may
+    answering: adapters that currently answer users. If one of them is superseded, it is returned too: the gateway may
     not have applied the promotion yet.
 
     Raises RegistryUnreached if the registry stops answering during the search.
@@ -264,12 +263,12 @@ def note(settings: Settings, found: FoundAdapters) -> None:
     _write(settings, last)
     try:
         marks.accept_entries(found.entries, found.root)
-    except OSError:  # without the mark, nobody would notice an older copy of the file
+    except OSError:  # without the high-water mark, an older copy of the file would go unnoticed
         _remove(_file(settings))
 
 
 def forget(settings: Settings) -> None:
-    """Delete the saved adapters. Called if the registry answers but does not verify."""
+    """Delete the saved adapters. Called if the registry can be reached but fails verification."""
     _write(settings, LastVerified())
 
 
@@ -327,7 +326,7 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """Return the ids of the adapters that users get or that an officer can roll back to."""
+    """Return the ids of the adapters that answer users, and of those to which an officer can roll back."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
@@ -354,13 +353,13 @@ def _write(settings: Settings, now: LastVerified) -> None:
     try:
         if not path.exists() or path.read_text() != content:
             write_atomically(path, content)
-    except OSError:  # not raised: callers take an OSError to mean that the registry is down
+    except OSError:  # not raised: callers would treat an OSError as a sign that the registry is down
         _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Remove the file of saved adapters. Called if the file cannot be overwritten: its adapters may have been rejected
-    since."""
+    """Remove the file of saved adapters. Called if the file cannot be overwritten, because adapters in it may have been
+    rejected after it was written."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

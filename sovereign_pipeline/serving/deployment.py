@@ -1,8 +1,8 @@
 """Load and unload an engine's adapters so that it has exactly those that the ledger allows.
 
 While the registry is down, the gateway serves the adapters that it verified last. It stops serving them if the
-checkpoint in the home covers a ledger entry that the gateway has not verified. If the registry answers but does not
-verify, nothing is served.
+checkpoint in SOVEREIGN_HOME covers a ledger entry that the gateway has not verified. If the registry can be reached but
+fails verification, nothing is served.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from sovereign_pipeline.base.errors import (
 from sovereign_pipeline.base.files import Stamps, canonical_json, stamps
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.base_models.pinned import open_base_model
+from sovereign_pipeline.base_models.stages import open_base_model
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.checkpoints import checkpoint_file, read_note
@@ -129,7 +129,7 @@ OF_ALL = ("registry", "last verified", "deployment")
 """Keys of `Deployed.refused` that concern all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_NOTICE = 0.2
-"""Seconds between two reads of the home's checkpoint. The checkpoint changes with each new ledger entry."""
+"""Seconds between two reads of the checkpoint in SOVEREIGN_HOME. The checkpoint changes with each new ledger entry."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which all adapters are verified again, because files can change without a new ledger entry."""
 
@@ -160,7 +160,8 @@ class Deployed:
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that officers recalled."""
     unreached_at: float | None = None
-    """`time.monotonic` of the first check that did not reach the registry; None if the latest check reached it."""
+    """Time (`time.monotonic`) of the first check that did not reach the registry; None if the latest check reached
+    it."""
 
 
 UNREACHED = (RegistryUnreached, OSError)
@@ -237,7 +238,8 @@ class Sources:
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
         """Find the adapters that may be served; see `find_deployable`.
 
-        Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if the registry is down.
+        Raises IntegrityError if the registry fails verification, and RegistryUnreached or OSError if the registry is
+        down.
         """
         with self._forgetting():
             accepted, registry = self._marks.ledger, self._opened()
@@ -261,8 +263,8 @@ class Sources:
         return found
 
     def assert_nothing_missed(self) -> None:
-        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. Such an
-        entry may be a recall, which cannot be read while the registry is down."""
+        """Raise IntegrityError if the checkpoint in SOVEREIGN_HOME covers entries that this gateway has not verified.
+        Such an entry may be a recall, which cannot be read while the registry is down."""
         known = self._found.entries if self._found is not None else 0
         newest = parse_tree_head(read_note(checkpoint_file(self._settings)).text).size
         if newest > known:
@@ -279,7 +281,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Delete the saved adapters if the registry answers but does not verify."""
+        """Delete the saved adapters if the registry can be reached but fails verification."""
         try:
             yield
         except RegistryUnreached:
@@ -290,8 +292,7 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Verify the ledger's second copy and all entries. Do nothing during the pause after the previous such
-        verification."""
+        """Verify the ledger's second copy and all entries. Skip this if the previous verification was too recent."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -300,8 +301,8 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def _log_rules(self, registry: Registry) -> None:
-        """Log the institution's rules. Raises IntegrityError if the logged rules differ from those that this gateway
-        has read: the file was changed in between."""
+        """Log the institution's rules. Raises IntegrityError if the logged rules are not the rules that this gateway
+        read at its start. In this case, the file was changed after the start."""
         if self._are_rules_logged:
             return
         with registry.reading() as session:
@@ -320,7 +321,7 @@ class Sources:
     def _assert_same_rules(self, rules: str) -> None:
         if rules != self._rules:
             raise IntegrityError(
-                f"{self._settings.data / INSTITUTION} was changed since this gateway verified adapters.",
+                f"{self._settings.data / INSTITUTION} was changed after this gateway verified adapters.",
                 "Start the registry's database, so that the change is logged.",
             )
 
@@ -335,8 +336,8 @@ class Sources:
 
     def base_to_serve(self) -> ServingBase | None:
         """Return the base model whose engine is started first: the base model with the most adapters in production. If
-        several have the same number, the one with the most adapters in all. Returns None if every adapter is recalled.
-        The gateway then starts no engine.
+        several have the same number, returns the one with the most adapters overall. Returns None if every adapter is
+        recalled. The gateway then starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
         adapters verified last; if there are none, raises the errors of `find`.
@@ -394,7 +395,8 @@ class Deployment:
         progress: Progress = silent,
         answering: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """Create the loop. answering: returns the adapters that the flags in force give to users now."""
+        """Create the loop. answering: function that returns the adapters that currently answer users, according to the
+        flags."""
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
@@ -462,8 +464,8 @@ class Deployment:
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
-        """Load the adapters that may be served, and unload all others. An adapter that users still get stays loaded, so
-        a promotion leaves no gap."""
+        """Load the adapters that may be served, and unload all others. An adapter that still answers users stays
+        loaded, so a promotion causes no outage."""
         await self._unload_all_but([each.deployable for each in found.verified])
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []

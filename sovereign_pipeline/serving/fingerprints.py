@@ -114,8 +114,8 @@ def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> st
 def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
     """Describe how an engine's values differ from the expected ones; None if it reproduces them.
 
-    measured: the engine's values after the expected tokens. The `tokens` of these marks are the engine's own greedy
-        tokens, which are compared in float32 only.
+    measured: the engine's values after the expected tokens. Their `tokens` are the engine's own greedy tokens, which
+    are compared in float32 only.
     """
     tolerance = TOLERANCE[precision]
     pairs = list(zip(expected.marks, measured, strict=True))

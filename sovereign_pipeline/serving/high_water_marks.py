@@ -1,8 +1,8 @@
 """Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
-The marks lie in the gateway's own directory, outside the home, because writers of the home could restore older files.
-The ledger contains only the trust root of the last act. If an older root replaces a newer one before any act, only the
-marks detect this.
+The high-water marks are stored in the gateway's own directory, outside SOVEREIGN_HOME. An account that can write to
+SOVEREIGN_HOME could restore older files there. The ledger contains only the trust root of the last act. If an older
+root replaces a newer one before any act, only the high-water marks detect this.
 """
 
 import contextlib
@@ -101,7 +101,7 @@ class HighWaterMarks:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Marks]:
-        """Lock the marks against other gateways and yield them."""
+        """Lock the high-water marks against other gateways and yield them."""
         with held_within(self._path.with_name(f"{self._path.name}.lock"), LOCK_SECONDS):
             yield self._read()
 

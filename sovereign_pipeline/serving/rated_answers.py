@@ -37,7 +37,7 @@ from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.catalog import adapters_of
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.review.plan_stage import PromptRow
+from sovereign_pipeline.review.stages import PromptRow
 from sovereign_pipeline.serving.gateway.stores import ANSWERED, Rated, facts_of, read_hour
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
@@ -60,21 +60,22 @@ class Opened:
     twice: int
     """Number of lines that repeat a record."""
     missing: int
-    """Number of records that the journal lists since the oldest transcript, but that no file contains."""
+    """Number of records that no file contains, although the journal lists them after the oldest transcript."""
     unsure: frozenset[str]
     """Identifiers of answers whose newest feedback is unknown, because one of their ratings is in no file."""
 
 
 @dataclass(frozen=True)
 class JournalCopy:
-    """A line's records according to a copy of the gateway's journal, for the hours that are in the ledger."""
+    """The records of an adapter line in a copy of the gateway's journal. Only hours that the ledger has are
+    included."""
 
     transcripts: Mapping[str, str]
     """Mapping of a sealed transcript's SHA-256 to the hour of its answer."""
     ratings: Mapping[str, str]
     """Mapping of a sealed rating's SHA-256 to the identifier of the rated answer, in the order of the journal."""
     lacking: frozenset[str]
-    """Hours of the line that are in the ledger and missing in the journal."""
+    """Hours of the line that the ledger has and the journal lacks."""
     not_entered: int
     """Number of journal files whose hour is not in the ledger yet. Their records do not count."""
     ends: str
@@ -95,13 +96,14 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Give the file of the private key."
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Pass the path of the private key's file."
         ) from None
     files = sorted((directory / line).glob(f"*{SUFFIX}")) if LINE_NAME.fullmatch(line) else []
     if not files:
         raise InputError(
             f"{directory}: there are no transcripts of line '{line[:60]}'.",
-            "Give the copy of the directory `transcripts`, and a line that has a folder in it.",
+            "Pass the path of a copy of the `transcripts` directory, and the name of a line that has a folder in "
+            "that copy.",
         )
     found: dict[str, Transcript | Rating] = {}
     spoilt = foreign = twice = 0
@@ -111,7 +113,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
         if opened and all(record is None for _, record in opened):
             raise PrivacyError(
                 f"{file}: the private key decrypts no record in this file.",
-                "Give the key whose public half was in use when the file was written, or restore the file.",
+                "Use the private key of the public key with which the file was encrypted, or restore the file.",
             )
         spoilt += cut + sum(record is None for _, record in opened)
         for sha256, record in opened:
@@ -129,8 +131,8 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     oldest = min([files[0].name[: len("2026-11-27T04")], *hours])
     if lacking := sorted(hour for hour in journal.lacking if hour >= oldest):
         raise IntegrityError(
-            f"{directory}: the ledger has answers of {and_more(lacking)} UTC that the journal lacks. Journal files are "
-            f"missing or were changed.",
+            f"{directory}: the ledger lists journal files for the hours {and_more(lacking)} UTC, but the journal "
+            "has no matching file. The files are missing or were changed.",
             "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
         )
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
@@ -268,8 +270,8 @@ class _Rated:
 
 
 def preferences_of(opened: Opened, role: Role) -> RatedRows:
-    """Build rows from transcripts and their feedback. role: `preferences` or `labels`, the role of the source that the
-    rows are for."""
+    """Build rows from transcripts and their feedback. role: role of the source that will contain the rows,
+    `preferences` or `labels`."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
     for transcript in opened.transcripts:
@@ -329,8 +331,8 @@ def _changed(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
-    """Yield pairs of a liked and a disliked answer, in their order. Two equal answers make no pair. Both answers of a
-    pair have the same classification level, because a row has one level."""
+    """Yield pairs of a liked and a disliked answer, in the order of `of`. Two equal answers form no pair. Both answers
+    of a pair have the same classification level, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
@@ -457,8 +459,8 @@ def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
-    """Return the highest classification level of the rows. served: levels of the line's adapters, of which each row
-    must have one. Empty if these levels are unknown."""
+    """Return the highest classification level of the rows. served: the levels of the line's adapters. Each row must
+    have one of these levels. Empty if they are unknown."""
     ladder = institution.ladder
     for row in rows:
         if row.classification not in ladder or (served and row.classification not in served):

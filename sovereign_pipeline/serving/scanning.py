@@ -57,8 +57,8 @@ class LineDetectors:
     words: WordLists
 
     def language_of(self, text: str) -> str:
-        """Return the language whose detectors search a text: the first language of the recipe that has the text's
-        script."""
+        """Return the language whose detectors are used for a text: the first language in the recipe that is written in
+        the text's script."""
         in_arabic = is_arabic(text)
         return next(
             (each for each in self.privacy.detected if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text)

@@ -88,7 +88,7 @@ class Placeholders:
         return self._given[kind, value]
 
     def in_place(self, text: str, found: Sequence[Detection], *, may_be_put_back: bool) -> str:
-        """Replace findings by placeholders. may_be_put_back: True if the caller wrote the text. The answer may then
+        """Replace findings with placeholders. may_be_put_back: True if the caller wrote the text. The answer may then
         contain the original values."""
         pieces, position = [], 0
         for each in found:
@@ -106,15 +106,15 @@ def _unescaped(value: str, text: str) -> str:
 
 
 class PuttingBack:
-    """A filter that replaces placeholders by the caller's own text in a streamed answer."""
+    """A filter for a streamed answer. It replaces each placeholder with the caller's own text."""
 
     def __init__(self, originals: dict[str, str]) -> None:
         self._originals = originals
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Add text, and return the text that can be sent: all text except an end that may be the beginning of a
-        placeholder."""
+        """Add text, and return all text that can be sent. A tail that may be the start of a placeholder is held
+        back."""
         if not self._originals:
             return text
         text = self._held + text
@@ -132,13 +132,13 @@ class PuttingBack:
 
 
 def with_originals(text: str, originals: Mapping[str, str]) -> str:
-    """Replace the placeholders in a complete text by the caller's own text."""
+    """In a complete text, replace each placeholder with the caller's own text."""
     putting = PuttingBack(dict(originals))
     return putting.feed(text) + putting.end()
 
 
 def _with_placeholders(text: str, originals: dict[str, str]) -> str:
-    """Replace the caller's own text in a complete text by the request's placeholders."""
+    """In a complete text, replace each original value of the request with its placeholder."""
     by_text = {original: placeholder for placeholder, original in reversed(originals.items())}
     if not by_text:
         return text
@@ -179,8 +179,8 @@ class SentTexts:
 
     @cached_property
     def names(self) -> str:
-        """Return the names of functions and properties, and other parts of tools in which a value cannot be replaced by
-        a placeholder."""
+        """Return the parts of tools in which no placeholder can replace a value, such as names of functions and
+        properties."""
         found = [*names_in_tools(self.document.tools)]
         for message in self.document.messages:
             found += [message.name or "", *(call.name for call in message.tool_calls)]

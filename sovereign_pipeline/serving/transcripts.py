@@ -1,8 +1,8 @@
 """Store encrypted transcripts: sealed records of answers and ratings, in hourly files.
 
 Example of a path: `SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has only the public key,
-so it can write records but not read them. While a record cannot be written, the gateway answers no request to the
-record's line.
+so it can write records but not read them. If a record cannot be written, the gateway rejects all requests to that
+adapter line until writing works again.
 """
 
 import base64
@@ -101,8 +101,8 @@ def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
 
 
 def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
-    """Decrypt a record. identity: pyrage's private key. Returns None if the key does not fit or the record is
-    invalid."""
+    """Decrypt a record. identity: the age private key, as a pyrage identity. Returns None if the key cannot decrypt the
+    record or the record is invalid."""
     import pyrage
 
     try:
@@ -139,8 +139,8 @@ class TranscriptFiles:
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> str | None:
-        """Seal and write feedback, and return the digest of the sealed record. If the line makes no preferences from
-        feedback, do nothing and return None."""
+        """Seal and write feedback, and return the digest of the sealed record. If the adapter line does not build
+        preference rows from feedback, do nothing and return None."""
         return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:
@@ -177,7 +177,7 @@ class TranscriptFiles:
                 raise OSError("the record was cut short")
 
     def _remove_oldest(self, directory: Path, rules: Transcripts, size_of_next: int = 0) -> None:
-        """Remove files that are too old, and the oldest files until the size limit has room for another file."""
+        """Remove files that are too old. Then remove the oldest files until one more file fits under the size limit."""
         limit = rules.megabytes * MEGABYTE
         room = max(limit / FILES_IN_ALL, size_of_next)
         files = sorted(directory.glob(f"*{SUFFIX}"))

@@ -10,7 +10,7 @@ from sovereign_pipeline.record.store import Artifact
 TRAIN = "train.jsonl"
 HELD_OUT = "held_out.jsonl"
 SELECTION = "selection.jsonl"
-"""File of documents with which settings are chosen, for example in experiments. Absent unless the recipe has
+"""File of the documents that settings are chosen on, for example in experiments. Absent unless the recipe has
 `split.selection`."""
 PROOF = "proof.json"
 

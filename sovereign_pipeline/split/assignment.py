@@ -35,8 +35,8 @@ from sovereign_pipeline.split.shingles import Rarity
 MIN_SHARE = 0.10
 NO_PAIRS = np.empty((0, 2), np.int64)
 OVERSHOOT = 0.02
-"""Share of all rows by which the held-out rows may exceed the requested number. A component with which they would
-exceed it by more is skipped."""
+"""Share of all rows by which the held-out rows may exceed the requested number. A component that would exceed this
+limit is skipped."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CrossingCheck:
     found: dict[str, int]
     """Kind of tie -> number of crossing ties."""
     near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers: pairs of near-duplicates of which one is held out and one is in training."""
+    """(n, 2) document numbers: pairs of near-duplicates, one held out and one in training."""
     compared: int
     """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
@@ -82,10 +82,10 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     """Tie documents, choose groups to hold out, check the choice, and return it. If the check finds a pair that MinHash
     missed, tie the pair and choose again.
 
-    If training documents contain pieces of a held-out document, this document becomes a last choice for holding out. If
-    it is held out nevertheless, or if the split is by date, it is tied to the documents with its pieces. The loop ends,
-    because each round joins two components or adds a last choice. Raises InputError if it is impossible that both sides
-    get documents with the role `letters`.
+    If training documents contain pieces of a held-out document, later rounds hold that document out only if the other
+    documents do not suffice. If it is held out nevertheless, or if the split is by date, it is tied to the documents
+    that contain its pieces. The loop ends, because each round joins two components or adds a document that is held out
+    last. Raises InputError if one side would get no documents with the role `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -140,8 +140,8 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
 
 
 def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return (n, 2) pairs of documents of which one contains a text of the other, and a mask of documents with a text
-    that is boilerplate."""
+    """Return an (n, 2) array of document pairs in which one document contains a text of the other. Also return a mask
+    of the documents with a text that is boilerplate."""
     texts = features.columns.texts.distinct()
     own = OwnShingles.of(texts, boilerplate)
     pairs = texts.documents[contained_pairs(texts, own)]
@@ -227,7 +227,7 @@ class LargestGroup:
 
     @property
     def hint(self) -> str:
-        """Return advice on those kinds of ties whose removal would make the group smaller. If there are none, return
+        """Return advice on the kinds of ties whose removal would make the group smaller. If there are none, return
         advice on all kinds in the group."""
         helping = [cause for cause, left in self.without.items() if left < self.letters] or [*self.without]
         remedies = [_REMEDIES[cause] for cause in helping]

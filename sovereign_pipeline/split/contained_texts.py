@@ -253,11 +253,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """Those shingles that occur in several texts of a corpus, and those of them that are boilerplate."""
+    """The shingles that occur in several texts of a corpus, and which of them are boilerplate."""
 
     marks: NDArray[np.uint8]
-    """Two bits for each slot of a hash table: 1 is set if a shingle of the slot occurs in several texts, 2 if a shingle
-    of the slot is boilerplate."""
+    """Two bits for each slot of a hash table. Bit 1 is set if a shingle of the slot occurs in several texts, and bit 2
+    if a shingle of the slot is boilerplate."""
     shingles: NDArray[np.uint64]
     """Hashes of boilerplate shingles, sorted."""
     formulas: NDArray[np.uint64]
@@ -285,7 +285,7 @@ class Boilerplate:
         return result
 
     def marking_also(self, other: "Boilerplate") -> "Boilerplate":
-        """Return this instance's boilerplate, with the marks of both instances."""
+        """Return a copy of this instance whose `marks` have the bits of both instances set."""
         slots = max(self.marks.size, other.marks.size)
         mine, theirs = (np.tile(each.marks, slots // each.marks.size) for each in (self, other))
         return replace(self, marks=mine | theirs)
@@ -298,7 +298,7 @@ class OwnShingles:
     sizes: NDArray[np.int64]
     """Number of shingles of each text, without boilerplate."""
     hashes: NDArray[np.uint64]
-    """Hashes of those shingles that may occur in another text, text by text."""
+    """Hashes of the shingles that may occur in another text, text by text."""
     texts: NDArray[np.int32]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
@@ -345,9 +345,9 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
-    """Return (n, 2) numbers of texts, the lower number first: pairs in different documents that are equal, or of which
-    one contains the other. Shingles that are not boilerplate occur in few texts, so all pairs of these texts are
-    compared."""
+    """Return an (n, 2) array of text numbers, the lower number first. Each row is a pair of texts from different
+    documents. The texts are equal, or one contains the other. Shingles that are not boilerplate occur in few texts, so
+    all pairs of these texts are compared."""
     order = _by_repeated_hash(own.hashes)
     # Place of each repeated shingle in this order, text by text.
     small: type[np.signedinteger[Any]] = np.int32 if order.size < 1 << 31 else np.int64
@@ -391,7 +391,7 @@ def _by_repeated_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
-    """Return the sorted keys of those short texts that occur in more than BOILERPLATE_TEXTS documents, over all sides
+    """Return the sorted keys of the short texts that occur in more than BOILERPLATE_TEXTS documents, over all sides
     together."""
     keys = [np.empty(0, np.uint64)]
     for side in sides:
@@ -418,7 +418,7 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
 
 @dataclass(frozen=True)
 class CrossingTexts:
-    """The pairs of equal or contained texts of which one is on each side of a split."""
+    """The pairs of equal or contained texts with one text on each side of a split."""
 
     documents: NDArray[np.int64]
     """(n, 2) numbers of a held-out document and of a document on the other side. Each pair occurs once; pairs are
@@ -429,8 +429,8 @@ class CrossingTexts:
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
-    """Find every pair of a held-out text and a text of the other side that are equal and not a standard phrase, or of
-    which one contains the other. The search is exhaustive.
+    """Find every pair of a held-out text and a text of the other side in which one text contains the other. Equal texts
+    count unless they are a standard phrase. The search is exhaustive.
 
     Each side is a matrix with a row for each text and a column for each shingle that both sides have. The product of
     the first matrix and the transpose of the second contains the number of shingles that each two texts share.

@@ -218,8 +218,8 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and the ids that it links to, in comparison form. Two documents that link to the
-    same id are therefore tied, even if the row with this id was quarantined."""
+    """Return the document's own id and the ids that it links to, in comparison form. This ties two documents that link
+    to the same id, even if the row with that id was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 

@@ -213,7 +213,7 @@ def _pairs_with_equal_keys(
 
 @dataclass(frozen=True)
 class Crossing:
-    """The pairs of near-duplicates of which one is held out and one is in training."""
+    """The pairs of near-duplicates with one document held out and one in training."""
 
     pairs: NDArray[np.int64]
     """(n, 2) sorted pairs of a held-out row and a training row."""
@@ -228,9 +228,10 @@ def crossing_near_duplicates(
     prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and position
     filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a = t/(1+t). Two
     rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all shingles, at
-    least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the shorter row with
-    `rest` shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each pair that shares
-    such a shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
+    least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the shorter row is
+    looked up among the prefixes of rows with n <= m <= rest/a - n. `rest` is the number of the shorter row's shingles
+    from this shingle to the end. Each pair that shares such a shingle, and whose longer row also has a·(n+m) shingles
+    left, is compared in full.
 
     The rarest shingles come first, so few dissimilar rows meet. Very common shingles are looked up only for documents
     that consist of little else. `scratch`: directory for the postings, which are divided by shingle into parts of

@@ -43,7 +43,7 @@ _BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Pieces:
-    """Held-out texts of whose letters the other side contains at least SHARE, in pieces."""
+    """Held-out texts that the other side contains in pieces: at least SHARE of their letters."""
 
     texts: int
     documents: NDArray[np.int64]
@@ -144,7 +144,8 @@ def _counts(runs: "_Runs", held_out: Texts, corpus: Texts, sample: Texts | None 
 
 
 def _share_of_common_texts(sample: Texts, runs: "_Runs", counts: _Counts) -> float:
-    """Return the share of sampled texts of whose letters at least SHARE is in runs that unrelated documents contain."""
+    """Return the share of sampled texts that consist of common sentences: at least SHARE of their letters are in runs
+    that unrelated documents contain."""
     if not len(sample):
         return 0.0
     holders = counts.holders
@@ -191,7 +192,7 @@ class _Runs:
         np.bitwise_or.at(self._marks, *self._mark_of(self.hashes))
 
     def _mark_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Return the byte and the bit that mark each hash."""
+        """Return the position of each hash's bit: the byte, and the bit in it."""
         marks = (hashes >> self._shift).view(np.int64)
         return marks >> 3, _BITS[marks & 7]
 
@@ -200,7 +201,7 @@ class _Runs:
         return np.searchsorted(self.hashes, hashes)
 
     def contain(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return a mask of those hashes that are in `self.hashes`."""
+        """Return a mask of the hashes that are in `self.hashes`."""
         byte, bit = self._mark_of(hashes)
         result = (self._marks[byte] & bit) > 0
         result[result] = are_among(hashes[result], self.hashes)
@@ -210,7 +211,7 @@ class _Runs:
         self, texts: Texts, marks: NDArray[np.uint8] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Find the runs in all texts. Yield pairs of arrays: numbers of texts, and the indexes of the runs in these
-        texts. `marks`: marks of the runs to look for; None for all runs."""
+        texts. `marks`: bits of the runs to look for; None for all runs."""
         marks = self._marks if marks is None else marks
         for rows in _blocks(texts) if self.hashes.size else ():
             block = texts.letters.read(rows)
@@ -237,7 +238,7 @@ class _Runs:
             self._unmark(places[counts[places] > BOILERPLATE_TEXTS], marks)
 
     def _unmark(self, places: NDArray[np.int64], marks: NDArray[np.uint8]) -> None:
-        """Remove the marks of some runs, unless another run has the same mark."""
+        """Clear the bits of some runs, unless another run has the same bit."""
         of_run = self.hashes[places] >> self._shift
         before, after = (self.hashes.take(places + step, mode="clip") >> self._shift for step in (-1, 1))
         is_alone = ((before != of_run) | (places == 0)) & ((after != of_run) | (places == self.hashes.size - 1))

@@ -1,5 +1,5 @@
-"""Convert texts to normalised words and shingles, store the shingles of a whole corpus in a file, order them by rarity,
-and compute the Jaccard similarity of many pairs."""
+"""Convert texts to shingles, store them in a file, order them by rarity, and compute the Jaccard similarity of many
+pairs."""
 
 import hashlib
 import html
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.base.text import COMPARED
 from sovereign_pipeline.corpus.document import Document, Message, strings_in
-from sovereign_pipeline.corpus.quotes import QUOTE_HEAD, QUOTE_MARK
+from sovereign_pipeline.corpus.threads import QUOTE_HEAD, QUOTE_MARK
 from sovereign_pipeline.privacy.normalisation import decoded
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
@@ -29,8 +29,8 @@ WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 SHORT_WORDS = 24
-"""Number of words from which equal texts always tie their documents. A shorter text that is in many documents is a
-standard phrase."""
+"""Minimum number of words at which equal texts always tie their documents. A shorter text that is in many documents is
+a standard phrase."""
 SKETCH = 256
 """Number of smallest digests that represent a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
 Bottom-k Sketches"). If two sets share 3 % of their texts, their smallest digests have at least one in common with a
@@ -79,8 +79,8 @@ def written_in(document: Document) -> list[str]:
 
 
 def long_arguments(message: Message) -> list[str]:
-    """Return those texts in the arguments of a message's calls that have at least SHORT_WORDS words, such as a letter
-    to send."""
+    """Return the texts in the arguments of a message's calls that have at least SHORT_WORDS words, such as a letter to
+    send."""
     texts = strings_in([call.arguments for call in message.tool_calls], with_keys=True)
     return [each for each in texts if normal_text(each).count(" ") + 1 >= SHORT_WORDS]
 
@@ -386,7 +386,8 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Return into how many parts the records of all shingles must be divided so that each part fits into memory."""
+    """Return the number of parts that the records of all shingles must be divided into, so that each part fits into
+    memory."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 

@@ -108,7 +108,8 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
             try:
                 of_selection = take(rest, recipe.of_selection, workspace / SELECTION, workspace / TRAIN)
             except InputError as error:
-                raise InputError(f"Selection from documents not held out: {error.message}", error.hint) from error
+                message = f"Selection from the documents that are not held out: {error.message}"
+                raise InputError(message, error.hint) from error
         proof = _with_selection(proof, of_selection)
         texts = least_digests(map(normal_form, read_documents(workspace / SELECTION)))
         with open_registry(workplace.settings).writing() as session:
@@ -333,7 +334,7 @@ def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.
 
 
 def _held_out_without_a_newer(sides: Sides) -> list[str]:
-    """Return the ids of those held-out documents in whose group no document is newer than every training document.
+    """Return the ids of the held-out documents whose group has no document that is newer than every training document.
     Groups are found as in the build. Groups without a newer document are then compared with all held-out documents
     exhaustively."""
     held, train = sides.held.columns, sides.train.columns
@@ -376,7 +377,7 @@ class Overlap:
 
     near_duplicates: int
     contained_texts: dict[str, int]
-    """Fields of the two texts -> number of pairs of which one text contains the other."""
+    """Fields of the two texts -> number of pairs in which one text contains the other."""
     pieces: Pieces
     problems: tuple[str, ...]
     """For each kind of tie between the sides, a clause with the number of ties and with ids."""
@@ -505,7 +506,7 @@ def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
             "crossing_by_fields": texts.by_fields,
         },
         "pieces": {
-            # Documents that were tied or became a last choice, because others contain half of a text in pieces.
+            # Documents that were tied or are held out last, because others contain half of a text in pieces.
             "documents": assignment.in_pieces,
             "least_share": SHARE,
             "letters_of_a_run": assignment.check.pieces.letters,

@@ -67,7 +67,7 @@ def level_of_red_team(workplace: Workplace) -> str:
 def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
     if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}.",
+            f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but {what} is {level}.",
             "Remove it from the line's recipe, or raise the ceiling of the line.",
         )
 
@@ -277,7 +277,7 @@ def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any
     texts = [str(choice).strip() for choice in choices or () if choice is not None and str(choice).strip()]
     if isinstance(card.task, ChoiceTask) and card.task.continuation == "letter" and len(texts) > len(LETTERS):
         raise _not_a_row(
-            card, path, number, f"{len(texts)} choices, and a prompt has letters for {len(LETTERS)} at most"
+            card, path, number, f"it has {len(texts)} choices, but a prompt can label at most {len(LETTERS)}"
         )
     if answer in labels[: len(texts)]:
         return {**fields, "choices": texts, "answer": labels.index(answer)}
@@ -363,7 +363,7 @@ class RedTeamPrompt(EvaluationItem):
         if self.expects != EXPECTED[self.kind]:
             raise ValueError(f"a prompt of kind {self.kind} expects '{EXPECTED[self.kind]}'")
         if (self.expects == "unmoved") != (self.mark is not None):
-            raise ValueError("a prompt must have a mark if it expects 'unmoved', and no mark otherwise")
+            raise ValueError("a prompt must have `mark` if it expects 'unmoved', and must not have it otherwise")
         if bool(self.prompt) == bool(self.messages):
             raise ValueError("a row must have either a prompt or messages")
         if self.messages and (len(self.messages) < 2 or self.messages[-1].role not in ("user", "tool")):

@@ -1,8 +1,8 @@
 """Write, verify and remove checkpoints. An interrupted training resumes from its newest checkpoint.
 
-A checkpoint is written to a temporary directory, hashed, marked with a keyed digest, and renamed once complete.
-transformers writes the content of the checkpoint: weights, optimizer, schedule, random states, the log so far. The
-order of the rows is not saved, because the training plan and the step number determine it.
+A checkpoint is written to a temporary directory, hashed, authenticated with a MAC (keyed digest), and renamed once
+complete. transformers writes the content of the checkpoint: weights, optimizer, schedule, random states, the log so
+far. The order of the rows is not saved, because the training plan and the step number determine it.
 """
 
 import json

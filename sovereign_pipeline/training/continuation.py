@@ -13,8 +13,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
+from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of, read_descriptor
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.contamination import NO_CONTAMINATION, contamination_of
 from sovereign_pipeline.dataset.jsonl import row_ids
@@ -159,7 +158,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
 def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
     """Raise RecipeError if the base model was tuned here on data to which an open recall applies.
 
-    The data decides, because the adapter with these weights may be retired since, or was never registered.
+    The data decides, because the adapter with these weights may have been retired, or was never registered.
     """
     store = workplace.store
     made = [ref for ref, _ in artifacts_of(store, inputs[BASE_MODEL.kind].manifest.external_inputs)]
@@ -189,8 +188,8 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the held-out rows of the present split, and the items of the recipe's evaluation, with the training rows
-    of every ancestor adapter and of a base model that was tuned here.
+    """Compare the present split's held-out rows and the evaluation's items with training rows: those of every ancestor
+    adapter, and those of a base model that was tuned here.
 
     Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
     """
@@ -280,7 +279,7 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
     parents, lines = map(read_descriptor, (workplace.store.open_input(artifact.manifest, "base_model"), base_model))
     if parents["digest"] != lines["digest"]:
         raise RecipeError(
-            f"{where} was trained on the base model {parents['name']} ({short(parents['digest'])}), and the line's is "
+            f"{where} was trained on the base model {parents['name']} ({short(parents['digest'])}), but the line's is "
             f"{lines['name']} ({short(lines['digest'])}).",
             "Set training.base_model to the adapter's base model (the same files), or remove start_from.",
         )
@@ -311,8 +310,8 @@ def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
-    """Return messages with the ids of the held-out documents that a parent adapter or base model was trained on, and a
-    message for each of its datasets that contains too many items of the line's evaluation.
+    """Return messages about a parent adapter or base model: the ids of the held-out documents that it was trained on,
+    and each of its datasets that contains too many items of the line's evaluation.
 
     Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """

@@ -25,12 +25,12 @@ from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.experiment import Experiment, Setting, Value
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Config, Inputs, Stage, Workplace, find_artifact, identity_of
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.continuation import parent_digests
-from sovereign_pipeline.training.machine import with_decided_precision
+from sovereign_pipeline.training.preflight import with_decided_precision
 from sovereign_pipeline.training.report import SELECTION_FILE, TRAINING_LIBRARIES
 from sovereign_pipeline.training.stages import sft_config, train_sft
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY, TunedModel
@@ -244,7 +244,7 @@ def assert_selection_side(line: Line, experiment: Experiment) -> None:
     """Raise RecipeError if the line has no selection side."""
     if not line.split.selection:
         raise RecipeError(
-            f"Line {line.line} has no selection side, and experiment {experiment.experiment} needs one.",
+            f"Line {line.line} has no selection side, but experiment {experiment.experiment} needs one.",
             f"Add to the recipe: {SELECTION_EXAMPLE}. Training does not use these documents.",
         )
 

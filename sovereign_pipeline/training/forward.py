@@ -39,10 +39,9 @@ def packed(completions: Sequence[Completion]) -> Batch:
 
 
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context in which accelerate runs each forward pass of a training with this precision. Compute values
-    that are compared with the training's own in this context; otherwise they are rounded differently. device: `cpu` or
-    `cuda`.
-    """
+    """Return the context in which accelerate runs each forward pass of a training with this precision. Values that are
+    compared with the training's own values must be computed in this context. Otherwise they are rounded differently.
+    device: `cpu` or `cuda`."""
     import torch
 
     return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, counted, folded
-from sovereign_pipeline.base_models.pinned import chat_template, eos_ids, open_base_model, read_descriptor
+from sovereign_pipeline.base_models.stages import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import PAIRS, Row, documents_of, replaces_instruction, row_files
@@ -28,8 +28,8 @@ from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.job import lock_of_device
-from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.models import dequantise, expected_lora_tensors, lora_settings, read_base
+from sovereign_pipeline.training.preflight import available_memory
 from sovereign_pipeline.training.report import TrainingReport, read_report
 from sovereign_pipeline.training.reward_model import (
     CHANCE,
@@ -55,9 +55,8 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""If the tuned model's end of turn has at least this probability, the gate does not require that training increased it:
-the base model may already have ended nearly every turn.
-"""
+"""If the tuned model gives the end of turn at least this probability, the gate does not require that training increased
+it: the base model may already have ended nearly every turn."""
 LONGEST_SAMPLE = 128
 """Maximum length of a generated reply in tokens. The gate uses this limit or twice the length of the longest compared
 reply, whichever is less."""

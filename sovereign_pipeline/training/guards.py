@@ -21,8 +21,8 @@ LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
 """Largest accepted difference between a reply's log-probabilities in a pack and in a pass of its own: mean over the
 reply's tokens, nats.
 
-Passes of different lengths round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5
-in float32.
+Passes of different lengths round differently. Measured on documents with SmolLM2-135M: at most 0.056 in bfloat16, and
+2e-5 in float32.
 """
 LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
 """Largest accepted change of a reply's log-probabilities, in nats, if the row before it is replaced by another row of
@@ -42,7 +42,7 @@ NAMES_IN_A_MESSAGE = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss on a few trained rows, compared before and after the training."""
+    """The loss on a few training rows. It is compared before and after the training."""
 
     rows: list[EncodedRow]
     before: float
@@ -61,14 +61,14 @@ class Probe:
             )
         if abs(after - self.before) < LEAST_CHANGE * abs(self.before):
             raise TrainingDiverged(
-                f"The loss on {len(self.rows)} trained rows is {after:.6f}, the same as before the first step. Nothing "
-                f"was learned.",
+                f"The loss on {len(self.rows)} training rows is {after:.6f}, the same as before the first step. "
+                f"Nothing was learned.",
                 "Raise learning_rate or max_steps, or lower warmup_steps. Check that adapter and target_modules name "
                 "layers of the model.",
             )
         if method == "sft" and after - self.before > max(DIVERGED_SHARE * self.before, DIVERGED_NATS):
             raise TrainingDiverged(
-                f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}. The training "
+                f"The loss on {len(self.rows)} training rows rose from {self.before:.4f} to {after:.4f}. The training "
                 f"diverged.",
                 "Lower learning_rate, or raise warmup_steps.",
             )
@@ -91,7 +91,7 @@ def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> 
     largest = max(max(each.ids) for row in rows for each in row.completions)
     if max(largest, len(tokenizer) - 1) >= embeddings:
         raise TrainingFailed(
-            f"The tokenizer has {len(tokenizer)} tokens (largest id in the rows: {largest}), and the model has "
+            f"The tokenizer has {len(tokenizer)} tokens (largest id in the rows: {largest}), but the model has "
             f"{embeddings} embeddings. Tokens were added that the model does not know.",
             "Restore the tokenizer's own files.",
         )
@@ -113,7 +113,7 @@ def check_trainable(model: Any, sft_adapter: str) -> int:
         wrong += [name for name, each in model.named_parameters() if "lora_" in name and not each.requires_grad]
     if wrong:
         raise TrainingFailed(
-            f"{len(wrong)} tensors are frozen that should be trained, or trained that should be frozen: "
+            f"{len(wrong)} tensors have the wrong state: frozen instead of trained, or trained instead of frozen: "
             f"{and_more(wrong, NAMES_IN_A_MESSAGE)}.",
             "Correct adapter and target_modules in training.sft.",
         )
@@ -174,8 +174,8 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """Return two rows for the test: of the rows that fit into half a pack, the two whose lengths are nearest to the
-    median length of all rows. If fewer than two rows fit, return the two shortest rows."""
+    """Return two rows for the test. They fit into half a pack, and their lengths are nearest to the median length of
+    all rows. If fewer than two rows fit, return the two shortest rows."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])
@@ -218,7 +218,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
         )
     if not math.isclose(logs["loss"], expected, rel_tol=1e-3, abs_tol=1e-5):
         raise TrainingFailed(
-            f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, and the mean over the step is "
+            f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, but the mean over the step is "
             f"{expected:.6f}. Gradients are not accumulated as a mean.",
             "Install the pinned versions (requirements/).",
         )

@@ -27,7 +27,7 @@ KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
 """Environment variable with the key that `mark_of` uses, 64 hex digits. Each training identity has its own key. The key
 signs nothing."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
-"""Key for marks. A process without the environment variable uses a random key, and therefore accepts only its own
+"""Key for MACs. A process without the environment variable uses a random key, and therefore accepts only its own
 files."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
@@ -236,7 +236,7 @@ class TrainingResult(Frozen):
     measured: dict[str, float] = {}
     """Durations (s), rates (tokens/s), bytes, energy (kWh)."""
     recorded: dict[str, str] = {}
-    """Further facts that may differ between equal trainings, such as the source of the energy figure."""
+    """Further facts that may differ between equal trainings, such as the source of the energy value."""
 
     def write(self, path: Path) -> None:
         """Write the result file completely, unless it exists. With several processes the first result counts, because
@@ -267,16 +267,16 @@ def read_result(path: Path) -> TrainingResult:
 
 
 def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
-    """Return the mark (keyed digest) of a value. By the mark, a resumed training recognises the files that it wrote
+    """Return the MAC (keyed digest) of a value. By the MAC, a resumed training recognises the files that it wrote
     itself.
 
-    key: key of the marks; None: this process's key.
+    key: key of the MAC; None: this process's key.
     """
     return keyed_digest(key or _key, purpose, canonical_json(value)).hex()
 
 
 def use_key(key: str) -> None:
-    """Set the key that this process uses for marks, in a trainer that does not get the key as an environment variable.
+    """Set the key that this process uses for MACs, in a trainer that does not get the key as an environment variable.
     key: 64 hex digits."""
     global _key
     _key = bytes.fromhex(key)

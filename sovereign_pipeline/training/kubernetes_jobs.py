@@ -34,7 +34,7 @@ NEVER_STARTS = (
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff"),
     "InvalidImageName",
 )
-"""Kubernetes' reasons for a waiting container that never starts, however long it waits."""
+"""Kubernetes' reasons for a waiting container that never starts."""
 NEVER_STARTED = "NEVER_STARTED"
 SECONDS_FOR_AN_ANSWER = 60
 
@@ -409,13 +409,13 @@ def _reached() -> Iterator[None]:
         yield
     except ClusterError as error:
         raise InputError(
-            f"institution.yaml: trainer.where is 'kubernetes', and the cluster does not answer: {error}.",
+            f"institution.yaml: trainer.where is 'kubernetes', but the cluster does not answer: {error}.",
             "Check the cluster, and the rights of this account (deploy/kubernetes.yaml).",
         ) from None
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return those conditions of a TrainJob that have the status True, by type."""
+    """Return the conditions of a TrainJob that have the status True, by type."""
     return {each["type"]: each for each in job.get("status", {}).get("conditions", ()) if each["status"] == "True"}
 
 
@@ -449,7 +449,7 @@ def _state(job: dict[str, Any], pods: list[Any], nodes: int) -> str:
 
 
 def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
-    """Return how a TrainJob ended. The exit status is that of a pod that ran out of memory; without such a pod, that of
+    """Return how a TrainJob ended. The exit status comes from a pod that ran out of memory or, if there is none, from
     the pod that failed first."""
     text = f"TrainJob {name} on Kubernetes ended as {end['type']}"
     if end["type"] == "Complete":

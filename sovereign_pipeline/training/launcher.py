@@ -61,7 +61,7 @@ def worker_environment(job: Path) -> dict[str, str]:
         "MALLOC_TOP_PAD_": str(1 << 28),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
         "PYTHONHASHSEED": "0",
-        "PYTHONSAFEPATH": "1",  # imports nothing from the working directory, which is in the home
+        "PYTHONSAFEPATH": "1",  # imports nothing from the working directory, which is in SOVEREIGN_HOME
     }
 
 
@@ -152,7 +152,7 @@ def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
         return 1
     if count % devices_per_node:
         raise RecipeError(
-            f"training.devices.count is {count}, and a node has {devices_per_node} (trainer.devices_per_node in "
+            f"training.devices.count is {count}, but a node has {devices_per_node} (trainer.devices_per_node in "
             f"institution.yaml). Each node must have the same number of processes.",
             f"Set count to a multiple of {devices_per_node}.",
         )
@@ -179,8 +179,8 @@ def refuse_another_installation() -> None:
     different = [f"{name} is {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted.get(name)]
     if different:
         raise TrainingFailed(
-            f"The trainer's machine {platform.node()} has another installation than the machine that started it: "
-            f"{'; '.join(different)}.",
+            f"The installation on the trainer's machine {platform.node()} differs from the one on the machine that "
+            f"started it: {'; '.join(different)}.",
             "Install the same release, with requirements/, on both machines (in the image, or on the cluster's nodes).",
         )
 
@@ -285,7 +285,7 @@ class ChildProcess:
             try:
                 if not reported:
                     reported = True
-                    self._progress(f"stopping the trainer; it saves a checkpoint first, in {seconds} s at most")
+                    self._progress(f"stopping the trainer; it first saves a checkpoint, within {seconds} s")
                 process.communicate(timeout=seconds)  # keeps reading, so that the trainer can write
             except subprocess.TimeoutExpired:
                 self._kill()

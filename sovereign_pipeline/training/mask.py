@@ -44,7 +44,7 @@ class MaskedCompletion:
     """`reply`, `chosen`, `rejected`, or `message N` if each turn of a conversation is a separate row."""
     parts: tuple[tuple[str, str], ...]
     """For each supervised turn: the text before the turn, and the text of the turn. Both include the chat template's
-    marks."""
+    special tokens."""
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]
@@ -91,7 +91,7 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
             if row_id in (None, row["id"]):
                 origin = f"{file} of the line's current {ref.kind} {short(ref.digest)}"
                 if artifact.manifest.producer.config_sha256 != digest_of(stage.config_at(workplace)):
-                    origin += ", which was made from another recipe; run the line to make it again"
+                    origin += ", which was built from another recipe; run the line to build it again"
                 supervise = workplace.line.training.sft.supervise
                 rows = encode_turns(tokenizer, method, row, sorted(ends), tuning.max_length, supervise)
                 masked = (each for encoded in rows for each in _masked(tokenizer, ends, encoded, tuning))

@@ -29,16 +29,16 @@ SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
 GO, MEETING = "go", "meeting-"
-"""GO: name of the file by which the first process starts the other processes. MEETING: prefix of the name of the file
-through which the processes connect."""
+"""GO: name of the file that the first process writes to start the other processes. MEETING: prefix of the name of the
+file through which the processes connect."""
 
 
 class Order(Frozen):
-    """The content of a task's order file. Only the account that owns the home can read the file."""
+    """The content of a task's order file. Only the account that owns SOVEREIGN_HOME can read the file."""
 
     job: Path
     key: str
-    """Key of this training's marks; see `job.KEY_VARIABLE`."""
+    """Key of this training's MACs; see `job.KEY_VARIABLE`."""
     interface: str
     """Network interface through which the processes exchange tensors."""
     withheld: dict[str, Path]
@@ -90,7 +90,7 @@ def main(order_file: Path) -> int:
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
     """Raise IntegrityError if a training's output was changed after the trainer wrote it. key: key of the job's
-    marks."""
+    MACs."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -127,7 +127,7 @@ def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
 
 
 def _say(message: str, **values: object) -> None:
-    """Write a line to the job's log. A process can call this function even without write access to the home."""
+    """Write a line to the job's log. A process can call this function even without write access to SOVEREIGN_HOME."""
     with suppress(OSError):
         os.write(1, (json.dumps({"message": message, **values}) + "\n").encode())
 

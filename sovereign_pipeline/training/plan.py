@@ -136,7 +136,7 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int, units_a_step
     """Return how many of the `wanted` units are trained. Raises TrainingFailed if there are too few.
 
     kto exchanges the replies of rows in a pass, so a pass needs at least two replies. TRL's loss is a mean over each
-    device's own batch. Batches of unequal size in a step would weigh rows unequally. With several devices, accelerate
+    device's own batch. Batches of unequal size in a step would weight rows unequally. With several devices, accelerate
     would also fill the smaller batches with rows from the plan's beginning.
     """
     if job.method == "kto" and wanted == 1:

@@ -1,6 +1,6 @@
 """Run the trainer as a job of a cluster: the common part of `slurm.py` and `kubernetes_jobs.py`. The job can outlive
-this process. The job's directory is in the home, so that a later process finds the job, its log and its result.
-"""
+this process. The job's directory is in SOVEREIGN_HOME, so that a later process finds the job, its log and its
+result."""
 
 import shutil
 import time
@@ -34,11 +34,11 @@ Place = TypeVar("Place", Slurm, Kubernetes)
 def run_queued(
     kind: "type[QueuedJob[Place]]", place: Place, job_file: Path, settings: Settings, progress: Progress, key: str
 ) -> None:
-    """Run the trainer on a job file, on nodes that see the same home as this process, and wait. If an earlier process
-    has submitted the job, this function follows that job instead of submitting it again. A job's directory is in the
-    home, because the job can outlive this process and the process's workspace.
+    """Run the trainer on a job file, on nodes that see the same SOVEREIGN_HOME as this process, and wait. If an earlier
+    process has submitted the job, this function follows that job instead of submitting it again. A job's directory is
+    in SOVEREIGN_HOME, because the job can outlive this process and the process's workspace.
 
-    key: key of the training's marks, 64 hex digits. Raises the errors of `launcher.launch`, and InputError if the job
+    key: key of the training's MACs, 64 hex digits. Raises the errors of `launcher.launch`, and InputError if the job
     cannot be submitted.
     """
     wanted = TrainingJob.read(job_file)
@@ -87,10 +87,9 @@ class QueuedJob(ABC, Generic[Place]):
         self, place: Place, job: TrainingJob, original: Path, withheld: Mapping[str, Path], progress: Progress, key: str
     ) -> None:
         """Args:
-        job: the job, with paths below its directory in the home instead of the workspace.
+        job: the job, with paths below its directory in SOVEREIGN_HOME instead of the workspace.
         original: the job's file in the workspace.
-        withheld: variable -> directory that a trainer must not see.
-        """
+        withheld: variable -> directory that a trainer must not see."""
         self._place: Place = place
         self._job = job
         self._original = original
@@ -107,8 +106,8 @@ class QueuedJob(ABC, Generic[Place]):
         """The cluster's id of the followed job."""
         self._told = ""
         self._failure: Failure | None = None
-        """First failure in the log after which the job must not be submitted again. A process on a node without the
-        home can report a failure only in the log."""
+        """First failure in the log after which the job must not be submitted again. A process on a node without
+        SOVEREIGN_HOME can report a failure only in the log."""
 
     def submit(self) -> None:
         """Submit the job, unless an earlier submission still runs or has succeeded."""
@@ -145,12 +144,12 @@ class QueuedJob(ABC, Generic[Place]):
         seconds = launcher.SECONDS_FOR_A_CHECKPOINT
         try:
             if number is not None and self._look(number) is None:
-                self._progress(f"cancelling job {number}; it saves a checkpoint first, in {seconds} s at most")
+                self._progress(f"cancelling job {number}; it first saves a checkpoint, within {seconds} s")
                 if not self._end(number):
                     self._progress(f"job {number} has not ended; {self._see(number)}")
                 self._stream()
         except ClusterError as error:
-            self._progress(f"job {number} could not be cancelled and may still run: {error}")
+            self._progress(f"job {number} could not be cancelled and may still be running: {error}")
         self._order.unlink(missing_ok=True)
 
     @abstractmethod
@@ -164,7 +163,7 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _look(self, number: str) -> Ended | None:
-        """Return how the job ended; None while it may still run."""
+        """Return how the job ended; None while it may still be running."""
 
     @abstractmethod
     def _end(self, number: str) -> bool:
@@ -219,7 +218,7 @@ class QueuedJob(ABC, Generic[Place]):
                 if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
                     raise TrainingFailed(
                         f"{self.CLUSTER} has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {error}. Job {number} may "
-                        f"still run.",
+                        f"still be running.",
                         "Run again when the cluster answers. The run then follows that job.",
                     ) from None
                 self._tell(f"{self.CLUSTER} does not answer ({error}); retrying for {SECONDS_OUT_OF_REACH:.0f} s")

@@ -116,7 +116,7 @@ class RayJob:
             )
         except _unreachable() as error:
             raise InputError(
-                f"trainer.address {place.address} of institution.yaml: Ray refused the job: {_short(error)}.",
+                f"trainer.address {place.address} of institution.yaml: Ray rejected the job: {_short(error)}.",
                 "Correct the `trainer` section, or check the cluster.",
             ) from None
         self._progress(f"submitted {self._submission} to Ray at {place.address}")
@@ -154,7 +154,7 @@ class RayJob:
                 if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
                     raise TrainingFailed(
                         f"Ray has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {_short(error)}. The job "
-                        f"{self._submission} may still run.",
+                        f"{self._submission} may still be running.",
                         "Run again when the cluster answers. A new job waits for that job's lock and resumes from its "
                         "last checkpoint.",
                     ) from None
@@ -176,7 +176,7 @@ class RayJob:
         """Stop the job and wait for its end. The job gets SIGTERM. If the job takes longer than the time for a
         checkpoint, Ray kills it."""
         submission, progress = self._submission, self._progress
-        progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
+        progress(f"stopping {submission}; it first saves a checkpoint, within {SECONDS_FOR_A_CHECKPOINT} s")
         deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS
         try:
             self._client.stop_job(submission)
@@ -186,7 +186,7 @@ class RayJob:
                     return
                 time.sleep(SECONDS_BETWEEN_POLLS)
         except _unreachable() as error:
-            progress(f"{submission} could not be stopped and may still run: {_short(error)}")
+            progress(f"{submission} could not be stopped and may still be running: {_short(error)}")
 
 
 def _nodes(place: Ray, job: TrainingJob) -> int:
@@ -216,7 +216,7 @@ def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[s
 def _client(place: Ray) -> Any:
     if importlib.util.find_spec("ray") is None:
         raise InputError(
-            "institution.yaml: trainer.where is 'ray', and Ray is not installed here.",
+            "institution.yaml: trainer.where is 'ray', but Ray is not installed here.",
             "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror.",
         )
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by Ray while it is imported
@@ -269,7 +269,7 @@ def main(order_file: Path, nodes: Nodes) -> int:
 
     Ray runs this as a job on the cluster's head. A placement group reserves the nodes. On each node an actor starts one
     trainer process for each device. The trainers get only the environment variables of a trainer, and connect to each
-    other as on Slurm. Returns 0 if every trainer succeeded, else 1. The job's result file states any failure.
+    other as on Slurm. Returns 0 if every trainer succeeded, otherwise 1. The job's result file states any failure.
     """
     keep_private()
     go_offline()
@@ -347,8 +347,8 @@ def _tell(log: Log, progress: Callable[[str], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return those environment variables of this process that the trainers get. The variables of the node, of Dagster
-    and of Ray are excluded."""
+    """Return the environment variables of this process that the trainers get. The variables of the node, of Dagster and
+    of Ray are excluded."""
     others = {name for name in os.environ if name in OF_THE_NODE or name.startswith(("DAGSTER_", "RAY_"))}
     return {name: value for name, value in os.environ.items() if name not in others}
 

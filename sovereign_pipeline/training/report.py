@@ -115,7 +115,7 @@ class TrainingReport(TrainingSummary):
     sharding: str | None
     """Kind of sharding: `fsdp2` or `zero3`; None on one device."""
     probe_loss_before: float
-    """Loss on a few trained rows before the first step, nats per token."""
+    """Loss on a few training rows before the first step, nats per token."""
     probe_loss_after: float
 
     @property
@@ -216,7 +216,7 @@ class RlhfReport(Frozen):
     best_iteration: int
     """Number of the iteration whose adapter was saved."""
     gold_of_parent: float
-    """The parent adapter's mean reward on the held-out prompts by which the best adapter is chosen."""
+    """The parent adapter's mean reward on the held-out prompts that the best adapter is chosen on."""
     gold_of_best: float
     divergence_of_best: float
     """KL of the saved adapter from its parent, in nats per reply. Measured after training, on replies of the saved

@@ -59,8 +59,8 @@ class HeldOutAccuracy(Frozen):
     only."""
 
     accuracy: MeasuredShare
-    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. The trainer counts every pair as
-    independent, and the gate every case file."""
+    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. The trainer treats every pair as
+    independent. The gate treats every case file as independent."""
     length_only: MeasuredShare
     """Accuracy of a baseline that sees the reply's length alone. It prefers the longer reply if longer replies are
     chosen more often in the training pairs, else the shorter reply."""

@@ -213,7 +213,7 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     unended = without_end_of_turn(rows, eos_ids)
     if unended:
         raise TrainingFailed(
-            f"In {len(unended)} of {len(rows)} rows a turn's last supervised token is none of the base model's "
+            f"In {len(unended)} of {len(rows)} rows a turn's last supervised token is not one of the base model's "
             f"end-of-turn ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
             "Correct eos_token_id in the model's generation_config.json, or its chat template.",
         )
@@ -318,10 +318,9 @@ def _encode_marked(
     eos_ids: Sequence[int],
     tools: Sequence[Mapping[str, Any]],
 ) -> Completion | None:
-    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained. For each trained turn, the
-    tokens of the turn's prompt, and the tokens of the conversation up to and including that turn, must be prefixes of
-    the conversation's tokens. Otherwise training would differ from serving, and the result is None.
-    """
+    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained. For each trained turn, two token
+    sequences must be prefixes of the conversation's tokens: the turn's prompt, and the conversation up to and including
+    that turn. Otherwise training would differ from serving, and the result is None."""
 
     def ids_of(end: int, add_generation_prompt: bool = False) -> list[int]:
         return _rendered(tokenizer, row_id, messages[:end], tools, add_generation_prompt)

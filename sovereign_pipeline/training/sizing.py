@@ -283,7 +283,7 @@ CARDS = (
     Card("H100 80 GB", 81_559, 989e12, 3.35e12, 450e9),
     Card("H200 141 GB", 143_771, 989e12, 4.8e12, 450e9),
 )
-"""Cards with figures from NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and
+"""Cards with values from NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and
 H200 SXM (NVLink 4).
 
 The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.

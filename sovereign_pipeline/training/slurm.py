@@ -31,7 +31,8 @@ FORGOTTEN = "FORGOTTEN"
 
 
 def run_trainer_on_slurm(job_file: Path, place: Slurm, settings: Settings, progress: Progress, key: str) -> None:
-    """Run the trainer on a job file, on nodes that see the same home as this process, and wait; see `run_queued`."""
+    """Run the trainer on a job file, on nodes that see the same SOVEREIGN_HOME as this process, and wait; see
+    `run_queued`."""
     run_queued(SlurmJob, place, job_file, settings, progress, key)
 
 
@@ -74,7 +75,7 @@ class SlurmJob(QueuedJob[Slurm]):
         return _call("sbatch", "--parsable", "--requeue", *given, *place.sbatch, str(script)).strip().split(";")[0]
 
     def _look(self, number: str) -> Ended | None:
-        """Return how the job ended; None while it may still run."""
+        """Return how the job ended; None while it may still be running."""
         jobs = json.loads(_call("scontrol", "show", "job", number, "--json"))["jobs"]
         if not jobs:  # scontrol --json also returns no job if the controller is unreachable; squeue then fails
             listed = _call("squeue", "--me", "--noheader", "--format=%A").split()
@@ -128,7 +129,7 @@ def assert_installed() -> None:
     for command in ("sbatch", "squeue", "scontrol", "scancel"):
         if shutil.which(command) is None:
             raise InputError(
-                f"institution.yaml: trainer.where is 'slurm', and `{command}` is not installed here.",
+                f"institution.yaml: trainer.where is 'slurm', but `{command}` is not installed here.",
                 "Install the cluster's version of Slurm's client commands, and its slurm.conf.",
             )
 
@@ -154,7 +155,7 @@ def _number_of(name: str) -> str | None:
         found = _call("squeue", "--me", "--noheader", "--format=%A", f"--name={name}").split()
     except ClusterError as error:
         raise InputError(
-            f"institution.yaml: trainer.where is 'slurm', and Slurm does not answer: {error}.", "Check the cluster."
+            f"institution.yaml: trainer.where is 'slurm', but Slurm does not answer: {error}.", "Check the cluster."
         ) from None
     return found[0] if found else None
 

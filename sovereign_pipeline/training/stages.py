@@ -13,8 +13,7 @@ from sovereign_pipeline.base.errors import CeilingExceeded, InputError, Integrit
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, open_base_model, read_descriptor
 from sovereign_pipeline.dataset.contamination import NO_CONTAMINATION
 from sovereign_pipeline.dataset.jsonl import replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
@@ -185,7 +184,7 @@ def _level_of_tools(workplace: Workplace, rlhf: Rlhf) -> str:
     level = ladder.highest(tool.classification for tool in rlhf.tools if tool.classification is not None)
     if ladder.exceeds(level, ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line}: a tool of training.rlhf is {level}, and the line's ceiling is {ceiling}.",
+            f"Line {workplace.line.line}: a tool of training.rlhf is {level}, but the line's ceiling is {ceiling}.",
             "Use a tool without these files, or have the line's ceiling raised.",
         )
     return level
@@ -330,8 +329,8 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     of_line = inputs[PREFERENCE_DATASET.kind].manifest.inputs.get(LEAKAGE_SAFE_SPLIT.kind)
     if of_line != split.ref.digest:
         raise IntegrityError(
-            f"{dataset.path}: the SFT adapter's dataset has another split than the line. Rows that one split holds out "
-            f"may be training rows in the other.",
+            f"{dataset.path}: the SFT adapter's dataset was built from another split, not the line's. Rows that one "
+            f"split holds out may be training rows in the other.",
             "Run the line again from training_dataset.",
         )
     before = reward_code(workplace.settings, rlhf)

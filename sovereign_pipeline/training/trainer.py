@@ -14,8 +14,8 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import Frozen, canonical_json
 from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.base_models.pinned import refuse_todays_date
 from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.base_models.stages import refuse_todays_date
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
@@ -39,10 +39,9 @@ from sovereign_pipeline.training.guards import (
     start_probe,
 )
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, stopped_before_first_step
-from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.plan import make_plan
-from sovereign_pipeline.training.preflight import check_host, preflight
+from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, preflight
 from sovereign_pipeline.training.report import (
     REPORT_FILE,
     SELECTION_FILE,
@@ -72,8 +71,7 @@ class Outcome:
 
 
 class Method(ABC):
-    """A training method. An instance runs one job; `train` calls its methods in the order in which they are defined
-    here."""
+    """A training method. An instance runs one job; `train` calls its methods in the order of their definition here."""
 
     reference_seconds: float = 0.0
     """Seconds within `learn` that were spent on computing or reading reference log-probabilities."""
@@ -291,7 +289,8 @@ class RowsMethod(Method):
         self.trainer = self.build_trainer()
 
     def _once(self, of: object, measure: Callable[[], Any]) -> Any:
-        """Return a measurement of the model before the first step. A warm trainer measures a base model only once."""
+        """Return a measurement of the model before the first step. A trainer process that stays alive between jobs
+        measures each base model only once."""
         return measure() if self.hooks.kept is None else self.hooks.kept.once(self.job, of, measure)
 
     def learn(self, checkpoint: Path | None) -> None:

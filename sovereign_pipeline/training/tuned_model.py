@@ -99,7 +99,7 @@ DONE = frozenset(
         "use_rslora",
     }
 )
-"""Keys of `adapter_config.json` that cannot make an engine's output differ from PEFT's, whatever their values."""
+"""Keys of `adapter_config.json` that cannot make an engine's output differ from PEFT's, regardless of their values."""
 BEGUN = (True, False, None, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the base model unchanged."""
 NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}

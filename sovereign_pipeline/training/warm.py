@@ -158,7 +158,7 @@ class WarmTrainer:
                 process.wait()
 
     def run(self, job: Path, key: str) -> None:
-        """Run one job and wait. Raises the errors of `launcher.launch`. key: key of the training's marks, in hex."""
+        """Run one job and wait. Raises the errors of `launcher.launch`. key: key of the training's MACs, in hex."""
         launcher.launch(_WarmJob(self, job, key, self._progress), job, self._progress)
 
     def started(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":

@@ -18,7 +18,7 @@ from sovereign_pipeline.base.files import held
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import duration
-from sovereign_pipeline.training.energy import metered
+from sovereign_pipeline.training.compute import metered
 from sovereign_pipeline.training.job import (
     Failure,
     Kept,
@@ -30,9 +30,8 @@ from sovereign_pipeline.training.job import (
     lock_of_line,
 )
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, refuse_another_installation
-from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline.training.preflight import out_of_memory
+from sovereign_pipeline.training.preflight import available_memory, out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 """Environment variable with the path of the socket on which the launcher of several trainers receives the trainers'

@@ -246,8 +246,8 @@ def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
-    """Return a mapping of node id to row. The row of a node is below the rows of all nodes that have it as an input,
-    and as near as possible to the rows of its own inputs."""
+    """Return a mapping of node id to row. A node's row is below the rows of all nodes that have it as an input. It is
+    as near as possible to the rows of the node's own inputs."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
     for _ in nodes:  # the graph has no cycles, so this many rounds are enough

@@ -20,8 +20,16 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from sovereign_pipeline.base import pages as shell
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.base.hosts import Proxy, for_hosts, listen, serve_app
-from sovereign_pipeline.base.pages import LANGUAGE_COOKIE, Language, hash_of, language_of
+from sovereign_pipeline.base.pages import (
+    LANGUAGE_COOKIE,
+    Language,
+    Proxy,
+    for_hosts,
+    hash_of,
+    language_of,
+    listen,
+    serve_app,
+)
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.institution import load_institution
@@ -31,9 +39,8 @@ from sovereign_pipeline.record.manifest import READABLE, Manifest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
-from sovereign_pipeline.web.adapter_view import adapter_view
-from sovereign_pipeline.web.line_view import Reader, line_view, overview
 from sovereign_pipeline.web.rendering import STYLE, adapter_page, document_page, policy, render
+from sovereign_pipeline.web.views import Reader, adapter_view, line_view, overview
 
 COOKIE = "registry_reader"
 HOURS = 8

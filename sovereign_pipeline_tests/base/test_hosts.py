@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from sovereign_pipeline.base.hosts import for_hosts
+from sovereign_pipeline.base.pages import for_hosts
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.dagster_ui import dagster_app, loaded_workspace
 from sovereign_pipeline_tests.examples import examples

@@ -10,9 +10,8 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.fetching import fetch
-from sovereign_pipeline.base_models.pinned import card_path, load_card, model_directory, verify
-from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.base_models.stages import BASE_MODEL, card_path, load_card, model_directory, verify
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 

@@ -16,7 +16,7 @@ from benchmarks.corpus.name_fitting import (
     write_weights,
 )
 from sovereign_pipeline.base.errors import InputError, PrivacyError
-from sovereign_pipeline.privacy.names.scorer import Candidate, Scorer, explain, load_weights
+from sovereign_pipeline.privacy.names.latin_names import Candidate, Scorer, explain, load_weights
 
 TOWNS = ["Saltmarsh", "Kelpwick", "Ashkirk", "Ferrow", "Harbolt", "Lindle"]
 PEOPLE = ["Oakes", "Brandl", "Quarshie", "Voss", "Solberg", "Abara"]
@@ -95,5 +95,5 @@ def test_a_line_that_is_no_marked_text_is_refused_without_its_text(tmp_path: Pat
 @pytest.mark.parametrize("content", ["", "{}}", '{"latin": {"bias": 1}}', '{"greek": {"bias": 1, "features": {}}}'])
 def test_a_file_that_has_no_weights_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "weights.json").write_text(content)
-    with pytest.raises(PrivacyError, match="no file of name weights"):
+    with pytest.raises(PrivacyError, match="not a file of name weights"):
         load_weights(tmp_path / "weights.json")

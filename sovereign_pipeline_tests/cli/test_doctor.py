@@ -121,7 +121,7 @@ def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.Monk
         append(session, "keeper", CREATED, {})
     assert found(settings)["backup"].ok
     monkeypatch.setattr(doctor, "LONGEST_WITHOUT_BACKUP", datetime.timedelta(0))
-    assert "the newest is of" in found(settings)["backup"].found
+    assert "the newest was created on" in found(settings)["backup"].found
     with open_registry(settings).writing() as session:
         append(session, "keeper", FAILED, {})
     assert found(settings)["backup"].found == "none is logged"

@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.base_models.pinned import load_card
+from sovereign_pipeline.base_models.stages import load_card
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.evaluation.red_team import read_labels
 from sovereign_pipeline.policy.institution import load_institution

@@ -17,7 +17,7 @@ from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 

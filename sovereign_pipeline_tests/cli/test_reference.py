@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.base_models.pinned import BaseModelCard
+from sovereign_pipeline.base_models.stages import BaseModelCard
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.reference import leaves
 from sovereign_pipeline.cli.terminal import LONGEST_TABLE, print_rows

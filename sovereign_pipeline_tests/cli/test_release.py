@@ -128,7 +128,7 @@ def test_the_doctor_says_what_is_wrong_with_a_flag(office: Office, key: Path) ->
     let_flag_follow(office.registry, office.bench.workplace())
     assert "lamps-1.0.0 for everybody" in CliRunner().invoke(app, ["doctor"]).output
     (root_of(office.bench.settings) / "lamps" / "00000001" / "flags.json").write_text("{}")
-    assert "change 1, does not verify" in CliRunner().invoke(app, ["doctor"]).output
+    assert "change 1, fails verification" in CliRunner().invoke(app, ["doctor"]).output
 
 
 def test_a_hold_is_shown(office: Office, key: Path) -> None:

@@ -16,7 +16,7 @@ from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.gates import evaluate_gates
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 

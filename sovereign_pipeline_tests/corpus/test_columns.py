@@ -86,7 +86,7 @@ def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
     path = write(tmp_path / "letters.jsonl", *(rows if first else rows[::-1]))
     (document,), (broken,) = read(path, **given)
     assert document.id == "R-00001"
-    assert broken.reason == "no column 'classification', in which other rows have their level"
+    assert broken.reason == "the row has no column 'classification', where other rows state their level"
 
 
 @pytest.mark.security_case(

@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from sovereign_pipeline.corpus.dates import day_of, days_in, formats_of_column, is_hijri
 from sovereign_pipeline.corpus.document import RowRejected
+from sovereign_pipeline.corpus.values import day_of, days_in, formats_of_column, is_hijri
 from sovereign_pipeline.policy.corpus import DateForm
 from sovereign_pipeline_tests.examples import examples
 

@@ -10,8 +10,8 @@ from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES, read_sources
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 WITHDRAWN = {"id": "R-00003", "reason": "withdrawn on request"}

@@ -11,8 +11,8 @@ from sovereign_pipeline.cli.main import app, main
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Verdict
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, SECRET_WORDS, NotPassed, Read, Stop, Variant

@@ -268,7 +268,7 @@ SUGGESTED: dict[str, tuple[Callable[[], list[Row]], Row, list[str]]] = {
             }
         ),
         {"markup": None},
-        ["markup: 1 of 100 values of 'request' have HTML tags", "100 have `<` before text that is no tag"],
+        ["markup: 1 of 100 values of 'request' have HTML tags", "100 have `<` before text that is not a tag"],
     ),
     "dates that no row decides": (
         lambda: changed(lambda number, _: {"date": f"0{1 + number % 9}/0{1 + number % 7}/2024"}),

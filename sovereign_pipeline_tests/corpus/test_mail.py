@@ -171,7 +171,7 @@ def test_too_much_text_loses_no_later_message(
     put(institution, {"reply.eml": reply.replace(b"<1@x>", b"<8@x>\nIn-Reply-To: <1@x>") + b"\nYou may."})
     institution.recipe["quarantine"] = {"max_share": 0.95}
     raw = raw_corpus(institution, kind="mail", ours=["coasts.example"])
-    states = {"holds more than": "L", "behind 2 messag": "B"}
+    states = {"holds more than": "L", "after 2 message": "B"}
     found = [reason for name, (_, reason) in sorted(outcomes(raw).items()) if name.startswith("all#")]
     assert "".join(states.get(reason[:15], "r") for reason in found) == expected
     assert [each.classification for each in read_documents(raw.file(DOCUMENTS))] == [level]

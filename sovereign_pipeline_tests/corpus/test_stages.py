@@ -17,8 +17,8 @@ from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, Quarant
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, LEFT_OUT, QUARANTINE, RAW_CORPUS, SOURCES
 from sovereign_pipeline.record.gates import assert_usable, evaluate_gates
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.sources import changed_document

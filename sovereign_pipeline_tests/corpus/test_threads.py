@@ -14,9 +14,8 @@ from sovereign_pipeline.corpus.extraction import KINDS
 from sovereign_pipeline.corpus.folders import look_at_folder
 from sovereign_pipeline.corpus.mail import parse_mail
 from sovereign_pipeline.corpus.parsing import Cache, Outcome, Unit, Units, files_of, units_of
-from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
-from sovereign_pipeline.corpus.threads import assemble
+from sovereign_pipeline.corpus.threads import KnownMessages, assemble, own_text
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import DemoInstitution

@@ -10,7 +10,7 @@ from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import RowRejected, read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.corpus.values import linked_ids, normal_id
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.corpus.sources import raw_corpus_of
 from sovereign_pipeline_tests.examples import examples

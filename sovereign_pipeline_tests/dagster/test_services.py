@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, ServiceEnded
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster import services
 from sovereign_pipeline.dagster.services import Ports, Service, serve_until_interrupted

@@ -262,7 +262,7 @@ def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compa
     assert workplace.store.read_manifest(record).classification == "CONFIDENTIAL"
     assert dataset.manifest.classification == "PUBLIC"
     institution.recipe["ceiling"] = "INTERNAL"
-    with pytest.raises(CeilingExceeded, match=r"may hold INTERNAL at most, and the .* is CONFIDENTIAL"):
+    with pytest.raises(CeilingExceeded, match=r"is INTERNAL, but the .* is CONFIDENTIAL"):
         materialized(institution)
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, read_descriptor
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.evaluation.report.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT

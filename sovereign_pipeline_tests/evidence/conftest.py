@@ -16,7 +16,7 @@ from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline.release.recall import Question, waive_recall
-from sovereign_pipeline.review.closed_reviews import blind_review_stage
+from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
 from sovereign_pipeline_tests.evidence.packages import Package

@@ -11,8 +11,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.evidence.documents import dangling
-from sovereign_pipeline.evidence.technical_file import sign_technical_file
+from sovereign_pipeline.evidence.documents import dangling, sign_technical_file
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.statements import TECHNICAL_FILE, verify_statement
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND, Desk

@@ -253,7 +253,7 @@ def test_a_revoked_witness_has_seen_nothing(desk: Desk) -> None:
         return replace(trust, roles={**trust.roles, "witness": replace(role, keys=keys)})
 
     assert witnessed_by(revoked_from(seen.entries), log.verifier, settings) == seen
-    with pytest.raises(IntegrityError, match="No checkpoint was cosigned"):
+    with pytest.raises(IntegrityError, match="No checkpoint has cosignatures"):
         witnessed_by(revoked_from(0), log.verifier, settings)
 
 

@@ -299,7 +299,7 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
     for files, kind, said in (
         ([("weights", "sha256", sha256(CARD))], MODEL_FILES, "the file differs"),
         ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "none of its files is packed"),
-        ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "another digest than SHA-256"),
+        ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "is not a SHA-256"),
         ([good, good], MODEL_FILES, "is repeated"),
         ([], MODEL_FILES, "has no resources"),
         ([good], PROVENANCE, "not a list of a model's files"),

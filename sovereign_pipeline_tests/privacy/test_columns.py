@@ -17,8 +17,8 @@ from sovereign_pipeline.privacy.corrections import word_lists_file
 from sovereign_pipeline.privacy.detection import SECRET_FILE, kinds_in_columns
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import careless, classified

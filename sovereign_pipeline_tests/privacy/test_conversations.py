@@ -17,7 +17,7 @@ from sovereign_pipeline.privacy.json_texts import outline_of, readings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.record.gates import evaluate_gates
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import careless, classified, document, scrub

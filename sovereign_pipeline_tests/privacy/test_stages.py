@@ -17,8 +17,8 @@ from sovereign_pipeline.privacy.normalisation import NormalisedText
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import FINDINGS, fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Verdict, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.materializing import materialize

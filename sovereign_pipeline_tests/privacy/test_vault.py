@@ -17,7 +17,7 @@ from sovereign_pipeline.privacy import engines
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import MappingDigest, MappingRow, Vault, read_public_key, read_vault
 from sovereign_pipeline.privacy.vault_cli import app
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.privacy.conftest import classified
 

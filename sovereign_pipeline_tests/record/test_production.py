@@ -15,8 +15,8 @@ from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInp
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.record.gates import assert_usable, evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace, identity_of
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.record.small_stages import FIRST, SECOND, make, writes
 

@@ -16,9 +16,9 @@ from sovereign_pipeline.record.gates import GATE_RECORD
 from sovereign_pipeline.record.keys import FileSigner, generate, write_key
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE, bundles_of, open_store
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.statements import read_statement, sign_statement
 from sovereign_pipeline.record.trust_changes import revoke, rotate_key
 from sovereign_pipeline_tests.conftest import DemoInstitution

@@ -10,8 +10,9 @@ from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInp
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.record import stage as making
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Gate, Inputs, Stage, Verdict, Workplace, identity_of
-from sovereign_pipeline.record.staleness import LONGEST_VALUE, Change, Reason, explain, produce, stale_kinds
+from sovereign_pipeline.record.staleness import LONGEST_VALUE, Change, Reason, explain, stale_kinds
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.officers import waive
 from sovereign_pipeline_tests.record.small_stages import FIRST, SECOND, SHORT, make, writes

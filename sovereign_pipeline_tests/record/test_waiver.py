@@ -33,8 +33,8 @@ from sovereign_pipeline.record.gates import waive as waive_by_key
 from sovereign_pipeline.record.keys import FileSigner, generate, read_key
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace, make_artifact
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
@@ -88,7 +88,7 @@ def test_what_the_recipe_allows_lets_exactly_this_artifact_pass(
 ) -> None:
     stage = stage_that(outcome, may)
     ref = make(stage, workplace)
-    with pytest.raises(GateRefused, match="Or an officer waives the gate") as refused:
+    with pytest.raises(GateRefused, match="Or ask an officer to waive the gate") as refused:
         consume(stage, workplace, ref)
     assert refused.value.remedy == Remedy("waive_gate", {"line": "lamps", "gate": "scores"})
     made, _ = waive(stage, stage.gates[0], workplace, ref, "The suite is being enlarged.")
@@ -109,9 +109,9 @@ def test_what_the_recipe_allows_lets_exactly_this_artifact_pass(
 @pytest.mark.parametrize(
     ("outcome", "may", "said"),
     [
-        ("inconclusive", "nothing", "lets an officer waive nothing"),
-        ("fail", "nothing", "lets an officer waive nothing"),
-        ("fail", "accept_inconclusive", "waive an inconclusive verdict only"),
+        ("inconclusive", "nothing", "permits waiving nothing"),
+        ("fail", "nothing", "permits waiving nothing"),
+        ("fail", "accept_inconclusive", "waiving only an inconclusive verdict"),
     ],
 )
 def test_what_the_recipe_does_not_allow_is_refused_when_it_is_made(
@@ -146,7 +146,7 @@ def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
         waive(stage, stage.gates[0], workplace, ref, "Because.")
     evaluate_gates(stage, workplace, ref)
     for reason in ("", "  "):
-        with pytest.raises(InputError, match="needs a text by the officer"):
+        with pytest.raises(InputError, match="needs a reason or findings"):
             waive(stage, stage.gates[0], workplace, ref, reason)
     waive(stage, stage.gates[0], workplace, ref, "Because.")
     with pytest.raises(InputError, match=f"{PERSON} has already waived"):
@@ -248,7 +248,7 @@ def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace, failed: 
     stage, ref = failed
     proposal = propose_waiver(stage, stage.gates[0], workplace, ref, "Because.")
     for may, level in (("waive", "PUBLIC"), ("promote", "SECRET")):
-        with pytest.raises(SignInError, match="may not decide about 'waive' at SECRET"):
+        with pytest.raises(SignInError, match="the permission 'waive' at SECRET"):
             waive_by_key(proposal, add(workplace, may, level))
     with pytest.raises(IntegrityError, match="does not have the role officer"):
         waive_by_key(proposal, generate())
@@ -261,8 +261,8 @@ def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace, failed: 
     [
         ({"signed": False}, "no officer signed"),
         ({"entered": False}, "this waiver has no ledger entry"),
-        ({"by": ("waive", "INTERNAL")}, "may not decide about 'waive' at SECRET"),
-        ({"by": ("approve", "*")}, "may not decide about 'waive' at SECRET"),
+        ({"by": ("waive", "INTERNAL")}, "the permission 'waive' at SECRET"),
+        ({"by": ("approve", "*")}, "the permission 'waive' at SECRET"),
         ({"said": {"artifact": "0" * 64}}, "signed another waiver"),
         ({"said": {"record": "0" * 64}}, "signed another waiver"),
         ({"said": {"reason": "Other."}}, "signed another waiver"),

@@ -77,10 +77,10 @@ def test_a_stale_request_is_refused_with_the_size(registry: Registry, tmp_path: 
     first = asked(registry, 0)
     answered(registry, first, FIRST, tmp_path)
     light(registry, 4)
-    with pytest.raises(ConflictError, match="cosigned 3 entries last, but the request begins at 0"):
+    with pytest.raises(ConflictError, match="cosigned covers 3 entries, but the request begins at 0"):
         answered(registry, asked(registry, 0), FIRST, tmp_path)
     answered(registry, asked(registry, 3), FIRST, tmp_path)
-    with pytest.raises(ConflictError, match="cosigned 4 entries last"):
+    with pytest.raises(ConflictError, match="cosigned covers 4 entries"):
         answered(registry, first, FIRST, tmp_path)
     answered(registry, asked(registry, 4), FIRST, tmp_path)
 

@@ -19,7 +19,7 @@ import yaml
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.base_models.pinned import card_path, load_card, verify
+from sovereign_pipeline.base_models.stages import card_path, load_card, verify
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers

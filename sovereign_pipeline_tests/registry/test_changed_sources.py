@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import ChangedRows
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
@@ -53,7 +53,7 @@ CHANGES = [
     (withdraw, r"1 row withdrawn \(R-00007\)"),
     (break_one, r"1 row withdrawn \(R-00007\)"),
     (reword, r"1 row reworded \(R-00007\)"),
-    (add, r"was changed since it was read: 1 row added"),
+    (add, r"has changed since it was read: 1 row added"),
 ]
 
 

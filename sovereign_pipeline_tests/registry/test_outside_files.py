@@ -6,8 +6,8 @@ import pytest
 
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.verification import Checked, Examined, examine_suites
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution

@@ -9,8 +9,9 @@ import pytest
 from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import canonical_json, file_sha256
 from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Verdict, Workplace
-from sovereign_pipeline.record.staleness import Reason, explain, produce, stale_kinds
+from sovereign_pipeline.record.staleness import Reason, explain, stale_kinds
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register

@@ -10,8 +10,7 @@ from sqlalchemy import delete, select, update
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base_models.pinned import card_path, load_card
-from sovereign_pipeline.base_models.stages import made_here
+from sovereign_pipeline.base_models.stages import card_path, load_card, made_here
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.audit_log import contents_of
 from sovereign_pipeline.record.database import Registry

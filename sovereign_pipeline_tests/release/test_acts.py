@@ -86,7 +86,7 @@ def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, ad
     }
     for may, act in acts.items():
         for key in (newcomer(office, may, "SECRET"), newcomer(office, f"not {may}")):
-            with pytest.raises(SignInError, match=f"may not decide about '{may}' at PUBLIC"):
+            with pytest.raises(SignInError, match=f"the permission '{may}' at PUBLIC"):
                 act(key)
         with pytest.raises(IntegrityError, match="does not have the role officer"):
             act(generate())
@@ -123,7 +123,7 @@ def recall_of(officer: str) -> Recall:
 @pytest.mark.parametrize(
     ("signs", "says"),
     [
-        ("promoter", "may not decide about 'issue' at PUBLIC"),
+        ("promoter", "the permission 'issue' at PUBLIC"),
         ("stranger", "does not have the role officer"),
         ("other words", "differs from its signed statement"),
         ("other adapter", "not about"),

@@ -192,7 +192,7 @@ def test_the_logs_key_is_made_printed_and_taken_into_a_trust_root(
 
     log = parse_verifier(again.stdout)
     assert_log_of(trust, log, 1)
-    with pytest.raises(IntegrityError, match="does not have the role log"):
+    with pytest.raises(IntegrityError, match="does not give the ledger's key"):
         assert_log_of(trust, new_log().verifier, 1)
 
 

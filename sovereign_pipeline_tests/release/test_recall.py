@@ -251,7 +251,7 @@ def test_a_document_is_found_by_any_spelling_of_the_id_in_its_file(holders: Hold
 
 def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
     holders.register()
-    with pytest.raises(InputError, match="needs a text by the officer"):
+    with pytest.raises(InputError, match="needs a reason or findings"):
         recall(holders.registry, Question(source="letters"), reason=" ")
     shown = ask_for(holders.registry, Question(source="letters"))
     holders.register(sft={"learning_rate": 1e-4})

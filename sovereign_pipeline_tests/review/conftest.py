@@ -11,14 +11,13 @@ import pytest
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Verdict, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing, SignInLink
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.acts import sealed_seed
 from sovereign_pipeline.review.ballots import SignedIn
-from sovereign_pipeline.review.closed_reviews import blind_review_stage
 from sovereign_pipeline.review.closing import close
 from sovereign_pipeline.review.opening import Opened, ReviewRequest, open_review
 from sovereign_pipeline.review.plan import (
@@ -31,6 +30,7 @@ from sovereign_pipeline.review.plan import (
     candidate_positions,
     plan_of,
 )
+from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench

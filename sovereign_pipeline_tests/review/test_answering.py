@@ -10,11 +10,11 @@ import yaml
 
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.evaluation.arms.models import open_models
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
-from sovereign_pipeline.review.plan_stage import open_contenders
+from sovereign_pipeline.review.stages import open_contenders
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.conftest import base_model, letters, make_adapter  # noqa: F401 (fixtures)

@@ -208,7 +208,7 @@ def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
     officer(settings)
     roots = [read_key(settings.keys / f"root-{number}.key", lambda: "") for number in (1, 2)]
     add_officer(settings.data / "trust", key.public_pem, "officer.salim", ["waive"], ["*"], roots)
-    with pytest.raises(SignInError, match="may not decide about 'close' at PUBLIC"):
+    with pytest.raises(SignInError, match="the permission 'close' at PUBLIC"):
         close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", key, "late")
     with pytest.raises(IntegrityError, match="does not have the role officer"):
         close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", generate(), "late")

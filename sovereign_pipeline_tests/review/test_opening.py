@@ -33,7 +33,7 @@ from sovereign_pipeline.record.tables import BlindReview
 from sovereign_pipeline.review.acts import ReviewSecrets, draw_secrets, sealed_seed
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline.review.plan import answers_of, commitment, deal
-from sovereign_pipeline.review.plan_stage import Contenders, file_prompts
+from sovereign_pipeline.review.stages import Contenders, file_prompts
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.evaluation.documents import conversation
 from sovereign_pipeline_tests.release.holders import Holders, letters

@@ -7,11 +7,11 @@ from typing import Self
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError
-from sovereign_pipeline.evaluation.comparison import incumbent_digests
+from sovereign_pipeline.evaluation.stages import incumbent_digests
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.review import closing
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost, reviews_of
+from sovereign_pipeline.review.stages import adapters_that_lost, reviews_of
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow

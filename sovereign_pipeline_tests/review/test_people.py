@@ -134,7 +134,7 @@ def test_nobody_is_forgotten_while_a_review_is_being_opened(reviews: ReviewBench
         people(reviews).forget(NAMES[0], lambda each: None)
         return says(*arguments)  # type: ignore[arg-type]
 
-    with pytest.raises(ConflictError, match="was erased meanwhile"):
+    with pytest.raises(ConflictError, match="was erased in the meantime"):
         reviews.open(operators=NAMES, open_contenders=forget)
     with reviews.registry.reading() as session:
         assert session.connection().exec_driver_sql("SELECT count(*) FROM blind_review").scalar() == 0

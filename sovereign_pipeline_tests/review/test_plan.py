@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess, readable
-from sovereign_pipeline.review.plan_stage import prompt_of
+from sovereign_pipeline.review.stages import prompt_of
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.examples import examples
 

@@ -20,8 +20,8 @@ from sovereign_pipeline.record.tables import (
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.acts import signed_acts
 from sovereign_pipeline.review.ballots import SignedIn, use_link
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.review.closing import examine_all, findings_in, read_log, rows_of
+from sovereign_pipeline.review.stages import adapters_that_lost
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.forged_acts import (
     CHANGED,

@@ -12,8 +12,7 @@ import yaml
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.files import digest_of, file_sha256
-from sovereign_pipeline.base_models.pinned import card_path
-from sovereign_pipeline.base_models.stages import build_base_model
+from sovereign_pipeline.base_models.stages import build_base_model, card_path
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter

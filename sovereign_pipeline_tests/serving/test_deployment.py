@@ -407,4 +407,4 @@ def test_rules_that_were_put_back_after_the_gateway_read_them_serve_nothing(depl
     assert deploying.started_again().serves()
     assert deploying.started_without_registry().serves()
     path.write_text(changed)
-    assert "was changed since" in deploying.started_without_registry().look().refused["last verified"]
+    assert "was changed after" in deploying.started_without_registry().look().refused["last verified"]

@@ -119,7 +119,7 @@ def test_choices_have_letters_up_to_26_and_texts_beyond(settings: Settings, choi
     change_card(settings, "arc_challenge", lambda card: card["task"].update(continuation=continuation, prompt=shown))
     card = load_suite_card(settings, "arc_challenge")
     if continuation == "letter" and choices > 26:
-        with pytest.raises(SourceError, match=r"many.jsonl, row 1: .*27 choices, and a prompt has letters for 26"):
+        with pytest.raises(SourceError, match=r"many.jsonl, row 1: .*27 choices, but a prompt can label at most 26"):
             read_asked(settings, card)
         return
     (read,) = read_asked(settings, card)

@@ -11,8 +11,8 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base_models.pinned import read_descriptor
+from sovereign_pipeline.base_models.stages import read_descriptor
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import TrainingJob

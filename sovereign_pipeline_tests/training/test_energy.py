@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.training import energy
-from sovereign_pipeline.training.energy import Counters, Meter, Nvml, Rapl, Stated, counters_of
+from sovereign_pipeline.training import compute
+from sovereign_pipeline.training.compute import Counters, Meter, Nvml, Rapl, Stated, counters_of
 from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 
@@ -146,7 +146,7 @@ def test_a_counter_that_fails_leaves_no_figure(tmp_path: Path) -> None:
 def test_a_training_and_its_resumption_state_their_energy(
     make_job: JobMaker, powercap: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(energy, "POWERCAP", powercap)
+    monkeypatch.setattr(compute, "POWERCAP", powercap)
 
     monkeypatch.setattr(Rapl, "joules", lambda counter: 36.0)
     job = make_job("job", letters(16), checkpoints={"every_steps": 1})

@@ -20,8 +20,8 @@ from sovereign_pipeline.policy.experiment import Experiment, recipe_diff, settin
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace, identity_of
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.training import experiments
 from sovereign_pipeline.training.experiments import (

@@ -12,13 +12,12 @@ import pytest
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256
-from sovereign_pipeline.base_models.pinned import chat_template, read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, chat_template, read_descriptor
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER

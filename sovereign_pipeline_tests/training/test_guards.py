@@ -55,7 +55,7 @@ UNFIT: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "an end of turn that the template does not write": (
         letters(4),
         {"eos_ids": (399,)},
-        r"(?s)last supervised token is none of .*\[399\].*generation_config",
+        r"(?s)last supervised token is not one of .*\[399\].*generation_config",
     ),
     "replies that are next to nothing beside their prompts": (
         with_all(letters(2), input="rope " * 900, output="yes"),
@@ -109,7 +109,7 @@ def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_o
     tokenizer.add_tokens([f"<|added{number}|>" for number in range(400)])
     tokenizer.save_pretrained(copy_of_the_model)
     job = make_job("vocabulary", letters(4), base_model=copy_of_the_model)
-    refused(job, r"and the model has 400 embeddings\. Tokens were added that the model does not know")
+    refused(job, r"but the model has 400 embeddings\. Tokens were added that the model does not know")
 
 
 def test_target_modules_that_match_nothing(make_job: JobMaker) -> None:
@@ -120,7 +120,7 @@ def test_target_modules_that_match_nothing(make_job: JobMaker) -> None:
 
 @pytest.mark.parametrize(
     ("whole", "says"),
-    [(True, "No parameter would be trained"), (False, r"1 tensors are frozen that should be trained")],
+    [(True, "No parameter would be trained"), (False, r"1 tensors have the wrong state")],
 )
 def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, whole: bool, says: str) -> None:
     import peft

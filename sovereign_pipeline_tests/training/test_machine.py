@@ -11,7 +11,7 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.machine import processors_have_bfloat16, with_decided_precision
+from sovereign_pipeline.training.preflight import processors_have_bfloat16, with_decided_precision
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

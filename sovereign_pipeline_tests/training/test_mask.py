@@ -129,7 +129,7 @@ def test_a_row_that_is_not_trained_on_too_long_does_not_end_or_is_of_another_rec
     assert isinstance(check("--row", "R-00001").exception, InputError)
     assert "another recipe" not in check("--show-mask").stdout
     institution.recipe["training"]["instruction"] = "Answer in one sentence."
-    assert "made from another recipe" in check("--show-mask").stdout
+    assert "built from another recipe" in check("--show-mask").stdout
     institution.recipe["training"]["sft"] = {"max_length": 64}
     assert "longer than max_length 64, so the trainer skips it" in check("--show-mask").stdout
     config = institution.settings.data / "models" / "tiny" / "config.json"

@@ -13,11 +13,12 @@ from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training import trainer
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.preflight import (
+    available_memory,
     check_host,
+    host_memory,
     largest_pass,
     peak_bytes,
     preflight,

@@ -16,7 +16,7 @@ from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, lock_of_line
 from sovereign_pipeline.training.methods import train

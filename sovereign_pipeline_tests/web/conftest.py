@@ -12,16 +12,16 @@ import pytest
 from starlette.testclient import TestClient
 from uvicorn import Config, Server
 
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.gateway.auth import add_token
-from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline.web.rendering import AdapterView
 from sovereign_pipeline.web.routes import create_app
+from sovereign_pipeline.web.views import adapter_view
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor

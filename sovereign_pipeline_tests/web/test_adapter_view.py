@@ -21,9 +21,9 @@ from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.release.standing import standings_of_adapter
-from sovereign_pipeline.web import adapter_view
-from sovereign_pipeline.web.adapter_view import OnRecord, next_step, time_line
+from sovereign_pipeline.web import views
 from sovereign_pipeline.web.rendering import HERE, adapter_file, translate
+from sovereign_pipeline.web.views import OnRecord, next_step, time_line
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.web.conftest import HOSTILE, THIRD, Site, changed
@@ -56,7 +56,7 @@ def test_every_digest_has_a_command_that_prints_what_is_stated(site: Site, monke
     assert view.digests[-1].what == "letters" and view.digests[-1].command == "sha256sum sources/letters.jsonl"
     assert "raw_corpus" in {each.what for each in view.digests}
     purge = Purge(FIRST, datetime.datetime(2026, 11, 27, tzinfo=datetime.UTC), (), "Frees the disk.", "Ines Farah")
-    monkeypatch.setattr(adapter_view, "purge_of", lambda *_: purge)
+    monkeypatch.setattr(views, "purge_of", lambda *_: purge)
     view = site.view(FIRST)
     assert view.weights_purged == "2026-11-27" and "weights" not in {each.what for each in view.digests}
     assert "Its weights were removed" in {each.what for each in view.time_line}
@@ -110,7 +110,7 @@ def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
 )
 def test_a_command_hashes_one_file_whatever_its_name(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("x;touch owned", "$(touch owned)", "-c"):
-        monkeypatch.setattr(adapter_view, "_files", lambda *_, path=path: [("letters", path, "0" * 64)])
+        monkeypatch.setattr(views, "_files", lambda *_, path=path: [("letters", path, "0" * 64)])
         program, file = shlex.split(site.view(FIRST).digests[-1].command)
         assert (program, file) == ("sha256sum", path if path != "-c" else "./-c")
 
@@ -200,7 +200,7 @@ def test_every_sentence_has_its_arabic() -> None:
         for sentence in re.findall(r'say\("([^"]+)"\)', path.read_text(encoding="utf-8"))
     }
     said |= {*STATES, "pass", "fail", "inconclusive", "due", "not due", "overdue"}
-    source = (HERE / "adapter_view.py").read_text(encoding="utf-8")
+    source = (HERE / "views.py").read_text(encoding="utf-8")
     said |= set(re.findall(r'(?<!")"((?:A|An|It|Its) [a-z][^"{.]+)"', source))
     said |= set(re.findall(r'_message\(request, \d+, "([^"]+)"\)', (HERE / "routes.py").read_text(encoding="utf-8")))
     said |= {label for files in READABLE.values() for label in files.values()}

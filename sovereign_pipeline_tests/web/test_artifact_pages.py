@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.web import routes
 from sovereign_pipeline.web.routes import create_app
 from sovereign_pipeline_tests.conftest import DemoInstitution

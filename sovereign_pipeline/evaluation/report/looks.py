@@ -3,10 +3,10 @@ looks.
 
 With enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at
 look k, a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². Over any
-number of looks, the sum is at most 2.5 % · π²/6 = 4.1 %, however the looks depend on each other. This is Bonferroni's
-method with unequal weights (Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin 94: 540-541;
-for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society B 70:
-429-444). The first look is at the usual 95 %.
+number of looks, the sum is at most 2.5 % · π²/6 = 4.1 %, regardless of how the looks depend on each other. This is
+Bonferroni's method with unequal weights (Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin
+94: 540-541; for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society
+B 70: 429-444). The first look is at the usual 95 %.
 
 The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
 are deleted. The same weights under the same settings are one look, unless a score is measured again with other figures.
@@ -54,7 +54,7 @@ class Look(Frozen):
     """One evaluation of an adapter's or a model's weights against a held-out side."""
 
     weights: str
-    """SHA-256 of the evaluated weights, whatever artifact contains them."""
+    """SHA-256 of the evaluated weights, regardless of the artifact that contains them."""
     held_out: str
     """SHA-256 of the held-out documents."""
     settings: str
@@ -66,7 +66,7 @@ class Look(Frozen):
     margins: dict[str, float]
     """Margin of each gate, keyed by section and key of the recipe, or by suite."""
     outcomes: dict[str, Outcome] = {}
-    """Gate -> outcome; empty if no report was made."""
+    """Gate -> outcome; empty if no report was built."""
 
 
 class Looks(Frozen):
@@ -75,7 +75,7 @@ class Looks(Frozen):
     number: int
     """Number of this look, from 1."""
     confidence: float
-    """Confidence of the two-sided intervals by which the gates pass."""
+    """Confidence of the two-sided intervals that the gates use."""
     earlier: tuple[Look, ...]
     of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
     """Number of earlier looks of other lines that count for this held-out side (see `_counts`)."""
@@ -100,7 +100,7 @@ GATE_OF: Mapping[str, str] = {criterion.section: criterion.name for criterion in
 
 
 def confidence_at(look: int) -> float:
-    """Return the confidence of the intervals by which the gates pass at this look."""
+    """Return the confidence of the intervals that the gates use at this look."""
     return 1 - (1 - CONFIDENCE) / look**2
 
 
@@ -141,8 +141,8 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     ]
     if selecting:
         raise GateRefused(
-            f"Line {line}: at least half of the held-out documents were on the selection side of line {selecting[-1]}, "
-            f"by which settings are chosen, so they cannot judge an adapter.",
+            f"Line {line}: at least half of the held-out documents were on the selection side of line {selecting[-1]}. "
+            f"That side is used to choose settings, so these documents cannot judge an adapter.",
             "Hold out other documents: add newer ones and set split.by_date, or return to the earlier split.",
         )
     stated = look.model_dump(mode="json", exclude={"outcomes"})
@@ -251,10 +251,10 @@ def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, t
 
 def _counts(look: Mapping[str, Any], now: Mapping[str, Any], line: str) -> bool:
     """Return True if an earlier look counts for a held-out side. A look counts if at least half of the held-out texts
-    were then in the corpus of the look's line, on any side of the split, because another split seed or a copied recipe
-    draws no fresh documents. A look of the same line also counts if both held-out sides share one id, case file or
-    text. Ids of other lines are not compared, because lines may use the same ids for different documents.
-    """
+    were then in the corpus of the look's line, on any side of the split. The reason is that another split seed or a
+    copied recipe draws no fresh documents. A look of the same line also counts if both held-out sides share one id,
+    case file or text. Ids of other lines are not compared, because lines may use the same ids for different
+    documents."""
     of_line = look["line"] == line and not set(now["rows"]).isdisjoint(look["rows"])
     return of_line or is_mostly_in(now["texts"], look.get("corpus", ()))
 

@@ -186,15 +186,15 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
-"""Number of decimal places from which an unlabelled pair of numbers counts as coordinates. Five places are a precision
-of about a metre. Rates and measurements have fewer places."""
+"""Minimum number of decimal places for an unlabelled pair of numbers to count as coordinates. Five places are a
+precision of about a metre. Rates and measurements have fewer places."""
 _KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VIN_VALUES = dict(
     zip("ABCDEFGHJKLMNPRSTUVWXYZ0123456789", [*map(int, "12345678123457923456789"), *range(10)], strict=True)
 )
 _BECH32_CONSTANTS = (1, 0x2BC830A3)
-"""Checksums of bech32 (BIP 173) and bech32m (BIP 350)."""
+"""Valid checksums of bech32 (BIP 173) and bech32m (BIP 350)."""
 
 
 @cache

@@ -69,7 +69,7 @@ _OF_DIGITS = (
     "plate number",
 )  # fmt: skip
 _AHEAD = 60
-# "1O4S 7B3Z": letters that are read as digits, in a word with two digits among its first four characters.
+# "1O4S 7B3Z": letters count as digits in a word with two digits among its first four characters.
 _NUMBER_WITH_LETTERS = re.compile(r"(?<!\w)(?=(?:[A-Za-z|]?\d){2})[\dOoQDIl|iLSsBZzGgq]{4,20}(?!\w)")
 _READ_AS_DIGITS = str.maketrans("OoQDIl|iLSsBZzGgq", "00001111155822699")
 

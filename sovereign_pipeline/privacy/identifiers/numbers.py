@@ -1,5 +1,5 @@
-"""Find numbers that are identifiers by their length, numbering plan and separators. Figures such as amounts are left
-out.
+"""Find numbers that are identifiers by their length, numbering plan and separators. Numbers that measure or count, such
+as amounts, are left out.
 
 Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
 that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
@@ -239,7 +239,7 @@ def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
         is_pair = len(first.digits) == len(second.digits) == 4 and first.gap not in _USUAL_GAPS
         if not is_pair or first.is_year or second.is_year or first.precedes(second):
             continue
-        # Another four-digit group beside the pair would make it a column of figures.
+        # Another four-digit group beside the pair would make it a column of amounts or counts.
         beside = [*chain[max(0, place - 1) : place], *chain[place + 2 : place + 3]]
         if is_omani_phone(first.digits + second.digits) and all(len(group.digits) != 4 for group in beside):
             yield _span(text, first.start, second.end, "PHONE")
@@ -299,8 +299,8 @@ def _is_ordinary(written: str) -> bool:
 
 
 def _is_column(text: str, groups: Sequence[_Group]) -> bool:
-    """Return True if the groups are a column of figures: if they span several lines, and only figures precede them in
-    the first of these lines."""
+    """Return True if the groups are a column of amounts or counts: if they span several lines, and no letter precedes
+    them in the first of these lines."""
     line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
     return any("\n" in group.gap for group in groups[:-1]) and re.search(r"[^\W\d_]", line) is None
 

@@ -47,7 +47,7 @@ from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, witho
 RECOGNIZERS: tuple[Form | Label, ...] = (*FORMS, *LABELS, *CODES)
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _FIGURES: tuple[Kind, ...] = ("PHONE", "NID", "ACCOUNT", "SSN", "CARD", "IBAN", "PO_BOX")
-"""Kinds for whose values a figure could be mistaken."""
+"""Kinds of identifiers. An amount or a count could be mistaken for a value of these kinds."""
 
 
 def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: PhoneRegions = AROUND) -> list[Span]:
@@ -58,7 +58,7 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Ph
     finding of the second search, the finding of the second search takes precedence.
 
     Args:
-        also: those kinds of `KEPT_BY_DEFAULT` that are detected, too.
+        also: kinds in `KEPT_BY_DEFAULT` that should be detected as well.
         regions: regions of phone numbers without a prefix.
     """
     small = small_letters(text)
@@ -107,8 +107,8 @@ def _is_a_figure(text: str, span: Span, counts: Sequence[tuple[int, int]]) -> bo
 
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
-    """Return the span with the kind PHONE if its kind was determined by its length alone, and if it is a valid phone
-    number in one of the regions. Otherwise return the span unchanged."""
+    """If the span's kind was determined by its length alone, and if the value is a valid phone number in one of the
+    regions, return the span with the kind PHONE. Otherwise return it unchanged."""
     is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
@@ -208,19 +208,19 @@ def with_cells_apart(text: str) -> str:
 
 @dataclass
 class _Table:
-    """A table: adjacent lines with the same number of cells, below a head in which a cell names an identifier or a
-    count."""
+    """Adjacent lines with the same number of cells, under a header row. At least one header cell names an identifier or
+    a count."""
 
     delimiter: str
     head: list[str]
     columns: list[tuple[int, Label | None]]
-    """(index, label) of each column that the head names; the label of a count is None."""
+    """(index, label) of each column whose header cell names an identifier or a count; the label of a count is None."""
     rows: list[list[tuple[int, str]]]
     """(offset in the text, content) of each cell, row by row."""
 
 
 def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the values in those table columns whose head names an identifier."""
+    """Yield the values in those table columns whose header cell names an identifier."""
 
     def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
         if any(character.isdigit() for _, cell in cells for character in cell):
@@ -233,7 +233,7 @@ def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[
 
 
 def counts_in_columns(text: str) -> list[tuple[int, int]]:
-    """Return the spans of the cells in those table columns whose head names a count, a measurement or a year."""
+    """Return the spans of the cells in those table columns whose header cell names a count, a measurement or a year."""
 
     def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
         heads = enumerate(cell.strip() for _, cell in cells)
@@ -257,9 +257,9 @@ def _tables(
     """Yield the tables in a text.
 
     Args:
-        columns: function that returns (index, label) of each column that a line names. It returns none if the line is
-            not a head.
-        head_ends: True if the head of another table ends a table.
+        columns: function that returns (index, label) of each column that a line names. It returns an empty list if the
+            line is not a header row.
+        head_ends: True if a header row of another table marks the end of this table.
     """
     table: _Table | None = None
     start = 0
@@ -316,7 +316,7 @@ def _in_rows(text: str, table: _Table) -> Iterator[Span]:
 
 
 def _are_figures(table: _Table, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str]) -> bool:
-    """Return True if a column contains counts or amounts, although its head could name identifiers."""
+    """Return True if a column contains counts or amounts, although its header cell could name identifiers."""
 
     def some(cells: Iterable[str], heads: str) -> bool:
         return any(map(_HEADS[heads].fullmatch, cells))

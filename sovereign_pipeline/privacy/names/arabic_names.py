@@ -381,7 +381,7 @@ def given_in(word: str) -> str:
 
 
 def _stands_as_speaker(text: str, word: re.Match[str]) -> bool:
-    """Return True if a word at the start of a line is the label of a speaker, as in a script: "عماد: …"."""
+    """Return True if a word at the start of a line labels a speaker, as in the script of a play: "عماد: …"."""
     before = text[max(0, word.start() - 2) : word.start()].rstrip(" ")
     return (not before or before.endswith("\n")) and text[word.end() : word.end() + 2].lstrip(" ").startswith(":")
 

@@ -1,10 +1,17 @@
-"""Find candidates for names in Latin letters, and describe each by the features that the scorer weighs."""
+"""Find candidates for names in Latin letters, describe each by named features, and decide by a fitted linear score."""
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from pydantic import Field, RootModel
+
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.privacy.names.lexicon import (
     BESIDE,
     EACH_TOKEN,
@@ -17,7 +24,107 @@ from sovereign_pipeline.privacy.names.lexicon import (
     without_accents,
 )
 from sovereign_pipeline.privacy.names.name_models import Entity
-from sovereign_pipeline.privacy.names.scorer import Candidate
+
+PACKAGED = Path(__file__).with_name("weights.json")
+
+Script = Literal["latin", "latin_alone", "arabic", "arabic_alone"]
+"""Key of the weights: the script, followed by `_alone` for texts that no name model read."""
+Favour = Literal["recall", "balanced", "precision"]
+FAVOURS: tuple[Favour, ...] = ("recall", "balanced", "precision")
+
+
+class Candidate(NamedTuple):
+    """A half-open span that may be a name, and the names of its features."""
+
+    start: int
+    end: int
+    features: tuple[str, ...]
+
+
+class SetRecord(Frozen):
+    """A set of texts that were used to fit the weights or to measure them."""
+
+    sha256: str
+    licence: str = ""
+    texts: int
+    names: int
+    measured: dict[Favour, tuple[float, float]] = {}
+    """Value of `favour` -> precision and recall on texts that were not used to fit the weights."""
+
+
+class Weights(Frozen):
+    """The fitted weights of one script, in logits."""
+
+    bias: float
+    features: dict[str, float]
+    thresholds: dict[Favour, float]
+    """Value of `favour` -> score above which a candidate counts as a name."""
+    sets: dict[str, SetRecord] = Field(default_factory=dict)
+
+    def score(self, features: Iterable[str]) -> float:
+        """Return the score of a candidate. Features without a weight are ignored."""
+        weights = self.features
+        return self.bias + sum([weights[each] for each in features if each in weights])
+
+
+class WeightsFile(RootModel[dict[Script, Weights]]):
+    """The content of a file of weights, by script."""
+
+
+class Scorer:
+    """Decides which candidates are names, by fitted weights and one policy (`favour`)."""
+
+    def __init__(self, weights: Mapping[Script, Weights], favour: Favour = "balanced") -> None:
+        self.weights = weights
+        self._favour = favour
+
+    def names(self, script: Script, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return the candidates that are names, without overlaps. Of overlapping candidates, the highest score wins."""
+        return self._above(script, candidates, self._favour)
+
+    def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates that do not count as names under this policy, but would if the policy favoured
+        recall."""
+        names, more = self.names(script, candidates), self._above(script, candidates, "recall")
+        return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
+
+    def _above(self, script: Script, candidates: Iterable[Candidate], favour: Favour) -> list[Candidate]:
+        weights = self.weights[script]
+        return chosen([(weights.score(each.features), each) for each in candidates], weights.thresholds[favour])
+
+
+def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
+    """Return a text with the features that contribute most to a candidate's score: "given name +2.1, after a title
+    +1.4"."""
+    known = {each: weights.features[each] for each in features if each in weights.features}
+    strongest = sorted(known, key=lambda name: (-abs(known[name]), name))[:count]
+    return ", ".join(f"{name} {known[name]:+.1f}" for name in strongest)
+
+
+def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[Candidate]:
+    """Return the candidates with a score above the threshold, in reading order. Of overlapping candidates, only the one
+    with the highest score is returned."""
+    found: list[Candidate] = []
+    above = [pair for pair in scored if pair[0] > threshold]
+    for _, each in sorted(above, key=lambda pair: (-pair[0], pair[1].start, pair[1].end)):
+        place = bisect_left(found, each.start, key=lambda other: other.start)
+        after_one = place == 0 or found[place - 1].end <= each.start
+        if after_one and (place == len(found) or each.end <= found[place].start):
+            found.insert(place, each)
+    return found
+
+
+@cache
+def load_weights(path: Path = PACKAGED) -> dict[Script, Weights]:
+    """Read a file of weights. Raises PrivacyError if it is missing or invalid."""
+    try:
+        return WeightsFile.model_validate_json(path.read_bytes()).root
+    except (OSError, ValueError) as error:
+        raise PrivacyError(
+            f"{path}: this is not a file of name weights ({type(error).__name__}).",
+            "Fit the weights again, or use the packaged ones.",
+        ) from None
+
 
 _LONGEST = 5  # maximum number of words in a candidate, without kinship words
 _REACH = 32
@@ -42,7 +149,7 @@ def latin_candidates(
         tokens = list(EACH_TOKEN.finditer(facts.text, run.start(), run.end()))
         kinds = [kinds_of(token.group()) for token in tokens]
         if len(tokens) > 1 and "title" in kinds[-1] and not kinds[-2].isdisjoint(_LISTED):
-            kinds[-1] = frozenset({"family name or word"})  # "Salim Sayyid": a title stands before a name
+            kinds[-1] = frozenset({"family name or word"})  # "Salim Sayyid": a title comes before a name
         further = ("beside a firm's word",) if any("firm" in each for each in kinds) else ()
         for piece in _pieces(tokens, kinds, keep_words):
             if facts.may_hold_name(tokens[piece], kinds[piece]):
@@ -74,8 +181,9 @@ _LINE_END = re.compile(r"(?<![^\W\d_])([^\W\d_]{3,})[ \t]?(\n[>| ]{0,2})((?:A[Ll
 
 
 def _with_spaces(text: str) -> str:
-    """Return the text with spaces in place of two things: signs in a file name or address that contains a listed given
-    name, and a line end between a given name and a family name. The text's length stays the same."""
+    """Return the text with spaces in two places: instead of punctuation in a file name or address that contains a
+    listed given name, and instead of a line end between a given name and a family name. The text's length stays the
+    same."""
     if any(sign in text for sign in "_/\\+") or _EXTENSION.search(text) is not None:
         text = _JOINED.sub(_spaced, text)
     return _LINE_END.sub(_on_one_line, text) if "\n" in text else text
@@ -96,8 +204,7 @@ def _on_one_line(words: Token) -> str:
 
 
 def _pieces(tokens: Sequence[Token], kinds: Sequence[Kinds], keep_words: frozenset[str]) -> Iterator[slice]:
-    """Yield the groups of words that lie between titles, function words, words that begin a place's name, and words to
-    keep."""
+    """Yield the groups of words between titles, function words, words that begin a place's name, and words to keep."""
     first = 0
     for place, token in enumerate(tokens):
         before = kinds[place - 1] if place else frozenset()
@@ -155,8 +262,8 @@ _SMALL_CUED = re.compile(r"(?:name is|name:|\bmrs?\.?|\bms\.?|\bdr\.?) (([a-z]{3
 
 
 def _in_small_letters(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield candidates in small letters: persons that the name model found, each listed given name with the word after
-    it, and words after a cue such as "name is"."""
+    """Yield candidates in small letters. These are persons that the name model found, each listed given name with the
+    word after it, and words after a cue such as "name is"."""
     text = facts.text
     spans = {
         each[:2]
@@ -249,8 +356,8 @@ class _Facts:
         return speaks or not _SPEAKS_BEFORE.isdisjoint(self.before(start))
 
     def is_month(self, token: Token) -> bool:
-        """Return True if a single word is a month. Return False if the name model or the word before it shows that it
-        is a person's name."""
+        """Return True if a single word is a month, and neither the name model nor the word before it shows that it is a
+        person's name."""
         if token.group().casefold() not in _MONTHS_TOO or not _SPEAKS_BEFORE.isdisjoint(self.before(token.start())):
             return False
         return all(each[:2] != token.span() or each.label != "PERSON" for each in self.entities)
@@ -327,7 +434,7 @@ def _of_words(kinds: Sequence[Kinds]) -> list[str]:
     return found
 
 
-# --- what stands before a candidate -----------------------------------------------------------------------------------
+# --- the words before a candidate -------------------------------------------------------------------------------------
 
 _WORDS_BEFORE = re.compile(r"(?:([^\W_][\w'’.]*) )?([^\W_][\w'’.]*)([:,]?) {1,12}\Z")
 _CLOSING_BEFORE = re.compile(r"(\w+)[,.:]?\s*\n[>?* \t]*\Z")
@@ -383,7 +490,7 @@ def _after_word(word: str, kinds: Kinds) -> list[str]:
     return found
 
 
-# --- what stands after a candidate ------------------------------------------------------------------------------------
+# --- the words after a candidate --------------------------------------------------------------------------------------
 
 _GOES_ON = LATIN["kinship"] | LATIN["particles"] | {"al", "el"}
 _WORD_AFTER = re.compile(r"(['’]s)?(,?) ?([A-Za-z][A-Za-z-]*)")

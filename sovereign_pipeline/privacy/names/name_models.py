@@ -175,8 +175,8 @@ _ARABIC = re.compile("[ء-ي]")
 
 
 def folded(word: str) -> str:
-    """Return an Arabic word without vowel marks. All forms of alef become one form, as do letters that are confused at
-    a word's end."""
+    """Return an Arabic word without vowel marks. All forms of alef become one letter. So do the letters that writers
+    often confuse at the end of a word."""
     return _MARKS.sub("", word).translate(_ONE_FORM)
 
 
@@ -187,8 +187,8 @@ def _stem(word: str) -> str:
 
 def word_features(pipeline: Any) -> None:
     """Replace spaCy's attributes of words with features for Arabic: the folded word, its stem, the stem's first
-    letters, the word's last letters, and its class. The class is the name of the list, in the model's table, that
-    contains the word with or without its prefix and suffix."""
+    letters, the word's last letters, and its class. The class is the name of a word list in the model's table: the list
+    that contains the word, with or without its prefix and suffix."""
     from spacy.attrs import LOWER, NORM, PREFIX, SHAPE, SUFFIX
 
     classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
@@ -350,8 +350,8 @@ class TransformersModel:
     """A transformers model that classifies tokens (BIO, BIOES or plain labels), on the CPU in float32.
 
     A text longer than the model's window is split into windows that overlap by a quarter. A word gets the label of its
-    first token in the window that has most text around the word, as in training on CoNLL (Devlin et al. 2019, section
-    5.3).
+    first token. Of the windows that contain the word, the window with the most context around it decides, as in
+    Devlin et al. 2019 (section 5.3).
     """
 
     def __init__(self, where: str, directory: Path) -> None:
@@ -429,7 +429,7 @@ class TransformersModel:
 
 
 class _Words:
-    """The words of one text. Each word has the label from that window which has most text around the word."""
+    """The words of one text. Each word has its label from the window in which it has the most context."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -588,22 +588,22 @@ def name_model_parts(model: str) -> dict[str, str]:
 
 
 def _kind_of(directory: Path) -> ModelKind:
-    """Return the kind of the model in a directory, which its files show. Raises PrivacyError if the directory has no
-    model, or a model that does not find entities."""
+    """Return the kind of the model in a directory, as determined by the files there. Raises PrivacyError if the
+    directory has no model, or a model that does not find entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
     if not (directory / "config.json").is_file():
         raise PrivacyError(
             f"{directory}: this directory contains no name model: neither meta.json (spaCy) nor config.json "
             f"(transformers).",
-            f"On a machine with a network run `hf download PUBLISHER/MODEL --local-dir {directory.name}` and copy the "
-            f"result there, or correct privacy.name_models in the recipe.",
+            f"Run `hf download PUBLISHER/MODEL --local-dir {directory.name}` on a machine with internet access, then "
+            f"copy the directory to {directory}. Or correct privacy.name_models in the recipe.",
         )
     try:
         architectures = json.loads((directory / "config.json").read_text()).get("architectures") or []
     except (ValueError, AttributeError):
         raise PrivacyError(
-            f"{directory / 'config.json'}: not a model's configuration.", "Copy the model again."
+            f"{directory / 'config.json'}: this is not a model's configuration.", "Copy the model again."
         ) from None
     if any(str(each).endswith("ForTokenClassification") for each in architectures):
         return "transformers"

@@ -4,17 +4,26 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
-from sovereign_pipeline.privacy.names.latin_names import is_certain_alone, latin_candidates, one_word
+from sovereign_pipeline.privacy.names.latin_names import (
+    Candidate,
+    Favour,
+    Scorer,
+    Script,
+    explain,
+    is_certain_alone,
+    latin_candidates,
+    load_weights,
+    one_word,
+)
 from sovereign_pipeline.privacy.names.lexicon import EACH_TOKEN, LATIN, kinds_of, recased
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.persons import folded_word
-from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Scorer, Script, explain, load_weights
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
 _STROKE_BEHIND_WORD = re.compile(rf"(?<![{LETTERS}])([{LETTERS}]+)( ?/ ?)(?=[{LETTERS}])")
 _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}])")
-# Greetings and forms of address, which are no names. After a closing, a label or "Mr", "Eid Mubarak" is a name.
+# Greetings and forms of address are not names. After a closing, a label or "Mr", "Eid Mubarak" is a name.
 _FORMULA = re.compile(
     r"\b(?:(?:mr|mrs|ms|madam|sir)\b\.? *(?:{})(?= *(?:[,.:;!\n]|$))"
     r"|(?<![,sy]\n)(?<![rs.:] )(?:{})\b)".format(
@@ -140,8 +149,8 @@ def _with_titles_beside_names(text: str) -> str:
 
 
 def _with_single_spaces(text: str) -> str:
-    """Return the text with a space in place of each single sign between Arabic words. The text's length stays the
-    same."""
+    """Return the text with a space in place of each single punctuation sign between Arabic words. The text's length
+    stays the same."""
     return _BETWEEN_ARABIC_WORDS.sub(" ", text)
 
 

@@ -1,4 +1,4 @@
-"""Train a small spaCy model that finds names, on an institution's own texts with marked names."""
+"""Train a small spaCy model that finds names, on an institution's own labelled texts."""
 
 import importlib.metadata
 import json
@@ -246,8 +246,8 @@ _CAUTION = [step / 2 for step in range(13)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
-    """Set the smallest caution at which the precision for persons reaches PRECISION. `sentences` must not have been
-    trained on."""
+    """Set the caution to the smallest value at which the precision for persons reaches PRECISION. `sentences` must not
+    have been trained on."""
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
@@ -266,12 +266,12 @@ def write_model(pipeline: Any, directory: Path) -> None:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 COVER = 0.9
-"""Share of a name's characters that findings must cover for the name to count as found; and share of a finding's
-characters that names must cover for the finding to count as right."""
+"""A name counts as found if findings cover at least this share of its characters. A finding counts as right if names
+cover at least this share of its characters."""
 
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
-    """Return the precision and the recall of the persons that a model finds, compared with the marked persons."""
+    """Return the precision and the recall of the persons that a model finds, compared with the labelled persons."""
     found = names = right = findings = 0
     for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
         marked, persons = _persons(each.entities), _persons(entities)
@@ -285,7 +285,7 @@ def _persons(entities: Sequence[Entity]) -> list[Place]:
 
 
 def covered(places: Iterable[Place], others: Sequence[Place]) -> int:
-    """Return the number of places that are covered by `others` to at least the share COVER."""
+    """Return how many of the places have at least the share COVER of their characters covered by `others`."""
     return sum(cover(each, others) >= COVER for each in places)
 
 

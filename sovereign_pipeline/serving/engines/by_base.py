@@ -41,7 +41,7 @@ class Started:
     problem: Callable[[], str] = str
     """Function that returns the reason why the engine does not compute, or "" if the reason is unknown."""
     is_of_others: bool = False
-    """True if another party started the server. The gateway then cannot know who else has access to the server."""
+    """True if this gateway did not start the server. The gateway then cannot know who else has access to it."""
 
 
 Start = Callable[[str], Awaitable[Started]]
@@ -182,7 +182,7 @@ class Engines:
         task.result()
 
     def _leave(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine to its end, even if nobody awaits it."""
+        """Run a coroutine to its end, even if no task awaits it."""
         task = asyncio.create_task(doing)
         self._left.add(task)
         task.add_done_callback(self._left.discard)

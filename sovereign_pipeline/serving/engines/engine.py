@@ -87,7 +87,7 @@ class EngineRequest:
     """Grammar of the answer, in llguidance's variant of Lark. If empty, any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
     """Tools that the answer may call, in OpenAI's form. They are rendered with the conversation. The text of the answer
-    includes the marks of a tool call."""
+    includes the delimiters of a tool call."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Answer:
 
     @classmethod
     async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
-        """Wait until an answer has begun. parts: generator of the prompt's length and then the pieces. This function
-        starts the generator, because only a started generator cleans up when it is closed."""
+        """Wait until an answer has begun. parts: generator that yields the prompt's length first, and then the pieces.
+        This function starts the generator, because only a started generator cleans up when it is closed."""
         return cls(await anext(parts), parts)
 
 

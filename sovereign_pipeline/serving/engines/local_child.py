@@ -265,8 +265,8 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Return this engine's values for a mark of the fingerprint. The values at each position are computed after the
-        expected tokens, not after this engine's own tokens."""
+        """Return this engine's values for one `Mark` of the fingerprint. The values at each position are computed after
+        the expected tokens, not after this engine's own tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

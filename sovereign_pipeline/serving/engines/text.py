@@ -1,8 +1,8 @@
 """Turn conversations into token ids, and token ids into streamed text.
 
-A caller cannot write the chat template's marks: a mark in a message is encoded as plain text. An ordinary conversation
-gets the same ids as in training. If a template marks turns with ordinary text (`[INST]`), a caller can write that text
-without being detected.
+A caller cannot inject the chat template's special tokens: if a message contains one, it is encoded as plain text. An
+ordinary conversation gets the same ids as in training. If a template delimits turns with ordinary text (`[INST]`), a
+caller can inject that text undetected.
 """
 
 import re
@@ -74,7 +74,8 @@ class Prompts:
         return cls(tokenizer)
 
     def decode(self, ids: list[int], with_marks: bool = False) -> str:
-        """Return the text of tokens. with_marks: keep special tokens, with which some templates begin tool calls."""
+        """Return the text of tokens. with_marks: keep special tokens, because some templates begin tool calls with
+        one."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not with_marks, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
@@ -90,7 +91,7 @@ class Prompts:
         """
         ids = encode_text(self.tokenizer, chat_text(self.tokenizer, messages, tools, add_generation_prompt=True))
         apart, marks = self._apart(messages, tools)
-        # Marks differ if a text forms a mark together with neighbouring text, or after normalization.
+        # They differ if a text forms a special token together with neighbouring text, or after normalization.
         return ids if marks == self._marks_in(ids) else apart
 
     def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
@@ -119,7 +120,8 @@ class Prompts:
         return next((number for number, (one, other) in enumerate(pairs) if one != other), 0)
 
     def _apart(self, messages: Messages, tools: Tools) -> tuple[list[int], list[int]]:
-        """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
+        """Encode each text separately from the template. Returns all ids, and the ids of the template's special
+        tokens."""
         nonce = secrets.token_hex(8)  # callers cannot guess this text
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
 
@@ -154,7 +156,7 @@ class Prompts:
             encoded = self._encoded(piece)
             found = self._marks_in(encoded)
             if is_text and found:
-                raise ValueError("a text is encoded as a mark of the template")
+                raise ValueError("a message text was encoded as a special token of the chat template")
             ids += encoded
             marks += found
         if is_text:
@@ -162,8 +164,8 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """Put a text between fence strings, and split each template mark within the text in two. White space around the
-        text stays outside the fences, because templates strip it."""
+        """Put a text between fence strings, and split each special token of the template within the text in two. White
+        space around the text stays outside the fences, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -197,8 +199,8 @@ class StopTexts:
         """True once a stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
-        """Add text and return the text that is final: all text except an end that may be the beginning of a stop text.
-        The result does not depend on how the text was split into tokens."""
+        """Add text, and return all text that is final. A tail that may be the start of a stop text is held back. The
+        result does not depend on how the text was split into tokens."""
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self.is_found = bool(found)

@@ -364,8 +364,9 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Measure the fingerprint's marks on the server and return them. If this server renders a prompt differently
-        from the fingerprint, nothing is measured, and the returned marks have the rendered prompts."""
+        """Measure the values of the fingerprint's prompts on the server, and return them. If this server renders a
+        prompt differently from the fingerprint, nothing is measured. The returned `Mark`s then have the rendered
+        prompts."""
         rendered = [
             mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
             for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)

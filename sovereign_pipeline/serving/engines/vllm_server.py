@@ -182,7 +182,8 @@ class StartedVllm(VllmServer):
             server = cls(HeldDirectory.make(), template_sha256)
         except OSError as error:
             raise EngineLost(
-                f"No directory for vLLM can be made: {error.strerror}.", "Set TMPDIR to a writable directory."
+                f"The gateway cannot create a directory for vLLM: {error.strerror}.",
+                "Set TMPDIR to a writable directory.",
             ) from None
         try:
             await server._start(base, context, settings)
@@ -307,7 +308,7 @@ LOADED, LOCK = "loaded.json", "lock"
 
 
 class ReachedVllm(VllmServer):
-    """A server that another party started and that only this gateway loads adapters into."""
+    """A server that this gateway did not start. Only this gateway loads adapters into it."""
 
     def __init__(self, records: Path, copies: Path, template_sha256: str, address: str) -> None:
         path = address.removeprefix(UNIX)
@@ -405,7 +406,7 @@ class ReachedVllm(VllmServer):
                 "the name of its base model can be guessed, and requests with that name bypass the adapters",
                 "Start it with one --served-model-name of 32 hex digits, as `openssl rand -hex 16` prints them.",
             )
-        # If adapters can be loaded, an empty body gets another status than a missing path.
+        # If adapters can be loaded, an empty body and a missing path get different statuses.
         if (await self._sent("POST", LOAD, {}))[0] not in (400, 422):
             raise self._refused(
                 "it cannot load adapters while it runs",
@@ -510,10 +511,13 @@ def _shared(directory: Path) -> Path:
     try:
         found = directory.stat()
     except OSError as error:
-        raise EngineRefused(f"{directory}: serving.vllm.copies is missing ({error.strerror}).", "Create it.") from None
+        raise EngineRefused(
+            f"{directory}: this directory, which serving.vllm.copies names, cannot be read ({error.strerror}).",
+            "Create it.",
+        ) from None
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineRefused(
-            f"{directory}: other accounts than the gateway's can change this directory (serving.vllm.copies).",
+            f"{directory}: accounts other than the gateway's can change this directory (serving.vllm.copies).",
             "Give the directory to the gateway's account, with mode 0750 and the group of the account that runs vLLM.",
         )
     return directory

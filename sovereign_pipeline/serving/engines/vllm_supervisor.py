@@ -55,7 +55,7 @@ def remove_left_behind() -> None:
                 continue
             lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises an error if another process holds the lock
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises an error if another process has the lock
                 _remove(path, _processes_of(path))
             finally:
                 os.close(lock)

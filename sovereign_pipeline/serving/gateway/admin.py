@@ -135,7 +135,7 @@ def _trial(sources: AdminSources, flag: Flag | None) -> dict[str, Any]:
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
-    """List a line's adapters that are served or that the flag gives to users, those in production first."""
+    """List a line's adapters that are served or that the flag names, those in production first."""
     rows: dict[str, _Row] = {}
     named: list[tuple[Stage, str | None]] = []
     if flag is not None:

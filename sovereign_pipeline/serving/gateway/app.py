@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from sovereign_pipeline.base.errors import place_of
-from sovereign_pipeline.base.hosts import REFUSAL, for_hosts
+from sovereign_pipeline.base.pages import REFUSAL, for_hosts
 from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.gateway import messages
@@ -51,7 +51,7 @@ class Condition:
     unreached_seconds: float | None = None
     """Number of seconds for which the registry has been down; None if the registry answers."""
     unloaded: int = 0
-    """Number of adapters that the flags in force give to users and that no engine has loaded."""
+    """Number of adapters that should answer users according to the flags in force, but that no engine has loaded."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -271,10 +271,11 @@ async def healthz() -> Health:
 
 @health.get("/readyz", response_model=Health, response_model_exclude_none=True)
 async def readyz(here: Here) -> Health:
-    """Report whether requests are answered. 503: no engine computes, no line answers although an adapter is in
-    production, the journal cannot be written, the gateway is stopping, or the registry has been down for a day.
-    Degraded: the registry is down, an engine does not compute, an adapter that should answer is not loaded, the newest
-    flag of a line is not in force, or an officer withdrew a line's adapter."""
+    """Report whether requests are answered. Returns 503 in these cases: no engine is able to compute; no line is served
+    although an adapter is in production; the journal cannot be written; the gateway is stopping; the registry has been
+    down for a day. The status is `degraded` in these cases: the registry is down; an engine does not compute; an
+    adapter that should answer is not loaded; the newest flag of a line is not in force; an officer withdrew a line's
+    adapter."""
     if not here.handler.is_ready or not await here.handler.catalog.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
@@ -504,7 +505,8 @@ class EventStream(Response):
             await _send(send, chunks.first())
 
     async def _end_with(self, refusal: Refusal, send: Send) -> None:
-        """Send an error event without [DONE]. Clients treat a stream that just ends as complete."""
+        """Send an error event without [DONE]. If a stream simply ends without an error event, clients treat the answer
+        as complete."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(SECONDS_FOR_THE_END):
                 await _send(send, messages.event(refusal.body))

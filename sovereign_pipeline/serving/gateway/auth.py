@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.base.files import Frozen, Stamps, digest_of, held_within, stamps, write_atomically
-from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
-from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.pages import App, Proxy, Receive, Send, read_secret
+from sovereign_pipeline.base.pages import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
 from sovereign_pipeline.policy.serving import Role
@@ -55,13 +55,13 @@ def _covers(role: Role, line: str) -> bool:
 @dataclass(frozen=True)
 class Caller:
     key: str
-    """Key under which the caller's limits are counted. It is never shown, logged or stored."""
+    """Key of the caller's rate limits. It is never shown, logged or stored."""
     grants: tuple[Role, ...]
     groups: frozenset[str] = frozenset()
     """All roles that the institution's proxy sends, including roles without a grant."""
     named: Mapping[str, str] = field(default_factory=dict)
-    """Mapping of header name to the header's value in this request, for each header in which a grant lets the caller
-    name people."""
+    """Mapping of header name to value, for this request's headers that name people. Only headers that a grant permits
+    are included."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(_reaches(grant, adapter, ladder) for grant in self.grants)
@@ -219,8 +219,8 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """Return the tokens that are valid in the token file but not in the ledger: a mapping of the token's SHA-256 to the
-    reason."""
+    """Return the tokens that are valid in the token file but not in the ledger, as a mapping of each token's SHA-256 to
+    the reason."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):

@@ -41,7 +41,7 @@ class Usage(ResponseModel):
 
 
 class Level(ResponseModel):
-    """The adapter's classification level, which its answers have too, and whether encrypted transcripts are kept."""
+    """The classification level of the adapter and of its answers, and whether encrypted transcripts are kept."""
 
     classification: str
     transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
@@ -218,7 +218,7 @@ class Chunks:
         return self._event({}, finish)
 
     def end(self, used: Usage) -> bytes:
-        """Return the usage event if the caller requested it, and then the end mark."""
+        """Return the usage event if the caller requested it, and then `[DONE]`."""
         spent = event({**self._facts, "choices": [], "usage": used.model_dump()}) if self._with_usage else b""
         return spent + DONE
 

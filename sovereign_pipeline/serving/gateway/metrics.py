@@ -32,7 +32,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Figures:
-    """The present figures of the gateway, for `/metrics` and `/admin`."""
+    """The present state and counts of the gateway, for `/metrics` and `/admin`."""
 
     engines: Sequence[EngineState]
     running: Mapping[str, int]

@@ -31,10 +31,9 @@ from sovereign_pipeline.serving.engines.engine import (
 )
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.grammars import CallReader, FormCheck
 from sovereign_pipeline.serving.gateway.messages import Finish, Refusal, personal_data_sent, refused
 from sovereign_pipeline.serving.gateway.metrics import Metrics, state_use, traced
-from sovereign_pipeline.serving.gateway.parameters import CompletionRequest
+from sovereign_pipeline.serving.gateway.parameters import CallReader, CompletionRequest, FormCheck
 from sovereign_pipeline.serving.gateway.stores import (
     Answered,
     FeedbackStore,
@@ -61,7 +60,7 @@ class Visible:
 
     adapter: Deployable
     choice: Choice | None = None
-    """The flag's choice; None unless the caller requested the line and gets the adapter that the flag chose."""
+    """The flag's choice, if the caller requested the line and gets the adapter that the flag chose; otherwise None."""
     user: str | None = None
     """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
 
@@ -117,7 +116,8 @@ class Catalog:
         return refused("model_not_found")
 
     def _last_resort(self, line: str, caller: Caller) -> str | None:
-        """Return the line's adapter in production, or else the caller's staged adapter."""
+        """Return the line's adapter in production. If that adapter is not available, return the caller's staged
+        adapter."""
         choice = self.choose(line, caller.key, caller.groups)
         return (choice.otherwise or choice.adapter) if choice is not None else None
 

@@ -17,7 +17,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
-from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.pages import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.release.trial import enter_reports
@@ -157,7 +157,7 @@ class _Installation:
             enter_reports(self.registry, read_reports(telemetry.directory))
 
         async def report_at_once() -> None:
-            """Log reports, and judge the trials, before a report is confirmed to its user."""
+            """Log new reports and judge the trials. A report is confirmed to its user only afterwards."""
             async with entering:
                 for look in (log_reports, watcher.look, sync.look):
                     if problem := await _tried(look):
@@ -269,11 +269,11 @@ class GatewayServer(Server):
                 app,
                 host=LOOPBACK,
                 port=port,
-                proxy_headers=False,  # else the proxy's header would replace the address by which it is trusted
+                proxy_headers=False,  # otherwise a header would replace the address of the trusted proxy
                 server_header=False,
                 access_log=False,
-                log_level="error",  # its warnings are about requests, with which anybody could flood the log
-                log_config=None,  # else the lines of its log have no time
+                log_level="error",  # it warns about requests, so anybody could flood the log
+                log_config=None,  # otherwise its log lines have no time
                 http=_Protocol,  # the other parser does not limit the length of headers
                 ws="none",
                 timeout_graceful_shutdown=int(self._handler.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),

@@ -106,7 +106,7 @@ class Flag(Frozen):
 
     @property
     def is_rolling_out(self) -> bool:
-        """True if some users get the staged adapter."""
+        """True if the staged adapter answers some users."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
     @property
@@ -299,12 +299,12 @@ def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag |
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
     """Return a line's newest flag. Raises NotFoundError if the line has no flag, and IntegrityError if the newest flag
-    does not verify."""
+    fails verification."""
     flag, newest = newest_verified(settings, line, trust)
     if newest == 0:
         raise NotFoundError(f"Line {line} has no flag.", "Stage or promote an adapter of the line.")
     if flag is None or flag.sequence != newest:
-        raise IntegrityError(f"The flag of line {line}, change {newest}, does not verify.", SIGN_ANEW)
+        raise IntegrityError(f"The flag of line {line}, change {newest}, fails verification.", SIGN_ANEW)
     return flag
 
 

@@ -274,7 +274,7 @@ class State:
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """Judge the trial of a flag's staged adapter. Returns None if nobody gets the adapter. is_searched: True if the
+    """Judge the trial of a flag's staged adapter. Returns None if the adapter answers nobody. is_searched: True if the
     line's answers are searched for personal data. If False, that metric is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
@@ -332,7 +332,7 @@ def _expected(state: State, began_at: datetime.datetime) -> str:
     if state.outcome == "open":
         days, *others = state.needed
         if any(not each.there for each in others):
-            return "No date can be told: one of the two has answered nobody yet."
+            return "The date cannot be estimated: one of the two adapters has answered nobody yet."
         longest = max(days.needed, *(state.days * each.needed / each.there for each in others))
         return f"At the rate so far, the trial can be decided on {_day(began_at, longest)}."
     if state.outcome != "inconclusive":
@@ -454,7 +454,7 @@ def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tall
     judged = judgement_of(settings, flag)
     if judged is None or judged.outcome == "reported":
         return state
-    if state.severe > judged.severe:  # severe reports arrived since
+    if state.severe > judged.severe:  # severe reports arrived after the judgement
         before = "to promote" if judged.outcome == "promote" else "inconclusive"
         told = f"{reports_in_words(state.severe)} (judged {before} on {judged.at:%Y-%m-%d})"
         return replace(state, outcome="inconclusive", because=told, expected=LOOK_AT_REPORTS)

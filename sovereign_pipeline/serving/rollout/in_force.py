@@ -1,6 +1,6 @@
 """Decide which flags are in force in a gateway, and choose each user's adapter according to these flags.
 
-Changes are compared by number and content, never by time. A change is rejected if it does not verify, if it is older
+Changes are compared by number and content, never by time. A change is rejected if it fails verification, if it is older
 than an accepted change, or if it names an adapter that is not loaded yet. The previous change then stays in force, and
 `problems` returns the reason.
 """
@@ -60,7 +60,7 @@ class Choice:
     user: str
     """Salted hash of the user."""
     staged: str | None
-    """Staged adapter that some users get; None if there is no rollout."""
+    """Staged adapter that answers some users; None if there is no rollout."""
     otherwise: str | None
     """Adapter in production, which answers if the user may not use the chosen adapter."""
     began: int
@@ -84,7 +84,7 @@ class Flags:
         Args:
             loaded: function that returns the digests of loaded adapters. If None, a flag takes effect even if its
                 adapters are not loaded.
-            marks: the marks to use. If None, the marks of the installation's gateways.
+            marks: the high-water marks to use. If None, those of the installation's gateways.
         """
         self._settings = settings
         self._marks = marks or HighWaterMarks.of(settings)
@@ -132,7 +132,7 @@ class Flags:
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Return the adapters that users get according to the flags read last."""
+        """Return the adapters that answer users, according to the flags read last."""
         flags = [state.in_force[0] for state in list(self._lines.values()) if state.in_force is not None]
         return {adapter for flag in flags for adapter in _given(flag)}
 

@@ -54,7 +54,8 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
     """Log the changes of the line's flag that have no ledger entry yet, oldest first, and then the judgements of
     trials.
 
-    Raises IntegrityError if a change does not verify or differs from its entry, and the errors of making a transition.
+    Raises IntegrityError if a change fails verification or differs from its entry, and the errors of making a
+    transition.
     """
     settings, line = workplace.settings, workplace.line.line
     with registry.reading() as session:
@@ -65,7 +66,9 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
         if newest is None or sequence > newest.sequence:
             change = read_change(settings, line, sequence)
             revoked_from = trust.key(PIPELINE, signed_by(change.signature)).revoked_from
-            at_index = None if revoked_from is None else revoked_from - 1  # what a revoked key signed is logged, too
+            at_index = (
+                None if revoked_from is None else revoked_from - 1
+            )  # a change that a revoked key signed is logged too
             enter(registry, workplace, trust, change, verified_flag(change, line, trust, at_index))
     enter_judgements(registry, settings, line, trust)
 
@@ -85,7 +88,7 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition that its request asks for. A change does not count if its key was revoked
+    """Log one change, and make the transition that its request asks for. A change has no effect if its key was revoked
     meanwhile. Raises ConflictError if the change's time is in the future. Such a change stays in force, and is logged
     later."""
     key = trust.key(PIPELINE, signed_by(change.signature))
@@ -129,7 +132,7 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
     """Write the flag that follows from the ledger, unless the newest flag already says the same. Returns the flag, and
     whether it was written.
 
-    Raises IntegrityError if a transition does not verify, and the errors of logging earlier changes.
+    Raises IntegrityError if a transition fails verification, and the errors of logging earlier changes.
     """
     settings, line = workplace.settings, workplace.line.line
     trust = trust_root(settings)

@@ -25,9 +25,9 @@ from sovereign_pipeline.serving.rollout.flag import (
 
 
 def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tuple[Flag, WayBack]:
-    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None and users get a staged
-    adapter, the rollback unstages it. If `to` is None and no user does, the rollback returns to the previous adapter in
-    production.
+    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None and a staged adapter answers
+    users, the rollback unstages it. If `to` is None and no staged adapter does, the rollback returns to the previous
+    adapter in production.
 
     Raises NotFoundError if there is no flag or no such rollback, and IntegrityError.
     """

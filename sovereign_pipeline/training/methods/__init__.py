@@ -16,8 +16,8 @@ from sovereign_pipeline.training.trainer import train as train_by
 
 
 def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
-    """Run the job by its method; see `trainer.train`. Raises IntegrityError if a file of the job changed. If the
-    training may have read the changed file, the training's checkpoints are removed."""
+    """Run the job with its training method; see `trainer.train`. Raises IntegrityError if a file of the job changed. If
+    the training may have read the changed file, the training's checkpoints are removed."""
     guarded = nullcontext() if job.files is None else unchanged(job.files, job.directories)
     has_read = False
     try:

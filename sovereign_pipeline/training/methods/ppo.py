@@ -254,8 +254,8 @@ class Learner:
         return [slice(start, start + size) for start in range(0, replies, size)]
 
     def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
-        """Compute the figures in the same minibatches as the update, because rounding depends on the other rows of a
-        pass."""
+        """Compute the values per token in the same minibatches as the update, because rounding depends on the other
+        rows of a pass."""
         parts = [completions[part] for part in self._minibatches(len(completions))]
         return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 

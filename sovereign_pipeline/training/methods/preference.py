@@ -228,8 +228,7 @@ def reference_log_probabilities(
     `model`, without dropout. Call this function in the same context as the training's passes, so that the values equal
     the policy's own before the first step. If there are several processes, all must call it, and each gets all values.
     check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a value that is not
-    finite. A cache file without this training's mark is replaced.
-    """
+    finite. A cache file without this training's MAC is replaced."""
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"
     cached = _read(path, wanted)

@@ -15,9 +15,8 @@ from sovereign_pipeline.training.devices import in_shares, meet, on_this_machine
 from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.models import lora_config, save_adapter, without_dropout
-from sovereign_pipeline.training.preflight import check_host
+from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
 from sovereign_pipeline.training.reward_model import (
     HELD_OUT_SCORES,
@@ -210,7 +209,7 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
     shift = max(abs(one - other) for one, other in zip(together, alone, strict=True))
     if not math.isfinite(shift) or shift > LARGEST_SHIFT[precision]:
         raise TrainingFailed(
-            f"The score that would be learned is not that of the end of turn: it differs by {shift:.3f} between a "
+            f"The model would not learn the score at the end of turn. The score differs by {shift:.3f} between a "
             f"padded batch and a reply alone.",
             "Install the pinned versions (requirements/), or report this with the model's architecture.",
         )

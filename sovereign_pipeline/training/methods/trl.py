@@ -435,8 +435,8 @@ class _RewardSteps(TrlTrainer):
         return clip_share(log[counted], before[counted], self._rlhf.clip) if bool(counted.any()) else 0.0
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Weigh the batch by `mismatch_weights`, because the sampler's distribution differs slightly from the
-        policy's."""
+        """Apply importance weights (`mismatch_weights`) to the batch, because the sampler's distribution differs
+        slightly from the policy's."""
         raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
@@ -497,7 +497,7 @@ class _GrpoSteps(_RewardSteps):
         inputs["importance_sampling_ratio"] = mismatch_weights(before, inputs["sampled"], cap)
 
     def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
-        # TRL itself weighs only replies of vLLM.
+        # TRL itself weights only replies of vLLM.
         self.use_vllm = self.vllm_importance_sampling_correction = self._largest_weight is not None
         try:
             return super()._compute_loss(model, inputs)

@@ -18,7 +18,7 @@ Row = Mapping[str, float]
 COMPARED = 24
 """Number of the institution's replies that bad replies are compared with."""
 LEAST_ABOVE = 0.01
-"""Smallest difference by which the institution's replies must score higher than bad replies, on average."""
+"""Minimum difference between the mean score of the institution's replies and that of bad replies."""
 SAMPLED = 64
 """Maximum number of replies that are sampled before the first step. Training starts only if these replies have at least
 two different rewards."""
@@ -175,7 +175,7 @@ def _drift(log: Sequence[Row]) -> str | None:
 
 
 def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
-    """Return a message for over-optimisation (Gao et al. 2022), else None. Over-optimisation: the optimised reward
+    """Return a message for over-optimisation (Gao et al. 2022), otherwise None. Over-optimisation: the optimised reward
     rises while the reward on held-out prompts falls."""
     measured = [row for row in log if "gold" in row]
     best = max(measured, key=lambda row: (row["gold"], -row["step"]), default=None)

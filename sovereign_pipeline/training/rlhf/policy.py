@@ -66,7 +66,7 @@ the memory of the tokens' logits."""
 
 @dataclass(frozen=True)
 class TokenNumbers:
-    """The figures of the replies' tokens, concatenated over replies; float32, [tokens]."""
+    """Values per token of all replies, concatenated into one vector per field; float32, [tokens]."""
 
     log_probabilities: Any
     """Log-probabilities in nats, at the sampling temperature."""
@@ -204,13 +204,13 @@ class Policy(TwoAdapters):
         return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Compute the policy's figures, with gradient, in one pass. completions: one of the lists that `passes`
-        returned, or a part of one."""
+        """Compute the policy's values per token, with gradient, in one pass. completions: one of the lists that
+        `passes` returned, or a part of one."""
         with self.running():
             return self._numbers(completions, with_values=True)
 
     def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
-        """Compute figures of the policy or the reference, pass by pass."""
+        """Compute the values per token of the policy or the reference, pass by pass."""
         import torch
 
         with torch.no_grad(), self.running(adapter):

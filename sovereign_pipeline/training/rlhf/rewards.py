@@ -129,13 +129,13 @@ def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list
     output may contain replies.
     """
     if end.status != 0:
-        raise TrainingFailed(f"{place}: it {_how(end.status)}.", CORRECT)
+        raise TrainingFailed(f"{place}: the tool {_how(end.status)}.", CORRECT)
     if len(end.output) >= limits.file_bytes:
-        raise TrainingFailed(f"{place}: it wrote {limits.file_bytes} bytes or more.", CORRECT)
+        raise TrainingFailed(f"{place}: the tool reached the limit of {limits.file_bytes} bytes of output.", CORRECT)
     lines = end.output.removesuffix(b"\n").split(b"\n") if end.output else []
     if len(lines) != replies:
         raise TrainingFailed(
-            f"{place}: it wrote {len(lines)} lines to its standard output, but must write one for each reply.",
+            f"{place}: the tool wrote {len(lines)} lines to its standard output, but must write one for each reply.",
             CORRECT,
         )
     return [_score(line.strip(), number, place) for number, line in enumerate(lines, start=1)]
@@ -213,10 +213,9 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 
 
 class ScoreCache:
-    """A file of scores. The key of a score is the digest of everything that decides it. Each line has a mark of the
-    training. A resumed training reads the scores in the file. A line without the mark, such as an incomplete line of a
-    killed process, is dropped.
-    """
+    """A file of scores. The key of a score is the digest of everything that decides it. Each line has a MAC with the
+    training's key. A resumed training reads the scores in the file. A line without a valid MAC, such as an incomplete
+    line of a killed process, is dropped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -247,7 +246,7 @@ class ScoreCache:
 
 
 def _marked(line: bytes) -> tuple[str, float | None] | None:
-    """Return the key and the score of a line; None if the line does not have this training's mark."""
+    """Return the key and the score of a line; None if the line does not have this training's MAC."""
     try:
         key, score, mark = json.loads(line)
         return (key, score) if mark == mark_of("score", [key, score]) else None
@@ -322,21 +321,21 @@ class ToolRunner:
             raise self._too_slow(place)
         if call.ending == "raised":
             raise TrainingFailed(
-                f"{place}: it failed with {call.where}.",
+                f"{place}: the tool failed with {call.where}.",
                 "Correct the tool, or have it return None for replies that it cannot judge. A failure never counts as "
                 "a low reward.",
             )
         if not isinstance(call.value, list) or len(call.value) != len(rows) or not all(map(_is_score, call.value)):
             raise TrainingFailed(
-                f"{place}: it must return a list with a number from 0 to 1, or None, for each reply.",
+                f"{place}: the tool must return a list with a number from 0 to 1, or None, for each reply.",
                 "Correct the tool.",
             )
         return [None if score is None else float(score) for score in call.value]
 
     def _too_slow(self, place: str) -> TrainingFailed:
         return TrainingFailed(
-            f"{place}: it did not end within {self._tool.seconds} s of CPU time, or {CLOCK_FACTOR} times as much wall "
-            f"clock time.",
+            f"{place}: the tool did not end within {self._tool.seconds} s of CPU time, or {CLOCK_FACTOR} times as much "
+            f"wall clock time.",
             "Make the tool faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
         )
 

@@ -81,7 +81,7 @@ class RunState:
     """Prompt id -> score of the parent adapter's reply, for the held-out prompts that are measured only at the start
     and the end."""
     gold_of_parent: float = 0.0
-    """The parent adapter's mean reward on the held-out prompts by which the best adapter is chosen."""
+    """The parent adapter's mean reward on the held-out prompts that the best adapter is chosen on."""
     judged_of_parent: dict[str, list[str]] = field(default_factory=dict)
     """Held-out prompt id -> names of the parts that were judged for the parent adapter. Prompts for which all tools
     abstained are absent."""
@@ -432,8 +432,8 @@ class RewardedMethod(Method):
             because = f" It ended early: {state.stopped}." if state.stopped else ""
             raise TrainingFailed(
                 f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
-                f"{state.best_gold:.3f} with every part judged that was judged for the parent, so no adapter is "
-                f"saved.{because}",
+                f"{state.best_gold:.3f}, so no adapter is saved. A reward counts only if it has every part that was "
+                f"judged for the parent.{because}",
                 "Use a reward that the SFT adapter earns partly, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
@@ -468,8 +468,8 @@ class RewardedMethod(Method):
         state, rlhf = self.state, self._rlhf
         if adapter_scores is None:
             raise TrainingFailed(
-                "The tools abstain for held-out replies of the adapter that they judged for its parent, so that the "
-                "two cannot be compared.",
+                "For some held-out prompts, the tools judge the parent's reply but abstain for the adapter's reply, so "
+                "the two cannot be compared.",
                 "Have the tools judge more replies.",
             )
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)

@@ -20,7 +20,7 @@ from graphql import (
 )
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.hosts import SECRET_HEADER, Proxy
+from sovereign_pipeline.base.pages import SECRET_HEADER, Proxy
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster import auditor as module
 from sovereign_pipeline.dagster.auditor import (

@@ -166,9 +166,9 @@ def test_a_head_that_is_away_for_a_while_loses_no_job_and_one_that_stays_away_is
     monkeypatch.setattr(ray_jobs, "SECONDS_OUT_OF_REACH", 0.3)
     head.fails = lambda method, path: path.startswith("/api/jobs/sovereign-")
     place = on_ray(head, program(tmp_path / "python", "sleep 60"))
-    with pytest.raises(TrainingFailed, match=r"job sovereign-\w+ may still run"):
+    with pytest.raises(TrainingFailed, match=r"job sovereign-\w+ may still be running"):
         run_trainer_on_ray(written(make_job("lost", letters(2))), place, lines.append, {})
-    assert "could not be stopped and may still run" in lines[-1]
+    assert "could not be stopped and may still be running" in lines[-1]
 
 
 def test_no_ray_there_and_no_ray_here_say_what_to_do(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:

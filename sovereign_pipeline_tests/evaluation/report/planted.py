@@ -30,8 +30,8 @@ from sovereign_pipeline.evaluation.report.report import EvaluationReport, Incumb
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Outcome, Stage, Verdict, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])

@@ -33,7 +33,7 @@ def test_a_missing_model_names_the_command_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match=r"BertForMaskedLM.*does not label tokens"):
         name_model_directory(str(tmp_path))
     (tmp_path / "config.json").write_text("[")
-    with pytest.raises(PrivacyError, match=r"config\.json: not a model's configuration"):
+    with pytest.raises(PrivacyError, match=r"config\.json: this is not a model's configuration"):
         name_model_directory(str(tmp_path))
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.privacy.names.persons import PersonName, person_name, same_person
-from sovereign_pipeline.privacy.names.transliteration import is_arabic
+from sovereign_pipeline.privacy.names.persons import PersonName, is_arabic, person_name, same_person
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.privacy.names.persons import folded_word
-from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
+from sovereign_pipeline.privacy.names.persons import Likeness, folded_word, is_arabic, likeness, skeleton
 from sovereign_pipeline_tests.examples import examples
 
 

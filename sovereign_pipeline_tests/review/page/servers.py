@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.tracing import Trace

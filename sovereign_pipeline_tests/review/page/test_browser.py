@@ -15,7 +15,7 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Message
 from sovereign_pipeline.record.tables import Guess
-from sovereign_pipeline.review.page import context
+from sovereign_pipeline.review.page import app
 from sovereign_pipeline.review.plan import PlanContents, plan_of
 from sovereign_pipeline_tests.browser import DESKTOP, PHONE, assert_accessible
 from sovereign_pipeline_tests.review.conftest import ReviewBench
@@ -101,7 +101,7 @@ def test_a_conversation_is_read_turn_by_turn_with_its_calls_and_results(
         prompts = {name: each.model_copy(update={"messages": messages}) for name, each in contents.prompts.items()}
         return replace(contents, prompts=prompts)
 
-    monkeypatch.setattr(context, "plan_of", conversing)
+    monkeypatch.setattr(app, "plan_of", conversing)
     operator = operators("operator-1", language)
     operator.sign_in(token(reviews, operator.name))
     turns = operator.page.locator(".turns li")

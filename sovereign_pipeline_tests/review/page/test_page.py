@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from sovereign_pipeline.review.page.app import CRITERION_MEANINGS, HERE, REFUSALS, create_app, direction
-from sovereign_pipeline.review.page.context import TURN_HEADINGS
+from sovereign_pipeline.review.page.app import CRITERION_MEANINGS, HERE, REFUSALS, TURN_HEADINGS, create_app, direction
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import BALLOT, RATINGS, PageClient, signed_in
@@ -166,7 +165,7 @@ def test_a_fault_of_the_program_tells_the_operator_nothing_and_the_log_no_text(
         raise ValueError("first wording 3")
 
     signed_in(browser, reviews)
-    monkeypatch.setattr("sovereign_pipeline.review.page.context.given", fail)
+    monkeypatch.setattr("sovereign_pipeline.review.page.app.given", fail)
     page = browser.get("/")
     assert page.status_code == 500
     assert "The page is not available now" in page.text

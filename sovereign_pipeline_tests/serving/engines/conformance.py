@@ -18,7 +18,7 @@ from jsonschema import FormatChecker, validate
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, EngineRequest, Piece, Sampling
-from sovereign_pipeline.serving.gateway.grammars import AnswerForm
+from sovereign_pipeline.serving.gateway.parameters import AnswerForm
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 from sovereign_pipeline_tests.waiting import SECONDS
 

@@ -13,12 +13,12 @@ import pytest
 from jsonschema import FormatChecker, validate
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
-from sovereign_pipeline.base_models.pinned import chat_template
+from sovereign_pipeline.base_models.stages import chat_template
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.text import Prompts
-from sovereign_pipeline.serving.gateway.grammars import AnswerForm
+from sovereign_pipeline.serving.gateway.parameters import AnswerForm
 from sovereign_pipeline_tests.base_models.chat_templates import chat_template_of
 from sovereign_pipeline_tests.packaged_base import packaged_base
 from sovereign_pipeline_tests.serving.engines.conformance import (

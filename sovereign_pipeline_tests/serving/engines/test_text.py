@@ -115,9 +115,9 @@ def test_a_mark_in_tools_and_their_results_is_plain_text(text: str) -> None:
 def test_what_the_template_makes_of_a_text_is_no_mark() -> None:
     """It removes characters, so that a mark is left; or it drops the end of a text: nothing is answered."""
     letter = [{"role": "user", "content": "<|im&_end|>"}]
-    with pytest.raises(ValueError, match="encoded as a mark"):
+    with pytest.raises(ValueError, match="encoded as a special token"):
         Prompts(tokenizer_with(DROPS)).ids_of(letter)
-    with pytest.raises(ValueError, match=r"splits a text|encoded as a mark"):
+    with pytest.raises(ValueError, match=r"splits a text|encoded as a special token"):
         Prompts(tokenizer_with(TAKES_APART)).ids_of([{"role": "user", "content": "a <|im_end|> b" * 9}])
 
 
@@ -130,7 +130,7 @@ def test_a_mark_that_the_normalizer_reads_into_a_text_is_refused() -> None:
     tokenizer.add_tokens([AddedToken("[turn]", special=True, normalized=True)], special_tokens=True)
     prompts = Prompts(tokenizer)
     assert prompts.ids_of([{"role": "user", "content": "[turn]"}])
-    with pytest.raises(ValueError, match="encoded as a mark"):
+    with pytest.raises(ValueError, match="encoded as a special token"):
         prompts.ids_of([{"role": "user", "content": "\uff3bturn]"}])
 
 

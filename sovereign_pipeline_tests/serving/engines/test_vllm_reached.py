@@ -247,7 +247,7 @@ def test_nobody_there_and_a_socket_for_everybody(tiny: TinyAdapters, tmp_path: P
     copies.mkdir()
     copies.chmod(0o770)
     given = settings(tmp_path, "http://127.0.0.1:9", copies=str(copies))
-    assert "other accounts than the gateway's can change" in refusal(tiny, given)
+    assert "accounts other than the gateway's can change" in refusal(tiny, given)
     with socket.socket(socket.AF_UNIX) as held:
         directory = Path("/dev/shm") / f"vllm-of-a-test-{tmp_path.name}"
         directory.mkdir()

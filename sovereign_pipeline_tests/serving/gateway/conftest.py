@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.pages import listen
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.gateway.server import GatewayServer
 from sovereign_pipeline_tests.conftest import DemoInstitution

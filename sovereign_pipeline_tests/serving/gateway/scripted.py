@@ -14,7 +14,7 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import EngineLost
-from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base.pages import Proxy
 from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Hold, Limits, Role

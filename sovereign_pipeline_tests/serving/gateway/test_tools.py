@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.text import Prompts
-from sovereign_pipeline.serving.gateway import grammars
-from sovereign_pipeline.serving.gateway.grammars import AnswerForm, CallReader, assert_enforceable
+from sovereign_pipeline.serving.gateway import parameters
+from sovereign_pipeline.serving.gateway.parameters import AnswerForm, CallReader, assert_enforceable
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
 from sovereign_pipeline_tests.base_models.test_tool_form import FORMS, write_calls
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -186,7 +186,7 @@ def test_schemas_are_compiled_within_the_rate_and_once_a_request(
         compiled.append(form)
         assert_enforceable(form)
 
-    monkeypatch.setattr(grammars, "assert_enforceable", counted)
+    monkeypatch.setattr(parameters, "assert_enforceable", counted)
     bench.limits, bench.engine.form = {"requests_per_minute": 3}, FORMS["chatml-tools"]
     bench.serve(adapter("lamps"))
     caller = client(bench.token())

@@ -32,7 +32,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline.serving.rollout.telemetry import Severity, read_reports
-from sovereign_pipeline.web.adapter_view import adapter_view
+from sovereign_pipeline.web.views import adapter_view
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Traffic
 from sovereign_pipeline_tests.serving.rollout.test_rollback import rotate_pipeline_key
@@ -174,7 +174,7 @@ def test_approvals_are_bound_to_the_judgement(held: Held) -> None:
     with pytest.raises(GateRefused, match="1 report of severity 1"):
         held.office.decide(standing, "ines")
     held.accept()
-    with pytest.raises(ConflictError, match="other evidence"):
+    with pytest.raises(ConflictError, match="is based on has changed"):
         held.office.decide(standing, "ines")
     assert held.office.states()[held.staged.id] == "staged"
 
@@ -186,7 +186,7 @@ def test_an_inconclusive_hold_is_accepted_once(held: Held, tmp_path: Path, monke
     reviewer = generate()
     trust = held.desk.settings.data / "trust"
     add_officer(trust, reviewer.public_pem, "Huda Salem", ["review"], ["*"], held.office.roots[:2])
-    with pytest.raises(SignInError, match="may not decide about 'promote'"):
+    with pytest.raises(SignInError, match="the permission 'promote'"):
         held.accept(reviewer)
     key = tmp_path / "ines.key"
     write_key(key, held.office.officers["ines"], None)

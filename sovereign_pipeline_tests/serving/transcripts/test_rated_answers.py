@@ -35,7 +35,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.record.audit_log import CHECKPOINT, entries
 from sovereign_pipeline.record.checkpoints import new_log
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.review.plan_stage import PromptRow
+from sovereign_pipeline.review.stages import PromptRow
 from sovereign_pipeline.serving.gateway.stores import HOUR, utc_now
 from sovereign_pipeline.serving.transcripts import Sealed, sealed_in
 from sovereign_pipeline.suites.rows import read_items

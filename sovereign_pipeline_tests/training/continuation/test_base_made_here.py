@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, StaleInput
-from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.stages import BASE_MODEL, open_base_model
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.record.staleness import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.training.continuation import assert_base_saw_nothing_held_out

@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.base_models.pinned import open_base_model
+from sovereign_pipeline.base_models.stages import open_base_model
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.training.continuation import resolve_parent
 from sovereign_pipeline_tests.conftest import QUESTIONS, letter

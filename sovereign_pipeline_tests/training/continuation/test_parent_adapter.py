@@ -90,7 +90,7 @@ def test_the_trainer_is_given_the_verified_directory_and_none_whose_bytes_change
 
 UNFIT: list[tuple[dict[str, Any], type[SovereignError], str]] = [
     ({"start_from": "lamps-2.0.0"}, NotFoundError, "Known adapters: lamps-1.0.0"),
-    ({"base_model": "other"}, RecipeError, r"trained on the base model small .* and the line's is other"),
+    ({"base_model": "other"}, RecipeError, r"trained on the base model small .* but the line's is other"),
     ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(now 8\)"),
     ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(now 9\)"),
     ({"sft": {**SHAPE, "rslora": True}}, RecipeError, r"Set training\.sft\.rslora: false \(now true\)"),

@@ -200,7 +200,7 @@ def test_a_tool_that_raises_stops_the_training(
     monkeypatch.setattr(rewards.ToolRunner, "scores", broken)
     monkeypatch.setattr(run_module.RewardedMethod, "_ended", counted)
     job = job_by("rloo", make_job, "broken", parent)
-    with pytest.raises(TrainingFailed, match=r"it failed with ValueError") as caught:
+    with pytest.raises(TrainingFailed, match=r"the tool failed with ValueError") as caught:
         learn(job)
     assert len(iterations) == 1 and "officer" not in str(caught.value)
     assert not job.output.exists()

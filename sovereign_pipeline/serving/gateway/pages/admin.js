@@ -123,7 +123,7 @@ function entry(list, name, ...parts) {
 }
 
 function adapters(rows) {
-  const heads = ["Adapter", "Stage", "Level", "Loaded", "Registered", "Answers", "Lost", "Given up", "Thumbs"];
+  const heads = ["Adapter", "Stage", "Level", "Loaded", "Registered", "Answers", "Lost", "Cancelled", "Thumbs"];
   return table(
     heads,
     rows.map((each) => {

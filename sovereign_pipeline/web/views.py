@@ -1,8 +1,9 @@
-"""Collect and verify the facts for an adapter's page from registry, store and ledger."""
+"""Collect and verify the facts for the list of lines, the page of a line and the page of an adapter."""
 
 import datetime
 import json
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,18 +15,23 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.institution import ClassificationLadder, load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import (
+    ENDED,
+    STATES,
     URGENT,
     WAIVED,
     LedgerWaivers,
     Purge,
     State,
+    adapters_in_brief,
     find_adapter,
+    line_of,
     purge_of,
     state_of,
     transitions_of,
+    urgent_promotions,
 )
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import KIND_OF, read_verdict, read_waiver
@@ -36,17 +42,27 @@ from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry,
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.release.acts import issues_by_adapter
-from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
-from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
+from sovereign_pipeline.release.cadence import Due, due_reviews, reviews_on_record
+from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force, waivers_of_recalls
 from sovereign_pipeline.release.requests import (
     assert_not_recalled,
     assert_staged_long_enough,
     assert_still_so,
     evidence_of,
 )
-from sovereign_pipeline.release.standing import SUPERSEDE, Arrow, Standing, arrow, history_of, standings_of_adapter
+from sovereign_pipeline.release.standing import (
+    SUPERSEDE,
+    Arrow,
+    Standing,
+    arrow,
+    history_of,
+    open_standings,
+    standings,
+    standings_of_adapter,
+)
 from sovereign_pipeline.release.trial import ACCEPTED
 from sovereign_pipeline.review.acts import find_open
+from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.web.rendering import (
     AdapterView,
     Digest,
@@ -276,7 +292,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         raise
     except SovereignError:  # already listed among the unmet conditions
         return None
-    return None if evidence == asked.predicate["evidence"] else "is based on other evidence than today's"
+    return None if evidence == asked.predicate["evidence"] else "is based on evidence that has changed"
 
 
 def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:
@@ -410,8 +426,8 @@ def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[st
 def _digests(
     adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
 ) -> Iterable[Digest]:
-    """Yield the digests that a reader can check by hashing a manifest in the home or in an evidence package. A manifest
-    lists every file and input by digest."""
+    """Yield the digests that a reader can check by hashing a manifest in SOVEREIGN_HOME or in an evidence package. A
+    manifest lists every file and input by digest."""
     weights = next(
         (
             PurePosixPath("artifacts") / ref.digest / entry.path
@@ -515,3 +531,167 @@ def _reviews(
 def _is_under_review(session: Session, adapter: Adapter) -> bool:
     review = find_open(session, adapter.line)
     return review is not None and review.adapter_id == adapter.id
+
+
+ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
+"""States in display order. Adapters in other states serve nobody, and the page collapses their rows."""
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    line: str
+    classification: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A signed-in reader with the caller's grants."""
+
+    caller: Caller
+    ladder: ClassificationLadder
+
+    def reads(self, line: str, classification: str) -> bool:
+        return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
+
+    def reads_line(self, line: str) -> bool:
+        """Return True if any of the reader's grants covers the line. The levels of the line's adapters are not
+        compared."""
+        return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
+
+
+@dataclass(frozen=True)
+class LineInBrief:
+    """A line in the list. Adapters above the reader's clearance are counted only in `withheld`."""
+
+    line: str
+    adapters: int
+    level: str | None
+    """The highest classification level of the line's visible adapters. None if all adapters are withheld."""
+    production: str | None
+    staged: str | None
+    is_urgent: bool
+    """True if the adapter in production was promoted without passing its trial."""
+    requests: int
+    """Number of open requests."""
+    recalled: int
+    """Number of adapters to which an open recall applies, and whose state is neither recalled nor retired."""
+    due: Due | None
+    """The next review of the newest adapter."""
+    withheld: tuple[tuple[str, int], ...]
+    """Pairs of a classification level and the number of adapters at this level that are hidden from the reader."""
+
+    @property
+    def waits(self) -> bool:
+        """Return True if the line needs an officer's decision."""
+        return bool(self.requests or self.recalled or (self.due is not None and self.due.state != "not due"))
+
+
+@dataclass(frozen=True)
+class Row:
+    adapter: Mapping[str, Any]
+    """The adapter as `adapters_in_brief` returns it."""
+    is_urgent: bool
+    """True if the adapter was promoted without passing its trial."""
+    due: Due | None
+    next_step: NextStep | None
+    """Next transition of the line's newest adapter in each state; None for other adapters."""
+
+
+@dataclass(frozen=True)
+class LineView:
+    line: str
+    rows: tuple[Row, ...]
+    folded: tuple[Row, ...]
+    withheld: tuple[tuple[str, int], ...]
+    """As in `LineInBrief`."""
+
+
+def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineInBrief, ...]:
+    """Return every line that a reader may see. Lines that need an officer's decision come first, then the others, by
+    name.
+
+    States come from the replayed ledger, in one pass. Signatures of open requests, recalls and reviews are verified
+    here; signatures of closed requests are verified on the line's page. Raises IntegrityError that names the changed
+    record.
+    """
+    settings = registry.settings
+    with registry.reading() as session:
+        brief = adapters_in_brief(registry)
+        urgent = urgent_promotions(session)
+        asked = Counter(each.request.adapter_id for each in open_standings(session, settings, trust_root(settings)))
+        serving = {row["id"]: row["state"] for row in brief if row["state"] not in ENDED}
+        recalled = recalls_in_force(session, settings, serving)
+    due = {each.adapter: each for each in due_reviews(registry, settings, today)}
+    found = []
+    for line, rows in _by_line(brief).items():
+        if not reader.reads_line(line):
+            continue
+        seen, withheld = _seen(reader, line, rows)
+        by_state = {row["state"]: row["id"] for row in seen}
+        production = by_state.get("production")
+        found.append(
+            LineInBrief(
+                line,
+                len(seen),
+                max((row["classification"] for row in seen), key=reader.ladder.rank, default=None),
+                production,
+                by_state.get("staged"),
+                production in urgent,
+                sum(asked[row["id"]] for row in seen),
+                sum(row["id"] in recalled for row in seen),
+                next((due[row["id"]] for row in seen if row["id"] in due), None),
+                withheld,
+            )
+        )
+    return tuple(sorted(found, key=lambda each: (not each.waits, each.line)))
+
+
+def line_view(registry: Registry, reader: Reader, line: str, today: datetime.date) -> LineView | None:
+    """Return a line's adapters, or None if the line has no adapters or the reader may not see the line. Raises
+    IntegrityError that names the changed record."""
+    brief = adapters_in_brief(registry, line) if reader.reads_line(line) else []
+    if not brief:
+        return None
+    settings = registry.settings
+    with registry.reading() as session:
+        urgent = urgent_promotions(session)
+        requests = standings(session, settings, trust_root(settings), line)
+    due = {each.adapter: each for each in due_reviews(registry, settings, today, line)}
+    seen, withheld = _seen(reader, line, brief)
+    leading = {row["state"]: row["id"] for row in seen if row["state"] in FURTHER and row["state"] in ORDER}
+    shown = [
+        Row(
+            row,
+            row["id"] in urgent,
+            due.get(row["id"]),
+            _next_step(registry, row, requests) if leading.get(row["state"]) == row["id"] else None,
+        )
+        for row in reversed(seen)
+    ]
+    rest = [state for state in STATES if state not in ORDER]
+    return LineView(line, _in_states(shown, ORDER), _in_states(shown, rest), withheld)
+
+
+def _in_states(rows: Sequence[Row], states: Sequence[State]) -> tuple[Row, ...]:
+    return tuple(row for state in states for row in rows if row.adapter["state"] == state)
+
+
+def _by_line(brief: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found = defaultdict[str, list[Mapping[str, Any]]](list)
+    for row in brief:
+        found[line_of(row["id"])].append(row)
+    return found
+
+
+def _seen(
+    reader: Reader, line: str, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, int], ...]]:
+    """Return the adapters that a reader may see, and the number of hidden adapters at each level."""
+    counts = Counter(row["classification"] for row in rows)
+    withheld = {level: count for level, count in counts.items() if not reader.reads(line, level)}
+    return [row for row in rows if row["classification"] not in withheld], tuple(sorted(withheld.items()))
+
+
+def _next_step(registry: Registry, row: Mapping[str, Any], requests: Sequence[Standing]) -> NextStep | None:
+    asked = [each for each in requests if each.request.adapter_id == row["id"]]
+    return next_step(registry, find_adapter(registry, row["id"]), row["state"], asked)
