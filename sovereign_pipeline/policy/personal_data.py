@@ -1,13 +1,6 @@
 """Define the kinds of personal data that detectors look for, and the kinds that are kept in documents by default.
 
-A new kind needs three changes. `sovereign_pipeline_tests/privacy/test_kinds.py` reports a missing one:
-
-1. in this module, its name in `Kind`, at its place in the order of precedence, and in `KEPT_BY_DEFAULT` if it is kept;
-2. in `privacy/identifiers/`, a row in `forms.toml` or `labels.json`;
-3. in `privacy/canaries.json`, a planted value in each canary, unless the kind is kept by default.
-
-Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), because the same documents now result in other
-bytes, and run `make docs`.
+CONTRIBUTING.md lists the steps for adding a kind.
 """
 
 from typing import Literal, get_args

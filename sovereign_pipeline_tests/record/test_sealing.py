@@ -231,7 +231,7 @@ def test_nothing_is_stored_that_is_not_on_record(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sovereign_pipeline.record.staleness import produce
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.sealing import LedgerSeals
 from sovereign_pipeline_tests.record.small_stages import FIRST
 from sovereign_pipeline_tests.conftest import DemoInstitution, minimal_recipe

@@ -116,7 +116,7 @@ def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
         return {prompt.row.id: answers[len(asked) - 1](place) for place, prompt in enumerate(prompts)}
 
     monkeypatch.setattr(run.RewardedMethod, "_measured", abstaining)
-    with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward than the parent's 0\.500 with"):
+    with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward than the parent's 0\.500, so"):
         learn(reward_job(make_job, "abstained", parent, {"iterations": 3}))
     assert len(asked) == len(answers)
 
