@@ -71,7 +71,7 @@ def test_a_checkpoint_is_witnessed_and_an_entry_proven_by_files(
 
     stale = ask("witness", desk / "request", "--key", desk / "court" / "key", "--log", log)
     assert isinstance(stale.exception, ConflictError)
-    assert "cosigned 3 entries last" in str(stale.exception)
+    assert "cosigned covers 3 entries" in str(stale.exception)
     assert ask("checkpoint", "--request", desk / "next").exit_code == 0
     assert (desk / "next").read_text().startswith("old 3\n")
     assert ask("witness", desk / "next", "--key", desk / "court" / "key", "--log", log).exit_code == 0

@@ -82,7 +82,7 @@ def test_a_tokenizer_that_is_not_the_pinned_one_or_was_not_fetched_is_named(inst
     path: Path = institution.settings.data / "models" / "tiny" / "tokenizer_config.json"
     content = path.read_text()
     path.write_text(content + " ")
-    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: differs from the pinned digest"):
+    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: the file differs from the pinned digest"):
         tokenizer_digests(workplace)
     path.write_text(content)
     (institution.settings.data / "models" / "tiny" / "tokenizer.json").unlink()
