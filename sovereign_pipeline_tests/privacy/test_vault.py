@@ -138,7 +138,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
     ).stdout.splitlines()
     own_names = {each.removeprefix("sovereign_pipeline.") for each in own.split()}
     assert own_names == {
-        *("base", "base.errors", "base.files", "base.processes", "base.text", "corpus", "corpus.folding"),
+        *("base", "base.errors", "base.files", "base.processes", "base.text"),
         *("privacy", "privacy.vault", "privacy.vault_cli", "record", "record.manifest"),
     }
     assert heavy == ""
