@@ -81,7 +81,8 @@ class SuiteItem:
 
 @dataclass(frozen=True)
 class HeldOutInRows:
-    """The texts that a dataset's rows share with the documents of one untrained side."""
+    """The texts that a dataset's rows share with one side of the split that is never trained on: the held-out or the
+    selection side."""
 
     documents: int
     found: tuple[tuple[str, str], ...]

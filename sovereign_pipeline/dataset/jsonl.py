@@ -228,7 +228,8 @@ def sft_row(document: Document, instruction: str) -> SftRow:
 
 
 def user_message(instruction: str, input: str) -> str:
-    """Return the content of the single user turn of a letter, without the chat template."""
+    """Join the instruction and the input into the content of one user message, without the chat template. An empty
+    part is left out."""
     return "\n\n".join(part for part in (instruction, input) if part)
 
 

@@ -200,7 +200,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise IntegrityError(
             f"{path}: the ledger's second copy cannot be read ({error.strerror}).",
-            "Mount its medium. To start a new copy, create an empty file there.",
+            "Mount the disk that holds this copy. To start a new copy, create an empty file at this path.",
         ) from None
 
 
@@ -282,14 +282,14 @@ def _stopping(path: Path) -> Iterator[None]:
     if not path.exists():
         raise IntegrityError(
             f"{path}: the ledger's second copy is missing, so the act was cancelled.",
-            "Mount its medium. To start a new copy, create an empty file there.",
+            "Mount the disk that holds this copy. To start a new copy, create an empty file at this path.",
         )
     try:
         yield
     except OSError as error:
         raise IntegrityError(
             f"{path}: the ledger's second copy cannot be written ({error.strerror}), so the act was cancelled.",
-            "Free space on its medium, or mount it for writing.",
+            "Free space on its disk, or mount the disk for writing.",
         ) from None
 
 

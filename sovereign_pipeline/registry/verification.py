@@ -473,8 +473,8 @@ def _gate_records(
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(
-                f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} names another waiver of gate "
-                f"'{each['gate']}'.",
+                f"{artifact.path / RECORD_FILE}: this record and the registry's row of {row.id} disagree on the waiver "
+                f"of gate '{each['gate']}'.",
                 "Restore the registry from a copy.",
             )
 

@@ -243,7 +243,10 @@ def _remove(store: ArtifactStore, file: catalog.PurgedFile) -> int:
     removed."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
-        raise IntegrityError(f"{store.path_of(file.artifact)}: the manifest does not list a file in the purge.")
+        raise IntegrityError(
+            f"{store.path_of(file.artifact)}: the purge lists {file.path}, but this is not a trained artifact, or its "
+            "manifest does not list that path with that SHA-256."
+        )
     root = store.path_of(file.artifact)
     path = root / file.path
     if not os.path.lexists(path):

@@ -413,7 +413,8 @@ def assert_staged_long_enough(
     ready = staged + datetime.timedelta(hours=hours)
     if datetime.datetime.now(datetime.UTC) < ready:
         raise ConflictError(
-            f"{adapter.id} was staged at {staged:%Y-%m-%d %H:%M} UTC, and an adapter stays staged for {hours} hours.",
+            f"{adapter.id} was staged at {staged:%Y-%m-%d %H:%M} UTC. It must stay staged for {hours} hours before it "
+            "can be promoted.",
             f"Approve it after {ready:%Y-%m-%d %H:%M} UTC.",
         )
 

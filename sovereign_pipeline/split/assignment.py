@@ -1,5 +1,5 @@
 """Assign every document to training or held-out: tie related documents, choose groups to hold out, and check every
-pair. If a pair crosses, repeat this."""
+pair. If related documents are on different sides, tie them and choose again."""
 
 import hashlib
 import math

@@ -201,7 +201,8 @@ class TrainingJob(Frozen):
 
 
 class Failure(Frozen):
-    """An error in the trainer's process. The process that started the trainer raises this error."""
+    """Describes an error in the trainer's process. The process that started the trainer raises it as an exception
+    (`as_error`)."""
 
     message: str
     hint: str = ""

@@ -336,7 +336,7 @@ def test_rules_that_change_while_an_officer_is_asked_apply(office: Office) -> No
     office.bench.institution.write()
     with pytest.raises(ConflictError, match="rules changed after the request was shown"):
         decide(office.registry, workplace, asked.request.id, "approve", office.officers["ines"])
-    with pytest.raises(ConflictError, match="stays staged for 48 hours"):
+    with pytest.raises(ConflictError, match="must stay staged for 48 hours"):
         office.decide(asked, "ines")
     assert office.states() == {adapter.id: "staged"}
 

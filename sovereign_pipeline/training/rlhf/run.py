@@ -569,7 +569,8 @@ class RewardedMethod(Method):
         return found
 
     def _measured(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Return the prompt id -> score of the policy's greedy reply, for each held-out prompt."""
+        """Return a mapping of prompt id to the score of the policy's greedy reply. The score is computed with the gold
+        rewards."""
         scores = self._judge(prompts, self._greedy(prompts), self._gold)
         return {prompt.row.id: score for prompt, score in zip(prompts, scores, strict=True)}
 
