@@ -386,11 +386,11 @@ class Batch:
     def _draw(self, logits: Any, places: range) -> None:
         """Draw the next token of these rows. Remove the ended rows once they are an eighth of the batch, or if a row
         waits to join."""
-        for place, scores in zip(places, logits, strict=True):
+        for place, scores, is_finite in zip(places, logits, torch.isfinite(logits).all(-1).tolist(), strict=True):
             if place in self._ended:
                 continue
             row = self._rows[place]
-            if not bool(torch.isfinite(scores).all()):
+            if not is_finite:
                 row.fail("the model's output is not finite")
                 self._ended.add(place)
                 continue

@@ -1,4 +1,4 @@
-"""List the tables of a database, run a source's read-only query, and write its rows to the source's Parquet file."""
+"""List the tables of a database, run a source's read-only query, and write the result to the source's Parquet file."""
 
 import datetime
 import json
@@ -25,8 +25,8 @@ _READ_ONLY = {
     "oracle": "SET TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
-"""Dialect -> statement that makes the database reject changes. In other dialects, changes are only rolled back at the
-end."""
+"""Maps an SQL dialect to the statement that makes the database reject changes. In all other dialects, changes are
+rolled back at the end."""
 
 
 def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
@@ -36,14 +36,15 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
     Args:
         most: maximum number of rows to read; None for all.
 
-    Raises SourceError. Its message omits the database's own message, which may quote the URL and values.
+    Raises SourceError if `query` is not a single SELECT statement, the URL is not set, or the query fails or returns
+    binary values. The error omits the database's own message, which may quote the URL and values.
     """
     import pyarrow
     import pyarrow.parquet
 
     query = source.query or ""
     if _IS_A_QUERY.fullmatch(query) is None:
-        raise SourceError(f"Source '{source.name}': `query` is not one SELECT statement.", "Correct the query.")
+        raise SourceError(f"Source '{source.name}': `query` is not a single SELECT statement.", "Correct `query`.")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
     os.close(handle)
@@ -69,9 +70,14 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
 
 
 def tables_in(url_from: str) -> dict[str, str]:
-    """Return a dict from each table and view of a database's default schema to a query for its rows. The query sorts by
-    the primary key, or without one by the first column, and omits binary columns. `url_from`: environment variable with
-    the database's URL. Raises SourceError."""
+    """Return a dict that maps each table and view in a database's default schema to a query for its rows. The query
+    omits binary columns. It sorts by the primary key, or by the first column if the table has no key.
+
+    Args:
+        url_from: environment variable that contains the database's URL.
+
+    Raises SourceError if the tables cannot be listed.
+    """
     with _connected(url_from, "Listing the tables of") as connection:
         _set_read_only(connection)
         found = inspect(connection)
@@ -88,29 +94,31 @@ def _query_of(table_name: str, found: Inspector) -> str:
 
 @contextmanager
 def _connected(url_from: str, act: str) -> Iterator[Connection]:
-    """Yield a connection to a database, and roll back its transaction at the end. A database error is raised as a
-    SourceError without the database's message.
+    """Yield a connection to a database, and roll back the transaction at the end. Raises SourceError if the environment
+    variable `url_from` is not set, or if the database fails. The error omits the database's own message.
 
     Args:
-        act: beginning of an error message, such as "The query of".
+        act: beginning of the error message, such as "The query of".
     """
     url = os.environ.get(url_from)
     if not url:
         raise SourceError(
             f"The environment variable {url_from} is not set.",
-            "Set it to the SQLAlchemy URL of the database, for this command alone.",
+            f"Set {url_from} to the SQLAlchemy URL of the database, only for this command.",
         )
     try:
         engine = create_engine(make_url(url))
-        with engine.connect() as connection:
-            yield connection
-            connection.rollback()
-        engine.dispose()
+        try:
+            with engine.connect() as connection:
+                yield connection
+                connection.rollback()
+        finally:
+            engine.dispose()
     except (SQLAlchemyError, ImportError, ValueError) as error:
         why = type(getattr(error, "orig", None) or error).__name__
         raise SourceError(
-            f"{act} the database in {url_from} failed ({why}).",
-            "Check the URL, the rights of its account, the installed driver and the query.",
+            f"{act} the database whose URL is in {url_from} failed ({why}).",
+            "Check the URL, the permissions of the database account, the installed driver and the query.",
         ) from None
 
 
@@ -120,7 +128,8 @@ def _queried(connection: Connection, query: str) -> tuple[list[str], Iterator[An
     result = connection.execution_options(yield_per=ROWS_OF_A_BATCH).execute(text(query.replace(":", r"\:")))
     columns = list(result.keys())
     if len({*columns}) < len(columns):
-        raise ValueError
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise SourceError(f"The query returns two columns named '{twice}'.", "Give each column its own name with AS.")
     return columns, iter(result.partitions())
 
 
@@ -137,7 +146,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, bytes | memoryview):
-        raise ValueError  # binary data
+        raise SourceError("The query returns binary data.", "Leave the binary column out of the query.")
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():
         return value.date().isoformat()
     return format(value, "f") if isinstance(value, Decimal) else str(value)

@@ -21,7 +21,7 @@ Role = Literal["letters", "preferences", "labels"]
 
 
 class ToolCall(Frozen):
-    """A tool call that an assistant requests."""
+    """An assistant's call of a tool."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -33,8 +33,7 @@ class Message(Frozen):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    """Text of the turn; in a tool's turn, the tool's result, often JSON. Reasoning comes first, between <think> and
-    </think>."""
+    """Text of the turn, or a tool's result, often JSON. Reasoning comes first, between <think> and </think>."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     """Id of the call that a tool's message answers."""
@@ -61,10 +60,10 @@ def exchange(request: str, response: str) -> tuple[Message, Message]:
 
 
 class Document(Frozen):
-    """A conversation that ends with a reply. The reply is the institution's own, such as the answer to a letter; or the
-    chosen reply of a pair, whose other reply is in `rejected`; or a reply with binary feedback in `label`.
+    """A conversation that ends with one of three kinds of reply: a reply that the institution sent, the chosen reply of
+    a pair (`rejected` is the other reply), or a reply with binary feedback (`label`).
 
-    A letter (`is_letter`) is stored with `request` and `response` instead of `messages`, and can be built from them.
+    A letter (`is_letter`) is stored with `request` and `response` instead of `messages`. The class parses both forms.
     """
 
     # The order of the fields is the order of the keys in every JSONL file of documents.
@@ -80,7 +79,7 @@ class Document(Frozen):
     language: str
     subject: str
     messages: tuple[Message, ...]
-    """Turns in order. The last is the reply that the institution sent, or the chosen reply of a pair."""
+    """Turns in order. The last is the reply; for a pair, the chosen reply."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the assistant could call, each `{type: function, function: {name, description, parameters}}`."""
     rejected: str | None = None
@@ -105,7 +104,7 @@ class Document(Frozen):
         if not self.messages or self.messages[-1].role != "assistant":
             raise ValueError("the last message is not from the assistant")
         if any(message.tool_calls for message in self.messages if message.role != "assistant"):
-            raise ValueError("a message that is not the assistant's calls tools")
+            raise ValueError("only messages of the assistant may call tools")
         return self
 
     @model_serializer(mode="wrap")
@@ -130,8 +129,8 @@ class Document(Frozen):
 
     @property
     def is_letter(self) -> bool:
-        """Return True if the document has exactly one request and one reply, both of text only, without tools or
-        names."""
+        """Return True if the document is one user and one assistant message, without tools, calls, names or weights of
+        0."""
         if len(self.messages) != 2 or self.tools:
             return False
         request, reply = self.messages
@@ -141,7 +140,7 @@ class Document(Frozen):
 
     @property
     def request(self) -> str:
-        """Return a letter's request; for another conversation, all messages before the last as one text."""
+        """Return all messages before the last as one text. For a letter, this text is the request."""
         return "\n\n".join(message.as_text for message in self.messages[:-1])
 
     @property
@@ -151,8 +150,8 @@ class Document(Frozen):
 
     @property
     def texts_in_language(self) -> list[str]:
-        """Return the texts in which names are detected by the rules of the document's language: all messages, the
-        rejected reply, and the values in the JSON of calls and results."""
+        """Return the texts in which name detection uses the document's language: all messages, the rejected reply, and
+        the strings in the JSON of tool calls and tool results."""
         texts = [] if self.rejected is None else [self.rejected]
         for message in self.messages:
             arguments = [call.arguments for call in message.tool_calls]
@@ -161,20 +160,21 @@ class Document(Frozen):
 
     @property
     def texts(self) -> dict[str, str]:
-        """Return a dict from the name of each free text to the text, in reading order. The names are `subject`,
-        `request` and `response` for a letter, and `subject`, `message 1` and so on for another conversation. Arguments
-        of a call (`message 3 call 1`) and `tools` are JSON texts."""
+        """Return a dict that maps a name to each free text, in reading order. A letter has the names `subject`,
+        `request` and `response`. Other conversations have `subject`, `message 1`, `message 2` and so on, and parts such
+        as `message 3 name`. A pair also has `rejected`. The arguments of a tool call (`message 3 call 1`) and `tools`
+        are JSON texts."""
         found: dict[str, str] = {}
         self._changed(lambda name, text: found.setdefault(name, text))
         return found
 
     def with_texts(self, texts: Mapping[str, str]) -> "Document":
-        """Return the document with new texts. `texts`: name as in `Document.texts` -> new text. A new text for
-        arguments or tools must be JSON."""
+        """Return a copy of the document with new texts. `texts` maps names of `Document.texts` to new texts. A new text
+        for arguments or tools must be JSON."""
         return self._changed(lambda name, text: texts.get(name, text))
 
     def _changed(self, change: Callable[[str, str], str]) -> "Document":
-        """Return the document with `change(name, text)` in place of each text."""
+        """Return a copy of the document in which `change(name, text)` replaces each text."""
         subject = change("subject", self.subject)
         messages: tuple[Message, ...]
         if self.is_letter:
@@ -216,8 +216,8 @@ def _changed_json(value: Any, name: str, change: Callable[[str, str], str]) -> A
 
 
 def json_of(text: str) -> Any:
-    """Parse a JSON text. Raises ValueError or RecursionError if the text is not JSON, or if an object has a key twice:
-    the first value would be lost."""
+    """Parse a JSON text. Raises ValueError if the text is invalid or an object repeats a key, and RecursionError if the
+    text is nested too deeply."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
@@ -238,7 +238,7 @@ def json_in(content: str) -> Any:
 
 
 def strings_in(value: Any, *, with_keys: bool = False) -> Iterator[str]:
-    """Yield every string in a JSON value; also the keys of objects if `with_keys` is true."""
+    """Yield every string in a JSON value. If `with_keys` is true, yield the keys of objects, too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -267,28 +267,30 @@ def properties_in(schema: Any) -> Iterator[str]:
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write one JSON object per line (UTF-8, NFC, newline), with one document in memory at a time. Return the number of
-    documents."""
+    """Write each document as one line of canonical JSONL (UTF-8, NFC). Return the number of documents. Only one
+    document is in memory at a time."""
     return write_jsonl(path, (document.model_dump() for document in documents))
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Stream documents. Raises IntegrityError with file and line for a row that is not a document."""
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            yield Document.model_validate(row)
-        except ValueError:
-            raise not_a_document(path, number) from None
+    """Yield the documents of a JSONL file one at a time. Raises IntegrityError, which names the file and the line, if a
+    row is not a valid document."""
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                document = Document.model_validate(json.loads(line))
+            except ValueError:
+                raise not_a_document(path, number) from None
+            yield document
 
 
 def not_a_document(path: Path, line: int) -> IntegrityError:
-    """Return the error to raise for a stored row that is not a document. `line` counts from 1."""
+    """Return the error to raise for a stored row that is not a valid document. `line` counts from 1."""
     return IntegrityError(f"{path}, line {line}: not a document.", "Materialize the corpus again.")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """Write canonical JSONL: keys in the given order, NFC, no spaces, a newline after each row. Return the number of
-    rows."""
+    """Write rows as canonical JSONL (`jsonl_line`), and return the number of rows."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
@@ -298,8 +300,8 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 def jsonl_line(row: Mapping[str, object]) -> str:
-    """Return one row as a line of canonical JSONL. Raises ValueError for NaN, and TypeError for types that JSON
-    lacks."""
+    """Return one row as a line of canonical JSONL: keys in the row's order, NFC, no spaces, a newline at the end.
+    Raises ValueError for NaN and infinity, and TypeError for types that JSON lacks."""
     return json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
@@ -361,11 +363,11 @@ _REMEDIES = {
     "longer than": "Raise quarantine.max_row_bytes if such long rows are correct.",
     "language": "Map a column of language tags, set one language under `constants`, or set `language_from_text: true`.",
 }
-"""Beginning of a quarantine reason -> remedy for all rows with a reason that begins so."""
+"""Maps the beginning of a quarantine reason to the remedy for all rows whose reason begins with it."""
 
 
 def format_rows_by_reason(broken: Sequence[Quarantined]) -> str:
-    """Return the reasons of quarantine with the first rows of each, the most frequent reason first."""
+    """Format the reasons for quarantine, each with its first rows. The most frequent reason comes first."""
     rows: dict[str, list[Quarantined]] = {}
     for row in broken:
         rows.setdefault(row.reason, []).append(row)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import Document, exchange, read_documents, write_documents
 from sovereign_pipeline_tests.examples import examples
 
@@ -31,6 +32,16 @@ def test_a_letter_and_a_conversation_are_stored_in_their_own_forms(tmp_path: Pat
     assert rows[1]["messages"][0] == {"role": "system", "content": "Be brief."}
     assert list(read_documents(tmp_path / "documents.jsonl")) == documents
     assert letter().messages == exchange("Sir?", "Madam.")
+
+
+@pytest.mark.parametrize("line", ["{}", "{", "[]", '"a"'])
+def test_a_stored_row_that_is_no_document_is_an_integrity_error(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "documents.jsonl"
+    write_documents(path, [document()])
+    with path.open("a") as stream:
+        stream.write(f"{line}\n")
+    with pytest.raises(IntegrityError, match="line 2"):
+        list(read_documents(path))
 
 
 @pytest.mark.parametrize(

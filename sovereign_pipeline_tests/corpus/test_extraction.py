@@ -418,6 +418,12 @@ def test_a_query_is_read_as_a_snapshot(
         with pytest.raises(SourceError) as refused:
             raw_corpus_of_database(institution, wrong)
         assert url not in str(refused.value) and str(tmp_path) not in str(refused.value)
+    for wrong, problem in (
+        ("SELECT id, request AS id FROM cases", "two columns named 'id'"),
+        ("SELECT x'00' AS seal" if database == "sqlite" else "SELECT '\\x00'::bytea AS seal", "binary"),
+    ):
+        with pytest.raises(SourceError, match=problem):
+            raw_corpus_of_database(institution, wrong)
     with engine.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM cases")).scalar() == 12
         connection.execute(text("DROP TABLE cases"))

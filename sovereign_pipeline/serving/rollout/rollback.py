@@ -1,4 +1,4 @@
-"""Roll back at once, by an officer or by the pipeline, even while the registry is down.
+"""Roll back a line immediately, by an officer or by the pipeline, even while the registry is down.
 
 The flag contains a prepared request, which the officer signs. The transition is logged once the registry is up again.
 """
@@ -25,43 +25,41 @@ from sovereign_pipeline.serving.rollout.flag import (
 
 
 def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tuple[Flag, WayBack]:
-    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None and a staged adapter answers
-    users, the rollback unstages it. If `to` is None and no staged adapter does, the rollback returns to the previous
-    adapter in production.
+    """Return a line's flag, and its prepared rollback to the adapter `to`. Raises NotFoundError if there is no flag or
+    no such rollback, and IntegrityError if the newest flag fails verification.
 
-    Raises NotFoundError if there is no flag or no such rollback, and IntegrityError.
+    The rollback unstages the staged adapter if `to` is the present adapter in production, or if `to` is None and the
+    staged adapter answers users. Otherwise, None stands for the previous adapter in production.
     """
     flag = current_flag(settings, line, trust)
-    if to is None and flag.is_rolling_out:
-        return flag, next(each for each in flag.back if each.adapter == flag.staged)
-    if to is not None and to == flag.production and flag.staged is not None:
-        return flag, next(each for each in flag.back if each.adapter == flag.staged)
+    unstages = flag.is_rolling_out if to is None else flag.staged is not None and to == flag.production
     before = [each for each in flag.back if each.adapter not in (flag.staged, flag.production)]
-    for each in before:
-        if to in (None, each.adapter):
+    for each in flag.back if unstages else before:
+        if each.adapter == flag.staged if unstages else to in (None, each.adapter):
             return flag, each
     if to is None:
         raise NotFoundError(f"Line {line} has no adapter to roll back to.", "No adapter was in production before.")
     raise NotFoundError(
         f"{to} is not an adapter to which line {line} can roll back at once.",
-        f"Possible at once: {', '.join(each.adapter for each in before) or 'none'}. For another adapter that was in "
-        "production, request `roll_back`; the gateway loads it first.",
+        f"Adapters that are possible at once: {', '.join(each.adapter for each in before) or 'none'}. For any other "
+        "adapter that was in production, request the transition `roll_back`. The gateway then loads the adapter first.",
     )
 
 
 def rollback(
     settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str, shown: WayBack | None = None
 ) -> Flag:
-    """Roll back by an officer's signature, effective at once. Returns the new flag.
+    """Roll back immediately, with an officer's signature. Returns the new flag.
 
     Args:
+        to: adapter to return to; None as in `way_back`.
         shown: the rollback that the officer confirmed, if it was shown.
 
     Raises InputError if there is no reason, SignInError if the officer may not roll back, ConflictError if other
     officers must approve or if the rollback is no longer the one that was shown, and the errors of `way_back`.
     """
     if not reason.strip():
-        raise InputError("A rollback needs a reason.", "Give a reason; every page about the adapter shows it.")
+        raise InputError("A rollback needs a reason.", "Give a reason. Every page about the adapter shows this reason.")
     trust = trust_root(settings)
     officer, signer = officer_of(trust, officer_key.keyid), pipeline_signer(settings, trust)
     institution = load_institution(settings.data)
@@ -82,8 +80,8 @@ def rollback(
 
 
 def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None:
-    """Stop a harmful rollout: everyone gets the adapter in production. Returns the new flag, or None if the rollout is
-    over."""
+    """Stop a harmful rollout, so that everyone gets the adapter in production. Returns the new flag, or None if the
+    adapter `staged` no longer answers any user."""
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
@@ -96,8 +94,8 @@ def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None
 
 
 def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
-    """Return the flag after a rollback. All prepared rollbacks are dropped, because they start from the state before
-    this rollback."""
+    """Return the flag after a rollback. The flag's prepared rollbacks are dropped, because they were prepared for the
+    state before this rollback."""
     told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
     if way.request["transition"] == "unstage":
         kept = {flag.production} - {None}

@@ -84,7 +84,10 @@ def test_a_staged_adapter_is_taken_back_first_and_a_rollback_of_production_stops
     assert desk.office.states() == {first.id: "superseded", second.id: "production", third.id: "approved"}
     desk.office.move("stage", third)
     assert desk.follow().is_rolling_out
-    for flag in (rollback(desk.settings, LINE, first.id, omar, "No."), desk.follow()):
+    stopped = rollback(desk.settings, LINE, first.id, omar, "No.")
+    with pytest.raises(NotFoundError):
+        rollback(desk.settings, LINE, first.id, omar, "No.")
+    for flag in (stopped, desk.follow()):
         assert not flag.is_rolling_out
     assert desk.office.states() == {first.id: "production", second.id: "superseded", third.id: "staged"}
 
@@ -189,7 +192,7 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
     rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
     (root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}" / REQUEST_FILE).unlink()
     assert adapter_of(desk.gateway()) is None
-    with pytest.raises(IntegrityError, match="is not the one that it names"):
+    with pytest.raises(IntegrityError, match="is missing or has the wrong SHA-256"):
         desk.follow()
     assert desk.office.states()[second.id] == "production"
 
@@ -228,4 +231,4 @@ def test_a_rollback_made_by_hand_is_not_believed(desk: Desk, beside: str) -> Non
         assert adapter_of(started) == first.id
         return
     assert adapter_of(started) is None
-    assert "no officer with that right requested the rollback" in started.problems()[LINE]
+    assert "no officer who may roll back requested this change" in started.problems()[LINE]
