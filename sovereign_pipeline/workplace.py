@@ -36,14 +36,14 @@ def open_workplace(
     *,
     with_corpus: Callable[[Line], bool] | None = None,
 ) -> Workplace:
-    """Open the workplace of one line. Without `launch`, a stage that trains raises TrainingFailed.
+    """Open the workplace of one line. Without `launch`, a stage that starts a training run raises TrainingFailed.
 
     Args:
-        with_corpus: returns whether the stage of a line may read unscrubbed text. None means no.
+        with_corpus: returns True if the process may read the line's unscrubbed text. None means that it may not.
 
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line without a recipe.
     """
-    rules = rules_digest(settings, line)  # before reading: a change in between is then noticed
+    rules = rules_digest(settings, line)  # computed first, so that a later change of a file is noticed
     institution = load_institution(settings.data)
     recipe = with_decided_precision(load_line(settings.data, line, institution))
     store = open_store(settings, settings.corpus if with_corpus is not None and with_corpus(recipe) else None)

@@ -81,11 +81,11 @@ def markdown(passed: np.ndarray) -> str:
         f"| minimum detectable difference of the loss, times | {' | '.join(f'{_wider(look):.2f}' for look in SHOWN)} |",
     ]
     return (
-        f"Share of {teams:,} simulated teams with at least one superior result, though no adapter is better than its "
-        f"base ({LETTERS} letters, intervals of shares: 95 %):\n\n"
+        f"Share of {teams:,} simulated teams that get at least one superior result, although no adapter is better than "
+        f"its base ({LETTERS} letters; shares have 95 % intervals):\n\n"
         + "\n".join(rows)
-        + "\n\nWith so few letters the bootstrap's interval is a little narrow, so the simulated shares are above the "
-        "nominal ones.\n\nWhat the correction costs: `needed` of "
+        + "\n\nWith so few letters, the bootstrap's interval is a little too narrow, so the simulated shares are above "
+        "the nominal shares.\n\nThe correction costs rows. This table shows `needed` of "
         "[the power table](../how-to/evaluate.md#choose-margins) at later looks.\n\n" + "\n".join(needed) + "\n"
     )
 

@@ -1,1 +1,1 @@
-"""Shared foundations of every other package: errors, settings, files, text, processes and hosts."""
+"""Shared foundations of every other package: errors, settings, files, text, processes, web pages and the sandbox."""

@@ -1,8 +1,8 @@
 """Define the errors that are shown to users, each with a message and a hint.
 
-The message says what happened and names the file or row id, and never quotes a document. The hint says what to do,
-without naming a command. A `Remedy` names the act that corrects the error; each interface phrases it. Add a class only
-for errors that a caller handles differently.
+The message says what happened and names the file or row id, and never quotes a document. The hint says what to do. A
+`Remedy` names an act that corrects the error; each interface shows it in its own form, for example as a command. Add a
+class only for errors that a caller handles differently.
 """
 
 import traceback
@@ -34,7 +34,7 @@ Act = Literal[
 
 @dataclass(frozen=True)
 class Remedy:
-    """An act that corrects an error. Each interface phrases it, for example as a command."""
+    """An act that corrects an error. Each interface shows the act in its own form, for example as a command."""
 
     act: Act
     about: Mapping[str, str]
@@ -47,7 +47,7 @@ class SovereignError(Exception):
     exit_status: ClassVar[int] = 1
     """Exit status of the command line after an error of this class."""
     usual_hint: ClassVar[str] = ""
-    """Hint for errors of this class that are raised without one."""
+    """Hint for errors of this class that are raised without a hint."""
 
     def __init__(self, message: str, hint: str | None = None, *, act: Act | None = None, **about: str) -> None:
         """Args:
@@ -82,7 +82,7 @@ class SourceError(InputError):
 
 
 class NotFoundError(InputError):
-    """Raised when a line, artifact, adapter or model with this name does not exist here."""
+    """Raised when this installation has no line, artifact, adapter or model with the given name."""
 
 
 class CorpusWithheld(InputError):
@@ -108,7 +108,7 @@ class QuarantineExceeded(SovereignError):
 
 
 class PrivacyError(SovereignError):
-    """Raised when a detector failed, missed its canary, or left an identifier in the text."""
+    """Raised when personal data cannot be found, replaced or stored in the vault safely."""
 
 
 class GateRefused(SovereignError):
@@ -128,7 +128,7 @@ class TrainingFailed(SovereignError):
 
 
 class TrainingStopped(TrainingFailed):
-    """Raised when the trainer stopped before its last step. Another run resumes from the checkpoint."""
+    """Raised when the trainer stopped before its last step. The next run resumes from the last checkpoint."""
 
     usual_hint = "Run again; the training resumes from the last checkpoint."
 

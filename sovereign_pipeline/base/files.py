@@ -19,7 +19,7 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 BLOCK = 1 << 20
 """Bytes per read."""
 BYTES_OF_SECRET = 32
-FIND_OUT = "Find out who changed it, and run again."
+FIND_OUT = "Find out who changed the file, and run again."
 RESTORE_SECRET = (
     "Restore the file from a backup. To create a missing file, the account needs write access to its directory."
 )
@@ -30,15 +30,15 @@ TRIES_BETWEEN_MESSAGES = 15
 
 
 class Frozen(BaseModel):
-    """An immutable value that rejects unknown fields. A field's docstring becomes the field's description in the JSON
-    schema."""
+    """An immutable value that rejects unknown fields. Docstrings of fields become descriptions in the JSON schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
     """Read a small file from a directory that other accounts can write to. Follows no symbolic link and never blocks,
-    so a FIFO cannot stall it. Raises IntegrityError if the file is larger than `most` bytes or cannot be read."""
+    so a FIFO cannot stall this process. Raises IntegrityError if the file is larger than `most` bytes or cannot be
+    read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -51,8 +51,8 @@ def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace a file atomically. After a crash, or an error of an iterator in `content`, the file has its old or its
-    new content."""
+    """Replace a file atomically. Even after a crash, or after an exception in the iterator `content`, the file has its
+    complete old or new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
@@ -73,7 +73,8 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for NaN, sets and the like."""
+    """Return UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for values that JSON cannot
+    represent, such as NaN or a set."""
     return ENCODER.encode(value).encode()
 
 
@@ -92,7 +93,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_secret(path: Path, *, create: bool = True) -> bytes:
-    """Return the 32 random bytes of a file. Raises IntegrityError for a file that cannot be used.
+    """Return the secret in a file. Raises IntegrityError if the file cannot be read or does not have 32 bytes.
 
     create: create the file if it is missing.
     """
@@ -109,7 +110,9 @@ def read_secret(path: Path, *, create: bool = True) -> bytes:
     except OSError as error:
         raise IntegrityError(f"{path}: this secret cannot be used ({error.strerror}).", RESTORE_SECRET) from None
     if len(secret) != BYTES_OF_SECRET:
-        raise IntegrityError(f"{path}: this is not a secret ({len(secret)} bytes).", RESTORE_SECRET)
+        raise IntegrityError(
+            f"{path}: this is not a secret of {BYTES_OF_SECRET} bytes (it has {len(secret)}).", RESTORE_SECRET
+        )
     return secret
 
 
@@ -155,8 +158,8 @@ Stamps = tuple[tuple[int, ...], ...]
 
 
 def stamps(paths: Iterable[Path]) -> Stamps:
-    """Return values that change when a file is written, replaced, added or removed, even if its modification time is
-    set back."""
+    """Return values that change when a file is written, replaced, added or removed, even if the file's modification
+    time is set back."""
     found = []
     for path in paths:
         with suppress(OSError):
@@ -180,7 +183,7 @@ def held(
     """Hold an exclusive lock on a file. Wait while another process holds the lock, and report the wait every 15
     seconds.
 
-    The kernel releases the lock when its holder ends, even if the holder is killed.
+    The kernel releases the lock when the process that holds the lock ends, even if that process is killed.
 
     Raises ConflictError if `stopped` returns true during the wait.
     """
@@ -202,7 +205,7 @@ def held(
 
 @contextmanager
 def held_within(path: Path, seconds: float) -> Iterator[None]:
-    """Hold an exclusive lock. Raises ConflictError if another process holds it for longer than `seconds`."""
+    """Hold an exclusive lock. Raises ConflictError if another process holds the lock for longer than `seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as lock:
@@ -217,8 +220,7 @@ def held_within(path: Path, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Try to lock a file without waiting. Yields True if this process got the lock, False if another process holds
-    it."""
+    """Try to lock a file without waiting. Yields True if this process got the lock, otherwise False."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lock:
         yield _taken(lock.fileno())

@@ -56,9 +56,9 @@ def clustered_interval(
     values: Sequence[float], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
-    clusters. At another `confidence`, the interval is symmetric: the longer side of the 95 % interval, scaled by the
-    ratio of Student's quantiles, on both sides of the mean. The reason: 10,000 samples do not show the tails, and the
-    skewness of few clusters is mostly chance.
+    clusters. At any other level (`at_confidence`), the interval is symmetric around the mean. Half of its width is the
+    longer side of the 95 % interval, scaled by the ratio of Student's quantiles. The reason: 10,000 samples do not show
+    the tails, and the skewness of few clusters is mostly chance.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
@@ -72,7 +72,7 @@ def clustered_interval(
     from scipy.stats import norm, t
 
     if not values or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
+        raise ValueError(f"{len(values)} values, but {len(clusters)} cluster names")
     names = sorted(set(clusters))
     index = {name: position for position, name in enumerate(names)}
     membership = np.array([index[name] for name in clusters])

@@ -34,8 +34,7 @@ HEADERS: Mapping[str, str] = {
 
 @cache
 def style(own: Path) -> str:
-    """Return a server's style sheet: the shared rules, with a light and a dark theme, followed by the server's own
-    rules."""
+    """Return a server's style sheet: the shared rules (with a light and a dark theme), then the server's own rules."""
     shared = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return shared + own.read_text(encoding="utf-8")
 
@@ -46,7 +45,8 @@ def hash_of(text: str) -> str:
 
 
 def templates(folder: Path) -> "Environment":
-    """Return the templates of a folder. Jinja escapes every value and raises an error for an unknown name."""
+    """Return a Jinja environment for the templates in a folder. It escapes every value and raises an error for an
+    unknown name."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -76,8 +76,8 @@ class Request(Protocol):
 
 
 def language_of(request: Request) -> Language:
-    """Return the language that the user chose on the page. Without a choice, return the one of English and Arabic that
-    the browser prefers."""
+    """Return the language that the user chose on the page. Without a choice, return English or Arabic, whichever the
+    browser prefers."""
     chosen = request.cookies.get(LANGUAGE_COOKIE)
     if chosen is None:
         accepted = [part.strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
@@ -93,7 +93,7 @@ GATEWAY_PORT = 8800
 
 
 def listen(port: int, option: str) -> socket.socket:
-    """Return a socket that listens on a loopback port. Raises InputError if the port is in use.
+    """Return a socket that listens on a loopback port. Raises InputError if the port cannot be used.
 
     Args:
         option: the command-line option that changes the port, for the error's hint.
@@ -107,7 +107,7 @@ def listen(port: int, option: str) -> socket.socket:
         held.close()
         raise InputError(
             f"Port {port} of {LOOPBACK} is already in use ({error.strerror}).",
-            f"End the program that listens there, or give another port with {option}.",
+            f"End the program that uses this port, or choose another port with {option}.",
         ) from None
     return held
 
@@ -130,7 +130,7 @@ class Proxy:
     """Secret that the proxy sends in X-Proxy-Secret. If None, the proxy is authenticated by its address alone."""
 
     def sent(self, scope: Scope) -> bool:
-        """Return True if the proxy itself opened this connection. Ignores forwarded-address headers."""
+        """Return True if the proxy opened this connection and sent its secret (if any). Ignores forwarding headers."""
         if scope.get("client") is None or scope["client"][0] not in self.addresses:
             return False
         return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))
@@ -148,9 +148,9 @@ def read_secret(path: Path) -> bytes:
     """Read the proxy's secret from a file. Raises InputError if the file is missing or readable by other accounts, or
     if the secret is too short."""
     if not path.is_file():
-        raise InputError(f"{path}: the file does not exist.", "Create it with the secret that the proxy sends.")
+        raise InputError(f"{path}: the file does not exist.", "Create the file with the secret that the proxy sends.")
     if path.stat().st_mode & 0o077:
-        raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Restrict it: chmod 600 {path}")
+        raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Run `chmod 600 {path}`.")
     secret = path.read_bytes().strip()
     if len(secret) < SHORTEST_SECRET:
         raise InputError(
@@ -178,11 +178,12 @@ FROM_HERE = (b"same-origin", b"none")
 URL."""
 
 
-REFUSAL = b"This host name, or the page that this request came from, is not one of this installation.\n"
+REFUSAL = b"This installation does not serve this host name, or the request came from a page of another site.\n"
 
 
 def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
-    """Wrap an application so that it answers only requests to the host names in `hosts`, from pages of these hosts."""
+    """Wrap an application so that it answers only requests to the host names in `hosts`. A request from another site's
+    page is refused, unless it follows a link."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):

@@ -38,7 +38,7 @@ def die_with_parent(parent: int | None = None) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if parent is not None and os.getppid() != parent:
-        raise SystemExit(f"The process {parent} that started this one is gone. Run the line again.")
+        raise SystemExit(f"The process {parent}, which started this process, has ended. Run the line again.")
 
 
 def silence() -> None:
@@ -51,7 +51,8 @@ def silence() -> None:
 
 
 def run_program(commands: Callable[[], object], print_error: Callable[[SovereignError], None]) -> None:
-    """Run a program's commands. A user's mistake ends with a message and an exit status instead of a traceback.
+    """Run a program's commands. After a user's mistake, the program prints a message and exits with an error status,
+    without a traceback.
 
     A file that cannot be read or written counts as a user's mistake: its path comes from an argument, a variable or a
     recipe, or the disk is full. Library warnings are hidden, because they quote input text.
@@ -71,7 +72,7 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
             raise
         refusal = InputError(
             f"The database rejected a request ({type(getattr(error, 'orig', error)).__name__}).",
-            "Check that it is running, and the settings and rights of its role.",
+            "Check that the database is running, and check the settings and rights of its role.",
         )
     else:
         return
@@ -80,8 +81,8 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
 
 
 def account() -> str:
-    """Return the name or number of the account that runs this program. The system provides the name, because anyone can
-    set LOGNAME to any name."""
+    """Return the name or number of the account that runs this program. The name comes from the system, because anyone
+    can set LOGNAME to any name."""
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name
@@ -95,14 +96,14 @@ def _refuse_what_is_no_text() -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise InputError(f"Argument {number} is not UTF-8.", "Enter it again as UTF-8 text.") from None
+            raise InputError(f"Argument {number} is not UTF-8.", "Enter the argument again as UTF-8 text.") from None
 
 
 def print_message(message: str, advice: Mapping[str, str]) -> None:
     """Print an error message and its remedies to standard error, each on its own line.
 
     Args:
-        advice: label, such as `Hint` -> remedy.
+        advice: remedies by label, such as `Hint`.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -150,7 +151,7 @@ class WorkerPool:
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
         """Yield the result of `work` for each item, in the items' order. The method can be called several times. Raises
-        WorkerKilled, and the exceptions that `work` raises."""
+        WorkerKilled if a worker was killed, and the exceptions that `work` raises."""
         under_way: deque[Future[Result]] = deque()
 
         def hand_out(count: int) -> None:

@@ -80,7 +80,8 @@ class Limits:
 
 
 def run_program(program: str, limits: Limits | None = None) -> Ending:
-    """Run Python source. Returns "passed" if the program ran to its last line without an exception.
+    """Run Python source. Returns "passed" if the program ran to its last line without an exception, "timeout" if a time
+    limit ended the program, and otherwise "failed".
 
     Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed", because success is
     reported only after the last line. Raises SandboxUnavailable, and runs nothing, if this machine cannot enforce a
@@ -98,13 +99,13 @@ class Call:
     value: Any = None
     """The function's return value, decoded from JSON."""
     where: str = ""
-    """Location of the exception, such as "KeyError in line 3". Only built-in classes are named: the exception's message
-    and the program's own class names may quote the argument."""
+    """Reason why nothing was returned, such as "KeyError in line 3". Only built-in exceptions are named: the
+    exception's message and the program's own class names may quote the argument. Empty for the other endings."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
     """Run Python source, then call one of its functions with a JSON value. The function must return finite JSON of at
-    most about 60 kB. Raises SandboxUnavailable as `run_program` does."""
+    most about 60 kB. Raises SandboxUnavailable in the same cases as `run_program`."""
     report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
         try:
@@ -139,9 +140,10 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """Run an order in the sandbox. Return the report without its nonce, and True if a time limit ended the run.
+    """Run an order in the sandbox. Return two values: the report without its nonce, or "" if there is no accepted
+    report; and whether a time limit ended the run.
 
-    Raises SandboxUnavailable.
+    Raises SandboxUnavailable if this machine cannot enforce a limit.
 
     Args:
         order: the order, as described in `sandbox_child.py`.
@@ -181,8 +183,8 @@ def conversation(
     """Run Python source, call its function `main` with the descriptor of a socket, and yield the socket's other end.
 
     The program sees an empty /tmp and, read-only, the paths in `mounted` (path in the sandbox -> path on this machine)
-    and in `shown` (the same path in both). The program must first send one byte. Each receive at the yielded socket
-    waits at most `limits.wall_seconds`. Raises SandboxUnavailable.
+    and in `shown` (the same path in both). The program must first send one byte. Each receive on the yielded socket
+    waits at most `limits.wall_seconds`. Raises SandboxUnavailable if the program does not start.
     """
     ours, theirs = socket.socketpair()
     with ours, _started((theirs.fileno(),)) as (process, report):
@@ -200,12 +202,12 @@ def conversation(
         ours.settimeout(limits.wall_seconds)
         if ours.recv(1) == b"":
             said = (report.read(_REPORT_BYTES) or b"").decode(errors="replace").partition(":")[2]
-            raise SandboxUnavailable(f"A program does not start in the sandbox of this machine ({said[:200]}).")
+            raise SandboxUnavailable(f"The sandbox of this machine cannot start a program ({said[:200]}).")
         yield ours
 
 
 def require_sandbox() -> None:
-    """Raise SandboxUnavailable if this machine cannot run programs. Call it before answers are generated."""
+    """Raise SandboxUnavailable if this machine cannot run programs in the sandbox. Call before generating answers."""
     if run_program("assert True") != "passed":
         raise SandboxUnavailable(
             "A test program of one line does not run in the sandbox within its limits, so verdicts cannot be trusted.",
@@ -215,8 +217,8 @@ def require_sandbox() -> None:
 
 @contextmanager
 def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the sandbox's process, and yield the process with the read end of the pipe for its report. Kill all of its
-    processes at the end.
+    """Start the sandbox's process, and yield the process with the read end of the pipe for its report. At the end, kill
+    all processes of the sandbox.
 
     The report is read after the process has ended, without waiting. A program that writes endlessly blocks on a full
     pipe and cannot fill this process's memory.
@@ -261,8 +263,8 @@ def python_parts(*libraries: str) -> list[str]:
     """Return the paths that a Python program may read: the interpreter, the standard library, their shared libraries,
     and the shared libraries in `libraries`.
 
-    Each shared library is listed separately, because its directory (/usr/lib) also holds packages. The sandbox hides
-    the packages in the directory of the standard library.
+    Each shared library is listed separately, because its directory (/usr/lib) also contains packages. The sandbox hides
+    the packages in the directory of the standard library. Raises SandboxUnavailable if Python cannot list the paths.
     """
     listed = subprocess.run([*_PYTHON, "-c", _PARTS, *libraries], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
@@ -278,7 +280,8 @@ def python_parts(*libraries: str) -> list[str]:
 class CommandEnd:
     ending: Literal["ended", "timeout"]
     status: int | None = None
-    """Exit status, or the negative number of the signal. None if the sandbox ended before it could report."""
+    """Exit status, or the negative number of the signal. None after a timeout, or if the sandbox ended before it could
+    report."""
     output: bytes = b""
     """Standard output, truncated one byte after the file size limit."""
 
@@ -286,11 +289,11 @@ class CommandEnd:
 def run_command(
     command: Sequence[str], placed: Mapping[str, bytes], shown: Sequence[str], given: str, limits: Limits
 ) -> CommandEnd:
-    """Run an executable file with its arguments. Raises SandboxUnavailable as `run_program` does.
+    """Run an executable file with its arguments. Raises SandboxUnavailable in the same cases as `run_program`.
 
     Args:
         command: the executable's path inside the sandbox, and its arguments.
-        placed: name -> content of the files in /tool.
+        placed: content of each file in /tool, by name.
         shown: paths of this machine that the command may read.
         given: text for standard input.
         limits: resource limits. The file size limit also applies to standard output.
@@ -321,7 +324,8 @@ def in_tool(name: str) -> str:
 
 
 DIRECTORIES = ("/bin", "/lib", "/lib64", "/opt", "/sbin", "/usr")
-"""Directories of programs. A command can read no other directory of this machine, such as /etc or a home."""
+"""Directories of programs. A command cannot read other directories of this machine, such as /etc or home
+directories."""
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 LIBRARY_LIST = "/etc/ld.so.cache"
 """File in which glibc's loader looks up the paths of libraries."""
@@ -337,7 +341,8 @@ LISTED = re.compile(rb"(?:^\s*|=> )(/\S+) \(0x", re.MULTILINE)
 
 
 def interpreter_of(name: str, content: bytes) -> Path | None:
-    """Return the interpreter in a script's first line, or None for an ELF file. Raises InputError for any other file.
+    """Return the interpreter in a script's first line, or None for an ELF file. Raises InputError for any other file,
+    and for a script whose first line names `env`.
 
     Args:
         name: the file's name, for the message.
@@ -363,7 +368,8 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
     """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and the paths in `uses`.
-    Raises InputError if a path is missing or outside the directories of programs, and SandboxUnavailable."""
+    Raises InputError if the file is neither a binary nor a script for this machine, or if a path is missing or outside
+    `DIRECTORIES`. Raises SandboxUnavailable if this machine cannot enforce a limit."""
     interpreter = interpreter_of(name, content)
     if interpreter is None:
         found = _libraries(in_tool(name), content, is_placed=True)
@@ -379,7 +385,7 @@ def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
 
 
 def assert_may_be_shown(path: Path) -> None:
-    """Raise InputError for a path that does not exist or lies outside the directories of programs."""
+    """Raise InputError if a path is missing or outside `DIRECTORIES`. This pipeline's own Python is always allowed."""
     if _is_own_python(path):
         return
     real = Path(os.path.realpath(path))
@@ -397,8 +403,8 @@ def assert_may_be_shown(path: Path) -> None:
 
 @cache
 def parts_of_machine(path: Path) -> tuple[str, ...]:
-    """Return the path of a program or directory of this machine, with the libraries that the program needs. Raises
-    InputError as `parts_of` does, and SandboxUnavailable."""
+    """Return the path of a program or directory of this machine, with the program's libraries. Raises the errors of
+    `parts_of`."""
     assert_may_be_shown(path)
     if _is_own_python(path):
         return tuple(python_parts())

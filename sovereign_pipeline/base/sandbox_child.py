@@ -1,19 +1,19 @@
-"""Set up the sandbox as its first process, then start the program. Run by `sandbox.py`.
+"""Set up the sandbox as its first process, then start the program. `sandbox.py` runs this script.
 
-This script uses only the standard library. It starts without environment variables and without packages. Its argument
-is the file descriptor for its report. It reads an order from standard input, one JSON object:
+This script uses only the standard library. It starts without environment variables and without packages. The argument
+is the file descriptor for the report. The script reads an order from standard input, one JSON object:
 
 - always `nonce`, `parent` (the process that started this one), `shown` (paths that stay readable) and `limits`;
-- optionally `mounted` (path in the sandbox -> directory of this machine that is readable there);
+- optionally `mounted` (directory of this machine by the path at which the sandbox shows it);
 - for a Python program: `program` (its source), `program_nonce` (a second nonce), `function` (the name of the function
   to call after the source has run, or null) and `argument` (that function's argument);
 - for a command: `command` (an executable file with its arguments), `given` (its standard input), `output` (the
-  descriptor of its standard output) and `placed` (name -> content, in base64, of each file in /tool).
+  descriptor of its standard output) and `placed` (the content of each file in /tool, in base64, by file name).
 
 The report is one of these. An empty or any other report means that the run failed:
 
-- `program_nonce` with "passed", with "returned:" and the function's result as JSON, or with "raised:" and the line
-  that failed;
+- `program_nonce` with "passed", with "returned:" and the function's result as JSON, or with "raised:" and the
+  exception's class and line;
 - `nonce` with "ended:" and a command's exit status, or the negative number of a signal;
 - `nonce` with the reason why a limit could not be set.
 
@@ -124,7 +124,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def called(what: str, *arguments: Any) -> int:
-    """Call a C library function that returns -1 on an error. Raises OSError that names the function."""
+    """Call a C library function that returns -1 on an error. Raises an OSError that names the function."""
     result: int = getattr(libc, what)(*arguments)
     if result == -1:
         number = ctypes.get_errno()
@@ -137,7 +137,7 @@ def _name(arguments: tuple[Any, ...]) -> str:
 
 
 def make_namespaces(order: Order, report: int) -> None:
-    """Create user, mount, process, network, IPC and host-name namespaces. Forbid further user namespaces in them."""
+    """Create user, mount, process, network, IPC and host-name namespaces. Forbid further user namespaces inside."""
     is_root = order["is_root"]
     maps = {"uid_map": f"0 {os.getuid()} 1\n", "gid_map": f"0 {os.getgid()} 1\n"}
     if is_root:
@@ -155,7 +155,7 @@ def make_namespaces(order: Order, report: int) -> None:
     os.close(tell)
     if is_root:
         if os.waitpid(helper, 0)[1] != 0:
-            raise OSError("this account may not map another one into a user namespace")
+            raise OSError("this account may not map another account into a user namespace")
     else:
         Path("/proc/self/setgroups").write_text("deny")
         if not _map(me, maps):
@@ -318,7 +318,7 @@ def _hand_over(text: str) -> None:
 
 
 def init(order: Order, report: int) -> None:
-    """Run as the init of the process namespace. When it ends, the kernel kills every process left in the namespace."""
+    """Run as the process namespace's init. When init ends, the kernel kills every process left in the namespace."""
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     make_root(order["shown"], order["placed"], order["limits"], order.get("mounted", {}))
     program = in_child(become_program, order, report)

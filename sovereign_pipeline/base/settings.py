@@ -27,8 +27,8 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "ANONYMIZED_TELEMETRY": "False",
     "TOKENIZERS_PARALLELISM": "false",
-    # A waiting OpenMP thread spins for less than a tenth of a millisecond, then sleeps. If threads only span, they
-    # would take processor time from each other on a busy machine. If they slept at once, they would be woken 20,000
+    # A waiting OpenMP thread spins for less than a tenth of a millisecond, then sleeps. If threads only spun, they
+    # would take processor time from each other on a busy machine. If threads slept at once, they would be woken 20,000
     # times in each step of a training.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "2000",
@@ -143,8 +143,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from environment variables. `overrides` take precedence, and an empty value counts as
-        unset."""
+        """Read the settings from environment variables. `overrides` take precedence. An empty value counts as unset."""
         environ = {**os.environ, **(overrides or {})}
         given: dict[str, Any] = {"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data"}
         for each in fields(cls):
@@ -164,13 +163,13 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def secret_directories(self) -> dict[str, Path]:
-        """Variable -> directory, for the directories that a trainer must not see."""
+        """The directories that a trainer must not see, by environment variable."""
         secret = ("vault", "review_secrets", "keys", "corpus", "serving")
         return {VARIABLES[name]: getattr(self, name) for name in secret}
 
     def private_directory_of(self, path: Path) -> str | None:
-        """Return the variable of the private directory (`home` or a secret directory) that contains a path, or None.
-        Symbolic links are followed."""
+        """Return the variable of the innermost private directory (`home` or a secret directory) that contains a path.
+        Return None if there is none, or if the path is in a `data` directory inside it. Symbolic links are followed."""
         places = {VARIABLES["data"]: self.data, VARIABLES["home"]: self.home, **self.secret_directories}
         holding = [name for name, each in places.items() if path.resolve().is_relative_to(each.resolve())]
         innermost = max(holding, key=lambda name: len(places[name].resolve().parts), default=None)
@@ -182,11 +181,11 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def privacy_cache(self) -> Path:
-        """Cache of the offsets and kinds of identifiers in unscrubbed texts, by the text's digest. It may be deleted at
-        any time.
+        """Cache of the offsets and kinds of identifiers in unscrubbed texts, by the text's digest. The cache may be
+        deleted at any time.
 
-        The cache holds no text. It is stored with the corpus, because anyone who can read a digest can test a guess at
-        the text.
+        The cache contains no text. It is stored with the corpus, because anyone who can read a digest can test a guess
+        at the text.
         """
         return self.corpus / "cache" / "privacy"
 
@@ -232,7 +231,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
             port = None
         if not port:
             raise InputError(
-                f"{VARIABLES['pages_url']}: the address {self.pages_url} has no port.", "Write http://127.0.0.1:8700."
+                f"{VARIABLES['pages_url']}: the address {self.pages_url} has no port.",
+                "Add the port, as in http://127.0.0.1:8700.",
             )
         return port
 
@@ -263,7 +263,7 @@ def corpus_withheld() -> Iterator[None]:
 
 
 VARIABLES: Mapping[str, str] = {each.name: f"SOVEREIGN_{each.name.upper()}" for each in fields(Settings)}
-"""Field -> name of its environment variable, such as `home` -> `SOVEREIGN_HOME`."""
+"""Name of the environment variable of each field, such as `SOVEREIGN_HOME` for `home`."""
 
 _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     str: str,
@@ -272,10 +272,10 @@ _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     Path | None: Path,
     frozenset[str]: lambda text: frozenset(text.split()),
 }
-"""Type of a field -> function that parses the environment variable."""
+"""Function that parses an environment variable, by the type of the field."""
 
 
 def go_offline() -> None:
     """Set `OFFLINE_ENVIRONMENT` for this process and its children: no network, and threads that spin only briefly. Call
-    it before a model library is imported."""
+    this function before a model library is imported."""
     os.environ.update(OFFLINE_ENVIRONMENT)

@@ -14,7 +14,7 @@ IDS_IN_A_MESSAGE = 10
 
 
 def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: str = ", ") -> str:
-    """Format the first items and the number of further ones: `a, b and 4 more`."""
+    """Format the first items and the number of further items: `a, b and 4 more`."""
     every = [str(item) for item in items]
     more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
     return separator.join(every[:shown]) + more
@@ -34,7 +34,7 @@ def refuse_long_texts(stated: object, name: str = "text") -> None:
     if isinstance(stated, str) and len(stated) > LONGEST_TEXT:
         raise InputError(
             f"The {name} has {len(stated):,} characters, but at most {LONGEST_TEXT:,} can be recorded.",
-            "Shorten it, and refer to a document for the rest.",
+            "Shorten this text, and refer to a document for the rest.",
         )
     if isinstance(stated, Mapping):
         for key, value in stated.items():
@@ -103,7 +103,7 @@ LOOKALIKES: dict[str, str] = {
     for imitation, letter in zip(imitations, letters, strict=True)
     if imitation != letter
 }
-"""Confusable letter -> the letter that it imitates."""
+"""The letter that each confusable letter imitates."""
 
 TATWEEL = "\u0640"
 BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"

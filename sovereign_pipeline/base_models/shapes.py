@@ -1,4 +1,4 @@
-"""Read a model's shape, which determines the memory and work of its training, from its config.json without weights."""
+"""Read a model's shape from config.json, without its weights. Memory and compute of training depend on the shape."""
 
 import re
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer that can get an adapter."""
+    """A linear layer to which an adapter can be added."""
 
     name: str
     """Name in the model, such as `model.layers.0.mlp.up_proj`."""
@@ -69,7 +69,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's properties that determine the memory and work of its training."""
+    """The properties of a model on which the memory and the computation of its training depend."""
 
     name: str
     hidden: int
@@ -77,16 +77,16 @@ class Shape:
     query: int
     """Width of the queries: number of attention heads × dimension of a head."""
     key: int
-    """Width of the keys, and also of the values: number of key-value heads × dimension of a head."""
+    """Width of the keys, and of the values: number of key-value heads × dimension of a head."""
     intermediate: int
-    """Width of the feed-forward layer. In a mixture of experts, the sum over all experts that a token uses."""
+    """Width of the feed-forward layer. In a mixture of experts, this is the sum over all experts that a token uses."""
     experts_a_token: int
     gated: bool
     """True if the feed-forward layer has a third matrix, as in SwiGLU and GeGLU."""
     norms: int
-    """Sum of the widths of one layer's normalisations over the hidden dimension."""
+    """Sum of the widths of those normalisations in one layer that act on the hidden dimension."""
     head_norms: int
-    """Sum of the widths of one layer's normalisations over the heads."""
+    """Sum of the widths of those normalisations in one layer that act on the attention heads."""
     norms_in_float32: bool
     """True if normalisation weights are applied in float32, as in Gemma."""
     vocabulary: int
@@ -94,22 +94,22 @@ class Shape:
     active: int
     """Number of parameters that one token uses."""
     outside_layers: int
-    """Number of parameters of embedding and head, which are outside the layers."""
+    """Number of parameters outside the layers, which are those of embedding and head."""
     expert_parameters: int
-    """Number of parameters of all experts. transformers stacks them, and NF4 leaves stacked experts unquantised."""
+    """Number of parameters of all experts. transformers stacks experts, and NF4 does not quantise stacked experts."""
     adapter: int
-    """Number of parameters of a rank-1 adapter on all linear layers, experts included."""
+    """Number of parameters of a rank-1 adapter on all linear layers, including those of experts."""
     linears: tuple[Linear, ...]
-    """All linear layers that NF4 quantises. The head is not among them."""
+    """All linear layers that NF4 quantises. The output head is not included."""
 
     @property
     def quantised(self) -> int:
-        """Return the number of parameters that NF4 quantises."""
+        """Number of parameters that NF4 quantises."""
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
-        """Return the linear layers that get an adapter according to PEFT's rules. These are all layers, layers whose
-        whole name matches a pattern, or layers whose name has one of several endings."""
+        """Return the linear layers that get an adapter, by PEFT's rules for `target_modules`: all layers, those whose
+        whole name matches a pattern, or those with one of several endings. Raises InputError if no layer matches."""
         wanted = sft.target_modules
         if wanted == "all-linear":
             return self.linears
@@ -127,8 +127,8 @@ class Shape:
         return found
 
     def trainable(self, sft: Sft) -> int:
-        """Return the number of trained parameters. In full tuning, this is all parameters; with an adapter, the sum
-        over the target layers of r·(in + out) and of DoRA's magnitudes."""
+        """Return the number of trained parameters. Full fine-tuning trains all parameters. For an adapter, the number
+        is the sum of r·(in + out), and of DoRA's magnitudes, over the target layers."""
         if sft.adapter == "none":
             return self.parameters
         if sft.target_modules == "all-linear":
@@ -137,10 +137,10 @@ class Shape:
 
 
 def read_shape(model: str) -> Shape:
-    """Return the shape of the model in a directory, read from config.json alone, or the shape of one of `PRESETS`.
+    """Return the shape of a model: one of `PRESETS`, or the model of a directory, of which only config.json is read.
 
-    The model is built on PyTorch's meta device, which allocates no memory for tensors, so parameters and linear layers
-    are those of the real model. Raises InputError for a directory without a readable config.json.
+    The model is built on PyTorch's meta device, which allocates no memory for tensors. Parameters and linear layers are
+    therefore those of the real model. Raises InputError for a directory without a readable config.json.
     """
     go_offline()
     import torch
@@ -156,7 +156,7 @@ def read_shape(model: str) -> Shape:
             raise InputError(
                 f"{model}: this is neither one of {', '.join(PRESETS)} nor a model directory with a config.json that "
                 f"transformers can read.",
-                "Name the directory from the base model's card.",
+                "Give the model directory that the base model's card names.",
             ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -166,7 +166,7 @@ def read_shape(model: str) -> Shape:
 def _shape_of(name: str, model: Any, config: Any) -> Shape:
     from torch import nn
 
-    # Gemma 4's full-attention layers have wider heads than the others; the common width is used for all.
+    # Gemma 4's full-attention layers have wider heads than its other layers. The width of the others is used for all.
     config.allow_global_per_layer_attribute_access = True
     hidden, layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
@@ -213,7 +213,7 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
 
 
 def _adapter_of_rank_1(model: Any) -> int:
-    """Return the number of parameters of PEFT's rank-1 adapter on all linear layers. Modifies the model."""
+    """Add a rank-1 adapter to all linear layers of the model with PEFT. Return the adapter's number of parameters."""
     import torch
     from peft import LoraConfig, get_peft_model
 

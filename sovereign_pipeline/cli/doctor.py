@@ -1,4 +1,5 @@
-"""`sovereign doctor`: check everything that a run needs, and print a line for each check, with a remedy if it fails."""
+"""`sovereign doctor`: check everything that a run needs, and print a line for each check, with a remedy if the check
+fails."""
 
 import datetime
 import importlib.util
@@ -104,8 +105,8 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """Yield the files below a directory that its group or other accounts can open. Files may vanish meanwhile, such as
-    SQLite's log when another process closes the database."""
+    """Yield the files below a directory that the file's group or other accounts can open. Files that vanish during the
+    search are ignored, such as SQLite's log when another process closes the database."""
     if not _grants(root.resolve(), stat.S_IXGRP | stat.S_IXOTH):
         return
     for directory, inside, names in os.walk(root):  # skips vanished files, and follows no links
@@ -134,7 +135,7 @@ def trainer(institution: Institution) -> Finding:
     place = institution.trainer
     if place.where == "ray" and importlib.util.find_spec("ray") is None:
         command = "pip install 'sovereign-pipeline[ray]'"
-        return Finding("trainer", False, "runs on ray; ray is missing", {"Command": command})
+        return Finding("trainer", False, "runs on Ray, but the package ray is not installed", {"Command": command})
     try:
         match place:
             case Slurm():
@@ -155,7 +156,7 @@ def writable(settings: Settings) -> Finding:
     if copy is not None and not (copy.is_file() and os.access(copy, os.W_OK)):
         refused.append(f"{VARIABLES['ledger_copy']} ({copy})")
     if refused:
-        hint = "Give the account that runs this program access to these directories, or mount their medium."
+        hint = "Give the account that runs this program access to these directories, or mount their disk."
         return wrong("writable", f"this account cannot write to {and_more(refused)}", hint)
     return Finding("writable", True, f"home and {counted(len(roots) - 1, 'secret directory', 'secret directories')}")
 
@@ -207,7 +208,7 @@ def trust(settings: Settings) -> Finding:
             {"Hint": hint},
         )
     if trust.expires - datetime.datetime.now(datetime.UTC) < EXPIRES_SOON:
-        hint = "Have its holders renew it on the offline machine. No run starts with an expired trust root."
+        hint = "Have the holders of its keys renew it on the offline machine. An expired trust root stops all runs."
         return wrong("trust root", f"expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE")
     return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
 
@@ -222,14 +223,16 @@ def vault(settings: Settings, institution: Institution) -> Finding:
     except SovereignError as error:
         return failed("vault key", error)
     if institution.vault_key is None:
-        found = f"{settings.vault_public_key} is not pinned by institution.yaml, so the first key there is trusted"
+        found = f"institution.yaml pins no key, so the first key at {settings.vault_public_key} is trusted"
         return wrong(
-            "vault key", found, f"Check that it is your key, then set vault_key: {fingerprint} in institution.yaml."
+            "vault key", found, f"Check that this key is yours, then set vault_key: {fingerprint} in institution.yaml."
         )
     if institution.vault_key != fingerprint:
-        found = f"{settings.vault_public_key} is not the key that institution.yaml names"
+        found = f"{settings.vault_public_key} differs from the key that institution.yaml pins"
         return wrong(
-            "vault key", found, "Find out who changed the file. If it was changed on purpose, set vault_key anew."
+            "vault key",
+            found,
+            "Find out who changed the file. If the change was intended, update vault_key in institution.yaml.",
         )
     return Finding("vault key", True, f"public key at {settings.vault_public_key} is the pinned one")
 
@@ -247,8 +250,8 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    """Check that each published suite that a recipe names is in the mirror, and that the suite's card pins its
-    digest."""
+    """Check that each published suite that a recipe names is in the mirror, and that the suite's card pins the digest
+    of its files."""
     entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
     findings = []
     for name in sorted({entry.suite for entry in entries if entry.suite is not None}):
@@ -273,7 +276,7 @@ def ocr(recipes: Sequence[Line]) -> list[Finding]:
         find_tesseract()
     except SovereignError as error:
         return [failed("OCR", error)]
-    return [Finding("OCR", True, "tesseract has its data for English and Arabic")]
+    return [Finding("OCR", True, "tesseract has the language data for English and Arabic")]
 
 
 def signed(settings: Settings) -> list[Finding]:
@@ -285,17 +288,18 @@ def signed(settings: Settings) -> list[Finding]:
     if not unsigned:
         return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with a signature")]
     what = f"{len(unsigned)} of {counted(len(stored), 'artifact')} are unsigned: {and_more(unsigned)}"
-    return [wrong("artifacts", what, "Restore them from a backup.")]
+    return [wrong("artifacts", what, "Restore these artifacts from a backup.")]
 
 
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
-"""Maximum age of the oldest entry that no witness has cosigned."""
+"""Maximum age of the oldest ledger entry that too few witnesses have cosigned."""
 LONGEST_WITHOUT_BACKUP = datetime.timedelta(days=31)
 LOG = "docs/how-to/ledger.md"
 
 
 def records(settings: Settings) -> list[Finding]:
-    """Return the findings about the registry, if it exists, and about flags. Creates no registry."""
+    """Return the findings about the registry and the flags. If there is no registry, the checks of the registry are
+    skipped, and no registry is created."""
     parts: dict[str, Callable[[Registry], list[Finding]]] = {
         "registry": rights,
         "recalls": recalls,
@@ -314,7 +318,7 @@ def records(settings: Settings) -> list[Finding]:
 
 
 SECONDS_BETWEEN_HEARTBEATS = 60.0
-"""Age of a heartbeat, in seconds, up to which a Dagster daemon counts as running. (It sends one every 30 s.)"""
+"""Maximum age, in seconds, of a running Dagster daemon's last heartbeat. (A daemon sends a heartbeat every 30 s.)"""
 
 
 def dagster_database(settings: Settings) -> list[Finding]:
@@ -333,7 +337,7 @@ def dagster_database(settings: Settings) -> list[Finding]:
     since = datetime.datetime.now(datetime.UTC).timestamp() - SECONDS_BETWEEN_HEARTBEATS
     daemons = {each.daemon_id for each in beats if each is not None and each.timestamp > since}
     if len(daemons) > 1:
-        return [wrong(what, f"{len(daemons)} daemons run, and each starts every due run", "Stop all but one.")]
+        return [wrong(what, f"{len(daemons)} daemons run, and each starts every due run", "Stop all daemons but one.")]
     return [Finding(what, True, f"it belongs to this installation; {'a daemon runs' if daemons else 'no daemon runs'}")]
 
 
@@ -353,8 +357,8 @@ def rights(registry: Registry) -> list[Finding]:
 
 
 def recalls(registry: Registry) -> list[Finding]:
-    """List each recall that still applies to an adapter. Also verify the ledger entries and rows from which recalls are
-    computed."""
+    """Return a failed finding for each recall that still applies to an adapter. Also verify the ledger entries and rows
+    from which recalls are computed."""
     with registry.reading() as session:
         assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
@@ -393,7 +397,7 @@ def flags(settings: Settings) -> list[Finding]:
 
 
 def reviews(registry: Registry) -> list[Finding]:
-    """List each line's newest adapter whose review is due."""
+    """Return a failed finding for each line whose newest adapter must be reviewed now."""
     found = due_reviews(registry, registry.settings, datetime.datetime.now(datetime.UTC).date())
     late = [each for each in found if each.state != "not due"]
     hint = "Have an officer review the adapter, or run the line again."
@@ -404,7 +408,7 @@ def reviews(registry: Registry) -> list[Finding]:
 
 
 def unwitnessed(registry: Registry) -> list[Finding]:
-    """Find the oldest ledger entry that too few witnesses have cosigned."""
+    """Check that a witness policy exists, and that no entry waits longer than `LONGEST_UNWITNESSED` for witnesses."""
     path = registry.settings.data / "trust" / "witnesses.policy"
     witnessed = 0
     if path.exists():
@@ -416,7 +420,7 @@ def unwitnessed(registry: Registry) -> list[Finding]:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
     if not path.exists():
-        hint = f"List witnesses in {path}. Without them, nobody detects a rewritten ledger ({LOG})."
+        hint = f"List witnesses in {path}. Without witnesses, nobody detects a rewritten ledger ({LOG})."
         return [wrong("witnesses", found, hint)]
     if datetime.datetime.now(datetime.UTC) - since > LONGEST_UNWITNESSED:
         return [
@@ -439,10 +443,10 @@ def backups(registry: Registry) -> list[Finding]:
     at = made[-1] if made else None
     command = "sovereign backup create --out DIR --recipient FILE"
     if at is None:
-        return [wrong("backup", "none is logged", "Create one on other media.", command)]
+        return [wrong("backup", "no backup is logged", "Create a backup on a separate disk.", command)]
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
         return [
-            wrong("backup", f"the newest was created on {at:%Y-%m-%d}", "Create another one on other media.", command)
+            wrong("backup", f"the newest was created on {at:%Y-%m-%d}", "Create a new one on a separate disk.", command)
         ]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
 
@@ -454,7 +458,7 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Return the findings of all checks, in the order in which a run would meet the problems."""
+    """Run all checks, in the order in which a run would meet the problems. An invalid institution.yaml ends them."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

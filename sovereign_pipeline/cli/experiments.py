@@ -16,7 +16,7 @@ experiment = Group(no_args_is_help=True, help="Train a line with several setting
 
 @experiment.command("list")
 def experiment_list(home: Home) -> Result:
-    """List all experiments. Exits with status 1 if a file is invalid."""
+    """List all experiments. Exits with status 1 if the file of an experiment is invalid."""
     institution, rows, broken = home.institution, [], list[SovereignError]()
     for name in experiment_names(home.settings.data):
         try:
@@ -33,7 +33,8 @@ def experiment_list(home: Home) -> Result:
 def experiment_run(home: Home, name: ExperimentName) -> None:
     """Train the unfinished trials of an experiment. Registers no adapter.
 
-    First builds the line's datasets, if they are stale. An interrupted run resumes. See docs/how-to/experiments.md.
+    First builds the line's datasets, if they are stale. Run the command again to resume an interrupted experiment. See
+    docs/how-to/experiments.md.
     """
     from sovereign_pipeline.dagster.definitions import chain_job, experiment_job
     from sovereign_pipeline.dagster.experiments import run
@@ -46,7 +47,8 @@ def experiment_run(home: Home, name: ExperimentName) -> None:
 
 @experiment.command("show")
 def experiment_show(home: Home, name: ExperimentName) -> Result:
-    """Compare the finished trials, and write a page with a plot. Prints the best trial as a diff of the recipe.
+    """Compare the finished trials, and write a page with a plot. Prints a diff that changes the line's recipe to the
+    best trial's.
 
     Apply the diff under change control, and run the line. The gates then evaluate the adapter on held-out documents.
     """

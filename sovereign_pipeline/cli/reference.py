@@ -30,7 +30,7 @@ _BOUNDS = {
     "exclusiveMaximum": "<",
     "multipleOf": "a multiple of",
 }
-"""JSON Schema keyword for a bound on a number -> its sign on the page."""
+"""Maps a JSON Schema keyword for a bound on a number to the sign that the page shows."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Documented:
     """Prefix of the file type's anchors on the page, such as `line`."""
 
     path: str
-    """Path of such files, such as `data/lines/<line>.yaml`."""
+    """Path of files of this type, such as `data/lines/<line>.yaml`."""
 
     title: str
     model: type[RecipeModel]
 
 
 def json_schema(documented: Documented) -> dict[str, Any]:
-    """Return the JSON Schema with which an editor completes and checks a file of this type."""
+    """Return the JSON Schema of this file type. Editors use it to complete and check such a file."""
     schema = documented.model.model_json_schema()
     for section in (schema, *schema.get("$defs", {}).values()):
         for described in (section, *section.get("properties", {}).values()):
@@ -60,7 +60,8 @@ def json_schema(documented: Documented) -> dict[str, Any]:
 
 
 def page(every: Sequence[Documented], title: str, introduction: str) -> str:
-    """Return the reference page of these files in Markdown: a table of keys for each section, in the file's order."""
+    """Return the Markdown reference page of these file types. It has a table of keys for each section, in the file's
+    order."""
     parts = [f"# {title}", introduction]
     parts += ["\n".join(f"- [{each.title}](#{each.name}): `{each.path}`" for each in every)]
     for each in every:
@@ -91,7 +92,7 @@ class _FilePage:
                 yield from self._section(nested, below)
 
     def _nested(self, field: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-        """Yield the sections in a field's type, with their paths."""
+        """Yield the path and the schema of each section in a field's type."""
         if "$ref" in field:
             yield path, self._definition(field["$ref"])
         for tag, reference in _tagged(field).items():
@@ -138,14 +139,13 @@ class _FilePage:
 
 
 def _tagged(field: Schema) -> dict[str, str]:
-    """Return tag -> section reference for a field whose section depends on a tag, in the model's order."""
+    """Return a mapping of tag to section reference for a field whose section depends on a tag, in the model's order."""
     mapping = field.get("discriminator", {}).get("mapping", {})
     references = [option["$ref"] for option in field.get("oneOf", ())]
     return dict(sorted(mapping.items(), key=lambda each: references.index(each[1])))
 
 
 def _scalar(field: Schema) -> str:
-    """Format the type of a single value with its range."""
     if "pattern" in field:
         return f"text matching `{field['pattern']}`"
     if field.get("format") == "path":
@@ -168,7 +168,6 @@ def _default(schema: Schema, key: str, field: Schema) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """Format a value as it may be written in the file, on one line."""
     if isinstance(value, dict | list):
         return yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False).strip()
     if isinstance(value, str):
@@ -196,7 +195,7 @@ def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
-    """Yield every command that is not a group, with its full name."""
+    """Yield the full name and the object of every command, and of every group that also runs without a subcommand."""
     if not isinstance(command, TyperGroup):
         yield path, command
         return
@@ -232,7 +231,6 @@ def _row(parameter: Any) -> str:
 
 
 def _values(option: Any) -> str:
-    """Format the values of an option: its choices, or its type."""
     annotation = option.type_descriptor.annotation
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))

@@ -102,8 +102,8 @@ def adapters_sign_technical_file(
 ) -> None:
     """Sign the completed technical file of an adapter. The signature is written to a separate file.
 
-    Several persons can sign the same technical file, each into another signature file. Prints the statement before your
-    key signs it.
+    Several persons can sign the same technical file, each with a separate signature file. Prints the statement before
+    your key signs it.
     """
     from sovereign_pipeline.evidence.documents import sign_technical_file
 
@@ -123,7 +123,7 @@ def adapters_rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Adapter to roll back to. Default: withdraw the staged adapter; if none, return to the previous one."
+            help="Adapter to roll back to. Default: withdraw the staged adapter; if none, go back to the previous one."
         ),
     ] = None,
     *,
@@ -148,7 +148,7 @@ def adapters_rollback(
 def adapters_hold(home: Home, line: LineName) -> Result:
     """Compare a line's staged adapter with the adapter in production, using the counts of the gateways on this machine.
 
-    Exits with status 1 if the staged adapter is worse by more than a margin.
+    Exits with status 1 if the staged adapter is broken, or worse by more than a margin.
     """
     from sovereign_pipeline.serving.rollout.flag import current_flag
     from sovereign_pipeline.serving.rollout.hold import state_of
@@ -177,7 +177,8 @@ def adapters_hold(home: Home, line: LineName) -> Result:
 
 @adapters.command("accept-hold")
 def adapters_accept_hold(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Accept an inconclusive trial of a staged adapter, so that it may be promoted. One officer's signature suffices.
+    """Accept an inconclusive trial of a staged adapter, so that the adapter may be promoted. One officer's signature
+    suffices.
 
     Prints the acceptance before your key signs it.
     """
@@ -239,7 +240,10 @@ def _let_ledger_follow(home: Home, line: str) -> None:
     except (SovereignError, OSError) as error:
         why = error.message if isinstance(error, SovereignError) else type(error).__name__
         err.print(f"[yellow]The ledger is not updated yet[/]: {escape(why)}")
-        err.print(f"The next decision about {escape(line)}, or its next `production_adapter` in Dagster, updates it.")
+        err.print(
+            f"The ledger is updated at the next decision about {escape(line)}, or when the line's `production_adapter` "
+            "is materialized in Dagster."
+        )
     else:
         print_done("the ledger is updated")
 
@@ -279,9 +283,9 @@ def adapters_request(
 
 @adapters.command("retire")
 def adapters_retire(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Retire an adapter. It is never again served, used in a comparison, or trained further. Its records remain.
+    """Retire an adapter. A retired adapter is not served, compared or trained further. Its records remain.
 
-    To retire an adapter in production, as many approvals are needed as for a promotion.
+    Retiring an adapter in production needs as many approvals as a promotion.
     """
     _request(home, adapter_id, "retire", reason, key)
 
@@ -298,7 +302,7 @@ def adapters_status(
         bool, typer.Option("--disk", help="Also show the disk space of unused weights. This reads every manifest.")
     ] = False,
 ) -> Result:
-    """Show what needs a decision: each adapter's state and review date, and the open requests.
+    """Show what needs an officer's decision: each adapter's state and review date, and the open requests.
 
     If a request is not in the ledger, exits with status 1 and names the request's line. All other lines are still
     shown.
@@ -385,7 +389,7 @@ def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | No
 def adapters_approve(home: Home, request_id: RequestId, key: KeyOptions) -> None:
     """Approve a request. Prints the approval before your key signs it.
 
-    With the last approval that the rules require, the change is made.
+    The change is made with the last approval that the rules require.
     """
     _decide(home, request_id, "approve", "", key)
 
@@ -398,7 +402,7 @@ def adapters_withdraw(home: Home, request_id: RequestId, key: KeyOptions) -> Non
 
 @adapters.command("reject")
 def adapters_reject(home: Home, request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
-    """Reject a request, which ends it."""
+    """Reject a request. It can then no longer be approved."""
     _decide(home, request_id, "reject", reason, key)
 
 
@@ -459,7 +463,8 @@ def adapters_production(
         is_or_was = "was" if asked else "is"
         if recalls:
             out.print(
-                f"Line {line}: no adapter answered. {found} {is_or_was} in production, but under {and_more(recalls)}."
+                f"Line {line}: no adapter answered. {found} {is_or_was} in production, but under recall: "
+                f"{and_more(recalls)}."
             )
         else:
             out.print(found or f"Line {line}: no adapter {is_or_was} in production.")
@@ -470,9 +475,9 @@ def adapters_production(
 
 @adapters.command("diff")
 def adapters_diff(
-    home: Home, adapter_id: AdapterId, other: Annotated[str, typer.Argument(help="Another registered adapter.")]
+    home: Home, adapter_id: AdapterId, other: Annotated[str, typer.Argument(help="Id of the other adapter.")]
 ) -> Result:
-    """Show the differences between two adapters: data, base model, method, libraries, metrics."""
+    """Show how two adapters differ in data, base model, method, libraries and metrics."""
     from sovereign_pipeline.release.standing import differences
 
     found = differences(home.registry, adapter_id, other)
@@ -561,9 +566,9 @@ def _shown(value: Any) -> Any:
 
 HELP = """List the adapters trained on a document, a source, a dataset or a base model. With --open, recall them.
 
-An adapter is also listed if its parent adapter, or a base model that was tuned here, was trained on it. No adapter is
-trained on a held-out document. A recall applies to an adapter until the adapter is retired or the recall is waived for
-it.
+An adapter is also listed if its parent adapter, or a base model that was tuned here, was trained on
+this content. No adapter is listed for a held-out document, because adapters are not trained on it. A recall applies to
+an adapter until the adapter is retired or the recall is waived for the adapter.
 """
 
 recall = Group(help=HELP)
@@ -573,7 +578,7 @@ recall = Group(help=HELP)
 def recall_ask(
     home: Home,
     context: typer.Context,
-    document: Annotated[str | None, typer.Option(help="Id of a document, as in its row.")] = None,
+    document: Annotated[str | None, typer.Option(help="Id of a document, as in the source's row.")] = None,
     source: Annotated[
         str | None, typer.Option(help="Name of a source. With --document: the source of that document.")
     ] = None,
@@ -584,7 +589,7 @@ def recall_ask(
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: reason for the recall.")] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="With --open: do not ask before an adapter that answers now is withdrawn.")
+        bool, typer.Option("--yes", help="With --open: do not ask whether adapters that answer now may be withdrawn.")
     ] = False,
     *,
     key: KeyOptions,
@@ -635,7 +640,7 @@ def recall_ask(
 
 def _ask_before_dark(dark: Sequence[Holder]) -> None:
     """Ask the officer whether the recall may withdraw staged adapters and adapters in production. Raises InputError if
-    the officer declines."""
+    the officer declines, or if standard input is not a terminal."""
     for each in dark:
         what = "answers nobody" if each.state == "production" else "loses its staged adapter"
         err.print(
@@ -643,7 +648,8 @@ def _ask_before_dark(dark: Sequence[Holder]) -> None:
         )
     if not (sys.stdin.isatty() and typer.confirm("Open the recall?", err=True)):
         raise InputError(
-            "The recall was not opened, because it withdraws an adapter that answers now.", "To open it, use --yes."
+            "The recall was not opened, because it would withdraw an adapter that answers now.",
+            "To open it, use --yes.",
         )
 
 
@@ -662,7 +668,7 @@ def recall_list(home: Home) -> Result:
                 "reason": each.reason,
                 "officer": officer_shown(trust, each.officer),
                 "opened": each.opened_at.date().isoformat(),
-                "holds for": and_more(adapters) or "no adapter",
+                "applies to": and_more(adapters) or "no adapter",
             }
             for each, adapters in found
         ]
@@ -681,7 +687,8 @@ def recall_waive(
 ) -> None:
     """Waive a recall for one adapter, as an officer. Prints the waiver before your key signs it.
 
-    The recall still applies to all other adapters. Exits with status 1 if it is already waived for this adapter.
+    The recall still applies to all other adapters. Exits with status 1 if the recall is already waived for this
+    adapter.
     """
     with home.registry.reading() as session:
         recalled = str(question_of(recall_to_waive(session, home.settings, recall_id, adapter)))
@@ -691,4 +698,5 @@ def recall_waive(
 
 
 def _shown_recall(holder: dict[str, Any]) -> dict[str, Any]:
-    return {**only(holder, "adapter", "line", "state"), "holds it": "itself" if holder["directly"] else "by its origin"}
+    how = "directly" if holder["directly"] else "by its origin"
+    return {**only(holder, "adapter", "line", "state"), "trained on it": how}

@@ -32,14 +32,16 @@ from sovereign_pipeline.workplace import open_workplace
 PageUrl = Annotated[str, typer.Option(help="URL under which operators reach the review page.")]
 HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
 
-review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate's answers with its opponent's.")
+review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate's answers with an opponent's.")
 
 
 @review.command("open")
 def review_open(
     home: Home,
     line: LineName,
-    operators: Annotated[str, typer.Option(help="Names, separated by commas; default: the recipe's.")] = "",
+    operators: Annotated[
+        str, typer.Option(help="Names of the operators, separated by commas; default: as in the recipe.")
+    ] = "",
     prompts: Annotated[Path | None, typer.Option(help="Prompt file to use instead of the held-out documents.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="The candidate; default: the line's current registered adapter.")
@@ -81,7 +83,7 @@ def review_open(
     def show() -> None:
         print_done(
             f"{plan.line}: {plan.adapter} against {facts['opponent']}, {plan.pairs} pairs for "
-            f"{len(plan.operators)} operators; it can be closed after {plan.ballots} ballots"
+            f"{len(plan.operators)} operators; the review can be closed after {plan.ballots} ballots"
         )
         out.print(f"  {escape(chosen)}")
         out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
@@ -99,9 +101,9 @@ def review_link(
     operator: Annotated[str, typer.Argument(help="Name of the operator, as in the recipe.")],
     url: PageUrl = HERE,
 ) -> None:
-    """Print another one-time link for an operator of the open review.
+    """Print a new one-time link for an operator of the open review.
 
-    This ends the operator's earlier links and signs out the operator's other devices.
+    The operator's earlier links become invalid, and devices that used them are signed out.
     """
     workplace = open_workplace(home.settings, line)
     out.print(escape(link_url(url, issue_another_link(home.registry, workplace, operator, home.actor))))
@@ -173,8 +175,8 @@ def review_close(
 ) -> None:
     """Close the open review and reveal its seed. Exits with status 1 if ballots are missing.
 
-    An officer whom the recipe names can close it early, with --key and --reason. Prints the statement before the key
-    signs it.
+    An officer whom the recipe names can close the review early, with --key and --reason. Prints the statement before
+    the key signs it.
     """
     store = open_workplace(home.settings, line).store
     found, _ = find_last(home.registry, line)

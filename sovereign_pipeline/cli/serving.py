@@ -51,14 +51,14 @@ def serve_lines(
 @tokens.command("add")
 def tokens_add(
     home: Home,
-    who: Annotated[str, typer.Argument(help="Name of the caller. The ledger only stores a salted commitment to it.")],
+    who: Annotated[str, typer.Argument(help="Name of the caller. The ledger stores only a salted commitment to it.")],
     clearance: Annotated[str, typer.Option(help="Highest classification level that the caller may use.")],
     line: Annotated[list[str] | None, typer.Option(help="A line that the caller may use; default: all lines.")] = None,
     versions: Annotated[
         bool, typer.Option("--versions", help="The caller may request a specific version of an adapter.")
     ] = False,
     metrics: Annotated[
-        bool, typer.Option("--metrics", help="The caller may read the metrics, which name lines.")
+        bool, typer.Option("--metrics", help="The caller may read the metrics, which contain the names of all lines.")
     ] = False,
     admin: Annotated[bool, typer.Option("--admin", help="The caller may open /admin and /registry.")] = False,
     users: Annotated[
@@ -89,7 +89,9 @@ def tokens_add(
             user_per_minute=user_per_minute,
         )
     except ValidationError:
-        raise InputError("--user-header is not a valid header name.", "Use one such as X-OpenWebUI-User-Id.") from None
+        raise InputError(
+            "--user-header is not a valid header name.", "Use a name such as X-OpenWebUI-User-Id."
+        ) from None
     role = Role(
         clearance=clearance,
         lines=tuple(lines) if lines is not None else None,

@@ -1,4 +1,4 @@
-"""Define what commands share: groups, options, output as tables or JSON, and the opening of an officer's key."""
+"""Define what all commands share: groups, common options, output as tables or JSON, and opening a private key."""
 
 import datetime
 import json
@@ -58,7 +58,7 @@ def command_for(remedy: Remedy) -> str:
 
 
 LONGEST_TABLE = 200
-"""Maximum number of rows of a table with a frame."""
+"""Maximum number of rows of a table that is printed with a frame. A longer table is printed as plain columns."""
 WIDTH_OF_A_FILE = 10_000  # a table is not wrapped in a file or a pipe
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -68,9 +68,9 @@ ModelName = Annotated[str, typer.Argument(help="Name of the base model, as in it
 AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
 DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe, or the line's name.")]
-OfLine = Annotated[str | None, typer.Option("--line", help="Only this line.")]
+OfLine = Annotated[str | None, typer.Option("--line", help="Show only this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Reason = Annotated[str, typer.Option(help="Reason; shown on every page about the adapter.")]
+Reason = Annotated[str, typer.Option(help="Reason for the decision. Every page about the adapter shows it.")]
 
 LEAST_LIKENESS, LIKENESS_BY_HELP, MOST_SUGGESTIONS = 0.75, 0.8, 3
 LARGEST_PORT = 2**16 - 1
@@ -96,8 +96,8 @@ class KeyOptions:
 
 
 class Home:
-    """The installation that the environment variables select. A command with a parameter of this type gets this
-    installation. Each property is opened at its first use."""
+    """The installation that the environment variables select. A command function with a parameter of type `Home`
+    receives an instance. Each property is loaded on first access."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -117,7 +117,7 @@ class Home:
 
     @cached_property
     def store(self) -> "ArtifactStore":
-        """The store of artifacts, without access to unscrubbed text."""
+        """The artifact store, without access to unscrubbed text."""
         from sovereign_pipeline.record.sealing import LedgerSeals
         from sovereign_pipeline.record.store import ArtifactStore
 
@@ -131,7 +131,7 @@ class Home:
 
     @property
     def actor(self) -> str:
-        """The commitment to this account's name, which the ledger stores."""
+        """The commitment that the ledger stores instead of this account's name."""
         from sovereign_pipeline.record.officers import People
 
         return People(self.settings).commitment_of(account())
@@ -142,9 +142,9 @@ class Result:
     """The result of a command. A command that returns a `Result` has the option `--json`."""
 
     data: Any
-    """Value that `--json` prints: dataclasses, objects with `to_dict`, mappings, and lists of them."""
+    """Value that `--json` prints. It may contain dataclasses, objects with `to_dict`, mappings and lists."""
     shown: str | Callable[[], object]
-    """Title under which `data` is printed as a table, or a function that prints the result for people."""
+    """Title under which `data` is printed as a table, or a function that prints the result as text."""
     passed: bool = True
     """If False, the program exits with status 1."""
     errors: Collection[SovereignError] = ()
@@ -177,8 +177,9 @@ class SuggestingGroup(TyperGroup):
 
 
 def _nearest_commands(context: Any, args: list[str]) -> list[str]:
-    """Return the commands whose name resembles the first argument, or whose help contains the first argument as a word.
-    Commands of the current group come first."""
+    """Return up to three commands whose name resembles the first argument, or whose help contains this argument as a
+    word. If commands of the current group match, all others are left out. If the program itself has an option of this
+    name, return only the option."""
     root = context.find_root()
     if f"--{args[0].lower()}" in (option for each in root.command.params for option in each.opts):
         return [f"'{root.command_path} --{args[0].lower()}'"]
@@ -209,7 +210,8 @@ def _commands_below(group: Any, context: Any, path: str) -> Iterator[tuple[str, 
 
 
 class Group(typer.Typer):
-    """A group whose commands take `Home` and `KeyOptions`, and return a `Result` or nothing."""
+    """A command group. Its commands may have parameters of the types `Home` and `KeyOptions`, and return a `Result` or
+    None."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"cls": SuggestingGroup, **options})
@@ -230,8 +232,8 @@ def _registering(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
-    """Return a Typer command that provides `Home`, has the options of `KeyOptions` and `--json`, and prints the
-    `Result`."""
+    """Convert a command function to a Typer command. The Typer command passes a `Home` to the function, adds the
+    options of `KeyOptions` and `--json`, and prints the returned `Result`."""
     of_key, declared = signature(KeyOptions).parameters, signature(command)
     by_type = {each.annotation: name for name, each in declared.parameters.items()}
     home_name, key_name = by_type.get(Home), by_type.get(KeyOptions)
@@ -263,7 +265,7 @@ def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:
-    """Print a table whose columns are the keys of the first row."""
+    """Print rows as a table. The keys of the first row are the columns."""
     if not rows:
         out.print(f"{title}: none yet.")
         return
@@ -285,7 +287,7 @@ def on_one_line(text: str, kept: str = "") -> str:
 
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
-    """Print a long table without a frame, because a frame would be slow."""
+    """Print a long table without a frame, because drawing a frame would be slow."""
     padded = []
     for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
         cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
@@ -317,12 +319,12 @@ def print_wrong(what: object) -> None:
 
 
 def print_next(command: str, begin: str = "Next", console: Console = out) -> None:
-    """Print the command to run next. This is a command's last line of output."""
+    """Print the command to run next, as the last line of a command's output."""
     console.print(f"{escape(begin)}: [bold]{escape(command)}[/]")
 
 
 def tell_progress(message: str) -> None:
-    """Print progress to standard error. Standard output has only the result."""
+    """Print a progress message to standard error, so that standard output contains only the result."""
     err.print(escape(f"  {message}"))
 
 
@@ -352,7 +354,7 @@ def print_error(error: SovereignError) -> None:
 
 
 def advice_of(error: SovereignError) -> dict[str, str]:
-    """Return an error's remedies by label: `Hint` and `Command`, if there are any."""
+    """Return a mapping of label (`Hint`, `Command`) to remedy, for the remedies that the error has."""
     hint = {"Hint": error.hint} if error.hint else {}
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
 
@@ -360,11 +362,11 @@ def advice_of(error: SovereignError) -> dict[str, str]:
 def officers_signer(
     settings: Settings, key: KeyOptions, decided: Mapping[str, Any], console: Console = out
 ) -> "Signer":
-    """Print what an officer's key will sign, and open the key."""
+    """Print the decision that an officer is about to sign, open the officer's key, and return its signer."""
     from sovereign_pipeline.record.keys import key_source
     from sovereign_pipeline.record.officers import officer_of, trust_root
 
-    key_source(key.key, key.token)  # an error before anything is printed
+    key_source(key.key, key.token)  # raises an error before anything is printed
     print_facts(decided, console)
     trust = trust_root(settings)
     mark_demonstration(trust, console)
@@ -374,7 +376,7 @@ def officers_signer(
 
 
 def opened_key(key: KeyOptions) -> "Signer":
-    """Open a person's key. If no file contains the passphrase, asks for the passphrase."""
+    """Open a person's private key. If no option names a passphrase file, ask for the passphrase."""
     from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
 
     source = key_source(key.key, key.token)
@@ -388,7 +390,7 @@ def mark_demonstration(trust: Trust, console: Console = out) -> None:
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file. Raises InputError if it exists or cannot be written."""
+    """Write a text to a new file. Raises InputError if the path exists or cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -396,7 +398,8 @@ def write_new_file(path: Path, text: str) -> None:
         raise InputError(f"{path}: the path exists already.", "Choose a new file.") from None
     except OSError as error:
         raise InputError(
-            f"{path}: it cannot be written ({error.strerror}).", "Choose a file in a folder that you can write to."
+            f"{path}: the file cannot be written ({error.strerror}).",
+            "Choose a file in a folder that you can write to.",
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""Check the columns that a recipe needs, match the spellings of column names, and screen ids, cases, departments and
-links for personal data.
+"""Check that a file has the columns that a recipe needs, recognise usual column names, and search ids, cases,
+departments and links for personal data.
 
-These four fields appear in cards, reports, messages and databases. A value with personal data never leaves the source
-file: a pseudonym replaces it, or the row is quarantined.
+These four fields appear in cards, reports, messages and databases. If a value contains personal data, a pseudonym
+replaces the value, the row is quarantined, or the run stops.
 """
 
 import hmac
@@ -25,9 +25,9 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.record.stage import KindsIn
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
-"""Fields of every document that the recipe must fill from a column or a constant."""
+"""Fields that every document has: from a column, a constant, the layout, or a key such as `id_from_row`."""
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
-"""Role of a source -> additional document field that a source with this role must fill."""
+"""Maps the role of a source to the additional document field that a source with this role must fill."""
 
 _OTHER_KEYS = {
     "id": "`id_from_row`",
@@ -38,27 +38,27 @@ _OTHER_KEYS = {
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
-"""Maximum length of a column name in characters. A longer name counts as a text."""
-A_ROW_FOR_A_HEADER = "Its first line seems to be a row of data instead of a header."
+"""Maximum length of a column name in characters. A longer cell shows that the first line is a row of data."""
+A_ROW_FOR_A_HEADER = "The file's first line seems to be a row of data, not a header."
 NAME_THE_COLUMNS = "Write the column names into the first line of the file."
 _TITLE = (
-    "Its first line is a comment or a title instead of a header.",
+    "The file's first line is a comment or a title, not a header.",
     "Delete the lines above the header.",
 )
 NO_KNOWN_NAME = (
-    "Its first line has {cells} and no known column name. The line may be a row of data, so this message does not show "
-    "it."
+    "The file's first line has {cells} and no known column name. The line may be a row of data, so this message does "
+    "not show it."
 )
 _DELIMITERS = {";": '";"', "\t": '"\\t"', "|": '"|"', ",": '","'}
-"""Delimiter -> its spelling in YAML."""
+"""Maps a delimiter to its spelling in YAML."""
 _VALUE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|.*@.*\..*")
 """Pattern of values that cannot be column names: dates and e-mail addresses."""
 _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
 
 def needed_columns(source: Source) -> dict[str, str]:
-    """Return a dict from each column that a source needs to the recipe key that needs it: a field's name, `where` or
-    `links`."""
+    """Return a dict that maps each column that the source's file must have to the use of the column: the name of a
+    field, "`where`" or "`links`"."""
     fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
     given = {*source.constants}
     given |= {"classification"} if source.classification_floor is not None else set()
@@ -73,8 +73,8 @@ def needed_columns(source: Source) -> dict[str, str]:
 
 
 def reject_missing_columns(path: Path, source: Source, columns: Collection[str]) -> None:
-    """Raise SourceError if a file lacks a needed column. `columns` are the columns of a table's header or of all
-    rows of a JSON file."""
+    """Raise SourceError if a file lacks a needed column. `columns`: the names in a table's header, or all names that
+    occur in rows of a JSON file."""
     known = set(map(folded, columns))
     missing = {column: use for column, use in needed_columns(source).items() if folded(column) not in known}
     if not missing:
@@ -84,7 +84,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
     (only, *others) = [*columns] or [""]
     if not others and (found := next((each for each in _DELIMITERS if each in only), None)):
         raise SourceError(
-            f"{message} Its header is one column, with {_DELIMITERS[found]} in its name.",
+            f"{message} The header is one column, whose name contains {_DELIMITERS[found]}.",
             f"Set `delimiter: {_DELIMITERS[found]}` for the source in the recipe.",
         )
     if (odd := odd_first_line(columns)) is not None:
@@ -107,7 +107,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """Return a sentence that lists a file's column names. It counts long and empty names instead of listing them."""
+    """Return a sentence that lists up to COLUMNS_SHOWN of a file's column names. Long and empty names are counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -116,10 +116,10 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return why a table's first line cannot be a header, and the remedy. Return None if the line can be a header."""
+    """Return why a table's first line is probably not a header, and the remedy. Return None if it may be a header."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
-        return "Its first line is a note for Excel.", "Delete that line from the file."
+        return "The file's first line is a note for Excel (`sep=`).", "Delete the first line from the file."
     filled = [each for each in (first, *others) if each]
     if len(filled) > 1 and len(set(filled)) == 1 and not is_a_known_name(first):
         return _TITLE
@@ -132,20 +132,20 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return True if a file is CSV or TSV. In these formats the first line is the header."""
+    """Return True if a file's name ends in .csv or .tsv, optionally followed by the suffix of a compression."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Return True if column names look like values: if one is a date, an e-mail address or a long text, or a third are
-    numbers."""
+    """Return True if column names look like values: one of the names is a date, an e-mail address or a long text, or at
+    least a third of the names are numbers."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
     return sum(_NUMBER.fullmatch(name) is not None for name in names) * 3 >= len(names) > 0
 
 
-# --- headers that name two columns alike ------------------------------------------------------------------------------
+# --- headers with two equal column names ------------------------------------------------------------------------------
 
 LONGEST_QUOTED_NAME = 60
 """Maximum length in characters of a column name that a message quotes."""
@@ -153,8 +153,7 @@ GIVE_NAMES = "Give every column a different name."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if two columns have the same name. Its message never quotes a first line that may be a row of
-    data."""
+    """Raise SourceError if two columns have the same name. The error does not quote a first line that may be data."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
     if not twice:
@@ -168,7 +167,7 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
         )
     if is_text and not any(map(resembles_a_name, columns)):
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
-        raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two of its cells are equal.", NAME_THE_COLUMNS)
+        raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two cells are equal.", NAME_THE_COLUMNS)
     repeated = sum(times[name] - 1 for name in twice)
     shown = [
         repr(name) for name in twice if len(name) <= LONGEST_QUOTED_NAME and (not is_text or is_a_known_name(name))
@@ -181,8 +180,8 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Maximum number of cached sets of column names. All rows of a table have one set; JSON rows may have different
-sets."""
+"""Maximum number of cached sets of column names. All rows of a table have the same set of names; rows of JSON may have
+different sets."""
 
 
 # --- spellings of column names ----------------------------------------------------------------------------------------
@@ -192,9 +191,7 @@ class ColumnNames:
     """Maps a file's column names to their spelling in the recipe."""
 
     def __init__(self, read: Iterable[str]) -> None:
-        """Args:
-        read: all columns that the recipe reads. Other columns keep their names.
-        """
+        """`read`: names of all columns that the recipe reads. All other columns keep their names."""
         self._read = {folded(name): name for name in read}
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
 
@@ -202,8 +199,8 @@ class ColumnNames:
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a row's values, keyed by the column names of the recipe. Raises RowRejected, with the names of both
-        columns, if two columns match one name of the recipe."""
+        """Return a row's values, keyed by the recipe's spelling of the column names. Raises RowRejected if two columns
+        match the same name in the recipe."""
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
 
@@ -214,7 +211,7 @@ class ColumnNames:
             if name is None:
                 continue
             if name in found:
-                raise RowRejected(f"the columns {found[name]!r} and {column!r} have the same name")
+                raise RowRejected(f"the columns {found[name]!r} and {column!r} match the same name in the recipe")
             found[name] = column
         return {column: name for name, column in found.items() if column != name}
 
@@ -228,14 +225,15 @@ _AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits co
 
 @dataclass(frozen=True)
 class ColumnScreen:
-    """Replaces personal data in the columns of a corpus, or rejects rows with personal data in their columns."""
+    """Searches the id, case, department and links of each row for personal data. If a value contains personal data, a
+    pseudonym replaces the value, or `screened` raises an error."""
 
     treatment: ColumnTreatment
     kinds_in: KindsIn
     stops: Collection[Kind]
     secret: Callable[[], bytes]
-    """Function that returns this installation's secret for pseudonyms. Without a secret, an attacker could find the
-    value behind a pseudonym by trying every number."""
+    """Function that returns this installation's secret for pseudonyms. Without a secret, an attacker could compute the
+    pseudonyms of all possible numbers, and so find the value behind a pseudonym."""
 
     @classmethod
     def of(
@@ -244,16 +242,17 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen":
-        """Return the screen for the configuration of a raw corpus."""
+        """Build the screen from the configuration of a raw corpus."""
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Return a document's fields and links, with pseudonyms in place of values that contain personal data.
+        """Return a document's fields and links, with a pseudonym in place of each id, case, department or link that
+        contains personal data.
 
         Equal values of a column get the same pseudonym. Rows of one case therefore stay together, and links still match
-        the ids. Raises RowRejected if the recipe quarantines rows with personal data in columns, and PrivacyError if
-        the policy treats a kind in the row with `stop`.
+        the ids. Raises PrivacyError if the policy sets `stop` for a kind found in these values. Otherwise, raises
+        RowRejected if the recipe quarantines rows with personal data in these values.
         """
         found = {name: kinds for name in COLUMNS if (kinds := self.kinds_of(name, fields[name]))}
         in_links = [self.kinds_of("id", link) for link in links]
@@ -275,11 +274,11 @@ class ColumnScreen:
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 
     def kinds_of(self, column: str, value: str) -> Collection[Kind]:
-        """Return the kinds of personal data in a column's value, equal for all spellings of an id or case."""
+        """Return the kinds of personal data in a column's value. Two spellings of an id or case give the same kinds."""
         return kinds_of(self.kinds_in, column, value)
 
     def shown(self, id: str) -> str | None:
-        """Return the id for use in messages, or None if it contains personal data."""
+        """Return the id if messages may show it. Return None if the id contains personal data."""
         return None if self.kinds_of("id", id) else id
 
     def case_of(self, case: str) -> str:
@@ -287,8 +286,8 @@ class ColumnScreen:
         return self._key("case", case) if self.kinds_of("case", case) else case
 
     def tied(self, id: str) -> str | None:
-        """Return an id as links store it: its pseudonym if the id contains personal data. Return None if rows with such
-        links are quarantined."""
+        """Return an id as links store it: a pseudonym if the id contains personal data, otherwise the id. Return None
+        if the id contains personal data and the recipe quarantines such rows."""
         if not self.kinds_of("id", id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None
@@ -305,16 +304,16 @@ NO_SCREEN = ColumnScreen("replace", lambda value: frozenset(), frozenset(), lamb
 
 
 def pseudonym(secret: bytes, column: str, value: str) -> str:
-    """Return the value that replaces personal data in a column. All spellings of an id or case have the same
-    pseudonym."""
+    """Return the value that replaces personal data in a column. All spellings of an id or case get one pseudonym."""
     digest = hmac.new(secret, f"{column}\0{_compared(column, value)}".encode(), sha256).hexdigest()
     return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"
 
 
 def kinds_of(kinds_in: KindsIn, column: str, value: str) -> Collection[Kind]:
-    """Return the kinds of personal data in a column's value, equal for all spellings of an id or case.
+    """Return the kinds of personal data in a column's value. Two spellings of an id or case give the same kinds.
 
-    An id or case is searched in capitals, as file numbers are usually written, and for names also in title case.
+    An id or case is searched in upper case, because file numbers are usually in upper case, and in title case for
+    names. Pseudonyms and the values of other columns are searched unchanged.
     """
     compared = _compared(column, value)
     if column not in ("id", "case") or _PSEUDONYM.fullmatch(compared):
@@ -346,18 +345,18 @@ def plain(name: str) -> str:
 
 
 def names_of(field: str) -> tuple[str, ...]:
-    """Return the usual column names for a field, in the form of `plain`, the likeliest first."""
+    """Return the usual column names for a field, normalised by `plain`. The likeliest name comes first."""
     return tuple(map(plain, _lists()[f"{field}.names"].split()))
 
 
 def is_a_known_name(column: str) -> bool:
-    """Return whether a whole cell is a usual column name."""
+    """Return True if the whole text of a cell is a usual column name."""
     return plain(column) in _known_names()
 
 
 def resembles_a_name(column: str) -> bool:
-    """Return True if a cell of the first line contains a word that is usual in column names. Return False for a cell
-    with digits, because it may be a value."""
+    """Return True if a cell of the first line is a usual column name, or has one as a word. Return False for a cell
+    with digits or more than MOST_WORDS_OF_A_KNOWN_NAME words, because it may be a value."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -365,10 +364,11 @@ def resembles_a_name(column: str) -> bool:
 
 
 def names_field(column: str, field: str) -> bool:
-    """Return True if a column's name contains a word for the field, as `Our reply` does for `response`.
+    """Return True if a column's name contains a word for the field. Example: `Our reply` names the field `response`.
 
-    Return False if the name contains a word from the list `FIELD.not`: `Letter date` is not a request. A name with
-    words for both request and response, such as `Reply to complaint`, counts as the response.
+    Return False if the name contains a word from the list `FIELD.not`, or `text.not` for request and response. Example:
+    `Letter date` does not name a request. For these two fields, only the words before "of" count. A name with words for
+    both request and response, such as `Reply to complaint`, counts as the response.
     """
     is_text = field in ("request", "response")
     words = _words(column.split(" of ")[0] if is_text else column)
@@ -378,7 +378,7 @@ def names_field(column: str, field: str) -> bool:
 
 
 def may_be_request(column: str) -> bool:
-    """Return True if a column's name fits requests as well as replies. Examples: `Letter`, `Text`."""
+    """Return True if a column's name has an ambiguous word, such as `Letter`, and no word for another field."""
     words = _words(column)
     return bool(words & _list("request.weak")) and not words & (_list("response.words") | _list("text.not"))
 
@@ -389,7 +389,7 @@ def has_phrase(text: str, kind: str) -> bool:
 
 
 def _words(column: str) -> frozenset[str]:
-    """Return a column name's words. Return each word also without the Arabic article, and without a plural `s`."""
+    """Return a column name's words. A word with the Arabic article or a plural `s` is returned with and without it."""
     words = {plain(word) for word in _WORD.findall(column)}
     words |= {word.removeprefix(_ARTICLE) for word in words}
     return frozenset(words | {word.removesuffix("s") for word in words if len(word) > 3})

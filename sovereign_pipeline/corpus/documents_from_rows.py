@@ -70,7 +70,7 @@ from sovereign_pipeline.record.tables import AuditEntry
 
 @dataclass
 class Excluded:
-    """A row that a recipe excludes, as stored in `sources.json`."""
+    """An entry of a source's `exclude` list, as stored in `sources.json`. `rows` is the number of rows with this id."""
 
     id: str
     """Id of the excluded row, in normalised spelling."""
@@ -79,7 +79,7 @@ class Excluded:
 
 
 class Exclusions:
-    """The exclusions of one source, with the number of rows that each exclusion matched."""
+    """The `exclude` list of one source. Each entry counts the rows that it matched."""
 
     def __init__(self, source: Source, screen: ColumnScreen) -> None:
         self._source = source
@@ -91,16 +91,15 @@ class Exclusions:
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """Return the exclusion that names a row's id, or the pseudonym that messages show for this id. Return None if
-        there is none."""
+        """Return the exclusion that names a row's id, or that names the pseudonym that messages show for this id.
+        Return None if no exclusion names either."""
         if id is None or not self._by_id:
             return None
         tied = self._screen.tied(id)
         return self._by_id.get(id) or (self._by_id.get(tied) if tied is not None else None)
 
     def refuse_personal_data(self) -> None:
-        """Raise PrivacyError if the id or the reason of an exclusion contains personal data. The corpus records
-        both."""
+        """Raise PrivacyError if the id or reason of an exclusion, which the corpus records, contains personal data."""
         for number, each in enumerate(self.all, start=1):
             for name, value in (("id", each.id), ("reason", each.reason)):
                 if kinds := sorted(self._screen.kinds_of(name, value)):
@@ -111,8 +110,8 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError if an exclusion matches no row. Otherwise the row that a person meant to exclude would stay
-        in the corpus. Call it after all rows are read."""
+        """Raise SourceError if an exclusion matches no row. Its id may be misspelt, and then the row that a person
+        meant to exclude is still in the corpus. Call this method after all rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
             raise SourceError(
@@ -125,10 +124,9 @@ class Exclusions:
 Values = Mapping[str, Any]
 
 MOST_COLUMNS = 10_000
-"""Maximum number of column names that are collected from JSON rows."""
+"""Number of column names after which no further names are collected from rows."""
 MOST_VALUES = 1_000
-"""Maximum number of distinct values that are collected from a `where` column. The error message lists them if `where`
-selects no row."""
+"""Maximum number of distinct values of a `where` or level column that are collected for error messages."""
 
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
@@ -139,7 +137,7 @@ _TEXTS = ("subject", "request", "response", "rejected")
 
 @dataclass
 class SourceCount:
-    """Counts of a source's rows by their outcome."""
+    """The number of a source's rows with each outcome."""
 
     rows: int = 0
     documents: int = 0
@@ -172,12 +170,12 @@ class SourceReader:
         extraction: Extraction | None = None,
     ) -> None:
         """Args:
-            seen: ids of all documents that any source has yielded. A row that repeats one of these ids is quarantined.
+            seen: ids of all documents that any source has yielded. A row with one of these ids is quarantined.
             tally: counts the links of all sources; None if no source has links.
             screen: replaces personal data in the columns, or rejects rows with personal data there.
             known_ids: function that returns the `row_keys` of all sources.
             needs_author: true if the split is by author; a row without an author is then quarantined.
-            extraction: rows extracted from a source of mail or documents; None for other sources.
+            extraction: the rows that were extracted from a source of mail or documents; None for all other sources.
 
         Raises RecipeError if `levels` of the source is contradictory (`_levels_by_word`).
         """
@@ -191,7 +189,7 @@ class SourceReader:
         self.exclusions = Exclusions(source, screen)
         self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
-        """The row read last, under the file's column names."""
+        """The row that was read last, keyed by the file's column names."""
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
@@ -208,9 +206,9 @@ class SourceReader:
         self._may_be_rated = _is_rated(source)
         self._levels = _levels_by_word(source, ladder)
         self.unknown_levels = Counter[str]()
-        """Word for a classification level that the recipe does not know -> number of rows."""
+        """Maps a word in the level column that the recipe does not know to its number of rows."""
         self.left_out: dict[str, str] = {}
-        """Case (`folded`) -> highest level of its rows that became no document."""
+        """Maps a case (`folded`) to the highest level of those rows of the case that became no document."""
         self.left_out_unread = 0
         """Number of rows that became no document and whose case or level cannot be read."""
 
@@ -228,7 +226,7 @@ class SourceReader:
                 raise
             except Exception as error:  # the error's own message may quote the row
                 raise SourceError(
-                    f"{self.path}, row {row.number}: reading it failed with {place_of(error)}.",
+                    f"{self.path}, row {row.number}: conversion failed with {place_of(error)}.",
                     "Leave out the row with `exclude`, or remove it from the file, and report this bug.",
                 ) from None
             if outcome is not None:
@@ -240,14 +238,14 @@ class SourceReader:
         return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
-        """Yield each row's id in the form that is compared with links (`link_key`). This reads the file from the start,
-        so call it on a separate reader."""
+        """Yield each row's id in the form that is compared with links (`link_key`). This method reads the file from the
+        start, so call it on a separate reader."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
-        """Count a row, and convert it to a document or to a quarantined row. Return None for a row that is excluded or
-        not selected."""
+        """Count a row, and convert it to a document or quarantined row, or to None if it is excluded or not
+        selected."""
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
@@ -271,8 +269,8 @@ class SourceReader:
         return document
 
     def reject_unlike_recipe(self) -> None:
-        """Raise SourceError if the file has no rows, `where` selects no row, or a needed column is in no row. Call it
-        after all rows are read."""
+        """Raise SourceError if the file has no rows, `where` selects no row, a needed column is in no row, or a row has
+        an unknown level (`reject_unknown_levels`). Call this method after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self._file) else ""
             raise SourceError(f"{self.path}: the file has no rows{below}.", "Export it again, or remove the source.")
@@ -288,7 +286,8 @@ class SourceReader:
         self.reject_unknown_levels()
 
     def reject_unknown_levels(self) -> None:
-        """Raise SourceError if the recipe has `levels` and a row has a level word that `levels` lacks."""
+        """Raise SourceError if the recipe has `levels`, but a row states a level with a word that is neither in
+        `levels` nor a level of the ladder."""
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
@@ -297,8 +296,9 @@ class SourceReader:
             )
 
     def _leave_out(self, row: Row) -> None:
-        """Register a row that becomes no document. Its id is registered so that links to the row count as existing, and
-        its level because its case file inherits the level."""
+        """Register the id and the level of a row that becomes no document. Links to the id then do not count as broken,
+        and documents of the same case inherit the level. If the case or level is unreadable, the row is only
+        counted."""
         self._count_links(self._tied_id_of(row))
         values = row.values or {}
         case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
@@ -316,8 +316,8 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file, keyed by the recipe's column names. If two columns match one of these names,
-        raise SourceError for a table, and yield a broken row for JSON."""
+        """Yield the rows of the file, keyed by the recipe's column names. If two columns match the same name in the
+        recipe, raise SourceError for a table, or yield a broken row for JSON."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header, source.sheet):
@@ -327,8 +327,8 @@ class SourceReader:
             except RowRejected as rejected:
                 if has_header(self._file):
                     raise SourceError(
-                        f"{self.path}: {rejected} for the source '{self.source.name}'.",
-                        "Rename or remove one of them in the file.",
+                        f"{self.path}: {rejected} (source '{self.source.name}').",
+                        "Rename or remove one of the two columns in the file.",
                     ) from None
                 yield Row(row.number, None, str(rejected))
 
@@ -438,7 +438,7 @@ class SourceReader:
         return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
-        """Return the row's classification level, which is at least the floor that the recipe sets for the source."""
+        """Return the row's level, at least the source's floor. Raises RowRejected for an unknown or missing level."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"the row has no column '{column}', where other rows state their level")
@@ -451,8 +451,8 @@ class SourceReader:
         return level
 
     def _stated_level(self, values: Values) -> str | None:
-        """Return the highest level that the row or the recipe states. Return None if a stated level is unknown, or if
-        none is stated."""
+        """Return the highest level that the row or the recipe states. Return None if a stated level is unknown, if none
+        is stated, or if the row lacks the level column of other rows."""
         column = self._column("classification")
         if not is_a_text(values.get(column)) or (self._every_row_has_a_level and column not in values):
             return None
@@ -484,8 +484,8 @@ class SourceReader:
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Return True if `where` selects a row. Return True, too, for a row that lacks a column of the recipe, so that
-        the row is quarantined."""
+        """Return True if `where` selects a row. Also return True for a row that lacks a column that the recipe names,
+        so that the row is quarantined."""
         if not all(column in values for column in self._named_columns):
             return True
         where = self.source.where
@@ -499,7 +499,7 @@ class SourceReader:
 
     def _value(self, values: Values, name: str) -> str:
         """Return a field's value as stripped NFC text, or "" if the field is empty. If the recipe has a constant for
-        the field, return the constant."""
+        the field, return the constant. Raises SourceError if the constant is empty but the row has a value."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
@@ -513,8 +513,7 @@ class SourceReader:
         return normal_id(text) if cleaned and name in _IDENTIFIERS else cleaned
 
     def _cleaned(self, text: str, *, has_markup: bool) -> str:
-        """Strip a text, normalise it to NFC, and remove HTML if the source has `markup: html`. Return "" if no
-        character is visible."""
+        """Strip a text, normalise it to NFC, and remove HTML if the recipe says so. Return "" if nothing is visible."""
         if has_markup and self.source.markup == "html" and is_unicode(text):
             begin = text.rfind("</think>\n\n") + len("</think>\n\n") if text.startswith("<think>\n") else 0
             text = text[:begin] + without_markup(text[begin:])
@@ -529,13 +528,12 @@ class SourceReader:
         return None if id is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """Return the id of a row that becomes no document, in the form in which links store ids
-        (`ColumnScreen.tied`)."""
+        """Return the id of a row that becomes no document, as links store ids (`ColumnScreen.tied`)."""
         id = self._own_id_of(row)
         return None if id is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """Return the id of a row. If it has no id and `id_from_row` is set, return an id made from the row's number."""
+        """Return the id of a row. If the row has no id and `id_from_row` is set, build the id from the row's number."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 
@@ -551,7 +549,7 @@ class SourceReader:
 
 @dataclass
 class Sample:
-    """Counts over the first rows of a source."""
+    """Counts and problems of the first rows of a source."""
 
     source: str
     error: str | None = None
@@ -563,19 +561,19 @@ class Sample:
     not_selected: int = 0
     excluded: int = 0
     reasons: dict[str, list[int | str]] = field(default_factory=dict)
-    """Reason of quarantine -> numbers of the rows; for sources of mail or documents, the ids of the rows."""
+    """Maps a reason for quarantine to the numbers of the rows, or to their ids for mail and documents."""
     remedy: str = ""
     """Remedy for the most frequent reason."""
     above_ceiling: dict[str, int] = field(default_factory=dict)
-    """Level above the line's ceiling -> number of documents."""
+    """Maps a level above the line's ceiling to the number of documents at this level."""
     wrong_language: dict[str, list[int | str]] = field(default_factory=dict)
-    """Stated language of documents -> rows in which a text is certainly in another language."""
+    """Maps the language that rows state to the rows in which a text is certainly in a different language."""
     unknown_levels: str = ""
     """Words in the level column that the recipe does not know, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
-    """Language -> number of documents."""
+    """Maps a language to the number of documents."""
     other_languages: dict[str, list[int | str]] = field(default_factory=dict)
-    """Language without name detection -> rows in this language."""
+    """Maps a language without name detection to the rows in this language."""
     not_read: list[str] = field(default_factory=list)
     share: float = 0.0
     """Share of the selected rows that would be quarantined."""
@@ -586,8 +584,8 @@ class Sample:
 
     @property
     def rows_by_reason(self) -> list[str]:
-        """Return a text for each reason of quarantine: the number of its rows, the reason, and the rows' numbers or
-        ids. The most frequent reason comes first."""
+        """Return a text for each reason for quarantine: the number of rows, the reason, and the numbers or ids of the
+        rows. The most frequent reason comes first."""
         return [f"{len(rows):,}: {reason} ({format_numbers(rows)})" for reason, rows in self.reasons.items()]
 
 
@@ -610,8 +608,8 @@ def sample_of(
     rows: int = ROWS_OF_A_SAMPLE,
     extraction: Extraction | None = None,
 ) -> Sample:
-    """Read the first rows of a source and return their counts. Columns are not screened for personal data. `detected`:
-    languages in which the line detects names."""
+    """Read up to `rows` rows of a source, and return counts and problems. If the file does not match the recipe, only
+    `error` is set. Columns are not searched for personal data. `detected`: languages with name detection."""
     reader = SourceReader(source, path, limits, ladder, set(), extraction=extraction)
     sample, broken = Sample(source.name), list[Quarantined]()
     languages, above = Counter[str](), Counter[str]()
@@ -666,13 +664,13 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
     if not path.exists():
         raise SourceError(
             f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
-            "Correct `path` in the recipe, or put the file there.",
+            f"Correct `path` of the source in the recipe, or put the file at {path}.",
         )
     if (private := workplace.settings.private_directory_of(path)) is not None:  # its files are of another line or level
         raise SourceError(
             f"Line {workplace.line.line}: the file of source '{source.name}' is in {private}. Files in this "
-            f"directory have a recorded level and origin. Using one as a source would lose both.",
-            "Set `path` to a file of the data root.",
+            f"directory have a recorded level and origin. Using such a file as a source would lose both.",
+            "Set `path` of the source to a file elsewhere in the data root.",
         )
     if source.kind in KINDS:
         return digest_of_source(path)
@@ -701,8 +699,9 @@ def _has_rated_id(values: Values) -> bool:
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
-    """Raise SourceError if a file of rated answers has changed since its import for this line, if the line no longer
-    permits rated answers, or if the recipe changes an answer, rating or level."""
+    """Raise SourceError if a file of rated answers was not imported for this line or has changed since, if the line no
+    longer permits rated answers, if the highest level of the rows has changed, or if the recipe changes the columns,
+    role, encoding or layout."""
     line, institution = workplace.line.line, workplace.institution
     query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
     with open_registry(workplace.settings).reading() as session:
@@ -726,23 +725,23 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
 
 
 def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, str]:
-    """Return a dict from each word of `levels`, in comparison form, to its level. Raises RecipeError in three cases:
-    two spellings of a word have different levels; a level of the ladder is mapped to another level; another spelling of
-    a level of the ladder is mapped to a lower level."""
+    """Return a dict that maps each word of `levels` (`folded`) to its level. Raises RecipeError in three cases: two
+    spellings of a word have different levels; a level of the ladder is mapped to a different level; or a variant
+    spelling of a level of the ladder is mapped to a lower level."""
     own = {folded(level): level for level in ladder.levels}
     levels: dict[str, str] = {}
     for word, level in source.levels.items():
         if levels.setdefault(folded(word), level) != level:
             raise RecipeError(
-                f"`levels` of source '{source.name}' gives '{word}' the level {level}, and another spelling of it the "
-                f"level {levels[folded(word)]}. Both count as one word.",
-                "Give the word one level.",
+                f"`levels` of source '{source.name}' maps '{word}' to {level}, and another spelling of this word to "
+                f"{levels[folded(word)]}. All spellings of a word must have the same level.",
+                "Give both spellings of the word the same level.",
             )
         named = own.get(folded(word))
         if named is not None and (ladder.exceeds(named, level) or (word in ladder and level != word)):
             raise RecipeError(
-                f"`levels` of source '{source.name}' maps '{word}' to {level}, but the word is the level {named}.",
-                "Remove the word: levels of the ladder need no entry.",
+                f"`levels` of source '{source.name}' maps '{word}' to {level}, but this word is the level {named}.",
+                "Remove the word from `levels`: levels of the ladder need no entry.",
             )
     return levels
 
@@ -755,8 +754,9 @@ class Readers:
     tally: LinkTally | None
 
     def levels_left_out(self, documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
-        """Return a dict from case (`folded`) to the highest level of the case's rows that became no document. It has
-        only cases whose documents all have lower levels. Call it after all rows are read."""
+        """Return a dict that maps a case (`folded`) to the highest level of those rows of the case that became no
+        document. Only a case whose documents all have lower levels is in the dict. Call this method after all rows are
+        read."""
         left_out = dict[str, str]()
         for reader in self.of_sources:
             for case, level in reader.left_out.items():
@@ -774,7 +774,8 @@ class Readers:
         return (each for reader in self.of_sources if reader.extraction for each in reader.extraction.files)
 
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the rows of `sources.json`, with the digests of `source_digests`. Call it after all rows are read."""
+        """Return the rows of `sources.json`. Call this after all rows are read. `digests`: result of
+        `source_digests`."""
         return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
 
     def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
@@ -788,7 +789,7 @@ class Readers:
 
 
 def levels_by_case(documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
-    """Return a dict from each case (`folded`) in a file of documents to the highest level of the case's documents."""
+    """Return a dict that maps each case (`folded`) in a file of documents to the highest level of its documents."""
     levels = dict[str, str]()
     for document in read_documents(documents):
         case = folded(document.case)
@@ -797,7 +798,7 @@ def levels_by_case(documents: Path, ladder: ClassificationLadder) -> dict[str, s
 
 
 def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes] | None = None) -> Readers:
-    """Return a reader for each source, in the recipe's order.
+    """Return a reader for each source, in the recipe's order. Sources of mail and documents are parsed first.
 
     Args:
         config: the configuration of the raw corpus at this workplace.

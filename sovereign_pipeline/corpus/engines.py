@@ -32,8 +32,8 @@ Start: TypeAlias = Callable[[], AbstractContextManager[Callable[[Item], Result]]
 """Picklable function that prepares a worker, for example by loading models, and returns the function to apply to each
 item."""
 Engine: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
-"""Function that processes items and yields their results in order. It can be called several times. It raises
-WorkerKilled, and the exceptions of the function that processes an item."""
+"""Function that processes items and yields their results in order. It can be called several times. It raises the
+exceptions of the function that processes an item, and WorkerKilled if a worker is killed."""
 
 
 @contextmanager
@@ -49,12 +49,13 @@ def unprepared(work: Callable[[Item], Result]) -> Start[Item, Result]:
 def choose_engine(
     start: Start[Item, Result], source: Path, corpus: Corpus, useful_workers: int, progress: Progress
 ) -> AbstractContextManager[Engine[Item, Result]]:
-    """Return the engine to use: Ray if `corpus.engine` is `ray`. Otherwise a process pool, or the calling process if
-    one worker is enough.
+    """Return the engine to use: Ray if `corpus.engine` is `ray`, else the calling process if one worker is enough, else
+    a process pool.
 
     Args:
         source: the file that the workers read.
-        useful_workers: largest number of workers at which each worker saves more time than its start takes.
+        useful_workers: maximum number of workers, except with Ray. A further one would take longer to start than it
+            saves.
     """
     workers = corpus.workers or len(os.sched_getaffinity(0))
     if corpus.engine == "ray":
@@ -94,8 +95,8 @@ def _begin_worker(start: Start[Any, Any]) -> None:
 
 @cache
 def _worker() -> Callable[[Any], Any]:
-    """Prepare this worker when its first item arrives. If preparing failed while the process starts, the pool would
-    break and the error message would be lost."""
+    """Prepare this worker when its first item arrives, for example by loading models. If the preparation failed while
+    the process starts, the pool would break and the error message would be lost."""
     work = _started.enter_context(_start_work())
     gc.freeze()  # loaded models stay in memory; scanning them in each garbage collection costs a sixth of the time
     return work
@@ -118,11 +119,11 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def ray_actors(
     start: Start[Item, Result], source: Path, workers: int, progress: Progress
 ) -> Iterator[Engine[Item, Result]]:
-    """Yield an engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray. The local Ray accepts only this
-    process, and stops when the work ends.
+    """Yield an engine of Ray actors. They run on the cluster at RAY_ADDRESS, or on a local Ray if RAY_ADDRESS is not
+    set. The local Ray accepts connections only from this process, and stops when the work ends.
 
-    Raises InputError if Ray is not installed, if it was imported before it could be restricted to this process, or if
-    it does not start.
+    Raises InputError if Ray is not installed, does not start or cannot be reached, or if a local Ray was imported
+    before this function could restrict access to it.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError(
@@ -168,7 +169,7 @@ def _over_actors(
             yield result
     except ray.exceptions.RayError as error:
         raise WorkerKilled(
-            f"Ray ended the work with {type(error).__name__}, most often because an actor was killed when memory ran "
+            f"Ray stopped with {type(error).__name__}. The usual reason is that an actor was killed because memory ran "
             f"out. No result was stored."
         ) from None
 
@@ -183,14 +184,15 @@ class _Source:
     def check(self) -> None:
         if not self.path.is_file() or self.path.stat().st_size != self.size:
             raise InputError(
-                f"The Ray node {platform.node()} has no file {self.path}, or its file has another size.",
-                "Mount the folders of SOVEREIGN_HOME and SOVEREIGN_CORPUS under the same paths on every node.",
+                f"The Ray node {platform.node()} has no file {self.path}, or the file's size differs from the size on "
+                f"the machine that started the work.",
+                "Mount the directories SOVEREIGN_HOME and SOVEREIGN_CORPUS under the same paths on every node.",
             )
 
 
 class _Actor:
-    """A Ray worker. It returns errors as values, because Ray would report them with a traceback that may quote a
-    text."""
+    """A Ray worker. The actor returns a SovereignError instead of raising it: Ray would report an exception with a
+    traceback, which may quote a text."""
 
     def __init__(self, start: Start[Any, Any], source: _Source) -> None:
         keep_private()
@@ -211,16 +213,17 @@ class _Actor:
 
 
 def _close_to_others() -> None:
-    """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
+    """Set environment variables that make a local Ray listen on loopback only and require a token. Ray reads them at
+    import, so InputError is raised if Ray was imported without them.
 
-    Ray executes any code that it receives, and by default listens on every interface. It replaces 127.0.0.1 by the
-    machine's address unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token excludes other accounts of this
-    machine, because they can connect to loopback.
+    Ray executes any code that it receives, and by default listens on every interface. Ray replaces 127.0.0.1 by the
+    machine's address unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". Other accounts of this machine can connect to
+    loopback, so a token is required, too.
     """
     closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
     if "ray" in sys.modules and not closed:
         raise InputError(
-            "corpus.engine is 'ray', but Ray was imported before this process could restrict access to it.",
+            "corpus.engine is 'ray', but Ray was imported before this process could restrict access to Ray.",
             "Run the step in a separate process, as the Dagster UI does.",
         )
     os.environ[NO_CLUSTER] = "0"
@@ -230,7 +233,7 @@ def _close_to_others() -> None:
 
 @contextmanager
 def patience(ray: Any, progress: Progress) -> Iterator[None]:
-    """Make Ray wait up to `SECONDS_TO_START` for the node that Ray starts, and report progress.
+    """Make Ray wait up to `SECONDS_TO_START` for the node that Ray itself starts. Report progress meanwhile.
 
     Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and stops trying
     after 30 s (`Node.__init__` in `ray/_private/node.py`).
@@ -277,5 +280,5 @@ def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
         failed = f"Ray at {address} could not be reached" if address else "A local Ray did not start"
         raise InputError(
             f"{failed} ({str(error).splitlines()[0]}).",
-            "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
+            "Retry when the machine is less busy, or set corpus.engine to 'processes', which gives the same results.",
         ) from error

@@ -1,17 +1,19 @@
-"""Extract rows from the mail or documents of a source, with a record of each file's outcome.
+"""Extract rows from the mail or documents of a source, and record the outcome of each file.
 
 Each kind of source has two functions, listed in `KINDS`:
 
-- a parser, which runs in the sandbox (`parsing.py` says what it yields and raises);
-- an assembler, `assemble(source, ladder, units, folder)`. It receives a `Unit` for each document, message or
-  attachment, including broken ones, in the order of file names. It stores no texts, because there may be millions of
-  units: `units.again` reads a unit again, and `units.notes` stores facts about units on disk. It yields rows and
-  `Outcome`s in any order. Each unit is in exactly one of them: in `files` of a row, or in an Outcome. A row is a dict
-  with `id`, `case`, `date`, `author`, `department`, `subject`, `messages` (in OpenAI's form), `classification` (""
-  without a marking), `files` (names of its units), and optionally `language` and `rule` (the rule that formed the row).
+- a parser, which runs in the sandbox (`parsing.py` describes what a parser yields and raises);
+- an assembler, `assemble(source, ladder, units, folder)`, which forms rows from parsed files.
 
-Each row becomes a line of a JSONL file, which is read like a source with the layout `sharegpt`. Each quarantined unit
-becomes a separate line with its reason.
+The assembler receives a `Unit` for each document, message or attachment, including broken ones, in the order of file
+names. It keeps no texts in memory, because there may be millions of units: `units.again` reads a unit a second time,
+and `units.notes` stores facts about units on disk. The assembler yields rows and `Outcome`s in any order. Each unit is
+in `files` of one row, or in one Outcome, but never in both. A row is a dict with `id`, `case`, `date`, `author`,
+`department`, `subject`, `messages` (in OpenAI's form), `classification` ("" without a marking), `files` (names of the
+row's units), and optionally `language` and `rule` (the rule that formed the row).
+
+Each row becomes one line of a JSONL file, and so does each quarantined unit, with the reason for quarantine. The file
+is then read like a source with the layout `sharegpt`.
 """
 
 import pkgutil
@@ -47,14 +49,14 @@ KINDS = {
     ),
     "mail": ("sovereign_pipeline.corpus.mail:parse_mail", "sovereign_pipeline.corpus.threads:assemble"),
 }
-"""Kind of a source -> its parser and its assembler."""
+"""Maps the kind of a source to its parser and its assembler."""
 BROKEN = "quarantined"
 """Key that marks a line as a quarantined unit instead of a row. The key's value is the reason."""
 
 
 @dataclass
 class Extraction:
-    """The rows of a source, and the outcome of each file."""
+    """The result of extracting a source: the rows, and the outcome of each file."""
 
     rows: Path
     """JSONL file of the rows and the quarantined units."""
@@ -68,12 +70,11 @@ class Extraction:
 
     @property
     def files(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of `outcomes`."""
         return read_jsonl(self.outcomes)
 
 
 _OF_ASSEMBLERS = ("letters.py", "markings.py", "reference_words.txt", "threads.py")
-"""Files of this package whose code forms rows from parsed files, and decides the rows' levels."""
+"""Files of this package that determine how rows and their levels are formed from parsed files."""
 
 
 def extractor_of(source: Source) -> str | None:
@@ -89,7 +90,6 @@ def extractor_of(source: Source) -> str | None:
 
 
 def cache_of(settings: Settings) -> Cache:
-    """Return the cache of parsed files."""
     return Cache(settings.corpus / "cache" / "parsed", read_secret(settings.caches_key))
 
 
@@ -100,11 +100,11 @@ def extract(
     ladder: ClassificationLadder,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Extraction:
-    """Parse a source of mail or documents, and write its rows below the corpus root. Parsed files are cached there,
-    too.
+    """Parse a source of mail or documents, and write its rows below the corpus root. The parsed files are cached below
+    the corpus root, too.
 
-    Raises SandboxUnavailable. Raises SourceError if the folder cannot be listed, if all its files are left out, or if a
-    unit is not in exactly one row or outcome.
+    Raises SandboxUnavailable if this machine cannot run the parsers in a sandbox. Raises SourceError if the folder
+    cannot be listed, if no unit becomes a row or is quarantined, or if a unit is not in exactly one row or outcome.
     """
     parser, assembler = KINDS[source.kind]
     program = find_tesseract() if source.ocr else None
@@ -134,8 +134,8 @@ def extract(
         wrong.extend(name for name in accounted if name not in units.digests)
         if wrong:
             raise SourceError(
-                f"{path}: {counted(len(wrong), 'file or message is', 'files or messages are')} not in exactly one row "
-                f"or outcome: {and_more(wrong)}.",
+                f"{path}: {counted(len(wrong), 'file or message has', 'files or messages have')} no outcome, or more "
+                f"than one: {and_more(wrong)}.",
                 "Remove these files, and report this bug.",
             )
 
@@ -163,9 +163,9 @@ def extract(
         if not rows.stat().st_size:
             reasons = and_more(f"{times:,} left out: {reason}" for reason, times in (+left_out).most_common())
             raise SourceError(
-                f"{path}: of {counted(counts.total(), 'file or message', 'files or messages')}, none became a document "
+                f"{path}: none of {counted(counts.total(), 'file or message', 'files or messages')} became a document "
                 f"({reasons}).",
-                "Correct `pairs` or `ours` of the source. `sovereign sources look` proposes them.",
+                "Correct `pairs` or `ours` of the source. `sovereign sources look` proposes values for these keys.",
             )
         outcomes = rows.with_suffix(".outcomes.jsonl")
         all_ = ((name, units.digests[name], {**accounted[name], **ocr_of(name)}) for name in accounted)

@@ -1,5 +1,5 @@
-"""Read the rows of a workbook's sheet, or of a JSONL, JSON, CSV, TSV or Parquet file, which may be compressed. Detect
-quoted cells of a table that contain whole rows because a quote is missing."""
+"""Read the rows of a JSONL, JSON, CSV, TSV or Parquet file, which may be compressed, or of a sheet of a workbook.
+Detect cells of a table that contain whole rows because a quote is missing."""
 
 import csv
 import io
@@ -42,15 +42,15 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def format_of(path: Path) -> str:
-    """Return the lower-case suffix of a file's format, without the suffix of the compression. Raises SourceError for an
-    unknown format."""
+    """Return the suffix of a file's format in lower case, without the suffix of a compression: `.csv` for `A.CSV.gz`.
+    Raises SourceError for an unknown format."""
     suffix = Path(name_without_packing(path)).suffix
     if suffix in FORMATS:
         return suffix
-    remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
+    remedy = f"The file name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
-        raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
-    raise SourceError(f"{path}: its suffix belongs to no known format.", remedy)
+        raise SourceError(f"{path}: this is an archive.", f"Unpack the archive, and use the file inside. {remedy}")
+    raise SourceError(f"{path}: the suffix of this file belongs to no known format.", remedy)
 
 
 def read_rows(
@@ -87,7 +87,7 @@ def read_rows(
 
 
 def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
-    """Return a workbook's sheet as CSV. Raises SourceError."""
+    """Return a workbook's sheet as CSV. Raises SourceError if the workbook cannot be read."""
     items = _parsed_workbook(path, "parse_sheet", {"sheet": sheet})
     text = io.StringIO()
     csv.writer(text).writerows(row for item in items for row in item["rows"])
@@ -95,13 +95,13 @@ def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
 
 
 def sheets_of(path: Path) -> list[str]:
-    """Return the names of a workbook's sheets. Raises SourceError."""
+    """Return the names of a workbook's sheets. Raises SourceError if the workbook cannot be read."""
     reject_unreadable(path)
     return [name for item in _parsed_workbook(path, "parse_sheet_names", {}) for name in item["sheets"]]
 
 
 def _parsed_workbook(path: Path, parser: str, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run a parser of `office_files.py` on a workbook in the sandbox."""
+    """Run a parser of `office_files.py` on a workbook in the sandbox. Raises SourceError for an unreadable workbook."""
     with Sandboxes(f"{_WORKBOOK_PARSERS}:{parser}", options) as sandboxes:
         items = [*sandboxes.items_of(path)]
     if problem := next((item["broken"] for item in items if "broken" in item), None):
@@ -110,7 +110,7 @@ def _parsed_workbook(path: Path, parser: str, options: dict[str, Any]) -> list[d
 
 
 def has_header(path: Path) -> bool:
-    """Return True if the file is a table: its header names the columns of all rows."""
+    """Return True if the file is a table. The header of a table names the columns of all rows."""
     return name_without_packing(path).endswith(TABLES)
 
 
@@ -125,8 +125,8 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
         )
     if first is not None and first.strip() == b"{" and (second or b"").lstrip().startswith(b'"'):
         raise SourceError(
-            f"{path}: its objects span several lines.",
-            "Write each object on one line, or all objects in one array (.json).",
+            f"{path}: the JSON objects in this file span several lines.",
+            "Write each object on a single line, or write all objects as one array into a .json file.",
         )
     for number, line in enumerate(chain([first, second], lines), start=1):
         if line is None:
@@ -154,15 +154,15 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """Return a line without a byte order mark, and without a comma after the object. Such commas remain if an array was
-    split into lines."""
+    """Return a line without a byte order mark, and without a comma after the object. Lines have such a comma if they
+    were copied from an array."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return True if a file's first line begins an array of objects, or if it is a whole array of several objects.
-    `is_all`: whether nothing follows the line."""
+    """Return True if a file's first line begins an array of objects that later lines continue, or is a whole array of
+    several objects. `is_all`: True if the file has only this line."""
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
@@ -173,7 +173,7 @@ def _begins_an_array(line: bytes, is_all: bool) -> bool:
 
 
 class _DuplicateField(ValueError):
-    """Raised if a JSON object has two values under one name. Python would keep only the last value, which may be a
+    """Raised if a JSON object has the same key twice. `json` would keep only the last value, and this value may be a
     lower classification level."""
 
 
@@ -185,7 +185,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their newline. Yield None for a line above the limit, which is never loaded completely."""
+    """Yield lines without their newline. For a line above the limit, yield None, and do not load the whole line."""
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     while line := buffered.readline(max_row_bytes + 1):
         if len(line) <= max_row_bytes or line.endswith(b"\n"):
@@ -197,8 +197,9 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 
 
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    """Yield the elements of one array of objects, with one in memory at a time. Raises SourceError if the array's
-    syntax is broken or an element is above the limit, because the elements after it cannot be separated."""
+    """Yield the elements of one array of objects, with one element in memory at a time. Raises SourceError if the file
+    is not one array. Also raises SourceError at an element that is not JSON or far above the limit, because the
+    elements after that element cannot be separated."""
     # With surrogateescape, one wrongly encoded element is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()
@@ -206,7 +207,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     if not buffer.startswith("["):
         raise SourceError(
             f"{path}: a .json source must be one array of objects.",
-            "Rename a file with one object per line to .jsonl; write other JSON as one array.",
+            "If the file has one object per line, rename the file to .jsonl. Otherwise, write the rows as one array.",
         )
     buffer, number, ended = buffer[1:], 0, False
     while True:
@@ -228,8 +229,8 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
             break
         if ended or len(buffer) > max_row_bytes + BLOCK:
             raise SourceError(
-                f"{path}, element {number + 1}: not JSON, or longer than {max_row_bytes:,} characters. The elements "
-                f"after it cannot be separated.",
+                f"{path}, element {number + 1}: this element is not JSON, or is longer than {max_row_bytes:,} "
+                f"characters. The elements after this one cannot be separated.",
                 "Correct the element, or raise quarantine.max_row_bytes in the recipe.",
             )
         more = text.read(max(BLOCK, len(buffer)))
@@ -238,7 +239,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     while not buffer.strip() and (buffer := text.read(BLOCK)):
         pass
     if buffer:
-        raise SourceError(f"{path}: there is text after the array's end.", "Correct the file.")
+        raise SourceError(f"{path}: the file has text after the end of the array.", "Correct the file.")
 
 
 def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
@@ -269,7 +270,9 @@ def _parquet(
         file = pyarrow.parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
+        raise SourceError(
+            f"{path}: the file cannot be read as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY
+        ) from None
     reject_repeated_columns(path, columns)
     check_header(columns)
     number = 0
@@ -284,7 +287,9 @@ def _parquet(
                 else:
                     yield Row(number, values)
     except pyarrow.ArrowException as error:
-        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
+        raise SourceError(
+            f"{path}: the file cannot be read as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY
+        ) from None
 
 
 def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
@@ -325,7 +330,7 @@ ENDLESS = 1 << 28
 def rows_of_table(
     stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str, check_header: Callable[[Sequence[str]], None]
 ) -> Iterator[Row]:
-    """Stream the rows of a table in UTF-8. Raises SourceError if its rows cannot be separated."""
+    """Stream the rows of a table in UTF-8. Raises SourceError for an invalid header or inseparable rows."""
     # With surrogateescape, one wrongly encoded row is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(ENDLESS)
@@ -345,9 +350,9 @@ def rows_of_table(
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise SourceError(f"{path}, from line {begins}: not CSV ({error}).", _QUOTES) from None
+            raise SourceError(f"{path}: the row from line {begins} is not CSV ({error}).", _QUOTES) from None
         except EndlessRecord:
-            raise SourceError(f"{path}, from line {begins}: a cell does not end.", _QUOTES) from None
+            raise SourceError(f"{path}: the row from line {begins} has a cell that does not end.", _QUOTES) from None
         if cells is None:
             break
         if not cells:
@@ -375,7 +380,7 @@ def rows_of_table(
     if (found := quotes.found()) is not None:
         raise SourceError(
             f"{path}, lines {found[0]} to {found[1]}: a quoted cell of one row seems to contain whole rows.",
-            f"{_QUOTES} If a letter really contains such lines, remove it from the file, or export the file as JSONL.",
+            f"{_QUOTES} If a letter really contains such lines, remove the letter, or export the file as JSONL.",
         )
 
 
@@ -383,15 +388,15 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise SourceError(f"{path}: the header row is not CSV ({error}).", "Correct the quotes there.") from None
+        raise SourceError(f"{path}: the header row is not CSV ({error}).", "Correct the quotes in this row.") from None
     except EndlessRecord:
-        raise SourceError(f"{path}: the header row does not end.", "Correct the quotes there.") from None
+        raise SourceError(f"{path}: the header row does not end.", "Correct the quotes in this row.") from None
     if not header:
-        raise SourceError(f"{path}: the file has no header row.", "Write the column names into its first line.")
+        raise SourceError(f"{path}: the file has no header row.", "Write the column names into the file's first line.")
     if any(map(_was_not_utf8, header)):
         raise SourceError(
             f"{path}: the header row is not UTF-8.",
-            "Name the file's encoding under `encoding` in the recipe, or save it in UTF-8.",
+            "Name the file's encoding under `encoding` in the recipe, or save the file in UTF-8.",
             act="look_at_source",
             file=str(path),
         )
@@ -400,12 +405,13 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, number: int, line: int) -> Row:
-    """Return the broken row for a repeated header. Raises SourceError if its columns have another order."""
+    """Return a broken row for a line that repeats the header. Raises SourceError if the line has the columns in a
+    different order."""
     if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
-        f"{path}, line {line}: the header is repeated with its columns in another order.",
-        "Split the file there, and use a separate source for each part.",
+        f"{path}, line {line}: this line repeats the header with the columns in a different order.",
+        f"Split the file at line {line}, and use a separate source for each part.",
     )
 
 
@@ -425,16 +431,14 @@ class EndlessRecord(Exception):
 
 
 class RecordLines(Iterator[str]):
-    """Iterates over the lines of a file for `csv.reader`, which takes as many lines as a record has.
+    """Iterates over the lines of a file for `csv.reader`, which reads as many lines as a record has.
 
-    In a record above the limit, `x` replaces each run of characters between quotes, delimiters, spaces and line ends,
-    to save memory. The record still ends in the right place.
+    To save memory, the part of a record beyond the limit is shortened: `x` replaces each run of characters between
+    quotes, delimiters, spaces and line ends. `csv.reader` still finds the end of the record.
     """
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
-        """Args:
-        limit: maximum length in characters of a record that stays unchanged.
-        """
+        """`limit`: maximum length in characters of a record that stays unchanged."""
         self._text, self._limit = text, limit
         self._words = re.compile(rf'[^"\r\n {re.escape(delimiter)}]+')
         self._spaces = re.compile(" +")
@@ -469,28 +473,27 @@ class RecordLines(Iterator[str]):
         return self._spaces.sub(" ", self._words.sub("x", part))
 
 
-# --- quoted cells that hold whole rows --------------------------------------------------------------------------------
+# --- quoted cells that contain whole rows -----------------------------------------------------------------------------
 
 # A cell's closing quote may be missing while a later row has an extra quote in the same column. The rows between them
 # then form one row with as many cells as the header. Its quoted cell differs from a text of several lines: at each
 # hidden row end, one line ends in the cells that follow the quoted column, and the next line begins with the cells that
-# precede it. These cells resemble the cells of other rows.
+# precede this column. These cells resemble the cells of other rows.
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Number of rows from which the columns are learnt. The first number is for rows of one line, the second for rows of
-several lines."""
+"""Number of learnt rows after which no more rows of one line (first number) or several (second) are learnt."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Maximum length in characters of an id, a date, a level or a name."""
 _FEW = 20
 """Maximum number of distinct values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Minimum number of distinct values that a column must have before a value of a new form counts as foreign to it."""
+"""Minimum number of distinct values in a column before a code of a new form counts as foreign to the column."""
 _LONG_NUMBER = 5
-"""Minimum number of digits of a number that cannot be a year, and is rarely a house number or a list number."""
+"""Number of digits from which a number is no year, and rarely the number of a house or list item."""
 _NEXT = 10
-"""Minimum amount by which an id may exceed the highest learnt id. For a wide range, it is a quarter of the range."""
+"""Amount by which an id may exceed the highest learnt id, or a quarter of the learnt range if that is more."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
 """Minimum number of columns for detection. In a table of only an id and a text, a row cannot be distinguished from a
@@ -532,7 +535,7 @@ class _Column:
 
     @property
     def has_codes(self) -> bool:
-        """Return whether every cell is short and contains a digit, such as an id, a number or a date."""
+        """Return True if every filled cell is short and a code with a digit, such as an id, a number or a date."""
         return bool(self.values) and not self.long and not self.without_digit
 
     @property
@@ -540,8 +543,8 @@ class _Column:
         return not self.long and 0 < len(self.values) <= min(_FEW, max(1, self.filled / 2))
 
     def certainty_of(self, text: str) -> float | None:
-        """Return the certainty, from 0 to 1, that a text belongs to this column and does not fit by chance. Return None
-        if the text does not fit."""
+        """Return the certainty, from 0 to 1, that a text belongs to this column instead of fitting by chance. Return
+        None if the text does not fit the column."""
         if self.has_few_values and text in self.values:
             return 1
         if self.has_codes:
@@ -552,8 +555,9 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return True if a plain number is near the column's numbers, as house numbers and list numbers usually are
-        not. Also return True for a code that is not a plain number."""
+        """Return True if a text of at least _LONG_NUMBER characters is as long as one of the column's values, or if a
+        number is near the column's numbers. Numbers of houses and list items usually are neither. Also return True for
+        a code that is not a plain number."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -572,7 +576,7 @@ class _Suspect:
 
 
 class LostQuotes:
-    """Detects cells that contain whole rows. Learns the columns of one table from its rows."""
+    """Detects quoted cells that contain whole rows. Learns from a table's rows which values each column has."""
 
     def __init__(self, columns: int, delimiter: str) -> None:
         self._delimiter = delimiter
@@ -581,7 +585,7 @@ class LostQuotes:
         self._suspects: list[_Suspect] = []
 
     def add(self, cells: Sequence[str], lines: tuple[int, int]) -> None:
-        """Learn the columns from a row, and collect the line ends in the row's cells at which hidden rows may end.
+        """Learn the columns' values from a row. Collect the line ends in the row's cells: a hidden row may end there.
 
         Args:
             cells: the cells of a row, as many as the header has.
@@ -602,7 +606,7 @@ class LostQuotes:
 
     def found(self) -> tuple[int, int] | None:
         """Return the first and last line of the first record with a cell that contains whole rows. Return None if there
-        is no such record. Call it after all rows are added."""
+        is no such record. Call this method after all rows are added."""
         return next((each.lines for each in self._suspects if self._is_a_row_end(each)), None)
 
     def _suspects_in(self, cell: str, place: int, lines: tuple[int, int]) -> list[_Suspect]:
@@ -645,13 +649,12 @@ def _is_code(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return the shape of a code. Codes of one column have the same shape: `a-9-9` for `PRM-2024-00017` and
-    `PRM-2025-9`."""
+    """Return the shape of a code. Codes of a column share it: `a-9-9` for `PRM-2024-00017` and `PRM-2025-9`."""
     return _DIGITS.sub("9", _LETTERS.sub("a", text))
 
 
 _QUOTES = (
-    "Correct the quotes there: one is missing or too many, or there is text between a quote and the delimiter. A "
-    "quote inside a quoted cell is written twice, without a backslash."
+    "Correct the quotes in these lines: one is missing or too many, or there is text between a quote and the "
+    "delimiter. A quote inside a quoted cell is written twice, without a backslash."
 )
 REPEATED_HEADER = "repeats the header: several exports in one file"

@@ -49,33 +49,34 @@ _MAILDIR, _OF_MAILDIR = ("cur", "new"), "of Maildir"
 
 @dataclass
 class FolderFacts:
-    """The result of inspecting a folder."""
+    """The result of inspecting a folder, with the proposed source of a recipe."""
 
     path: str
     suffixes: dict[str, int]
-    """Suffix, or `of Maildir` -> number of files."""
+    """Maps a suffix, or `of Maildir`, to the number of files."""
     source: dict[str, Any]
     more: dict[str, Any]
-    """Further keys to add to the proposed recipe, besides the source."""
+    """Keys to add to the proposed recipe, besides the source."""
     notes: list[str]
     """Assumptions, and decisions that a person must make."""
     outcomes: list[dict[str, Any]]
     """Objects with `outcome`, `reason` (such as the rule that pairs files) and `files` (the number of files)."""
     attachments: dict[str, int]
-    """Suffix -> number of attachments of mail."""
+    """Maps a suffix to the number of attachments of mail."""
     attachments_with_text: int
 
 
 def look_at_folder(
     settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder, answers: Sequence[str] = ()
 ) -> FolderFacts:
-    """Return the facts of a folder, and a proposed source of a recipe. For documents, the source has the path patterns
-    that pair most files. For mail, it has the institution's likely domain. Raises SourceError for a folder without
-    documents and mail.
+    """Inspect a folder, and propose a source of a recipe: of mail if the folder has more mail than documents, otherwise
+    of documents. For documents, the source has the path patterns that pair most files. For mail, it has the
+    institution's likely domain. Raises SourceError if the folder contains neither documents nor mail, or if no file
+    becomes a row.
 
     Args:
         named: path of the folder, as the recipe will state it.
-        answers: a person's values for keys of the source, as in `Suggestion.answered`.
+        answers: values of a person for keys of the source, as in `Suggestion.answered`.
     """
     files = files_of(folder)
     names = [file.name for file in files]
@@ -154,15 +155,13 @@ def _set_level(without: int, rows: int, ladder: ClassificationLadder, source: di
         source["classification_floor"] = ladder.levels[-1]
         what = "conversation" if source["kind"] == "mail" else "pair"
         notes.append(
-            f"classification: {without:,} of {counted(rows, what)} without "
-            f"a marking get the highest level: {ladder.levels[-1]}. If a lower level is right for all of them, set "
-            f"`classification_floor` to it."
+            f"classification: {without:,} of {counted(rows, what)} without a marking get the highest level, "
+            f"{ladder.levels[-1]}. If a lower level is right for all of them, set `classification_floor` to that level."
         )
 
 
 def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Set the date formats of letters whose dates are not ISO, and add a question about the date to use for letters
-    without a date."""
+    """Set the formats of dates that are not ISO, ask for a date for letters without one, and add notes on both."""
     others = {date: times for date, times in dates.items() if date and not is_iso(date)}
     formats = formats_of_column(others) if others else ()
     date: dict[str, Any] = {}
@@ -189,8 +188,8 @@ def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) ->
 def _ask_for_quarantine(
     source: Mapping[str, Any], folder: Path, extraction: Extraction, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, Any]:
-    """Return the recipe key `quarantine` with a value to fill in, or an empty dict if the key is not needed. Rows are
-    read with the draft recipe, in which date keys to fill in get sample values."""
+    """Return the recipe key `quarantine` with a value to fill in. Return an empty dict if the recipe does not need the
+    key. Reads rows with the draft recipe; if a date key is still to be filled in, a sample value replaces it."""
     date = dict(source.get("date", {}))
     if "missing" in date:
         date["missing"] = "2000-01-01"
@@ -210,7 +209,7 @@ def _about_attachments(suffixes: Mapping[str, int], with_text: int) -> list[str]
 
 
 def format_suffixes(suffixes: Mapping[str, int]) -> str:
-    """Return a text that lists suffixes, each with its number of files, the most frequent first."""
+    """Format suffixes, each with its number of files. The most frequent suffix comes first."""
     return ", ".join(
         f"{times:,} {suffix or 'without suffix'}"
         for suffix, times in sorted(suffixes.items(), key=lambda each: -each[1])
@@ -244,14 +243,14 @@ def _stem(name: str) -> str:
 
 
 def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[str, str]:
-    """Return the path pattern of letters and the path pattern of replies that together pair most names. If no patterns
-    pair names, return those that match most letters and most replies. Return an empty dict if the best patterns pair or
-    match fewer than two.
+    """Return two path patterns, `request` for letters and `reply` for replies: those that pair most documents, and
+    among these, those that match most letters and replies. Return an empty dict if no patterns make two pairs, or one
+    pair among at least two letters and two replies.
 
     Args:
         stems: names of the documents without suffix.
-        numbers: stem -> the document's reference numbers. If in many pairs the reply cites the number of another
-            letter, the patterns count as pairing nothing.
+        numbers: maps a stem to the document's reference numbers. If many replies cite a letter other than the one that
+            the patterns pair them with, the patterns count as pairing nothing.
     """
     owners = defaultdict[Number, set[str]](set)
     for stem, each in numbers.items():
@@ -281,12 +280,12 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of paired replies that may cite a letter other than the one that the patterns pair them with."""
+"""Maximum share of paired replies that may cite a letter other than the one that the patterns pair with them."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:
-    """Return a dict from form to the patterns of this form, each with its number of paths. A pattern contains the word
-    of a side, such as `in`. In its form, `_SIDE` replaces this word."""
+    """Return a dict that maps a form to its path patterns, each with its number of paths. A pattern contains the word
+    `side`, such as `in`. In the form, `_SIDE` replaces this word, so that letters and their replies have one form."""
     word = re.compile(rf"(?<![^\W\d_]){side}(?![^\W\d_])", re.IGNORECASE)
     found = {stem: matches for stem in sorted(stems) if (matches := [*word.finditer(stem)])}
     parents = Counter(part for stem in found for part in {*stem.split("/")[:-1]})
@@ -309,8 +308,8 @@ _VARIABLE = re.compile(r"[^\s_.-](?:.*[^\s_.-])?")
 
 def _form(marked: str, usual: Collection[str], other_names: str) -> str:
     """Return the form of a path that contains `_SIDE`. A date becomes `{date}`. The folder nearest to the file becomes
-    `{case}`, and each folder above it `{folder}`; folders in `usual` stay unchanged. If all folders are in `usual`, the
-    rest of the file's name becomes `{case}`.
+    `{case}`, and each higher folder becomes `{folder}`. Folders in `usual` stay unchanged. If all folders are in
+    `usual`, the rest of the file's name becomes `{case}`.
 
     Args:
         other_names: replacement for the rest of a file name in a case's folder.

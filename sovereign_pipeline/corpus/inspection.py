@@ -1,5 +1,5 @@
-"""Inspect a file without a recipe: find its encoding, delimiter and layout, and its columns of links, dates and row
-states. Reports on the results contain no text of the file."""
+"""Inspect a file without a recipe: find its encoding, delimiter and layout, and the columns that contain links, dates
+or row states. Reports quote column names and usual words for row states, but no text of letters."""
 
 import codecs
 import csv
@@ -66,8 +66,9 @@ valid UTF-8 by chance."""
 
 
 def encoding_of(path: Path) -> str | None:
-    """Return the encoding of a text file, as a recipe states it; None for UTF-8. An encoding without a byte order mark
-    is guessed from the first megabyte, so a person must check it. Raises SourceError if no encoding is plausible."""
+    """Return the encoding of a text file, as a recipe states it; None for UTF-8 and for files that are not text.
+    Without a byte order mark or zero bytes, any other encoding is guessed from the first megabyte, so a person must
+    check it. Raises SourceError if no encoding is plausible."""
     from charset_normalizer import from_bytes
 
     with unpacked(path) as stream:
@@ -81,13 +82,14 @@ def encoding_of(path: Path) -> str | None:
         return None
     best = from_bytes(sample, cp_isolation=[*_LIKELY_ENCODINGS]).best()
     if best is None:
-        raise SourceError(f"{path}: its encoding cannot be determined.", "Save it as UTF-8.")
+        raise SourceError(f"{path}: the encoding of this file cannot be determined.", "Save the file as UTF-8.")
     return best.encoding
 
 
 def _is_utf8(path: Path) -> bool:
-    """Return True if a file counts as UTF-8: if nearly all its non-ASCII characters are valid, or if enough lines are.
-    Its broken rows are then quarantined one by one. Another encoding would garble the valid rows."""
+    """Return True if a file counts as UTF-8: nearly all non-ASCII characters are valid, or enough lines are valid. The
+    rows that are not valid UTF-8 are then quarantined. If the file were read in a different encoding, the valid rows
+    would be garbled."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = right_lines = broken_lines = 0
     line_is_beyond = line_is_broken = False
@@ -134,13 +136,13 @@ LARGEST_ROW = 1_000_000
 LONGEST_SHORT_VALUE = 400
 """Maximum length in characters of an id, a case or a level. A longer value is a text, unless it is a list of ids."""
 LEAST_LETTERS = 15
-"""Minimum mean length in characters of a column that may hold requests or replies."""
+"""Minimum mean length, in characters, of the values of a column that may contain requests or replies."""
 BEGINNING, ENDINGS_OF_REPLIES, MOST_ENDINGS = 300, 2, 20_000
 """First: number of characters at a letter's beginning that are searched for phrases. Second: number of frequent endings
 of replies that are considered, one for each language. Third: maximum number of distinct endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
-"""Number and share of long values above which a column counts as a column of texts. Occurrences of its values are then
-not counted."""
+"""A column with more long values than MOST_LONG and than the share MOST_LONG_SHARE of its values is a column of texts.
+Occurrences of its values are then not counted."""
 LEAST_DIFFERENT_IDS = 0.95
 """Minimum share of rows that must have a distinct value in a column of row ids. The share is below 1 because exports
 may repeat ids, leave ids empty, and end in a row of totals."""
@@ -165,8 +167,7 @@ _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 """Pattern of the beginning of a tag. An HTML parser removes the text from there to the next `>`."""
 _CODE = re.compile(r"(?=.*\d)[^\W_]+(?:[-/_ ][^\W_]+)*")
-"""Pattern of a number or code: letters and digits, in parts. A number with a fraction is an amount and does not
-match."""
+"""Pattern of a number or code: letters and digits, in parts. An amount with a fraction does not match."""
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
@@ -177,13 +178,13 @@ _LATIN = re.compile(r"[A-Za-z]")
 
 @dataclass
 class ColumnFacts:
-    """Counts of the values in one column."""
+    """Counts and properties of the values in one column."""
 
     name: str
     rows: int = 0
     empty: int = 0
     types: Counter[str] = field(default_factory=Counter)
-    """Type -> number of non-empty values: text, number, boolean, date, list, object."""
+    """Maps a type (text, number, boolean, date, list or object) to the number of non-empty values of this type."""
     dates: int = 0
     """Number of values that are ISO dates; values such as 20240115 count."""
     longest: int = 0
@@ -196,12 +197,13 @@ class ColumnFacts:
     like_tags: int = 0
     """Number of values in which `<` precedes a letter but begins no known tag, as in an e-mail address in `<>`."""
     values: Counter[str] = field(default_factory=Counter)
-    """Short value -> number of occurrences; empty if many values are long."""
+    """Maps a short value to its number of occurrences. Empty if many values are long."""
     salutations: int = 0
     phrases_of_replies: int = 0
     """Number of texts that begin with a phrase of replies, such as "your letter"."""
     endings: Counter[str] = field(default_factory=Counter)
-    """Last two words of a text -> number of texts. An institution's replies mostly have the same ending."""
+    """Maps the last two words of a text to the number of texts that end so. Most replies of an institution end
+    alike."""
     long: int = 0
     """Number of values that are too long for an id or a level and are not lists of ids."""
     has_texts: bool = False
@@ -221,36 +223,36 @@ class ColumnFacts:
 
     @property
     def reply_share(self) -> float:
-        """Return the share of texts that look like an institution's replies: by their phrases, or because they have one
-        of the two most frequent endings."""
+        """Return the share of texts that look like an institution's replies. Counts the texts with a phrase of replies
+        and the texts with one of the two most frequent endings, and uses the larger count."""
         signed = sum(times for _, times in self.endings.most_common(ENDINGS_OF_REPLIES))
         return max(signed, self.phrases_of_replies) / max(1, self.filled)
 
     @property
     def is_of_texts(self) -> bool:
-        """Return whether the column may hold letters."""
+        """Return True if the column may contain requests or replies."""
         return self.types["text"] == self.filled > 0 and self.mean_length >= LEAST_LETTERS and self.dates == 0
 
     @property
     def is_unique(self) -> bool:
-        """Return whether every row has a distinct value."""
+        """Return True if every row has a distinct value."""
         return self.rows_amiss == 0 < self.rows
 
     @property
     def rows_amiss(self) -> int:
-        """Return the number of rows whose value is empty or a repetition."""
+        """Return the number of rows whose value is empty, too long for an id, or equal to that of an earlier row."""
         return self.rows - len(self.values)
 
     @property
     def may_be_ids(self) -> bool:
-        """Return whether nearly every row has a distinct value."""
+        """Return True if nearly every row has a distinct value."""
         few = self.rows_amiss <= (1 - LEAST_DIFFERENT_IDS) * self.rows
         return self.rows > 0 and (few or (self.rows_amiss == 1 and self.rows >= ROWS_WITH_ONE_AMISS))
 
     @property
     def may_be_cases(self) -> bool:
-        """Return True if the values may be numbers of case files: short codes with digits, many of them distinct, and
-        some of them in several rows."""
+        """Return True if the values may be numbers of cases: short codes with digits, many of them distinct, and some
+        of them in several rows."""
         different = len(self.values)
         is_repeated = MOST_WORDS_OF_STATES < different < LEAST_DIFFERENT_IDS * self.filled
         if not is_repeated or self.values.total() < self.filled or self.longest > LONGEST_WORD_OF_STATES:
@@ -259,13 +261,13 @@ class ColumnFacts:
 
     @property
     def is_dated(self) -> bool:
-        """Return whether the column contains ISO dates."""
+        """Return True if nearly all values are ISO dates."""
         return self.filled > 0 and self.dates >= LEAST_DATED * self.filled
 
     @cached_property
     def date_formats(self) -> tuple[tuple[str, ...], ...]:
-        """Return the formats of dates that are not ISO dates, as `formats_of_column` returns them. Return none if there
-        are no such dates."""
+        """Return the formats of dates that are not ISO dates, as `formats_of_column` returns them. Return an empty
+        tuple if the column does not contain such dates."""
         if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
             return ()
         found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
@@ -280,8 +282,7 @@ class ColumnFacts:
 
     @property
     def has_mixed_dates(self) -> bool:
-        """Return True if nearly all values are dates, but their formats are ambiguous: a value is a different day in
-        different formats."""
+        """Return True if nearly all values are dates, but no unambiguous formats fit nearly all of them."""
         dated = sum(times for value, times in self.values.items() if days_in(value) and not value.isdigit())
         return not self.is_dated and not self.date_formats and 0 < LEAST_DATED * self.filled <= dated
 
@@ -292,7 +293,7 @@ class ColumnFacts:
 
     @property
     def has_few_words(self) -> bool:
-        """Return whether the column has few distinct values, all of them short."""
+        """Return True if the column has few distinct values, all of them short."""
         return (
             0 < len(self.values) <= MOST_WORDS_OF_STATES
             and self.values.total() == self.filled
@@ -301,7 +302,8 @@ class ColumnFacts:
 
     @property
     def states(self) -> dict[str, int]:
-        """Return state -> number of rows, if the column has several row states, such as draft and final."""
+        """Return a dict that maps each row state, such as `draft`, to its number of rows. The dict is empty if the
+        column does not contain row states, or if a report must not show its values."""
         words = {value.strip().casefold() for value in self.values}
         is_named = plain(self.name) in names_of("status")
         if not self.has_few_words or not (is_named or words & UNFINISHED) or len(self.values) + bool(self.empty) < 2:
@@ -327,20 +329,20 @@ class FileFacts:
     """Name of the inspected sheet of a workbook; None if the user named no sheet."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
-    """Reason -> number of unreadable rows."""
+    """Maps a reason to the number of rows that are unreadable for this reason."""
     broken_rows: dict[str, list[int]] = field(default_factory=dict)
-    """Reason -> numbers of the first rows that are unreadable for this reason."""
+    """Maps a reason to the numbers of the first rows that are unreadable for this reason."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     layouts: Counter[str] = field(default_factory=Counter)
-    """Layout, such as sharegpt -> number of rows in it."""
+    """Maps a layout, such as `sharegpt`, to the number of rows in this layout."""
     turns: Counter[int] = field(default_factory=Counter)
-    """Number of user turns -> number of rows with this number of user turns. Only rows in a layout are counted."""
+    """Maps a number of user turns to the number of rows with so many user turns. Counts only rows in a layout."""
     roles: Counter[str] = field(default_factory=Counter)
-    """Role of a speaker -> number of turns with this role."""
+    """Maps the role of a speaker to the number of turns with this role."""
     calls: int = 0
     with_tools: int = 0
     unfit: Counter[str] = field(default_factory=Counter)
-    """Reason -> number of rows in a layout that cannot become a document."""
+    """Maps a reason to the number of rows that are in a layout but cannot become a document for this reason."""
 
     @property
     def layout(self) -> Layout | None:
@@ -350,8 +352,7 @@ class FileFacts:
 
     @property
     def role(self) -> Role:
-        """Return the role of a source whose rows have a layout, as the columns suggest: `preferences`, `labels` or
-        `letters`."""
+        """Return the role that the columns suggest for a source in a layout: `preferences`, `labels` or `letters`."""
         if {"chosen", "rejected"} <= self.columns.keys():
             return "preferences"
         label = self.columns.get("label")
@@ -359,8 +360,13 @@ class FileFacts:
 
 
 def inspect_file(path: Path, has_header: bool = False, sheet: str | None = None) -> FileFacts:
-    """Read a whole file and return its facts. Raises SourceError if it cannot be read. `has_header`: True if a person
-    states that a table's first line names the columns, in any language. `sheet`: sheet of a workbook."""
+    """Read a whole file and return its facts. Raises SourceError if the file cannot be read, has no rows, or seems to
+    have no header.
+
+    Args:
+        has_header: True if a person states that the first line of a table names the columns, in any language.
+        sheet: name of a sheet of a workbook; None if the workbook has only one.
+    """
     reject_unreadable(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix not in (".parquet", *WORKBOOKS) else None
@@ -400,7 +406,7 @@ def _add_turns(facts: FileFacts, layout: Layout, values: Mapping[str, Any]) -> N
 
 
 def format_rows(facts: FileFacts, reason: str) -> str:
-    """Return a text that lists the numbers of the first rows that are broken for this reason."""
+    """Format the numbers of the first rows that are broken for the given reason."""
     numbers = facts.broken_rows[reason]
     more = " and more" if facts.broken[reason] > len(numbers) else ""
     return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
@@ -447,7 +453,7 @@ may be chance: small numbers match many ids."""
 LEAST_TOLD = 0.05
 """Minimum share of a column's values that must be row ids for the column to be reported."""
 LEAST_DIFFERENT = 0.05
-"""Minimum share of distinct ids among all links. A column that repeats a few ids may count something else."""
+"""Minimum share of distinct ids among a column's links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(
     r"link|relat|parent|thread|repl(?:y|ies)_?to|in_?reply|refers|see_?also|group|duplicate|previous|follow|مرتبط|صلة",
     re.IGNORECASE,
@@ -455,11 +461,11 @@ _NAMES_OF_LINKS = re.compile(
 
 
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column that contains or may contain links, each with the id column that it matches best. The most
-    certain and largest columns come first.
+    """Return every column that contains or may contain links, with the id column that best matches the links. The
+    order is by certainty, then by number of matching links.
 
-    Columns of lists, and of mostly short texts and numbers, are compared with the columns in which nearly every row has
-    a distinct value.
+    A column may contain links if its values are lists, or mostly short texts or numbers. A column may be the id column
+    if nearly every row has a distinct value.
     """
     ids = {name: set(map(link_key, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
     found = []
@@ -485,7 +491,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare a column's values with the ids of another column. Return None if too few values match to report it."""
+    """Compare a column's values with the ids of another column. Return None if too few values match to report links."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())
@@ -504,7 +510,7 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
 
 
 def is_named_as_date(name: str) -> bool:
-    """Return True if the name of a column shows that it contains dates or times."""
+    """Return True if the name of a column suggests dates or times."""
     return plain(name) in names_of("date") or any(each in plain(name) for each in ("date", "time", "تاريخ"))
 
 
@@ -545,14 +551,14 @@ def _add_letter(column: ColumnFacts, text: str) -> None:
 
 
 def _text_of(value: Any) -> str:
-    """Return a value as text. A list becomes JSON, so that its ids can be parsed again."""
+    """Return a value as text. A list becomes JSON, so that the ids in the list can be parsed later."""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
         return json.dumps([None if each is None else str(each) for each in value], ensure_ascii=False) if value else ""
     return "" if value is None else str(value)
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Return True if each word of a long text contains a digit. This is so in lists of ids, and in no ordinary text."""
+    """Return True if each word of a long text contains a digit: the text is then a list of ids, not ordinary prose."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 

@@ -1,9 +1,9 @@
-"""Find the language of a text by its script and, within a script, by the most common words of languages.
+"""Find the language of a text by its script. Among the languages of one script, compare their most common words.
 
-Limits: a text gets the most likely language of its script, unless at least the share MOSTLY of its words, and at least
-LEAST_COMMON words, are common words of another language. Words with a capital letter and their neighbours are ignored,
-because they may be names. Lists, tables, texts below LEAST_WORDS words, and languages that `common_words.txt` lacks
-therefore get the most likely language.
+A text gets the most likely language of its script by default. It gets a different language only if at least
+LEAST_COMMON of its words, and at least the share MOSTLY, are common words of that language. Words with a capital letter
+and their neighbours are ignored, because they may be names. The default therefore applies to lists, tables, texts with
+fewer than LEAST_WORDS words, and texts in a language that is missing from `common_words.txt`.
 """
 
 import itertools
@@ -17,14 +17,14 @@ LEAST_LETTERS = 20
 """Minimum number of letters that a text must have for its script to be determined."""
 LEAST_WORDS = 8
 MOSTLY = 0.15
-"""Minimum share of a language's common words for a text to get that language instead of its script's most likely
-language."""
+"""Minimum share of a text's words that must be common words of a language for the text to get that language instead of
+the script's most likely one."""
 LEAST_COMMON, LEAST_DIFFERENT = 5, 3
 """Minimum number of a language's common words, and of distinct common words, for a text to get that language instead of
 the most likely language."""
 _MOSTLY_BESIDE_NOUNS = 0.25
-"""The minimum share (see MOSTLY) for a language that capitalises nouns. It is higher, because in such a language words
-next to capitalised words are counted, too."""
+"""Minimum share, like MOSTLY, for a language that capitalises nouns. This share is higher, because words next to
+capitalised words are not ignored in such a language."""
 _NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
@@ -48,7 +48,7 @@ _OF_SCRIPTS = {
     "malayalam": (r"\u0d00-\u0d7f", "ml"),
     "thai": (r"\u0e00-\u0e7f", "th"),
 }
-"""Script -> its letters, and its languages, the most likely one first."""
+"""Maps a script to its letters and its languages. The most likely language comes first."""
 _SCRIPTS = {script: re.compile(f"[{letters}]+") for script, (letters, _) in _OF_SCRIPTS.items()}
 _LANGUAGES_OF = {script: languages.split() for script, (_, languages) in _OF_SCRIPTS.items()}
 _SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages}
@@ -68,7 +68,7 @@ _CLOSE = (
 
 
 def language_in(texts: Iterable[str]) -> str | None:
-    """Return one language for all texts of a document together. Return None if the texts have no letters."""
+    """Return one language for all texts of a document together. Return None if no letter has a known script."""
     text = "\n".join(texts)
     script = _script_of(text, least=1)
     return None if script is None else _of_script(text, script)
@@ -82,7 +82,7 @@ def is_in_other_script(text: str, language: str) -> bool:
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the language of a text if it is certainly not `language`; otherwise None."""
+    """Return the language of a text if the text is certainly not in `language`. Otherwise return None."""
     if is_in_other_script(text, language):
         return language_in([text])
     script = _SCRIPT_OF.get(language)
@@ -93,11 +93,11 @@ def other_language(text: str, language: str) -> str | None:
 
 
 def unsearched_language(texts: Iterable[str], language: str, detected: Collection[str]) -> str | None:
-    """Return the language of the first text in which names would be missed, because the text is not in the document's
-    language. Return None if there is no such text.
+    """Return the language of the first text in which names would be missed, because the text is certainly not in
+    `language`, the document's language. Return None if there is no such text.
 
-    A text in another script is skipped if `detected` has the text's language and another text is in the document's
-    language. Names in it are not missed, because it is searched in its own language.
+    A text in a different script is accepted if `detected` contains its language, and another text is in the document's
+    language. Names are then searched in both languages.
 
     Args:
         detected: languages in which names are detected.
@@ -115,8 +115,8 @@ def unsearched_language(texts: Iterable[str], language: str, detected: Collectio
 
 
 def in_script_of(language: str, text: str, beside: str) -> str | None:
-    """Return a text in which blanks replace all letters that are not in the script of `language`. Return None if the
-    text has fewer than LEAST_LETTERS letters of this script, or if `beside`, another language, has the same script."""
+    """Return the text with a blank in place of each letter that is not in the script of `language`. Return None if the
+    script is unknown, is also that of `beside`, or has fewer than LEAST_LETTERS letters in the text."""
     script = _SCRIPT_OF.get(language)
     if script in (None, _SCRIPT_OF.get(beside)) or (script != "latin" and text.isascii()):
         return None
@@ -127,7 +127,7 @@ def in_script_of(language: str, text: str, beside: str) -> str | None:
 
 
 def _script_of(text: str, least: int) -> str | None:
-    """Return the script of most letters of a text; None if the text has fewer letters than `least`."""
+    """Return the script of most letters of a text. Return None if the text has fewer letters than `least`."""
     scripts = ("latin",) if text.isascii() else tuple(_SCRIPTS)
     letters = {script: sum(map(len, _SCRIPTS[script].findall(text[:_MOST_CHARACTERS]))) for script in scripts}
     return max(letters, key=lambda script: letters[script]) if sum(letters.values()) >= least else None
@@ -141,8 +141,8 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return another language of the script if far more words of the text are common in it than in `language`, or
-    None."""
+    """Return a different language of the script if far more words of the text are common in that language than in
+    `language`. Otherwise return None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:
@@ -165,8 +165,8 @@ def _surely_other(text: str, script: str, language: str) -> str | None:
 
 
 def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
-    """Return one boolean for each word: True if the word, or a word next to it, has a capital letter and is not the
-    first word of a sentence."""
+    """Return one boolean for each word: True if the word, or a word next to it, begins with a capital letter and is not
+    the first word of a sentence."""
     has_capital = [False]
     for before, word in itertools.pairwise(words):
         is_first = _END_OF_SENTENCE.search(word.string, before.end(), word.start()) is not None
@@ -177,7 +177,7 @@ def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
 
 @cache
 def _languages_of_words() -> dict[str, tuple[str, ...]]:
-    """Return a dict from each common word to the languages in which it is common. Words of one letter are left out."""
+    """Return a dict that maps each word of `common_words.txt` to the languages in which the word is common."""
     found: dict[str, tuple[str, ...]] = {}
     for line in Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").splitlines():
         language, *words = line.split()

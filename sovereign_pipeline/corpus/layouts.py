@@ -1,7 +1,8 @@
 """Convert rows of ShareGPT, OpenAI, Alpaca, HH and ChatGPT exports to messages, and recognise these layouts.
 
-Turns of different speakers are never joined. A row is rejected if not all its turns can be converted. Only a ChatGPT
-export loses turns: branches that are not current, hidden messages, and a last question without an answer.
+Turns of different speakers are never joined. A row is rejected if one of its turns cannot be converted. Turns are
+dropped only from a ChatGPT export: branches that are not current, hidden messages, and a last question without an
+answer.
 """
 
 import json
@@ -49,7 +50,8 @@ _MAY_FOLLOW: Mapping[str, tuple[str | None, ...]] = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Role of a message -> roles that the message before it may have; None stands for the beginning of the conversation."""
+"""Maps the role of a message to the roles that the previous message may have. None means that the message may be the
+first of the conversation."""
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
 _PAIR = ("chosen", "rejected")
@@ -63,7 +65,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row. The last one is the reply."""
+    """The messages of a row. The last message is the reply."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -71,7 +73,8 @@ class Conversation:
 
 
 def conversation_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> Conversation:
-    """Return the conversation of a row. Raises RowRejected for a row that is not in the layout."""
+    """Return the conversation of a row. Raises RowRejected if the row cannot be converted from the layout, or if no
+    turn of the assistant is to be trained on."""
     found = _READERS[layout](role, row)
     if not any(message.weight for message in found.messages if message.role == "assistant"):
         raise RowRejected("no turn of the assistant is trained")
@@ -96,8 +99,8 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
-    """Return the turns from the root of a conversation's message tree to the current message, as the owner of the
-    ChatGPT account sees them. A last question without an answer is dropped."""
+    """Return the turns from the root of a conversation's message tree to the current message, as the account's owner
+    sees them. Successive messages of one role are joined, and a last question without an answer is dropped."""
     nodes = row.get("mapping")
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise RowRejected("no tree of messages under mapping")
@@ -119,16 +122,16 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _is_name(name: Any) -> TypeGuard[str]:
-    """Return True for the name of a message. Return False for None, which stands for the parent of the root. Raises
-    RowRejected for any other value."""
+    """Return True for the name of a message, and False for None, which is the parent of the root. Raises RowRejected
+    for any other value."""
     if not isinstance(name, str | None):
-        raise RowRejected("current_node or a message's parent does not name a message")
+        raise RowRejected("current_node, or the parent of a message, is not the name of a message")
     return name is not None
 
 
 def _node(message: Any) -> Message | None:
-    """Return a message of a ChatGPT export. Return None for a message that users do not see: from the system or a tool,
-    to a tool, or empty."""
+    """Return a message of a ChatGPT export. Return None for a message that users do not see: a message from the system
+    or a tool, to a tool, or without text."""
     content = message.get("content") if isinstance(message, dict) else None
     author = message.get("author") if isinstance(message, dict) else None
     role = author.get("role") if isinstance(author, dict) else None
@@ -174,8 +177,8 @@ def _hh(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _side(row: Mapping[str, Any], name: str) -> list[Message]:
-    """Return the conversation that ends in the chosen or the rejected reply. The column of that reply contains the
-    whole conversation, or only the turns that follow those in `prompt`."""
+    """Return the conversation that ends in the reply in the column `name` (`chosen` or `rejected`). The column contains
+    the whole conversation, or only the turns that follow the turns in `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
         messages = _messages(value)
@@ -224,7 +227,7 @@ def _speaker(turn: Any) -> Any:
 
 
 def _messages(turns: Sequence[Any]) -> list[Message]:
-    """Convert turns to messages. Calls in a separate turn are added to the assistant's message before this turn."""
+    """Convert turns to messages. Add the tool calls of a separate turn to the assistant's previous message."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         message = _message(turn, number)
@@ -236,8 +239,8 @@ def _messages(turns: Sequence[Any]) -> list[Message]:
 
 
 def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the messages with new ids for their tool calls. An id in a file may be any text, but some chat templates
-    require nine letters and digits."""
+    """Return the messages with new ids in place of the file's ids of tool calls, because some chat templates require
+    nine letters and digits. Raises RowRejected if two calls have one id, or if a tool's turn answers no call."""
     found, ids, count = list[Message](), dict[str, str](), 0
     for number, message in enumerate(messages, start=1):
         calls = []
@@ -261,7 +264,7 @@ def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
 def _message(turn: Any, number: int) -> Message:
     speaker = _speaker(turn)
     if speaker is None:
-        raise RowRejected(f"turn {number} has neither from and value nor role and content")
+        raise RowRejected(f"turn {number} must have the keys from and value, or role and content")
     speaker = speaker.lower() if isinstance(speaker, str) else ""
     if speaker not in _ROLES:
         raise RowRejected(f"turn {number} has an unknown speaker; known: {', '.join(_ROLES)}")
@@ -281,7 +284,7 @@ def _message(turn: Any, number: int) -> Message:
     thoughts = "\n".join(each.strip() for each in reasoning)
     of_tool = {name: turn[name] for name in ("tool_call_id", "name") if role == "tool" and turn.get(name) is not None}
     if not all(isinstance(each, str) for each in of_tool.values()) or not _NAME.fullmatch(of_tool.get("name", "_")):
-        raise RowRejected(f"turn {number} has no readable name or id of a call")
+        raise RowRejected(f"turn {number} has an invalid name of a tool, or an invalid tool_call_id")
     return Message(
         role=role,
         content=f"<think>\n{thoughts}\n</think>\n\n{text.strip()}" if thoughts else text.strip(),
@@ -332,19 +335,19 @@ def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
     for each in found if isinstance(found, list) else [found]:
         function = each.get("function", each) if isinstance(each, dict) else None
         if not isinstance(function, dict) or each.get("type") not in (None, "function"):
-            raise RowRejected(f"turn {number} has a call that is not of a function, or not JSON")
+            raise RowRejected(f"turn {number} has a tool call that is not a function call, or is not JSON")
         name, arguments, id = function.get("name"), function.get("arguments"), each.get("id")
         arguments = {} if arguments is None or arguments == "" else _decoded(arguments)
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(id, str | None):
-            raise RowRejected(f"turn {number} calls a function without a readable name or id")
+            raise RowRejected(f"turn {number} has a tool call with an invalid function name or an invalid id")
         if not isinstance(arguments, dict):
-            raise RowRejected(f"turn {number} calls a function with arguments that are not a JSON object")
+            raise RowRejected(f"turn {number} has a tool call with arguments that are not a JSON object")
         calls.append(ToolCall(name=name, arguments=_plain(arguments), id=id))
     return tuple(calls)
 
 
 def _decoded(value: Any) -> Any:
-    """Parse a JSON text, which some files encode twice. Return None if the text is not JSON."""
+    """Parse a JSON text, which some files encode twice. Return None for invalid JSON. Other types stay unchanged."""
     try:
         for _ in range(3):
             value = json_of(value) if isinstance(value, str) else value
@@ -354,14 +357,14 @@ def _decoded(value: Any) -> Any:
 
 
 def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return the tools in OpenAI's form. The value is a list of functions, a list of objects with a function, or the
-    JSON text of such a list."""
+    """Return the tools of a row in OpenAI's form. The row contains a list of functions, a list of objects with the key
+    `function`, or the JSON text of such a list."""
     given = row.get("tools") or row.get("functions") or []
     tools = []
     for each in found if isinstance(found := _decoded(given), list) else [found]:
         function = each.get("function", each) if isinstance(each, dict) else {}
         if not isinstance(function, dict) or not _NAME.fullmatch(str(function.get("name", ""))):
-            raise RowRejected("tools is not a list of functions with readable names")
+            raise RowRejected("tools is not a list of functions with valid names")
         tools.append({"type": "function", "function": _plain(function)})
     if not all(map(PROPERTY_NAME.fullmatch, properties_in(tools))):
         raise RowRejected("a parameter's name in tools must have at most 64 characters: letters, digits, _, - and .")
@@ -369,7 +372,7 @@ def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a JSON value in NFC. Raises RowRejected for a value that JSON cannot represent."""
+    """Return a JSON value in NFC. Raises RowRejected for a value that JSON lacks, or that is nested too deep."""
     if depth > _DEEPEST:
         raise RowRejected("arguments or tools are nested too deep")
     if isinstance(value, str):
@@ -394,8 +397,7 @@ def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
 
 
 def _reply(row: Mapping[str, Any], name: str) -> Message:
-    """Return the reply in a value. The value is a text, a turn of the assistant, or a list of one turn of the
-    assistant."""
+    """Return the reply in the column `name`: a text, a turn of the assistant, or a list of one such turn."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -409,7 +411,7 @@ def _reply(row: Mapping[str, Any], name: str) -> Message:
 
 def _as_rejected(message: Message) -> str:
     if message.tool_calls:
-        raise RowRejected("rejected calls a tool, but only text can be rejected")
+        raise RowRejected("the reply in rejected calls a tool, but must be only text")
     return message.content
 
 
@@ -419,7 +421,7 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _history(row: Mapping[str, Any]) -> list[Message]:
-    """Return the turns in `history`, a list of [request, reply], as in some Alpaca files."""
+    """Return the turns in the column `history`, a list of [request, reply] pairs that some Alpaca files have."""
     history = row.get("history") or []
     if not isinstance(history, list):
         raise RowRejected("history is not a list")

@@ -64,18 +64,18 @@ class Mail:
     markings: tuple[str, ...] = ()
     """Values of the headers that state a classification."""
     aside: tuple[str, ...] = ()
-    """Names of attachments, and short lines of alternatives (such as HTML) that are not used as the message's text. Any
-    of them may be a marking."""
+    """Texts that may state a classification: the names of attachments, and short lines of alternatives (such as HTML)
+    that are not used as the message's text."""
     is_doubted: bool = False
     """True if a mail server found that the message does not come from the sender's domain (DMARC, RFC 7489)."""
     left_out: str | None = None
     """Kind of a message that is no correspondence, such as `a bounce`; None for correspondence."""
     name: str = ""
-    """Path of the message's file within the source; in an mbox with the message's number, as in `archive.mbox#17`."""
+    """Path of the message's file within the source. For an mbox, the message's number follows: `archive.mbox#17`."""
 
     @staticmethod
     def of_item(name: str, item: Mapping[str, Any]) -> "Mail":
-        """Convert an object that `parse_mail` yielded to a message."""
+        """Build a message from an object that `parse_mail` yielded."""
         lists = {key: tuple(value) for key, value in item.items() if isinstance(value, list)}
         return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
@@ -88,13 +88,13 @@ def parse_mail(
     unread: str | None = None,
     **of_documents: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Yield every message of a file as a JSON object, or `{"broken": reason}` for a message that cannot be read. The
-    key `attachments` of the object has what `_attached` yields.
+    """Yield every message of a file as a JSON object, or `{"broken": reason}` for a message that cannot be read. If the
+    message has attachments, the object lists them under the key `attachments`.
 
     Args:
         skip: number of messages to skip at the beginning of the file.
         attachments: `read` or `leave_out`.
-        unread: if not None, every message is reported as broken for this reason, without being read.
+        unread: reason for which every message is reported as broken without being read; None to read the messages.
         of_documents: options of `parse_document`, which reads the attachments.
     """
     begin = stream.read(len(_OUTLOOK))
@@ -124,9 +124,9 @@ _FIELD = re.compile(rb">?[!-9;-~]+[ \t]*:")
 def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield the bytes of each message, truncated after about LARGEST_MESSAGE bytes.
 
-    A message begins at an envelope line (`From …`) that meets two of three conditions: a blank line is above it, a
-    header field is below it, and it has the usual form with weekday and month. All three cannot be required, because
-    some programs write no blank line. With only one, a line of text could count as the beginning of a message.
+    A message begins at an envelope line (`From …`) that meets at least two of three conditions: the previous line is
+    blank, the next line is a header field, and the envelope has the usual form with weekday and month. Not all three
+    are required, because some programs write no blank line. One is not enough, because a line of text may meet it.
     """
     lines, size, is_blank, begun = list[bytes](), 0, True, False
     line = stream.readline(1 << 20)
@@ -217,8 +217,8 @@ _LAST_ADDRESS = re.compile(r"[^<>()]*<\s*([^<>\s,;:]+@[^<>\s,;:]+)\s*>")
 
 
 class _Headers:
-    """A message's headers. This class decodes them, because the modern policy of the `email` package takes 30 times as
-    long for a header of 800 addresses."""
+    """Decodes the headers of a message. The modern policy of the `email` package would take 30 times as long for a
+    header with 800 addresses."""
 
     def __init__(self, message: "Message[str, str]") -> None:
         self._values: Mapping[str, list[str]] = defaultdict(list)
@@ -242,8 +242,8 @@ class _Headers:
         return [each.lower() for _, each in email.utils.getaddresses([value]) if "@" in each]
 
     def sender(self) -> str:
-        """Return the address in the header From. Raises Unreadable if there is no address, or if there are several: the
-        first may then be forged."""
+        """Return the address in the header From. Raises Unreadable if the header has no address, or several, because
+        the first of several may be forged."""
         written = re.sub(r'"(?:[^"\\]|\\.)*"', "", self.raw("from"))
         found = {*self.addresses("from")}
         # The display name may be an address, too, without quotation marks.
@@ -256,8 +256,8 @@ class _Headers:
         return found.pop()
 
     def date(self) -> datetime.datetime:
-        """Return the date of the message. If it has none, return the date at which the first server received it. A date
-        without a time zone counts as UTC."""
+        """Return the date in the header Date. If this header has no valid date, return the date at which the first
+        server received the message. A date without a time zone counts as UTC."""
         for value in (self.raw("date"), *(each.rpartition(";")[2] for each in reversed(self._values["received"]))):
             try:
                 date = email.utils.parsedate_to_datetime(value.strip())
@@ -296,8 +296,8 @@ _AUTOMATIC_SUBJECT = re.compile(
 
 
 def _kind(headers: _Headers, sender: str, content_type: str) -> str | None:
-    """Return the kind of a message, such as `a bounce`, if its headers show that it is not correspondence. Otherwise
-    return None."""
+    """Return the kind of a message, such as `a bounce`, if the headers show that the message is not correspondence.
+    Otherwise return None."""
     state = headers.raw("x-mozilla-status").strip()
     if headers.raw("x-unsent").strip() == "1" or (
         re.fullmatch("[0-9a-fA-F]{4}", state) and int(state, 16) & _DELETED_IN_MOZILLA
@@ -339,8 +339,8 @@ class _Body:
     has_calendar: bool = False
 
     def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
-        """Add a part of the message. From a multipart of alternatives, the first plain text that is not blank is used,
-        or else the HTML. From another multipart, all texts are used. `is_chosen`: False if this part is an alternative
+        """Read a part of the message. From alternative parts, only the first plain text that is not blank is used, or
+        else the HTML. From any other multipart, all texts are used. `is_chosen`: False if this part is an alternative
         that is not used."""
         kind = part.get_content_type()
         if depth > DEEPEST:
@@ -379,8 +379,8 @@ _LONGEST_ASIDE, _MOST_ASIDE = 80, 50
 
 
 def _short_lines(alternatives: Iterable[str], text: str) -> Iterator[str]:
-    """Yield the short lines and texts between HTML tags of the unused alternatives, except those that are lines of the
-    message's text."""
+    """Yield the short pieces of text in the unused alternatives: lines, and texts between HTML tags. Omit a piece that
+    is a line of the message's text."""
     pieces = (html.unescape(" ".join(each.split())) for whole in alternatives for each in _BETWEEN_TEXTS.split(whole))
     lines = {" ".join(line.split()) for line in text.split("\n")}
     found = (each for each in dict.fromkeys(pieces) if 0 < len(each) <= _LONGEST_ASIDE and each not in lines)
@@ -428,11 +428,11 @@ _SUFFIX = re.compile(r"\.(?=[0-9]*[a-z])[a-z0-9]{1,8}")
 def _attached(
     parts: Iterable["Message[str, str]"], options: Mapping[str, Any], depth: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield an object for each attachment of a message: `attachment` (its suffix), `sha256`, `stem` (of its name), and
-    one of these: the fields of the document that it contains, `left_out`, or `broken`.
+    """Yield an object for each attachment of a message, with `attachment` (the file's suffix), `sha256` and `stem` (the
+    file's name without suffix). The object also has the fields of the parsed document, or `left_out`, or `broken`.
 
-    An attached message also has `id` and `markings`, and its own attachments follow it. Each document is parsed in a
-    separate process, so that a document that crashes its parser does not break the whole message.
+    The object of an attached message has `id` and `markings`, too, and the objects of its own attachments follow. Each
+    document is parsed in a separate process: if it crashes the parser, the rest of the message is still read.
     """
     for library in _LIBRARIES:
         importlib.import_module(library)
@@ -478,8 +478,8 @@ def _left_out(part: "Message[str, str]", reason: str) -> dict[str, Any]:
 
 
 def _file_of(part: "Message[str, str]") -> tuple[dict[str, Any], bytes]:
-    """Return a dict with the suffix, digest and stem of an attachment, and its content. The dict has `broken` if the
-    content cannot be decoded."""
+    """Return two values: a dict with the suffix, digest and stem of an attachment, and the attachment's content. The
+    dict has the key `broken` if the content cannot be decoded."""
     name, content, reason = _name_of(part), b"", ""
     suffix = _suffix_of(name, part.get_content_type())
     digest = hashlib.sha256()
@@ -521,8 +521,8 @@ def _content_of(part: "Message[str, str]") -> bytes:
 
 
 def _suffix_of(name: str, kind: str) -> str:
-    """Return the suffix of a file's name. If the name does not end in the suffix of a readable format, return the
-    suffix for the media type."""
+    """Return the suffix of a file's name if a parser reads files with this suffix. Otherwise return the suffix for the
+    media type `kind`, or the suffix of the name if the media type is unknown."""
     suffix = PurePosixPath(name).suffix.lower()
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if suffix in (*DOCUMENTS, *_MESSAGES):
@@ -533,7 +533,7 @@ def _suffix_of(name: str, kind: str) -> str:
 
 
 def _parse_attached(stream: IO[bytes], suffix: str, depth: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield an attached message as a document, and its attachments."""
+    """Yield an attached message in the form of a document, and then the attachments of that message."""
     message, parts = _item(stream.read())
     if "broken" in message:
         yield message
@@ -555,8 +555,8 @@ _ENDED = "ended its parser: damaged, or too much time or memory"
 def _apart(
     parse: Parser, content: bytes, suffix: str, options: dict[str, Any], seconds: float
 ) -> tuple[list[dict[str, Any]], float]:
-    """Parse a file in a separate process. Return the objects that the parser yields, and the processor seconds that it
-    used. The seconds are 0 if the parser restarted its time limit, because each page then has its own limit."""
+    """Parse a file in a separate process. Return the objects that the parser yields, and the CPU seconds that the
+    process used. The seconds are 0 if the parser restarted its time limit, because each page then has its own limit."""
     if seconds <= 0:
         return [{"broken": f"the attachments of its message take longer than {SECONDS} seconds"}], 0.0
     ours, theirs = os.pipe()
@@ -603,8 +603,8 @@ _NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """Decode bytes of a message. Many messages state no charset or a wrong charset. UTF-8 is tried first, because text
-    in another charset is not valid UTF-8 by chance. Four accented Western letters in a row mean windows-1256."""
+    """Decode bytes of a message. Many messages state no charset or a wrong one. UTF-8 is tried first, because text in a
+    different charset is hardly ever valid UTF-8. Four accented Western letters in a row mean windows-1256."""
     try:
         stated = codecs.lookup(charset or "ascii").name
     except (LookupError, ValueError):
@@ -620,7 +620,7 @@ def _decoded(data: bytes, charset: str | None) -> str:
             continue
         if each not in _LATIN or not _NO_LATIN_WORD.search(text):
             return text
-    raise Unreadable("a text in no charset that can be decoded")
+    raise Unreadable("a text that is not valid in any of the tried charsets")
 
 
 def _unflowed(text: str, is_delsp: bool) -> str:
@@ -703,8 +703,9 @@ _PRIVATE_IN_OUTLOOK = {1: "Personal", 2: "Private", 3: "Company-Confidential"}
 
 
 def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
-    """Convert an Outlook message to a message of the `email` package. Also return the message's kind if it is not
-    correspondence. A message received by SMTP has headers; a sent message has Outlook properties instead."""
+    """Convert an Outlook message to a message of the `email` package. The second value is the kind of a message that is
+    not correspondence, else None. A message received by SMTP has headers; a sent message has Outlook properties
+    instead."""
     from oxmsg import Message as OutlookMessage
 
     return _from_outlook(OutlookMessage.load(data))
@@ -750,9 +751,9 @@ def _from_outlook(found: Any) -> tuple["Message[str, str]", str | None]:
 
 
 def _message_in(attachment: Any) -> Any:
-    """Open an attachment as an Outlook message. Return None if it is not a message. python-oxmsg reads only messages in
-    files, whose properties begin at byte 32. The properties of an attached message begin at byte 24 (MS-OXMSG, section
-    2.4.1)."""
+    """Open an attachment as an Outlook message. Return None if the attachment is not a message. python-oxmsg reads only
+    messages in files, whose properties begin at byte 32. The properties of an attached message begin at byte 24
+    (MS-OXMSG, section 2.4.1), so this function inserts 8 bytes."""
     from oxmsg import Message as OutlookMessage
 
     storage = next((each for each in attachment._storage.storages if each.name == "__substg1.0_3701000D"), None)

@@ -56,8 +56,8 @@ def parse_document(
         encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
         ocr: version of tesseract, which reads scanned pages; None to reject scanned pages.
 
-    Raises Unreadable, also for a file with macros, with references to external templates or objects, or, if `ocr` is
-    None, with pages that lack a text layer.
+    Raises Unreadable if the file cannot be read, contains macros, or refers to external templates or objects. If `ocr`
+    is None, a page without a text layer raises Unreadable, too.
     """
     parse = _PARSERS.get(suffix)
     if parse is None:
@@ -91,7 +91,7 @@ def _reject_other_format(content: bytes, suffix: str) -> None:
 
 
 def _parts(content: bytes, wanted: re.Pattern[str]) -> dict[str, bytes]:
-    """Return the parts of a ZIP file whose names match."""
+    """Return a dict that maps the name of each part of a ZIP file to its content, for names that match `wanted`."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         infos = {info.filename: info for info in archive.infolist()}
@@ -172,8 +172,8 @@ class _Tail:
 
 
 def _docx(content: bytes) -> dict[str, Any]:
-    """Return the text, margins and properties of a Word document. Its parts are recognised by their root elements,
-    because their names are arbitrary."""
+    """Return the text, margins and properties of a Word document. Parts of the file are recognised by their root
+    elements, because part names are arbitrary."""
     parts = _parts(content, re.compile(r"(?!customXml/|docProps/).*\.xml|docProps/(core|custom|app)\.xml|.*\.rels"))
     related = [part for name, part in parts.items() if name.endswith(".rels")]
     if any(b"External" in part and _EXTERNAL.search(part) for part in related):
@@ -222,7 +222,7 @@ def _odt(content: bytes) -> dict[str, Any]:
 
 
 def _properties(parts: Any) -> dict[str, str]:
-    """Return a dict from the name of each property of a document to the property's text. The name is the `name`
+    """Return a dict that maps the name of each property of a document to the property's text. The name is the `name`
     attribute, or else the element's local name."""
     found = defaultdict[str, list[str]](list)
     for part in filter(None, parts):
@@ -236,7 +236,7 @@ def _properties(parts: Any) -> dict[str, str]:
 
 
 def _joined(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return a dict from each property to a text with its values as lines. A property may occur several times."""
+    """Return a dict that maps each property to a text with one value per line. A property may have several values."""
     return {name: "\n".join(every) for name, every in values.items()}
 
 
@@ -332,8 +332,8 @@ _Line = tuple[str, str]
 
 def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
     """Return the text, margins and properties of a PDF. Lines are formed from the positions of characters, because a
-    file often stores Arabic in visual order. OCR reads scanned pages if `has_ocr` is true; otherwise Unreadable is
-    raised."""
+    file often stores Arabic in visual order. If `has_ocr` is true, OCR reads scanned pages. Otherwise, a scanned page
+    raises Unreadable."""
     from pdfminer.converter import PDFPageAggregator
     from pdfminer.pdfdocument import PDFDocument, PDFEncryptionError, PDFPasswordIncorrect
     from pdfminer.pdfinterp import PDFPageInterpreter, PDFResourceManager
@@ -383,12 +383,11 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
 
 
 def _way_of_reading(lines: list[_Line]) -> int:
-    """Return the index of the correct reading in each `_Line`. It is 0 if the Arabic letters of the PDF are in visual
-    order, and 1 if they are in logical order from left to right. Raises Unreadable if the words do not show the
-    order."""
+    """Return the index of the correct reading in each `_Line`: 0 if the Arabic letters of the PDF are in visual order,
+    or 1 if they are in logical order from left to right. Raises Unreadable if the words do not show the order."""
     evidence = sum(_is_in_order(turned) - _is_in_order(kept) for turned, kept in lines if turned != kept)
     if abs(evidence) < _LEAST_EVIDENCE and any(turned != kept for turned, kept in lines):
-        raise Unreadable("the order of its Arabic text cannot be told")
+        raise Unreadable("the order of its Arabic letters cannot be determined")
     return 0 if evidence >= 0 else 1
 
 
@@ -401,7 +400,7 @@ def _is_in_order(text: str) -> int:
 
 
 def _characters(page: Any) -> tuple[list[Any], bool]:
-    """Return the characters of a page, including those in embedded forms, and whether the page is scanned."""
+    """Return the characters of a page, including the characters in embedded forms, and True if the page is scanned."""
     from pdfminer.layout import LTChar, LTCurve, LTFigure, LTImage
 
     characters, curves, images, todo = list[Any](), 0, list[float](), [page]
@@ -423,7 +422,7 @@ def _characters(page: Any) -> tuple[list[Any], bool]:
 
 
 def _stamps(page: Any) -> Iterator[str]:
-    """Yield the texts of a page's stamps, comments in its margin and fields of forms, which may be markings."""
+    """Yield the texts of a page's stamps, margin comments and form fields. Such a text may state a classification."""
     from pdfminer.pdftypes import dict_value, list_value, resolve1
     from pdfminer.psparser import PSLiteral
     from pdfminer.utils import decode_text
@@ -440,7 +439,7 @@ def _stamps(page: Any) -> Iterator[str]:
 
 
 def _lines(characters: list[Any]) -> Iterator[list[Any]]:
-    """Yield the characters of each line from left to right, and an empty line for a vertical gap."""
+    """Yield each line as a list of its characters from left to right. Yield an empty list for a vertical gap."""
     line = list[Any]()
     for each in sorted(characters, key=lambda each: (-(each.y0 + each.y1) / 2, each.x0)):
         middle = (each.y0 + each.y1) / 2
@@ -485,8 +484,8 @@ _MOST_DIGITS = 10**15
 
 
 def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield objects with `rows` of a sheet, at most `ROWS_OF_AN_ITEM` rows in each object. Each cell is a text. Empty
-    rows are omitted.
+    """Yield the rows of a sheet in objects with the key `rows`. Each object has at most `ROWS_OF_AN_ITEM` rows. Each
+    cell is a text. Empty rows are omitted.
 
     Args:
         sheet: name of the sheet; None if the workbook has only one. Raises Unreadable for an unknown name.

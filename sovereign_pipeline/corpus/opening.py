@@ -1,4 +1,4 @@
-"""Open a source file, decompress it and decode it as UTF-8. Reject a file whose content does not match its name."""
+"""Open, decompress and recode a source file to UTF-8. Reject a file whose content does not match its name."""
 
 import bz2
 import codecs
@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from sovereign_pipeline.base.errors import SourceError
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-"""Last suffix of a compressed file's name, after the suffix of the format -> compression."""
+"""Maps the last suffix of a compressed file's name, which follows the suffix of the format, to the compression."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,8 +26,8 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order mark -> encoding to state in the recipe. UTF-32 precedes UTF-16, because the mark of UTF-32 begins with
-that of UTF-16."""
+"""Byte order marks, each with the encoding to state in the recipe. UTF-32 precedes UTF-16, because the mark of UTF-32
+begins with the mark of UTF-16."""
 BLOCK = 1 << 16
 GET_A_WHOLE_COPY = "Get a complete copy of the file."
 
@@ -38,8 +38,7 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
 
 TAR, SQLITE = "a tar archive", "an SQLite database"
 _BEGIN = 512
-"""Number of bytes at a file's beginning that are searched for signatures of formats. A tar archive has its signature at
-byte 257."""
+"""Number of bytes at the beginning that are searched for signatures of formats. A tar archive's is at byte 257."""
 _SAMPLE_OF_TEXT = 4096
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
@@ -70,25 +69,27 @@ def reject_unreadable(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise SourceError(
-            f"{path}: the source file does not exist.", "Correct the path, or put the file there."
+            f"{path}: the source file does not exist.", f"Correct the path, or put the file at {path}."
         ) from None
     except OSError as error:
         raise SourceError(
             f"{path}: the file cannot be opened ({error.strerror}).", "Correct the path, or allow read access."
         ) from None
     if stat.S_ISDIR(mode):
-        raise SourceError(f"{path}: this is a directory.", "Use a file in it, or set `kind` for mail or documents.")
+        raise SourceError(
+            f"{path}: this is a directory.", "Use a file in the directory, or set `kind` to `mail` or `documents`."
+        )
     if not stat.S_ISREG(mode):
         raise SourceError(
             f"{path}: this is a pipe, a socket or a device, which cannot be read twice.",
-            "Write its output to a file, and use that file.",
+            "Write the data to a regular file, and use that file.",
         )
     if not os.access(path, os.R_OK):
-        raise SourceError(f"{path}: permission denied.", "Give the account that runs the line read access.")
+        raise SourceError(f"{path}: permission denied.", "Grant read access to the account that runs the line.")
 
 
 def is_sqlite(path: Path) -> bool:
-    """Return whether a file is an SQLite database. Raises SourceError for a file that cannot be read."""
+    """Return True if a file is an SQLite database. Raises SourceError for a file that cannot be read."""
     reject_unreadable(path)
     with path.open("rb") as stream:
         return signature_of(stream.read(_BEGIN)) == SQLITE
@@ -106,8 +107,8 @@ def packing_of(path: Path) -> str | None:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Yield the file's bytes, decompressed. Raises SourceError for a file that is empty, truncated, or not compressed
-    as its name says."""
+    """Yield a stream of the file's decompressed bytes. Raises SourceError if the file is empty, truncated or damaged,
+    or is not compressed in the format that its name states."""
     with path.open("rb") as stream:
         begin = stream.read(_BEGIN)
     if not begin:
@@ -115,7 +116,8 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     packing, found = packing_of(path), signature_of(begin)
     if packing is not None and found != packing:
         raise SourceError(
-            f"{path}: its name ends in {path.suffix}, but it is not {packing}{f': it is {found}' if found else ''}.",
+            f"{path}: the name ends in {path.suffix}, but the file is not {packing}"
+            f"{f', but {found}' if found else ''}.",
             "Correct the file's suffix, or get a complete copy.",
         )
     try:
@@ -140,8 +142,8 @@ def _opened(path: Path, packing: str | None) -> IO[bytes]:
 
 
 class _Members(io.RawIOBase):
-    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz streams end silently at data
-    that is not another member. The remaining rows would be lost."""
+    """Decompresses all members of a compressed file. Raises an error at data between the members. Python's own bzip2
+    and xz streams end silently at such data, so the remaining rows would be lost."""
 
     def __init__(self, stream: IO[bytes], decompressor: Callable[[], Any]) -> None:
         self._stream, self._decompressor = stream, decompressor
@@ -172,8 +174,8 @@ class _Members(io.RawIOBase):
                 return len(unpacked)
 
     def _next_member(self) -> bytes:
-        """Return the compressed bytes from the next member on. Zeros between members are padding, as the xz format
-        allows."""
+        """Return the first compressed bytes of the next member, or b"" at the end of the file. Zeros between members
+        are padding, as the xz format allows."""
         packed: bytes = self._member.unused_data.lstrip(b"\0")
         while not packed and (block := self._stream.read(BLOCK)):
             packed = block.lstrip(b"\0")
@@ -181,18 +183,18 @@ class _Members(io.RawIOBase):
 
 
 def signature_of(begin: bytes) -> str | None:
-    """Return the format whose signature is at the beginning of these bytes. Return None for text."""
+    """Return the format whose signature these bytes begin with. Return None if there is none, as in text."""
     return next((what for pattern, what in _SIGNATURES if pattern.match(begin)), None)
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
     """Return a stream of the text in UTF-8, recoded from `encoding`. If `encoding` is None, return the stream
-    unchanged. Raises SourceError for a file that is not text, or that is clearly in another encoding."""
+    unchanged. Raises SourceError for a file that is not text, or that is clearly in a different encoding."""
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(
-            f"{path}: the file contains {found}, but its name ends in {Path(name_without_packing(path)).suffix}.",
-            "Unpack it, and use the file in it."
+            f"{path}: the file contains {found}, but the name ends in {Path(name_without_packing(path)).suffix}.",
+            "Unpack the archive, and use the file inside."
             if found == TAR
             else "Correct the file's suffix, or save the file in the format of its name.",
         )
@@ -201,7 +203,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
         named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is set, which means UTF-8"
         remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` for"
         raise SourceError(
-            f"{path}: the file is in {plain.upper()} by its first bytes, but {named}.",
+            f"{path}: the first bytes show that the file is in {plain.upper()}, but {named}.",
             f"{remedy} the source in the recipe.",
         )
     if encoding is None:
@@ -210,7 +212,8 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """Return the encoding that a byte order mark or the positions of zero bytes at a text's beginning show, or None."""
+    """Return the encoding of a text, found by a byte order mark or by the positions of zero bytes at the beginning of
+    the text. Return None if neither shows the encoding."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 
@@ -244,9 +247,9 @@ def _is_read_as(plain: str, encoding: str | None) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because the
-    text after it could only be guessed. Also raises SourceError at the end of a text that is valid UTF-8, because the
-    encoding would garble it."""
+    """A stream that recodes a file from `encoding` to UTF-8. Raises SourceError at a byte that is invalid in this
+    encoding, because the rest of the text could only be guessed. Also raises SourceError at the end of a file that is
+    valid UTF-8 and not only ASCII, because `encoding` is then wrong and garbled the text."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding
@@ -267,7 +270,7 @@ class _Recoded(io.RawIOBase):
                 text = self._decoder.decode(block, final=not block)
             except UnicodeError:
                 raise SourceError(
-                    f"{self._path}: not valid {self._encoding} within the bytes {self._read:,} to "
+                    f"{self._path}: the file is not valid {self._encoding} between the bytes {self._read:,} and "
                     f"{self._read + len(block):,}.",
                     "Correct `encoding` of the source in the recipe.",
                 ) from None

@@ -1,15 +1,17 @@
 """List the files of a source, and parse untrusted files in a sandbox. Parsed files are cached by the file's digest.
 
 A parser is a function that receives an open file and its suffix. It yields one JSON object for each document or
-message, or `{"broken": reason}` for a document or message that cannot be read. It raises Unreadable if the whole file
-cannot be read. After any other exception, after a crash, and if it takes too much time or memory, the current document
-or message counts as broken. A parser with the argument `skip` is then called again for the remaining messages. After
-MOST_ENDS crashes it is called with the argument `unread`, a reason. It then only separates the remaining messages, and
-yields each as broken for this reason. A reason never quotes the file.
+message, or `{"broken": reason}` for a document or message that cannot be read. A reason never quotes the file. The
+parser raises Unreadable if the whole file cannot be read. After any other exception, after a crash, or if the parser
+needs too much time or memory, the current document or message counts as broken.
+
+A parser with the argument `skip` is then called a second time, for the remaining messages. After MOST_ENDS crashes, the
+parser is called with the argument `unread`, a reason. It then separates the remaining messages without reading them,
+and yields each as broken for this reason.
 
 A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of the bytes). Attachments
 are separate units that follow their message: `archive.mbox#17/2.pdf` is the second attachment of the 17th message.
-Their file names are not used, because a name may be anything, even text of the message.
+The file names of attachments are not used, because a name may be anything, even text of the message.
 """
 
 import inspect
@@ -84,7 +86,8 @@ Parser = Callable[..., Iterator[dict[str, Any]]]
 
 
 class Unreadable(Exception):
-    """Raised by a parser for a file that it cannot read. The message is the reason, without text of the file."""
+    """Raised by a parser for a file that the parser cannot read. The message is the reason. It quotes no text of the
+    file."""
 
 
 def read_whole(stream: IO[bytes]) -> bytes:
@@ -118,8 +121,8 @@ class Unit:
     """A document, message or attachment of a source."""
 
     name: str
-    """Name of the unit's file, followed by `#` and a number if the file has several units. For an attachment: the name
-    of its message, `/`, a number and a suffix."""
+    """Name of the unit's file, followed by `#` and a number if the file has several units. The name of an attachment is
+    the name of its message, `/`, a number and a suffix."""
     sha256: str
     """SHA-256 of the unit's file, or of the attachment."""
     item: dict[str, Any]
@@ -136,13 +139,13 @@ class Program:
     version: str
     """Digest of everything that decides the program's output."""
     mounted: Mapping[str, Path]
-    """Path in the sandbox -> file of this machine."""
+    """Maps a path in the sandbox to the file of this machine that is visible there."""
     libraries: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a unit that is in no row."""
+    """The outcome of a unit (a document, message or attachment) that is in no row."""
 
     name: str
     kind: str
@@ -154,8 +157,9 @@ class Outcome:
 
 
 def files_of(source: Path) -> list[SourceFile]:
-    """Return the files below a folder, sorted by name. For the path of a file, return this file. Symbolic links are not
-    followed; each is returned with a `problem`. Raises SourceError if there are no files."""
+    """Return the files below the folder `source`, sorted by name. If `source` is a file, return only this file.
+    Symbolic links are not followed: each is returned with a `problem`. Raises SourceError if the folder has no
+    files."""
     if not source.is_dir():
         reject_unreadable(source)
         return [SourceFile(printable(source.name), source.parent, source.name, file_sha256(source))]
@@ -164,14 +168,14 @@ def files_of(source: Path) -> list[SourceFile]:
         links = [name for name in folders if Path(directory, name).is_symlink()]
         found += [_source_file(Path(directory, name), source) for name in (*names, *links)]
     if not found:
-        raise SourceError(f"{source}: the folder has no files.", "Correct the path, or put the files there.")
+        raise SourceError(f"{source}: the folder has no files.", "Correct the path, or add files to this folder.")
     return sorted(found, key=lambda file: file.name)
 
 
 def _cannot_list(error: OSError) -> None:
     raise SourceError(
         f"{printable(str(error.filename))}: the folder cannot be listed ({error.strerror}).",
-        "Give the account read access to the folder, or remove the folder.",
+        "Grant read access to the account that runs the line, or remove the folder.",
     )
 
 
@@ -190,8 +194,8 @@ def _source_file(path: Path, source: Path) -> SourceFile:
 
 
 def printable(name: str) -> str:
-    """Escape the unprintable characters, such as newlines, in a file's name. Different names stay different. No result
-    equals the name of a unit in another file, such as `archive.mbox#17`."""
+    """Escape unprintable characters, such as newlines, in a file's name. Different names stay different. A `#` is
+    escaped if the result could be the name of a unit in a different file, such as `archive.mbox#17`."""
     escaped = (each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in name)
     return _LIKE_A_UNIT.sub(r"\\x23", "".join(escaped))
 
@@ -207,8 +211,8 @@ def digest_of_source(source: Path) -> str:
 
 
 def digest_of_files(files: Iterable[SourceFile]) -> str:
-    """Return the SHA-256 of the names and digests of files. The result equals `digest_of` of their list, but the list
-    is not built in memory."""
+    """Return the SHA-256 of the names and digests of files. The result equals `digest_of` of the list of these pairs,
+    but the list is not built in memory."""
     found = sha256(b"[")
     for number, file in enumerate(files):
         found.update(b"," * (number > 0) + canonical_json([file.name, file.sha256 or file.problem]))
@@ -231,8 +235,8 @@ MARK_BYTES = 32
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of parsed files. Each cache file ends with a MAC (keyed digest). A cache file that was truncated,
-    moved, or written without the installation's secret has no valid MAC. Its source file is then parsed again."""
+    """The cache of parsed files. Each cache file ends with a MAC (keyed digest). The MAC is invalid if the cache file
+    was truncated, moved, or written without the installation's secret. The source file is then parsed again."""
 
     directory: Path
     """Directory of the cache files, which contain unscrubbed text."""
@@ -272,12 +276,12 @@ def units_of(
     progress: Callable[[str], None] = lambda message: None,
     program: Program | None = None,
 ) -> Iterator[Unit]:
-    """Yield the units of all files. If a file was parsed before, its units are read from the cache.
+    """Yield the units of all files. The units of a file that was parsed earlier are read from the cache.
 
     Args:
         parser: `module:function`, a parser.
-        options: keyword arguments of the parser, including the version of `program`. Other options use other cache
-            files.
+        options: keyword arguments of the parser, including the version of `program`. Each set of options has its own
+            cache files.
         program: program that the parser runs.
     """
     files = list(files)
@@ -311,7 +315,7 @@ def units_of(
 
 
 def _stamp_of(file: SourceFile) -> tuple[int, ...]:
-    """Return attributes of a file that change whenever the file is changed or replaced, even if its old content is
+    """Return attributes of a file that differ after the file was changed or replaced, even if its old content was
     restored. Raises SourceError if the file is missing."""
     try:
         found = file.path.lstat()
@@ -336,7 +340,7 @@ def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
 
 
 def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> Iterator[Unit]:
-    """Yield the unit in a line of the cache: a document or a message, followed by the message's attachments."""
+    """Yield the units in a line of a cache file: a document or a message, followed by the message's attachments."""
     item = json.loads(line)
     attachments = item.pop("attachments", ())
     yield Unit(name, sha256, item, (*place, 0))
@@ -356,7 +360,7 @@ class Units:
         self._units = units
         self._notes = sqlite3.connect(":memory:") if directory is None else _unnamed_database(directory)
         self.digests = self.notes("digests")
-        """Name of each unit that was yielded -> SHA-256 of its file."""
+        """Maps the name of each unit that was yielded to the SHA-256 of its file."""
         self._places = self.notes("places")
         self.attachments = 0
 
@@ -367,7 +371,7 @@ class Units:
         self._notes.close()
 
     def __iter__(self) -> Iterator[Unit]:
-        """Yield every unit. Call it once."""
+        """Yield every unit. Iterate over an instance only once."""
         for unit in self._units:
             # The item itself is stored only if it is in no cache.
             self._places[unit.name] = unit.cached or (None, unit.item)
@@ -376,7 +380,7 @@ class Units:
             yield unit
 
     def again(self, name: str) -> Unit:
-        """Return a unit that was yielded before."""
+        """Return a unit that iteration yielded earlier. A cached unit is read from the cache a second time."""
         kept, *place = self._places[name]
         if kept is None:
             return Unit(name, self.digests[name], *place)
@@ -403,7 +407,7 @@ def _unnamed_database(directory: Path) -> sqlite3.Connection:
 
 
 class Notes(MutableMapping[Any, Any]):
-    """A dictionary on disk. It iterates in the order of its keys, and stores its values as JSON."""
+    """A dictionary on disk. Iterating yields the keys in sorted order. Values are stored as JSON."""
 
     def __init__(self, database: sqlite3.Connection, name: str) -> None:
         database.execute(f"CREATE TABLE {name} (key PRIMARY KEY, value) WITHOUT ROWID")
@@ -448,8 +452,8 @@ class Sandboxes:
         self._open.close()
 
     def items_of(self, path: Path) -> Iterator[dict[str, Any]]:
-        """Yield the parser's items for a file, and a broken item wherever the parser crashed. Yield one broken item if
-        the file cannot be parsed."""
+        """Yield the parser's items for a file. For each message at which the parser crashed, yield a broken item. If
+        the whole file cannot be parsed, yield one broken item."""
         count, size, restarts = 0, 0, 0
         most = max(LARGEST_RESULT, RESULT_PER_BYTE * path.stat().st_size)
         for _ in range(MOST_ENDS):
@@ -497,8 +501,8 @@ class Sandboxes:
 
 
 def _checked(item: Any) -> dict[str, Any]:
-    """Return an item that a parser yielded, after checking it and its attachments. A hostile file may control the
-    parser, so this raises ValueError if the item does not have the required form."""
+    """Check an item that a parser yielded, and the item's attachments, and return the item. Raises ValueError if the
+    item does not have the required form, because a hostile file may control the parser."""
     unit = _checked_unit(item)
     if not isinstance(item.get("attachments"), list):
         return unit
@@ -560,7 +564,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "date": _is_date,
     "ocr": _is_of_ocr,
 }
-"""Field of a parser's item -> function that returns whether a value is valid for the field."""
+"""Maps a field of a parser's item to a function that returns True for a valid value."""
 _NEEDED: tuple[Set[str], ...] = (
     {"broken"},
     {"rows"},
@@ -591,7 +595,7 @@ def _mounted() -> dict[str, Path]:
 
 
 def _received(channel: socket.socket) -> bytes | None:
-    """Return the next message; None if it is empty. Raises EOFError at the channel's end."""
+    """Return the next message of a channel, or None for an empty message. Raises EOFError if the channel ends."""
     (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
     return _read(channel, min(length, LARGEST_RESULT + 1)) or None
 
@@ -616,7 +620,7 @@ def restart_limits() -> None:
 
 
 def restart_by(restart: Callable[[], None]) -> None:
-    """Set the function that restarts the time limit of this process, which is in the sandbox."""
+    """Set the function that `restart_limits` calls. It restarts the time limit of this process in the sandbox."""
     global _restart
     _restart = restart
 
@@ -654,7 +658,8 @@ def _items(request: dict[str, Any], stream: IO[bytes]) -> Iterator[dict[str, Any
 
 
 def parsed(parse: Parser, stream: IO[bytes], suffix: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a parser's items, and `{"broken": reason}` for an exception that it raises. This runs in the sandbox."""
+    """Yield a parser's items. If the parser raises an exception, yield `{"broken": reason}`. This runs in the
+    sandbox."""
     try:
         yield from parse(stream, suffix, **options)
     except Unreadable as error:

@@ -45,12 +45,11 @@ DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
 FILES = "files.jsonl"
-"""File of a raw corpus with the outcome of each file or message of mail and documents. Missing if there are no such
-sources."""
+"""File of a raw corpus with the outcome of each file or message, if there are sources of mail or documents."""
 LEFT_OUT = "left_out.json"
 """File of a raw corpus with the result of `Readers.levels_left_out`. Missing if the result is empty."""
 COLUMN_SECRET = "column_secret"
-"""Key, among a manifest's recorded facts, of the fingerprint of the secret for pseudonyms in columns."""
+"""Key under which a manifest records the fingerprint of the secret for pseudonyms in columns."""
 
 
 def _raw_config(line: Line) -> Config:
@@ -83,11 +82,13 @@ def _outside_files(workplace: Workplace) -> dict[str, str]:
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents of every source, and write the quarantined rows with their reasons.
+    """Write the documents of every source, and the quarantined rows with the reasons for quarantine.
 
-    The source files are recorded by digest and not copied: a copy would contain quarantined rows, and the
-    classification level of such a row may be unknown. Raises SourceError for an unreadable file, and QuarantineExceeded
-    for a source with too many broken rows.
+    The corpus records the digests of the source files, but contains no copies. A copy would contain quarantined rows,
+    and the classification level of such a row may be unknown. Raises SourceError if a file is unreadable or does not
+    match the recipe, or if no row becomes a document. Raises QuarantineExceeded for too many broken rows. Raises
+    PrivacyError if an exclusion contains personal data, if a row's id, case, department or link contains a kind that
+    the policy stops at, or if the secret for pseudonyms has changed.
     """
     secret = cache(workplace.column_secret)
     readers = readers_of(workplace, RAW_CORPUS.config_at(workplace), secret)
@@ -150,15 +151,15 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
-    """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if it differs from the fingerprint in
-    the newest raw corpus: rows that were trained on could then no longer be matched with held-out rows."""
+    """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if the newest raw corpus has a different
+    fingerprint: rows that were trained on could then no longer be matched with held-out rows."""
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
     earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
     if earlier and max(earlier)[1] != fingerprint:
         raise PrivacyError(
-            f"Line {workplace.line.line}: the secret in columns.key differs from that of earlier corpora.",
+            f"Line {workplace.line.line}: the secret in columns.key differs from the secret of earlier corpora.",
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}
@@ -181,11 +182,11 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
 
 
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents, each with the highest classification level in its case file.
+    """Write the documents, each with the highest classification level in its case.
 
-    Every row of the sources counts for the level of its case file, even if the row is excluded, quarantined or not
-    selected. All spellings of a case file count as one (`folded`). Raises CeilingExceeded, with row ids and levels, if
-    the level of a case file is above the line's ceiling.
+    Every row of the sources counts for the level of its case, even if the row is excluded, quarantined or not selected.
+    All spellings of a case count as one (`folded`). Raises CeilingExceeded, which names rows and levels, if the level
+    of a case is above the line's ceiling.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
@@ -215,7 +216,7 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
 
 
 def _left_out(raw_corpus: Artifact) -> dict[str, str]:
-    """Return the result of `Readers.levels_left_out`, as a raw corpus stores it."""
+    """Read the result of `Readers.levels_left_out` from a raw corpus. Return an empty dict if none is stored."""
     if all(entry.path != LEFT_OUT for entry in raw_corpus.manifest.files):
         return {}
     levels: dict[str, str] = json.loads(raw_corpus.file(LEFT_OUT).read_bytes())
@@ -240,9 +241,9 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify, by comparison with the raw corpus, that no document's level fell; that all documents of a case have one
-    level; that this level is not below that of the case's rows that became no document; and that the manifest states
-    the highest level."""
+    """Compare the documents with the raw corpus. Verify that no document's level fell, and that all documents of a case
+    have the same level. This level must be at least the level of each row of the case that became no document. Also
+    verify that the manifest states the highest level of all documents, which must not be above the line's ceiling."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []
@@ -262,9 +263,10 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
     evidence = {"lowered": len(fallen), "cases_with_mixed_levels": len(mixed), "highest": highest}
     if fallen:
         documents = counted(len(fallen), "document has", "documents have")
-        return Verdict(False, f"{documents} a lower level or another place: {and_more(fallen)}.", evidence)
+        problem = "a lower level or a different place than in the raw corpus"
+        return Verdict(False, f"{documents} {problem}: {and_more(fallen)}.", evidence)
     if mixed:
-        cases = counted(len(mixed), "case file holds", "case files hold")
+        cases = counted(len(mixed), "case file has", "case files have")
         return Verdict(False, f"{cases} more than one level: {and_more(mixed)}.", evidence)
     if artifact.manifest.classification != highest:
         stated = artifact.manifest.classification
@@ -277,7 +279,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Verify that every row of the source files is stored unchanged as a document, quarantined, excluded, or not
-    selected. Code that is separate from the build determines the rows' levels again."""
+    selected. The rows' levels are also checked by code that the build does not use."""
     if artifact.manifest.external_inputs != _outside_files(workplace):
         return Verdict(False, "a source file or a word list has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
@@ -296,18 +298,18 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         documents = counted(len(found.lowered), "document is", "documents are")
         return Verdict(False, f"{documents} below the level of the row: {and_more(found.lowered)}.", evidence)
     if found.different:
-        documents = counted(len(found.different), "document is", "documents are")
-        return Verdict(False, f"{documents} not as the row has it: {and_more(found.different)}.", evidence)
+        documents = counted(len(found.different), "document differs from its row", "documents differ from their rows")
+        return Verdict(False, f"{documents}: {and_more(found.different)}.", evidence)
     if found.quarantine_differs:
-        return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
+        return Verdict(False, "the quarantined rows are not the rows that are broken in the source files.", evidence)
     if any(stored != read for stored, read in zip_longest(_files(artifact), readers.files)):
-        return Verdict(False, f"{FILES} states another outcome of a file than reading it again.", evidence)
+        return Verdict(False, f"{FILES} differs from the outcomes of reading the files a second time.", evidence)
     if read_sources(artifact) != readers.described(artifact.manifest.external_inputs):
-        return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
+        return Verdict(False, f"{SOURCES} and the sources differ in files, terms or counts.", evidence)
     if stated != highest:
         return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
     if _left_out(artifact) != readers.levels_left_out(artifact.file(DOCUMENTS), ladder):
-        return Verdict(False, f"{LEFT_OUT} has other levels than the rows that became no document.", evidence)
+        return Verdict(False, f"{LEFT_OUT} and the rows that became no document differ in levels.", evidence)
     passed = found.rows == found.documents + found.quarantined + found.excluded + found.not_selected
     message = (
         f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined + "
@@ -330,7 +332,7 @@ def _files(raw_corpus: Artifact) -> Iterator[dict[str, object]]:
 
 
 def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
-    """Return the content of `sources.json`: one row per source file."""
+    """Return the content of `sources.json`: one dict for each source."""
     sources: list[dict[str, Any]] = json.loads(raw_corpus.file(SOURCES).read_bytes())
     return sources
 
@@ -351,24 +353,24 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
     evidence = {name: round(share, 4) for name, share in shares.items()}
     to_itself = sum(row.get("links_to_itself", 0) for row in read_sources(artifact))
-    own = f" {counted(to_itself, 'link names', 'links name')} the row that has it." if to_itself else ""
+    own = f" {counted(to_itself, 'link leads', 'links lead')} from a row to itself." if to_itself else ""
     if not sources:
         return Verdict(True, f"no row has a link to another row.{own}", evidence)
     counts = ", ".join(f"{row['links_without_row']:,} of {row['links']:,} in '{row['name']}'" for row in sources)
     message = f"links that name no row: {counts}; the recipe allows {limit:.0%} of a source.{own}"
     if max(shares.values()) > limit:
-        return Verdict(False, f"{message} Compare the ids with what the links hold; zeros in front count.", evidence)
+        return Verdict(False, f"{message} Compare the ids with the links; leading zeros count.", evidence)
     return Verdict(True, message, evidence)
 
 
 MOST_IN_OTHER_LANGUAGE = 0.02
-"""Largest accepted share of documents with a text whose language certainly differs from the document's."""
+"""Maximum share of documents with a text that is certainly in a different language than the document."""
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in a language that differs from the document's. In such a text, name
-    detection would miss names or find wrong ones. A document may have texts in two languages if names are detected in
-    both languages, and the scripts differ."""
+    """Verify that at most MOST_IN_OTHER_LANGUAGE of the documents have a text in a language that differs from the
+    document's. In such a text, name detection would miss names or find wrong ones. A document may have texts in two
+    languages if names are detected in both languages, and the scripts differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
@@ -385,8 +387,8 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
     return Verdict(
         False,
         f"{message}, more than {MOST_IN_OTHER_LANGUAGE:.0%} ({named}): {and_more(wrong)}. Correct the column of "
-        f"languages, or take the constant away and set language_from_text: true. Leave out rows in two languages with "
-        f"`exclude`.",
+        f"languages, or remove the constant `language` and set `language_from_text: true`. Leave out rows in two "
+        f"languages with `exclude`.",
         evidence,
         tuple({"document": id} for id in wrong),
     )
@@ -397,14 +399,14 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """The changed documents of one source, by their ids."""
+    """The documents of one source that differ from the source's current file."""
 
     withdrawn: tuple[str, ...]
-    """Ids of documents whose row is no longer in the source file, or is now broken there."""
+    """Ids of documents whose row is no longer in the source file, or is now broken."""
     reclassified: tuple[str, ...]
     """Ids of documents whose classification level changed."""
     reworded: tuple[str, ...]
-    """Ids of documents at the same level whose text or another field changed."""
+    """Ids of documents in which a text or field changed, but not the level."""
     added: int
     """Number of documents that were added to the file."""
 
@@ -426,7 +428,7 @@ class ChangedSource:
     """SHA-256 of the file from which the corpus was built."""
     state: Literal["changed", "missing"]
     rows: ChangedRows | None
-    """Changed rows. None if the source file or the corpus's documents are missing or unreadable."""
+    """Changed rows. None if the source is no table, or if its file or the corpus's documents cannot be read."""
 
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
@@ -459,8 +461,8 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen
 ) -> ChangedRows | None:
-    """Return the changed rows of one source. Return None if the file no longer fits the description of the source in
-    the manifest."""
+    """Return the changed rows of one source. Return None if the source is not a table, or cannot be read with its
+    settings in the manifest."""
     try:
         config: Mapping[str, Any] = manifest.producer.config
         sources = {each["name"]: Source.model_validate(each) for each in config["sources"]}
@@ -518,10 +520,10 @@ class Comparison:
 def compare_with_sources(
     corpus: Artifact, documents: str, quarantine: str, readers: Iterable[SourceReader], ladder: ClassificationLadder
 ) -> Comparison:
-    """Compare a raw corpus with its sources, row by row. Both have the same order.
+    """Compare a raw corpus with its sources, row by row. The rows of both have the same order.
 
-    This module and the reader compute a row's classification level with different code. A level is therefore missed
-    only if both miss it. Everything built from that row would then have too low a level.
+    This module and the reader compute a row's classification level with different code, so that one of them notices an
+    error of the other. If both missed a level, everything built from the row would have too low a level.
 
     Args:
         documents: the name of the corpus's file of documents.
@@ -571,7 +573,7 @@ def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: C
 
 
 def _values_under(column: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the value in each column whose name has the same letters and digits as `column`."""
+    """Return the filled values of all columns whose names have the same letters and digits as `column`."""
     wanted = _letters(column)
     return [text for name, value in values.items() if _letters(name) == wanted and (text := _text(value))]
 

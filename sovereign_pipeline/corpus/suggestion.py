@@ -33,9 +33,10 @@ from sovereign_pipeline.policy.recipe_model import FILL_IN, placeholders_in, rea
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
-"""Minimum share of values with unmistakable markup in a column that counts as HTML. Plain text may contain `<`, too."""
+"""Minimum share of values with unmistakable markup in a column for the column to count as HTML. Plain text may contain
+`<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Minimum number of rows with a word in a level column for the word to be shown. A rarer word may be a name."""
+"""Minimum number of rows with a word in a level column for notes to show the word. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
 """The response column needs at least this share of texts that look like replies, and at least this many times the share
 of every other column. The request column needs at least this share of texts that begin with a salutation."""
@@ -45,7 +46,7 @@ FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language"
 """Fields in the order in which columns are assigned to them: FIELDS by a column's whole name, FIELDS_BY_WORDS by a word
 in its name."""
 TERMS = {"licence": f"{FILL_IN}: terms of use, such as own records", "retention": f"{FILL_IN}: such as 10 years"}
-"""Keys of each source that a person must fill in -> explanation of the value."""
+"""Maps each key of a source that a person must fill in to an explanation of the value."""
 LONGEST_BY_WORD = 60
 """Maximum mean length in characters of the values in a column that is assigned to a field by a word in its name. The
 field `subject` has no such limit."""
@@ -61,18 +62,19 @@ class Suggestion:
 
     @property
     def questions(self) -> dict[str, str]:
-        """Return a dict from each key that a person must fill in to an explanation of its value. The prefix
-        `sources.0.` is omitted from the keys of the source."""
+        """Return a dict that maps each key that a person must fill in to an explanation of the value. The keys of the
+        source are given without the prefix `sources.0.`."""
         return {
             re.sub(r"\.0$", "", key.removeprefix(_OF_SOURCE)): text.removeprefix(FILL_IN).lstrip(": ")
             for key, text in placeholders_in(self.recipe)
         }
 
     def answered(self, answers: Iterable[str]) -> "Suggestion":
-        """Return the suggestion after applying answers of the form `KEY=VALUE`, in which VALUE is YAML. An empty value
+        """Return a copy of the suggestion with a person's answers, each `KEY=VALUE` with VALUE in YAML. An empty value
         removes the key.
 
-        Raises InputError for an answer of another form, and for a key below another key whose value is not a mapping.
+        Raises InputError for an answer without `=` or key, and for a key such as `a.b` if the value of `a` is not a
+        mapping.
         """
         recipe = copy.deepcopy(self.recipe)
         for each in answers:
@@ -84,7 +86,7 @@ class Suggestion:
 
 
 def with_answers(source: Mapping[str, Any], answers: Iterable[str]) -> dict[str, Any]:
-    """Return a source of a recipe after applying a person's answers, as in `Suggestion.answered`."""
+    """Return a copy of a recipe's source with a person's answers, as in `Suggestion.answered`."""
     recipe = Suggestion({"sources": [source]}, ()).answered(answers).recipe
     answered: dict[str, Any] = recipe["sources"][0]
     return answered
@@ -101,7 +103,7 @@ def _set_key(recipe: dict[str, Any], key: str, value: str) -> None:
     while rest:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise InputError(f"--set {key}: '{part}' cannot have keys.", "Correct the key before the =.")
+            raise InputError(f"--set {key}: the value of '{part}' is not a mapping.", "Correct the key before the =.")
         part, _, rest = (rest, "", "") if part in _SECTIONS_OF_WORDS else rest.partition(".")
     if not value:
         place.pop(part, None)
@@ -122,13 +124,13 @@ def suggest(
     answers: Sequence[str] = (),
     of_kind: Mapping[str, str] = {},
 ) -> Suggestion:
-    """Return a suggested recipe for a file.
+    """Suggest a recipe for an inspected file.
 
     Args:
-        path: path of the file for the recipe.
-        answers: a person's values, as in `Suggestion.answered`. They are used to read sample rows. The returned recipe
-            does not contain them.
-        of_kind: further keys of the source, such as the query of a source of the kind `database`.
+        path: path of the file, as the recipe will state it.
+        answers: a person's values, as in `Suggestion.answered`. The function reads sample rows with these values, but
+            the returned recipe does not contain them.
+        of_kind: additional keys of the source, such as `query` for a source of the kind `database`.
         line: name of the line of adapters.
         suites: the institution's own suites, relative to the data root.
         prompts: the institution's red-team prompts, relative to the data root; None if there are none.
@@ -147,14 +149,14 @@ def suggest(
 
 
 def has_letters(facts: FileFacts) -> bool:
-    """Return True if a file certainly has columns of letters and of replies, or if its rows are in a layout."""
+    """Return True if a file certainly has columns of requests and of replies, or if its rows are in a layout."""
     fields = _fields(facts, None, (), [])
     return facts.layout is not None or {"request", "response"} <= fields.keys()
 
 
 def ask_for_quarantine(sample: Sample, notes: list[str]) -> dict[str, Any]:
-    """Return the recipe key `quarantine` with a value to fill in, if more rows would be quarantined than a line accepts
-    by default. Otherwise return an empty dict."""
+    """If the quarantined share of the rows is above a line's default limit, add a note, and return the recipe key
+    `quarantine` with a value to fill in. Otherwise return an empty dict."""
     most = Quarantine().max_share
     if sample.share <= most:
         return {}
@@ -178,7 +180,7 @@ def recipe_with(
     suites: Sequence[Path],
     prompts: Path | None,
 ) -> Suggestion:
-    """Return a recipe with one source, and with the keys in `more`. The other arguments are as in `suggest`."""
+    """Return a recipe with one source, and with the keys in `more`. `suggest` describes the other arguments."""
     recipe: dict[str, Any] = {
         "line": line,
         "purpose": f"{FILL_IN}: purpose of the adapter",
@@ -204,8 +206,8 @@ def recipe_with(
 
 def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: ClassificationLadder) -> Sample | None:
     """Read the first rows as if a person had filled in the recipe: unknown level words get the highest level, and rows
-    with unfinished states such as `draft` are not selected. Return None if the rows cannot be read before a person
-    states a column or a format."""
+    with unfinished states such as `draft` are not selected. Return None if the rows cannot be read, for example before
+    a person states a column or a format."""
     column = source.get("columns", {}).get("classification", "classification")
     levels = _words_for_levels(facts.columns[column], ladder) if column in facts.columns else {}
     known = {folded(level): level for level in ladder.levels}
@@ -281,7 +283,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Write FILL IN for the request or the response if no column clearly contains it."""
+    """Write FILL IN for the request or the response if no column clearly contains it, and add a note."""
     for name in ("request", "response") if facts.layout is None else ():
         if name in fields:
             continue
@@ -289,12 +291,11 @@ def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str
         names = " or ".join(f"'{each.name}'" for each in texts) or "a column"
         source["columns"][name] = f"{FILL_IN}: {names}"
         about = "".join(f" '{each.name}' has {format_texts(each)}." for each in texts)
-        notes.append(f"{name}: no column certainly contains it; choose one.{about}")
+        notes.append(f"{name}: no column certainly contains the {name}; choose one.{about}")
 
 
 def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Set `case_from_row`, which makes every row a separate case file. If a column may contain case files, add a
-    question for a person instead."""
+    """Set `case_from_row`: every row is a separate case. If a column may contain cases, ask a person instead."""
     may_be = [each for each in facts.columns.values() if each.name not in taken and each.may_be_cases]
     if not may_be or (facts.layout is not None and facts.layout == "chatgpt"):
         source["case_from_row"] = True
@@ -312,8 +313,8 @@ def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, An
 def _set_columns_that_are_not_there(
     facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
-    """For each field without a column, set an empty constant. If no column contains languages, set
-    `language_from_text`."""
+    """Set an empty constant for the department, author or subject if no column contains it, and `language_from_text` if
+    a row has no language. If an unsuitable column has the field's name, only add a note."""
     for name in ("department", "author", "subject", "language"):
         if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
             source["language_from_text"] = True
@@ -377,7 +378,7 @@ def _set_levels(
     source: dict[str, Any],
     notes: list[str],
 ) -> None:
-    """Add `levels` with the words that a person must map to levels, and a floor for rows without a level."""
+    """Add `levels` with the words that a person must map to levels. If no column has levels, add a floor."""
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
@@ -413,8 +414,8 @@ def _set_levels(
 
 
 def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
-    """Return a dict from each word that is not a level of the ladder to its number of rows. All spellings of a word
-    count under the spelling that comes first."""
+    """Return a dict that maps each word that is not a level of the ladder to its number of rows. All spellings of a
+    word are counted under the first spelling."""
     words: dict[str, str] = {}
     times = Counter[str]()
     for value, count in column.values.items():
@@ -424,8 +425,8 @@ def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict
 
 
 def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str], notes: list[str]) -> dict[str, str]:
-    """Return a dict from field to column, using each column at most once. Add a note for each column that was not
-    chosen by its name."""
+    """Return a dict that maps a field to a column. Each column is used at most once. Add a note for each column whose
+    name is not a usual name of the field."""
     of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
     columns = [column for name, column in facts.columns.items() if column.filled and name not in of_layout]
     fields: dict[str, str] = {}
@@ -469,9 +470,8 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
 
 
 def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
-    """Add the columns of the request and of the response. They are identified by words in the column names. If that
-    fails, they are identified by their texts, regardless of length. If the column of a field cannot be determined, the
-    field is left out."""
+    """Add the columns of the request and of the response to `fields`. A column is identified by words in its name, or
+    else by its texts. A field whose column cannot be determined is left out."""
 
     texts = _texts(free)
 
@@ -506,12 +506,13 @@ def format_texts(column: ColumnFacts) -> str:
 
 
 def _is_named(column: ColumnFacts, field: str) -> bool:
-    """Return whether a column's name is a usual name of a field, or contains a word for the field."""
+    """Return True if a column's name is a usual name of a field, or contains a word for the field."""
     return plain(column.name) in names_of(field) or names_field(column.name, field)
 
 
 def _fits_word(name: str, column: ColumnFacts) -> bool:
-    """Return True if a column fits the field that a word in its name suggests: if it has short values and no dates."""
+    """Return True if a column's values fit the field that a word in the column's name suggests. The values must be
+    short, except for `subject`, and must not be dates, except for `date`."""
     is_short = not column.has_texts and column.mean_length <= LONGEST_BY_WORD
     is_dated = _fits("date", column)
     return _fits(name, column) and (name == "date" or not is_dated) and (name == "subject" or is_short)
@@ -575,17 +576,17 @@ def _empty_cells(facts: FileFacts, column: str) -> int:
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """Return a note on a column that a field uses because of the column's name, although its values are unsuitable for
-    the field."""
+    """Return a note on a column that is named like a field, and is therefore read, but has unsuitable values."""
     wants = {"date": "a date in one format", "language": "a language tag (en, ar)"}.get(name, "one text")
     return (
-        f"{name}: the column '{own.name}' does not have {wants} in each row. It is read because of its name, and rows "
-        f"without are quarantined. A constant cannot replace it. Correct it, or rename it and set the constant."
+        f"{name}: the column '{own.name}' does not have {wants} in each row. The column is read because of its name, "
+        f"and rows without a valid value are quarantined. Correct the column. Or rename it, and set a constant."
     )
 
 
 def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """Return the column that has the same name as the field, or None. Such a column needs no entry under `columns`."""
+    """Return the column that is named like the field. Such a column needs no entry under `columns`. Return None if the
+    file has no such column."""
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 
@@ -601,7 +602,8 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
         if each.doubt
         else "A source can have only one column of links, and this one is not used"
     )
-    return f"{note} {why}; if it links rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
+    to = f"set `links` to '{each.column}', and `id` under `columns` to '{each.ids}'"
+    return f"{note} {why}; if the column links rows, {to}."
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:

@@ -25,7 +25,7 @@ _UNITS = {
     16: ("microseconds", 1e6),
     19: ("nanoseconds", 1e9),
 }
-"""Number of digits of a time since 1970 -> its unit, and the number of units in a second."""
+"""Maps the number of digits of a time since 1970 to its unit, and to the number of these units in a second."""
 _EPOCH = re.compile(r"\d+(?:[.,]\d+)?")
 _TIME = re.compile(
     r"(?:[ t,]+|[ ]*-[ ]+)(?:at |الساعه )?\d{1,2}[:.]\d\d(?:[:.]\d\d(?:[.,]\d+)?)?"
@@ -45,7 +45,7 @@ _PARTS = re.compile(
 
 def day_of(text: str, formats: Iterable[str] = ()) -> str:
     """Return the day of a date as `YYYY-MM-DD`. The date must be in ISO form or in one of `formats`. Raises
-    RowRejected, without quoting the text, for any other text."""
+    RowRejected, without quoting the text, for any other text, and if the formats give different days."""
     text = text.strip()
     digits = _digits_since_1970(text)
     problem = f"is a number of {_UNITS[digits][0]} since 1970" if digits in _UNITS else ""
@@ -76,7 +76,7 @@ def is_iso(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def days_in(text: str) -> Mapping[str, datetime.date]:
-    """Return a dict: each format other than ISO in which the text is a date -> the day in that format."""
+    """Return a dict that maps each format, except ISO, in which the text is a date to the day in that format."""
     if not any(map(str.isdigit, text)) or len(text) > LONGEST_DATE:
         return {}
     plain = " ".join("".join(map(_plain, text)).lower().replace(" of ", " ").split())
@@ -104,16 +104,16 @@ def days_in(text: str) -> Mapping[str, datetime.date]:
 
 
 def is_hijri(text: str) -> bool:
-    """Return whether a text is a date with a four-digit year of the Hijri calendar, such as 12/11/1445."""
+    """Return True if a text is a date with a four-digit year of the Hijri calendar, such as 12/11/1445."""
     plain = _AFTER_HIJRI.sub("", " ".join("".join(map(_plain, text[:LONGEST_DATE])).lower().split()))
     match = _PARTS.fullmatch(_WEEKDAY.sub("", plain))
     return match is not None and any(_HIJRI_YEAR.fullmatch(part) for part in (match[1], match[5]))
 
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return up to MOST_FORMATS formats that together fit nearly all values of a column. Return none if the values are
-    not dates. Each returned format is a tuple of alternatives that fit equally many rows. `values`: value -> number of
-    rows."""
+    """Return up to MOST_FORMATS date formats that together fit nearly all values of a column. Return an empty tuple if
+    the values are not dates, or if two of the formats read a value as different days. Each format is a tuple of
+    alternatives that fit equally many rows. `values` maps a value to its number of rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0
@@ -128,8 +128,8 @@ def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
 
 
 def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the format that fits most rows, and the number of these rows. If several formats fit equally many rows,
-    return all of them."""
+    """Return two values: the formats that fit most rows, and the number of these rows. Several formats are returned if
+    they fit equally many rows and some value fits both. Unlikely formats are left out if others remain."""
     counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
         for each, day in days_in(value).items():
@@ -143,17 +143,17 @@ def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
-    """Return True if a value is a different day in two of the formats."""
+    """Return True if two of the formats read a value as different days."""
     days = days_in(value)
     of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
     return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1
 
 
 LEAST_DATED = 0.9
-"""Minimum share of a column's values that its formats must fit."""
+"""Minimum share of a column's values that its date formats must fit."""
 MOST_FORMATS = 2
 _SAMPLE = 1_000
-"""Number of values that are tested before the whole column, so that a column without dates is recognised quickly."""
+"""Number of values that are tested first. If they are not dates, the rest of the column is not tested."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")
 _UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
 """Pattern of formats that are hardly ever used: the month first with dots, the day after the year, or a two-digit year
@@ -199,7 +199,7 @@ def _since_1970(number: str) -> dict[str, datetime.date]:
 
 @cache
 def _months() -> dict[str, int]:
-    """Return a dict from each month's name, in comparison form, to the month's number."""
+    """Return a dict that maps each name of a month, in comparison form, to the month's number."""
     lines = Path(__file__).with_name("months.txt").read_text(encoding="utf-8").splitlines()
     return {
         "".join(map(_plain, name.replace("_", ""))): int(number)
@@ -222,12 +222,11 @@ _NAMES_OF_LANGUAGES = {
     **dict.fromkeys(("persian", "farsi", "فارسی"), "fa"),
     **dict.fromkeys(("urdu", "اردو"), "ur"),
 }
-"""Name of a language -> its tag."""
+"""Maps the name of a language to its tag."""
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
 """Lower-case spellings of null, as Python, pandas, databases, workbooks and people write it."""
 LONGEST_IDENTIFIER = 200
-"""Maximum length of an id or case in characters. Both appear in messages, and a longer value is a text in the wrong
-column."""
+"""Maximum length of an id or case in characters. A longer value is a text in the wrong column."""
 # RFC 5646, section 2.1. Longer first subtags are reserved but not registered for any language: they may be names.
 _LANGUAGE_TAG = re.compile(
     r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
@@ -240,7 +239,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class WrittenNumber(float):
-    """A JSON number whose text is its original spelling, so that the case files 2024.10 and 2024.1 differ."""
+    """A JSON number whose text is its spelling (without exponent), so that the cases 2024.10 and 2024.1 differ."""
 
     __slots__ = ("_written",)
     _written: str
@@ -255,8 +254,7 @@ class WrittenNumber(float):
 
 
 def is_seen(character: str) -> bool:
-    """Return whether a character is visible: not a space, a direction mark (such as U+200F) or a zero-width
-    character."""
+    """Return True if a character is visible. Spaces, direction marks and zero-width characters are not."""
     return bool(compared_as(character).strip())
 
 
@@ -265,8 +263,7 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Return True if a value can be read as one text. Lists, booleans, bytes and numbers such as NaN cannot be read as
-    text."""
+    """Return True if a value can be read as one text. Lists, booleans, bytes, and numbers such as NaN cannot."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -336,10 +333,10 @@ def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool
 
 
 def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
-    """Return True if messages may show a value: if it is a word for a state, a level or a language, or a small number.
+    """Return True if messages may show a value: a word for a state, a level or a language, or a small number.
 
     Args:
-        of_languages: whether the column contains languages. In other columns, two letters may be a name.
+        of_languages: True if the column contains languages. In any other column, two letters may be a name.
     """
     word = text.strip().casefold()
     return word in _SHOWN or bool(
@@ -348,8 +345,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """Return the values of a column for a message, each with its count. Values that may be texts or names are only
-    counted."""
+    """Format the values of a column for a message, each with its count. Possible texts and names are only counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -362,8 +358,7 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def _compared(value: Any) -> str:
-    """Return the comparison form of a value: NFKC, case-folded, without surrounding blanks, and with `1.0` written as
-    `1`."""
+    """Return the comparison form of a value: NFKC, case-folded, stripped, and with `1.0` written as `1`."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
     text = unicodedata.normalize("NFKC", str(value)).strip().casefold()
@@ -396,8 +391,8 @@ WHOLE_IN_FLOAT = 2**53
 
 
 def normal_id(text: str) -> str:
-    """Return the normalised spelling of the id of a row or in a link: NFC, stripped, without zero-width characters and
-    direction marks, and with digits of any script written as 0-9. `5346.0` (from numeric tables) becomes `5346`."""
+    """Normalise the id of a row, or an id in a link: NFC, stripped, without zero-width characters and direction marks,
+    and with digits of any script written as 0-9. `5346.0` (from numeric tables) becomes `5346`."""
     if text.isascii():
         composed = text.strip()
     else:
@@ -409,8 +404,8 @@ def normal_id(text: str) -> str:
 
 
 def link_key(id: str) -> str:
-    """Return the comparison form of an id or a link. It ignores letter case and the form of dashes. Leading zeros
-    count."""
+    """Return the comparison form of an id or a link. Two ids that differ only in letter case or the form of dashes have
+    the same form. Ids that differ in leading zeros do not."""
     return folded(id) or id
 
 
@@ -427,8 +422,8 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
 
 
 def resolved(links: tuple[str, ...], known: Callable[[], Collection[str]]) -> tuple[str, ...]:
-    """Return the links after resolving ambiguous links by the ids of rows. `17/18` becomes two links if no row has this
-    id but rows have the ids 17 and 18. `0` is dropped unless a row has that id.
+    """Resolve ambiguous links by the ids of rows, and return all links. `17/18` becomes two links if no row has this id
+    but rows have the ids 17 and 18. `0` is dropped unless a row has this id.
 
     `known` is a function that returns the `link_key` of every row's id. It is called only for ambiguous links.
     """
@@ -465,8 +460,8 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """Return the ids in an array as NumPy prints it, on one or several lines. Return None if the text has another
-    format. Raises RowRejected for an array that NumPy shortened."""
+    """Return the ids in an array in NumPy's printed form, on one or several lines. Return None if the text has a
+    different format. Raises RowRejected for an array that NumPy shortened."""
     if "..." in inner.split():
         raise RowRejected("the links are shortened with '...'")
     if _QUOTED_BY_SPACES.fullmatch(inner):
@@ -493,7 +488,7 @@ def _normal(values: Any) -> tuple[str, ...]:
 
 
 def _is_id(value: Any) -> bool:
-    """Return whether a list element can be an id or null: a text, a whole number, null or NaN."""
+    """Return True if a list element can be an id or null: a text, a whole number, a finite JSON number, null or NaN."""
     if isinstance(value, WrittenNumber):
         return math.isfinite(value)
     if isinstance(value, float | Decimal):
@@ -502,8 +497,7 @@ def _is_id(value: Any) -> bool:
 
 
 class LinkTally:
-    """Counts the links of all sources, and the links to missing rows. A row counts as existing even if it became no
-    document."""
+    """Counts the links of all sources, and the links to missing rows. A row that became no document is not missing."""
 
     def __init__(self) -> None:
         self._rows: set[str] = set()
@@ -511,9 +505,11 @@ class LinkTally:
         self._to_themselves = Counter[str]()
 
     def add(self, source: str, row: str | None, links: Iterable[str]) -> None:
-        """Args:
-        row: normalised id of a row of the source; None if it is unreadable.
-        links: ids that the row links to. Links from the row to itself are counted separately.
+        """Register one row, and count its links. Links from the row to itself are counted separately.
+
+        Args:
+            row: normalised id of a row of the source; None if the id is unreadable.
+            links: ids that the row links to.
         """
         own = link_key(row) if row is not None else None
         if own is not None:
@@ -524,8 +520,8 @@ class LinkTally:
         self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
-        """Return the number of links in a source, and the number of these links to missing rows. Call it after all
-        sources are read."""
+        """Return the number of links in a source, and how many of these lead to missing rows. Call this method after
+        all sources are read."""
         links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
 

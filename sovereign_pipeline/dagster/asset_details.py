@@ -94,7 +94,8 @@ DOUBTFUL_SHOWN = 20
 
 
 def schema_of(kind: str) -> dict[str, dg.TableSchema]:
-    """Return the column schema for the page of an asset's definition; empty for a kind without rows."""
+    """Return the column schema for the page of an asset's definition, or an empty mapping for a kind of artifact
+    without rows."""
     columns = PRESENTATION[kind].columns.items() if kind in PRESENTATION else ()
     described = [dg.TableColumn(name, "string", description=text) for name, text in columns]
     return {"dagster/column_schema": dg.TableSchema(columns=described)} if described else {}
@@ -172,7 +173,8 @@ def _finding(finding: QualityFinding) -> dict[str, Any]:
 
 
 def contamination(verdicts: Mapping[str, Verdict]) -> Page:
-    """Return a table of the contamination counts by suite. The row ids are in `listed.jsonl` of the gate's record."""
+    """Return a table of the contamination counts by suite, or nothing if the contamination gate has no verdict. The
+    row ids are in `listed.jsonl` of the gate's record."""
     verdict = verdicts.get(NOT_CONTAMINATED)
     if verdict is None:
         return {}
@@ -226,15 +228,13 @@ def reward_model(artifact: Artifact) -> Page:
 
 
 def _by_reward(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a training run that learned from rewards. The comparison with the parent adapter comes
-    first."""
     comparison = summary["comparison"]
     return {
         "algorithm": summary["algorithm"],
         "held-out reward of parent and adapter": f"{comparison['parent']:.3f}, {comparison['adapter']:.3f}",
         "difference, 95 % interval": (
             f"{comparison['difference']:+.3f} ({comparison['low']:+.3f} to {comparison['high']:+.3f}), "
-            f"{comparison['prompts']} prompts of {comparison['cases']} case files"
+            f"{comparison['prompts']} prompts of {comparison['cases']} cases"
         ),
         "kept": f"the adapter of iteration {summary['best_iteration']} of {summary['iterations']}",
         "ended early": summary["stopped"] or "no",
@@ -284,7 +284,6 @@ def red_team_report(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """Return a table with one row for each pair of a metric and a reference of the comparison."""
     return table(
         [
             {
@@ -329,5 +328,5 @@ DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
 
 
 def details_of(artifact: Artifact) -> Page:
-    """Return the tables and texts of an artifact; empty for a kind without tables and texts."""
+    """Return the tables and texts of an artifact's page. The result is empty for a kind that has none."""
     return DETAILS[artifact.ref.kind](artifact) if artifact.ref.kind in DETAILS else {}

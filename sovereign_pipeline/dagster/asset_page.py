@@ -1,4 +1,4 @@
-"""Build the metadata of a materialization in display order: verdicts and headline figures first, producer last."""
+"""Build the metadata of a materialization in display order: verdicts and headline numbers first, the manifest last."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 HEADLINES = 3
-"""Number of an asset's figures that are headlines: shown first, and plotted over time."""
+"""How many of an asset's numbers are headlines. Headlines are shown first, and plotted over time."""
 
 DIGITS = 4
 FROM_HERE_WHOLE = 10_000
@@ -28,8 +28,8 @@ Source = str | Callable[[Artifact], Any]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Return name -> number, the most important first; empty for a kind without figures. Figures that the line does not
-    have are skipped."""
+    """Return a mapping of name to number, the most important first. The mapping is empty for a kind of artifact without
+    numbers. Numbers that the line does not have are left out."""
     kind = artifact.ref.kind
     found = {name: _number(artifact, source) for name, source in FIGURES.get(kind, {}).items()}
     figures = COMPARED[kind](artifact) | found if kind in COMPARED else found
@@ -41,7 +41,8 @@ def figures_of(artifact: Artifact) -> Figures:
 
 
 def _number(artifact: Artifact, source: Source) -> Any:
-    """Return the number at a path, such as `summary.rows` or `measured.energy_kwh`, or None if the path is missing."""
+    """Return the result of the function `source`, or the number at the path `source`, such as `summary.rows` or
+    `measured.energy_kwh`. Returns None if the path is missing."""
     if not isinstance(source, str):
         return source(artifact)
     place, *keys = source.split(".")
@@ -157,7 +158,8 @@ FIGURES: Mapping[str, Mapping[str, Source]] = {
         "operators": "summary.operators",
     },
 }
-"""Kind of artifact -> name of a figure -> path of its number in the manifest, or a function that returns the number."""
+"""Maps a kind of artifact to the numbers on its page. Each number's name is mapped to a path in the manifest, or to a
+function that returns the number."""
 
 
 def _private_scores(artifact: Artifact) -> Figures:
@@ -183,7 +185,8 @@ def _red_team_report(artifact: Artifact) -> Figures:
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:
-    """Return the report's figures, and for each gate the distance from the interval's worse end to the margin."""
+    """Return the numbers of the evaluation report, and for each comparison the difference and the distance from the
+    worse end of its interval to the margin."""
     report, summary = read_json(artifact.file(REPORT_FILE)), artifact.manifest.summary
     passed = [finding["outcome"] == "pass" for finding in report["findings"]]
     figures: dict[str, Any] = {
@@ -207,13 +210,13 @@ COMPARED: Mapping[str, Callable[[Artifact], Figures]] = {
     "red_team_report": _red_team_report,
     "evaluation_report": _evaluation_report,
 }
-"""Kind of artifact -> function that returns its figures. The names of these figures depend on the models that the
-candidate was compared with.
+"""Maps a kind of artifact to the function that returns its numbers. The names of these numbers depend on the models
+that the candidate was compared with.
 """
 
 
 def _of_the_candidate(compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figures:
-    """Return each figure of the candidate, and its difference from each reference."""
+    """Return each metric of the candidate, and its difference from each reference."""
     figures: Figures = {}
     for what, by_reference in compared.items():
         for name, each in by_reference.items():
@@ -294,7 +297,8 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
 
 
 def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
-    """Return a table of the differences from the line's previous artifact: inputs, recipe keys, libraries and files."""
+    """Return the page's table of the differences from the line's previous artifact: inputs, recipe keys, libraries and
+    files. Return an empty mapping if there is no previous artifact, or if it is the same artifact."""
     if before is None or before.digest == ref.digest or before.kind != ref.kind:
         return {}
     try:
@@ -313,7 +317,8 @@ def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None
 
 
 def _history(line: str, figures: Figures) -> Page:
-    """Return the headline figures labelled with the line's name. Dagster plots one curve per label over all lines."""
+    """Return the headline numbers, labelled with the line's name, because Dagster plots one curve for each label over
+    all lines."""
     return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
 
 

@@ -39,7 +39,8 @@ from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_REPEATED = "not repeated"
-"""Metadata key of a check whose result is not new. The command line does not print such a check."""
+"""Metadata key of a check result that only refers to another asset's result. The command line does not print such a
+result."""
 
 WAIVED_BY = "waived by"
 
@@ -75,7 +76,7 @@ def check_result(
         line = workplace.line
         metadata["officer may"] = gate.permission(workplace, ref).replace("_", " ")
         if may_be_waived(gate, workplace, ref, verdict):
-            description += " An officer may waive it."
+            description += " An officer may waive this gate."
             metadata["command"] = f"sovereign gates waive {line.line} {gate.name} --reason TEXT --key FILE"
     if not_repeated is None:
         numbers = {name: value for name, value in verdict.evidence.items() if is_number(value)}
@@ -91,8 +92,8 @@ def check_result(
 def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
-    """Return one result for each check of the asset. For a passed-through artifact, these results only refer to the
-    asset that produced the artifact, because the passing asset's own gates had nothing to evaluate."""
+    """Return one result for each gate of the stage. A gate without a result in `found` had nothing to evaluate: it gets
+    a passed result with the text `nothing_to_do`."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -149,7 +150,8 @@ def mirrored_run(workplace: Workplace, ref: ArtifactRef, mirror: Callable[[Setti
 
 
 def _mirrored(mirror: Callable[[], str], workplace: Workplace, what: str, remedy: str) -> str:
-    """Return the result of `mirror`. If it fails, report and return an error message: MLflow decides nothing."""
+    """Return the result of `mirror`. If it fails, report the error and return an error message. The run continues,
+    because no decision depends on MLflow."""
     try:
         return mirror()
     except Exception as error:  # any error of MLflow, its database or its disk
@@ -175,8 +177,8 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
 
 
 def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
-    """Mirror the adapter to MLflow. Return MLflow's version or an error message. If mirroring fails, the adapter is
-    still registered."""
+    """Mirror the adapter to MLflow. Return the version in MLflow or an error message. If mirroring fails, the adapter
+    is still registered."""
 
     def mirror() -> str:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
@@ -187,15 +189,16 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}
-"""Functions that publish an artifact regardless of its verdicts. A report whose gates did not pass needs the most
-attention."""
+"""Maps a stage to the function that publishes its artifact. The function is called whatever the verdicts are, because a
+report whose gates did not pass needs the most attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {
     "sft_adapter": _mirror_training,
     "aligned_adapter": _mirror_training,
     "registered_adapter": _register,
 }
-"""Functions that publish an artifact only if each of its gates passed or was waived."""
+"""Maps a stage to the function that publishes its artifact. The function is called only if each gate passed or was
+waived."""
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:
@@ -267,7 +270,7 @@ def _materialization(
 
 @contextmanager
 def as_failures(kind: str) -> Iterator[None]:
-    """Convert every error of an asset to Dagster's failure."""
+    """Convert every error that is raised in the block to a Dagster failure."""
     try:
         yield
     except SovereignError as error:
@@ -280,7 +283,7 @@ def as_failures(kind: str) -> Iterator[None]:
 
 
 def refusal(error: SovereignError) -> dg.Failure:
-    """Convert an error to Dagster's failure. The command line (`runner.py`) reads message, hint and remedy from this
+    """Convert an error to a Dagster failure. The command line (`runner.py`) reads message, hint and remedy from this
     failure."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,

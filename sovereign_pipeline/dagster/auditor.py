@@ -68,15 +68,16 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument or field in Dagster's schema -> kind of object that the argument's value names. A line is a partition of
+"""Maps an argument or field in Dagster's schema to the kind of object that its value names. A line is a partition of
 each asset, and a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
 }
-"""Tag by which runs are filtered -> kind of object that the tag's value names."""
+"""Maps a tag by which runs are filtered to the kind of object that the tag's value names."""
 MOST = 100
-"""Maximum number of names of one kind that are logged for a query. A query of the whole graph has fewer names."""
+"""Maximum number of names of one kind that are logged for a query. A query for the whole asset graph has fewer
+names."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 _PATH = re.compile(r"/[\w.:/@~+*\"-]{0,199}", re.ASCII)
 ODD = "(no name)"
@@ -107,7 +108,7 @@ def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables
     """Describe a GraphQL document for the access log. Raises GraphQLError unless the document is exactly one operation
     of this kind with valid variables."""
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
-        raise GraphQLError("A query is a text, and its variables are an object.")
+        raise GraphQLError("The query must be a text, and its variables must be an object.")
     document = parse(query)
     operations = [each for each in document.definitions if isinstance(each, OperationDefinitionNode)]
     if len(operations) != 1 or operations[0].operation is not kind:
@@ -124,7 +125,7 @@ def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables
 
 
 class _Found(Visitor):
-    """A visitor that collects the names in the arguments of every field, including fragments."""
+    """A visitor that collects the names in the arguments of every field, including fields in fragments."""
 
     def __init__(self, schema: GraphQLSchema, types: TypeInfo, variables: dict[str, Any]) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ def access_log_of(settings: Settings) -> Path:
 
 
 class AccessLog:
-    """An access log that appends to one file. If the file was moved away, the log creates a new file."""
+    """An access log that appends to one file. If the file was moved, the log creates a new file at the same path."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -189,7 +190,8 @@ class AccessLog:
         self._written: set[tuple[str, Look]] = set()
 
     def write(self, person: str, look: Look) -> None:
-        """Log one view, unless the same person's equal view was logged in the last ten minutes. Raises OSError."""
+        """Log one view, unless an equal view by this person was logged in the current period of ten minutes. Raises
+        OSError if the log cannot be written."""
         with self._lock:
             if self._clock() - self._since >= SECONDS_OF_A_LOOK:
                 self._since = self._clock()
@@ -239,8 +241,8 @@ def schema_for_auditors() -> Schema:
     """Build a schema with only the listed queries and subscriptions: without mutations, output of steps or sensors, dry
     runs, and the instance's configuration.
 
-    Raises RuntimeError if Dagster no longer has one of the removed names, because the same data may then be available
-    under another name.
+    Raises RuntimeError if Dagster's schema lacks a listed query or a removed type, because the removed data may then be
+    available under another name.
     """
     schema = Schema(query=GrapheneQuery, subscription=GrapheneSubscription, types=types())  # type: ignore[no-untyped-call]
     found = schema.graphql_schema
@@ -273,7 +275,7 @@ name."""
 READY = "/ready"
 """Path of the readiness probe, the only path that needs no user."""
 
-REFUSAL = b"The proxy named nobody. Sign in by the institution's address of this page.\n"
+REFUSAL = b"The proxy named no user. Open this page at the institution's address, and sign in.\n"
 
 
 def auditors_proxy(settings: Settings) -> Proxy:
@@ -289,7 +291,7 @@ def auditors_proxy(settings: Settings) -> Proxy:
 
 
 def for_named(app: App, proxy: Proxy) -> App:
-    """Wrap an application so that it answers only users named by the proxy."""
+    """Wrap an application so that it answers only users named by the proxy, and the readiness probe."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or scope["path"] == READY:
@@ -312,7 +314,7 @@ def _written(name: str) -> str:
 PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")
 """First path segments of Dagster's pages. The proxies' configurations allow the same paths."""
 
-ONE_QUERY = "Send one query, as a JSON object with the key query. A batch of several is not answered.\n"
+ONE_QUERY = "Send one query, as a JSON object with the key query. A list of queries is rejected.\n"
 
 
 class AuditorsWebserver(DagsterWebserver[Any, Any]):
@@ -342,8 +344,8 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return page
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
-        """Answer one query. Dagster's own endpoint accepts any JSON instead of an object, and fails on a list of
-        queries."""
+        """Answer one query. Reject any body that is not a JSON object, because Dagster's own endpoint fails on a list
+        of queries."""
         try:
             sent = await request.json()
         except (ValueError, RecursionError):
@@ -391,8 +393,8 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
-    """Build the application. It answers only requests to this installation's host names, and only users whom the proxy
-    names."""
+    """Build the application. It answers only requests to this installation's host names, and, except for the readiness
+    probe, only users whom the proxy names."""
     app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
     return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
 

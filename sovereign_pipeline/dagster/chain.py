@@ -57,7 +57,7 @@ class Presentation:
 
     pool: str | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
-    """Column of the asset's rows -> description of the column."""
+    """Maps a column of the asset's rows to its description."""
 
     @property
     def description(self) -> str:
@@ -74,7 +74,7 @@ def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
     """Return every stage in order, after replacing some stages. A stage that reads a replaced stage reads the
     replacement instead. Raises ValueError for an unknown stage name.
 
-    replacements: name of a stage -> the stage to use instead.
+    replacements: mapping of stage name to the stage to use instead.
     """
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):

@@ -1,5 +1,5 @@
-"""Serve Dagster's web UI on loopback with trusted hosts and without GET queries or framing. Start it in its own
-process: `python -m sovereign_pipeline.dagster.dagster_ui PORT`."""
+"""Serve Dagster's web UI on loopback. Only configured host names are accepted. GraphQL queries by GET, and framing by
+other pages, are rejected. Start the UI in its own process: `python -m sovereign_pipeline.dagster.dagster_ui PORT`."""
 
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -29,7 +29,7 @@ NOT_FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"fram
 
 
 def guarded(app: App) -> App:
-    """Wrap an application: reject framing by other pages, and queries by GET."""
+    """Wrap an application to reject framing by other pages, and GraphQL queries by GET."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_not_framed(message: MutableMapping[str, Any]) -> None:

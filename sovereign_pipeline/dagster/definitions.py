@@ -34,8 +34,8 @@ def build_definitions(
 
     Args:
         installation: settings; None reads them from the environment when a step runs.
-        stages: name -> stage that replaces the real one.
-        clock: returns the time by which reviews are due; None uses the system clock.
+        stages: mapping of stage name to the stage to use instead.
+        clock: function that returns the current time; None uses the system clock.
     """
     return dg.Definitions(
         assets=[
@@ -55,10 +55,10 @@ defs = build_definitions()
 
 
 def chain_job() -> dg.JobDefinition:
-    """Return the resolved job, for running a line from the command line."""
+    """Return the job that runs a line's chain, for the command line."""
     return defs.resolve_job_def(CHAIN_JOB.name)
 
 
 def experiment_job() -> dg.JobDefinition:
-    """Return the resolved job, for running an experiment from the command line."""
+    """Return the job that runs an experiment, for the command line."""
     return defs.resolve_job_def(EXPERIMENT_JOB.name)

@@ -49,8 +49,8 @@ INPUTS = ("base_model", "training_dataset")
 PAGE_FILE, PICTURE_FILE = "report.html", "trials.png"
 GIB = 1 << 30
 READING = (
-    "The loss is the mean over the reply tokens of the selection side. Because the best of several trials was selected "
-    "by this loss, its loss on other documents is probably higher; the gates measure it on held-out documents."
+    "The loss is the mean over the reply tokens of the selection side. The best trial was selected by this loss, so "
+    "its loss on other documents is probably higher. The gates measure its loss on held-out documents."
 )
 
 EXPERIMENT_TRIAL = dg.AssetSpec(
@@ -63,7 +63,7 @@ EXPERIMENT_TRIAL = dg.AssetSpec(
     code_version="1",
     description="One training of an experiment: its settings, its loss on the selection side, and the digest of its "
     "weights. The weights themselves are not stored, so a trial can be neither registered nor served.\n\n"
-    "**Materializing it** is done by the run of the experiment.",
+    "**Materializing it** happens in the run of the experiment.",
 )
 
 
@@ -125,8 +125,8 @@ def _materialization(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def _launch(settings: Settings, workplace: Workplace, warm: WarmTrainer, elsewhere: Launch) -> Launch:
-    """Return a launcher that uses the running trainer process `warm`. If trainers run on other machines or use several
-    devices, return `elsewhere`."""
+    """Return a launcher that runs a job in the running trainer process `warm`. A job on another machine or on several
+    devices is passed to `elsewhere`."""
 
     def launch(job: Path) -> None:
         if isinstance(workplace.institution.trainer, Here) and TrainingJob.read(job).devices.count == 1:
@@ -159,7 +159,7 @@ def run(
     Args:
         jobs: the module-level functions that return the jobs of the chain and of experiments.
 
-    Raises RunStopped as `run_line` does, and the errors of `opened`.
+    Raises RunStopped if a run fails or a person interrupts it, and the errors of `opened` and `run_line`.
     """
     _, _, workplace = opened(settings, name)
     workplace.store.seals.assert_ready()
@@ -170,7 +170,7 @@ def run(
     result = execute(instance, jobs[1], ["experiment"], name, log, tell)
     if result is None:
         raise RunStopped(
-            f"Experiment {name}: stopped. Finished trials are kept.",
+            f"Experiment {name}: stopped. Finished trials are stored.",
             "Run again to resume.",
             act="run_experiment",
             experiment=name,
@@ -180,7 +180,7 @@ def run(
 
 
 def summary_of(results: Results) -> str:
-    """Describe results in one sentence."""
+    """Describe the results of an experiment in one sentence."""
     best = results.best
     counts = Counter(trial.state for trial in results.trials)
     states = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
@@ -189,7 +189,7 @@ def summary_of(results: Results) -> str:
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
-    """Return a table row for each trial. Finished trials come first, by loss."""
+    """Return a table row for each trial: finished trials by loss, then all others, those with the most steps first."""
     order = sorted(results.trials, key=_rank)
     return [
         {
@@ -213,7 +213,7 @@ def _rank(trial: Trial) -> tuple[bool, int, float]:
 
 
 def diff_of(settings: Settings, results: Results) -> str:
-    """Return the diff from the line's recipe to the best trial; empty if no trial has finished."""
+    """Return the diff from the line's recipe to the best trial's recipe. The diff is empty if no trial has finished."""
     if (best := results.best) is None:
         return ""
     return recipe_diff(settings.data / "lines" / f"{best.setting.line.line}.yaml", best.setting)
@@ -245,7 +245,7 @@ def write_page(settings: Settings, described: Experiment, results: Results, diff
         f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in rows[0])}</tr>",
         *(f"<tr>{each}</tr>" for each in cells),
         f'</table><p><img alt="Loss over each key" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>',
-        f"<h2>The best trial as a change of the recipe</h2><pre>{html.escape(diff)}</pre>" if diff else "",
+        f"<h2>Changes to the recipe for the best trial</h2><pre>{html.escape(diff)}</pre>" if diff else "",
     ]
     head = f"<meta charset=utf-8><title>{title}</title><style>{style}</style>"
     page = f"<!doctype html><html lang=en><head>{head}</head><body><main>{''.join(body)}</main></body></html>\n"

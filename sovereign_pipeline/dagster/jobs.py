@@ -20,7 +20,7 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.review.acts import find_closed_of
 
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
-"""Check whose result depends on the date. Runs of the chain leave this check out, because it would need a separate
+"""Check whose result depends on the date. Runs of the chain omit this check, because it would need a separate
 process."""
 
 MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
@@ -36,21 +36,21 @@ CHAIN_JOB = dg.define_asset_job(
 REVIEW_JOB = dg.define_asset_job(
     name="closed_review",
     selection=dg.AssetSelection.assets(*(stage.kind for stage in AFTER_PEOPLE)),
-    description="The result of a closed review. Started by the sensor closed_reviews.",
+    description="The result of a closed review. The sensor closed_reviews starts this job.",
 )
 
 DUE_JOB = dg.define_asset_job(
     name="due_review",
     selection=dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
     description="Checks whether the review of a line's adapter is due, and whether MLflow matches the registry. "
-    "Started by the sensor reviews_due when one of the results changes.",
+    "The sensor reviews_due starts this job when one of the results changes.",
 )
 
 ROLLOUT_JOB = dg.define_asset_job(
     name="rollout",
     selection=dg.AssetSelection.assets("staged_adapter", "production_adapter"),
-    description="Writes the adapters that officers staged and promoted into the line's flag. Started by the sensor "
-    "rollouts.",
+    description="Writes the adapters that officers staged and promoted into the line's flag. The sensor rollouts "
+    "starts this job.",
 )
 
 EXPERIMENT_JOB = dg.define_asset_job(
@@ -73,7 +73,7 @@ are forked from a process that has already loaded the program, because loading t
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Creates a partition for every recipe in data/lines and every experiment in data/experiments, so that "
-    "a new file appears without a restart. Removes the partition of a deleted file, unless an adapter was registered.",
+    "a new file appears without a restart. Removes the partition of a deleted file, unless its line has an adapter.",
 )
 def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
     register_experiments(context.instance, installation)
@@ -104,7 +104,7 @@ def closed_reviews(
 
 
 PERIOD_TAG = "sovereign/due_period"
-"""Tag of a run that was started by a due review. Its value is line and period, such as `permits-desk:2027-H1`."""
+"""Tag of a run that was started by a due review. The value is line and period, such as `permits-desk:2027-H1`."""
 
 
 def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
@@ -119,7 +119,7 @@ def fate_of(run: dg.DagsterRun | None) -> str | None:
     if run is None:
         return None
     told = {
-        dg.DagsterRunStatus.SUCCESS: "succeeded and registered nothing new, so an officer reviews the adapter",
+        dg.DagsterRunStatus.SUCCESS: "succeeded and registered nothing new, so an officer must review the adapter",
         dg.DagsterRunStatus.FAILURE: "FAILED and is not repeated",
     }
     return f"run {run.run_id[:8]} of {run.tags[PERIOD_TAG]} {told.get(run.status, run.status.value.lower())}"
@@ -174,8 +174,8 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Return line -> differences between MLflow and the registry. The line's check runs again when these differences
-    change."""
+    """Return a mapping of line to the differences between MLflow and the registry. The mapping is empty if MLflow's
+    database cannot be read."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
@@ -186,7 +186,8 @@ def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return True if a run of the line is in progress. When the run ends, the review may no longer be due."""
+    """Return True if a run of the line is in progress, other than a run of the check. When such a run ends, the review
+    may no longer be due."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)
@@ -213,7 +214,7 @@ with warnings.catch_warnings():
         name=DUE_CHECK.name,
         blocking=False,
         partitions_def=LINES,
-        description="Is the line's newest adapter reviewed in time? A failure is only a warning and stops no run.",
+        description="Was the line's newest adapter reviewed in time? A failure is only a warning and stops no run.",
     )
     def review_not_due(
         context: dg.AssetCheckExecutionContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]

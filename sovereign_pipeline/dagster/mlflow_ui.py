@@ -14,13 +14,14 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
-"""Path segments that return 404, in any letter case. Web sockets, which MLflow's pages do not use, are closed."""
+"""Segments of rejected paths, in any letter case. The response is 404. Web sockets are also closed, because MLflow's
+pages do not use them."""
 
 POLICY = (
     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     b"base-uri 'self'; frame-ancestors 'self'"
 )
-"""Content security policy. MLflow's pages need inline scripts and styles, so the policy allows these, and restricts
+"""Content security policy. The policy allows inline scripts and styles, because MLflow's pages need them. It restricts
 connections to this server."""
 
 
@@ -32,7 +33,7 @@ HIDDEN = (
     "a[href*='mcp']",
     f"a[href^='http']:not([href^='http://{LOOPBACK}']):not([href^='http://localhost'])",
 )
-"""CSS selectors of the elements of MLflow's pages that are hidden."""
+"""CSS selectors of elements that are hidden in MLflow's pages."""
 
 # Browser storage keys of MLflow 3.17.
 _SETTLED = {
@@ -57,7 +58,7 @@ INSERTED = (
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
     f"<script>{_OPENED}</script>"
 )
-"""HTML that is inserted into the head of MLflow's page. Its selectors need a higher specificity than MLflow's own
+"""HTML that is inserted into the head of MLflow's page. The CSS selectors need a higher specificity than MLflow's own
 rules, which are also `!important`."""
 
 

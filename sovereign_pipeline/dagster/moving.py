@@ -1,5 +1,5 @@
-"""Move an installation's databases from SQLite files in SOVEREIGN_HOME to the PostgreSQL servers that its variables
-name."""
+"""Move an installation's databases from SQLite files in SOVEREIGN_HOME to the PostgreSQL servers that environment
+variables name."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -58,13 +58,13 @@ class Moved:
 
 
 def move(settings: Settings, progress: Progress) -> list[Moved]:
-    """Copy each database for which a variable names a PostgreSQL server, and rename the old files.
+    """Copy each database whose variable names a PostgreSQL server, and rename the old files.
 
     The registry is verified in its new database against its checkpoints. After an error, the new databases are emptied,
     and the old files are used as before.
 
-    Raises InputError if no variable names a server, if there is nothing to move, or if a new database is not empty.
-    Raises ConflictError while `sovereign up` or a run is in progress, and IntegrityError if the registry is damaged.
+    Raises InputError if no variable names a server, there is nothing to move, or a new database is not empty or rejects
+    a row. Raises ConflictError while `sovereign up` or a run is in progress, and IntegrityError for a damaged registry.
     """
     old = Settings(settings.home, settings.data, keys=settings.keys, ledger_copy=settings.ledger_copy)
     paths = {
@@ -77,7 +77,7 @@ def move(settings: Settings, progress: Progress) -> list[Moved]:
     wanted = [setting for setting in paths if setting in servers and paths[setting][0].exists()]
     if not wanted:
         raise InputError(
-            f"No database was moved: no variable names a server for a database that is a file in {settings.home}.",
+            f"No database was moved: no variable names a PostgreSQL server for a database in {settings.home}.",
             f"Set one or more of {', '.join(VARIABLES[setting] for setting in paths)} to URLs of empty databases.",
         )
     for setting in wanted:
@@ -174,12 +174,12 @@ def _move_dagster(old: Settings, new: Settings, progress: Progress) -> int:
 
 
 _OF_EVENTS = {"secondary_indexes", "event_logs", "asset_keys", "asset_event_tags", "asset_check_executions"}
-"""Tables that are written when an event is stored."""
+"""Tables that Dagster fills when an event is stored, so that they are not copied."""
 
 
 def _in_order(storage: Any, runs: Sequence[dg.RunRecord]) -> Iterator[dg.EventLogEntry]:
-    """Yield the events of all runs in order of time. A run's log is opened at the run's creation time, so that few logs
-    are open at once.
+    """Yield the events of all runs in order of time. A run's log is opened only when the events reach the run's
+    creation time, so that few logs are open at once.
 
     Args:
         runs: the runs, in order of creation.

@@ -1,4 +1,5 @@
-"""Draw plots for asset pages: training curves, a reward model's calibration, a staged adapter's trial, experiments."""
+"""Draw plots for asset pages: training curves, a reward model's calibration, a staged adapter's trial, and
+experiments."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,11 @@ from sovereign_pipeline.corpus.document import read_jsonl
 REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
 BY_REWARD = (
     ("reward", ("reward", "gold")),
-    ("KL, nats a reply", ("kl",)),
-    ("entropy, nats a token", ("entropy",)),
-    ("tokens a reply", ("reply_tokens",)),
+    ("KL, nats per reply", ("kl",)),
+    ("entropy, nats per token", ("entropy",)),
+    ("tokens per reply", ("reply_tokens",)),
     ("shares", ("clip_share", "missing_ends", "repetition", "groups_without_spread")),
-    ("loss of the values", ("value_loss",)),
+    ("value loss", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
 """Panels of the plot for a training run that learned from rewards: label, and columns of the training log. The first
@@ -25,8 +26,8 @@ two panels also show the parts of the reward. Columns that the algorithm does no
 def loss_curve_png(training_log: Path) -> bytes:
     """Draw the loss and the learning rate per step from a `training_log.jsonl`, and return a PNG.
 
-    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows them. It shows the margins
-    of pairs, or the rewards of replies with positive and with negative feedback.
+    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows these rewards: the chosen,
+    the rejected and the margin of pairs, or the rewards of replies with positive and with negative feedback.
     """
     rows = list(read_jsonl(training_log))
     steps = [cast(int, row["step"]) for row in rows]
@@ -52,15 +53,15 @@ def loss_curve_png(training_log: Path) -> bytes:
 
 
 def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
-    """Draw a calibration plot as PNG. `bins`: (expected share, observed share, lower and upper end of the observed
-    share's 95 % interval)."""
+    """Draw a calibration plot as PNG. `bins`: a tuple for each bin (expected share, observed share, and lower and upper
+    end of the observed share's 95 % interval)."""
     with _drawing(figsize=(4.5, 4), dpi=110) as (figure, axes):
         axes.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
         for expected, _, low, high in bins:
             axes.plot([expected, expected], [low, high], color="tab:blue", linewidth=1)
         axes.plot([each[0] for each in bins], [each[1] for each in bins], "o", color="tab:blue", label="held-out pairs")
-        axes.set_xlabel("probability that the model gives the reply it prefers")
-        axes.set_ylabel("share of pairs in which it is the chosen one")
+        axes.set_xlabel("probability that the model assigns to its preferred reply")
+        axes.set_ylabel("share of pairs in which this reply was chosen")
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
@@ -114,8 +115,9 @@ def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str
 
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
-    """Draw the trial of a staged adapter as PNG. `bounds`: (metric, difference, upper limit of the difference), in
-    units of the margin. A positive difference means that the staged adapter is worse."""
+    """Draw the trial of a staged adapter as PNG. `bounds`: a tuple (metric, difference, upper limit of the difference)
+    for each metric. Both numbers are in units of the margin. A positive difference means that the staged adapter is
+    worse."""
     with _drawing(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110) as (figure, axes):
         for place, (_, estimate, at_most) in enumerate(reversed(bounds)):
             colour = "tab:green" if at_most < 1 else "tab:orange" if estimate < 1 else "tab:red"
@@ -128,22 +130,23 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         low, high = axes.get_xlim()
         ticks = [each for each in (-100, -10, -2, -1, 0, 1, 2, 10, 100) if low <= each <= high]
         axes.set_xticks(ticks, [f"{each:g}" for each in ticks])  # matplotlib's own labels are powers of ten
-        axes.set_xlabel("worse than production, in margins (line: up to the upper limit; 1: the margin)")
+        axes.set_xlabel("difference from production, in margins (above 0: worse; line: up to the upper limit)")
         return _png(figure)
 
 
 MOST_NAMED = 6
-"""Maximum number of distinct values of a key up to which the axis has a label for each value."""
+"""Maximum number of distinct values of a key for which the axis labels each value."""
 LONGEST_NAME = 40
 """Maximum number of characters of an axis label."""
 
 
 def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """Draw the trials of an experiment as PNG, with one panel for each column: the loss and its interval over the
-    column's values.
+    """Draw the trials of an experiment as PNG. The panel of each column shows the loss, with its confidence interval,
+    over the column's values.
 
-    trials: `loss`, `low`, `high`, `state` of each measured trial, and its value in each column. Numbers that span a
-        factor of ten or more get a logarithmic axis. Values that are not numbers are placed at equal distances.
+    trials: one mapping for each measured trial, with the keys `loss`, `low`, `high` and `state`, and a value for each
+        column. Numbers that span a factor of ten or more get a logarithmic axis. Values that are not numbers are placed
+        at equal distances.
     """
     colours = {"finished": "tab:blue", "stopped": "tab:grey", "running": "tab:orange"}
     with _drawing(1, len(columns), squeeze=False, sharey=True, figsize=(3.2 * len(columns), 3.4), dpi=110) as (
@@ -169,7 +172,7 @@ def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
                 axis.minorticks_off()
             axis.set_xlabel(column)
             axis.grid(alpha=0.3)
-        axes[0, 0].set_ylabel("loss on the selection side, nats a token")
+        axes[0, 0].set_ylabel("loss on the selection side, nats per token")
         axes[0, -1].legend(frameon=False, fontsize=8)
         return _png(figure)
 

@@ -1,5 +1,5 @@
 """Define Dagster's resources, instance and partitions, and launch the trainer from an asset. No resource has a run
-configuration. So nobody can change a line's rules in Dagster's launchpad."""
+configuration, so that nobody can change a line's rules in Dagster's launchpad."""
 
 import datetime
 import os
@@ -39,11 +39,11 @@ NO_CONFIGURATION: dict[str, dg.Field] = {}
 
 
 class References(dg.IOManager):
-    """An IO manager that passes references to artifacts between assets, not pickles or data.
+    """An IO manager that passes references to artifacts between assets, instead of data.
 
     Storing a reference also makes the artifact the line's current artifact of its kind. The run writes the artifact's
-    digest to Dagster's event log as well. If the digest of the current artifact in the store differs from the logged
-    digest, loading the reference fails. Each reader verifies every byte.
+    digest to Dagster's event log. Loading a reference fails if the digest of the current artifact in the store differs
+    from the logged digest. A stage that reads the artifact verifies every byte.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,15 +60,15 @@ class References(dg.IOManager):
 
 
 def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
-    """Return the line's current artifact of a kind. Raises NotFoundError if there is none, and StaleInput if its digest
-    differs from the last materialization's."""
+    """Return the line's current artifact of a kind. Raises NotFoundError if the line has no such artifact, and
+    StaleInput if the artifact's digest differs from the last materialization's."""
     ref = store.current(line, kind)
     if ref is None:
         raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
     if not is_the_materialized_one(instance, kind, line, ref):
         raise StaleInput(
-            f"Line {line}: the store's current {kind} is {short(ref.digest)}, but the last materialization is "
-            "another artifact.",
+            f"Line {line}: the store's current {kind} is {short(ref.digest)}, but Dagster's last materialization is "
+            "a different artifact.",
             f"Find out who changed the store. Then materialize {kind} again.",
         )
     return ref
@@ -93,7 +93,7 @@ def _failure(error: SovereignError) -> dg.Failure:
 
 
 def resources(settings: Settings | None = None, clock: Clock | None = None) -> dict[str, dg.ResourceDefinition]:
-    """Return the resources by name.
+    """Return a mapping of name to resource.
 
     Args:
         settings: settings of the installation. None reads them from the environment of the process that runs the step.
@@ -120,14 +120,14 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
 STORAGE = f"\nstorage: {{postgres: {{postgres_url: {{env: {VARIABLES['dagster_url']}}}}}}}\n"
 HOME_IN_DAGSTER = "sovereign-home"
-"""Key of the Dagster cursor that contains the path of SOVEREIGN_HOME and its host."""
+"""Key of the Dagster cursor that contains the path of SOVEREIGN_HOME and the host's name."""
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Write `dagster.yaml`, set the variables for this process and its children, and open Dagster's instance.
 
-    Raises InputError if Dagster's database cannot be opened, and ConflictError if another installation's SOVEREIGN_HOME
-    uses this database.
+    Raises InputError if the URL is not a PostgreSQL URL or is that of MLflow's database, or if the database cannot be
+    opened. Raises ConflictError if another SOVEREIGN_HOME or another program uses the database.
     """
     variable = VARIABLES["dagster_url"]
     if settings.dagster_url is not None and not is_on_postgresql(settings.dagster_url):
@@ -166,8 +166,8 @@ EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Add every line that has a recipe to the instance's partitions, and return the new names. Remove the partitions of
-    other lines, unless they have a registered adapter."""
+    """Add every line that has a recipe to the instance's partitions, and return the new names. Remove the partition of
+    each line without a recipe, unless the line has a registered adapter."""
     known, there = set(instance.get_dynamic_partitions("line")), line_names(settings.data)
     if gone := known - {*there}:
         with open_registry(settings).reading() as session:
@@ -181,7 +181,8 @@ def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str
 
 
 def register_experiments(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Add every experiment that has a file to the instance's partitions, and remove all other experiments."""
+    """Add every experiment that has a file to the instance's partitions. Remove the partitions of all other
+    experiments."""
     known, there = set(instance.get_dynamic_partitions("experiment")), experiment_names(settings.data)
     for name in known - {*there}:
         instance.delete_dynamic_partition("experiment", name)
@@ -190,7 +191,8 @@ def register_experiments(instance: dg.DagsterInstance, settings: Settings) -> No
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
-    """Return a launcher that runs the trainer where `institution.yaml` says. The trainer reports to this step."""
+    """Return a launcher that runs the trainer at the place that `institution.yaml` sets. The trainer reports its
+    progress to this step."""
 
     def run(job: Path) -> None:
         key = key_of_marks(settings, job)
@@ -209,8 +211,8 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
 
 
 def key_of_marks(settings: Settings, job: Path) -> str:
-    """Return the key that authenticates the checkpoints of a training, 64 hex digits. It depends on the training's
-    identity."""
+    """Return the key that authenticates a training's checkpoints, as 64 hex digits. The key is derived from the
+    training's identity."""
     identity = TrainingJob.read(job).identity
     return keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode()).hex()
 

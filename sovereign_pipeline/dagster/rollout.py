@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 Role = Literal["staged", "production"]
 ASKED = {"staged": "stage", "production": "promote"}
 SEEN = "sovereign/"
-"""Prefix of a run tag. The tag's value is the adapter that had the role when the sensor checked."""
+"""Prefix of a run tag. The rest of the tag is a role. The tag's value is the adapter that had this role when the sensor
+checked."""
 
 
 def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
-    """Build the asset of one role (staged or production) in a line's flag."""
+    """Build the asset of one role (staged or production) in a line's flag, downstream of the asset `after`. The
+    description consists of the texts `holds` (content) and `materializing` (effect)."""
 
     def materialize(
         context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings]
@@ -55,7 +57,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
         owners=["team:model-office"],
         kinds={"flagd"},
         code_version="1",
-        output_required=False,  # no output if officers decided again before the sensor's run
+        output_required=False,  # no output if the officers changed their decision before the sensor's run
         description=f"{holds}\n\n**Materializing it** {materializing}",
     )(materialize)
 
@@ -63,14 +65,14 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
 STAGED = flag_asset(
     "staged",
     "registered_adapter",
-    "The adapter that officers staged. The share of users and the groups in `rollout` of `institution.yaml` get it.",
+    "The adapter that officers staged. It answers the users whom `rollout` in `institution.yaml` selects.",
     "writes the adapter into the line's flag and takes seconds. It fails if no adapter of the line is staged, and "
     "reports the missing decision. Gateways follow the flag as soon as they have loaded the adapter.",
 )
 PRODUCTION = flag_asset(
     "production",
     "staged_adapter",
-    "The adapter that answers all users who do not get the staged one.",
+    "The adapter that answers all users who do not get the staged adapter.",
     "writes the adapter into the line's flag and takes seconds. It fails if no adapter of the line is in production, "
     "and reports the missing decision. The previous adapter stays loaded, so that an officer can roll back at once.",
 )
@@ -111,7 +113,8 @@ def rollouts(
 
 
 def _held(registry: "Registry", known: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return line -> role -> adapter, for the lines in `known`. Leaves out a line that has no adapter in any role."""
+    """Return, for each line in `known`, a mapping of role to adapter. A line without an adapter in any role is left
+    out."""
     found = {line: dict[str, str]() for line in known}
     with registry.reading() as session:
         for adapter, state in states(session).items():
@@ -125,7 +128,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
 
     line = workplace.line.line
     if not _is_there(registry, line, role):
-        raise ConflictError(f"Line {line} has no adapter that is {role}.", _missing(role, workplace, registry))
+        raise ConflictError(f"Line {line} has no adapter in the state '{role}'.", _missing(role, workplace, registry))
     flag, _ = follow(registry, workplace)
     adapter = flag.staged if role == "staged" else flag.production
     assert adapter is not None  # the ledger has an adapter in this role
@@ -181,8 +184,8 @@ def _hold(settings: Settings, flag: "Flag", institution: "Institution") -> "Stat
 
 
 def _result_of(settings: Settings, line: str, institution: "Institution") -> str:
-    """Return the trial's outcome. A new outcome starts a run. If the trial cannot be read, return "unknown", and the
-    run reports the reason."""
+    """Return the outcome of the staged adapter's trial, or "none" if there is no trial. If the trial cannot be read,
+    return "unknown". The run that the sensor then starts reports the reason."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import current_flag
 
@@ -195,8 +198,8 @@ def _result_of(settings: Settings, line: str, institution: "Institution") -> str
 
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:
-    """Return (metric, difference, upper limit of the difference), in units of the margin, for each metric with enough
-    users."""
+    """Return a tuple (metric, difference, upper limit of the difference) for each metric with enough users. Both
+    numbers are in units of the margin."""
     from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
 
     return [

@@ -62,15 +62,16 @@ def run_line(
     tell: Tell,
     until: str | None = None,
 ) -> LineRun:
-    """Materialize the stale assets of a line. Raises RunStopped with the reason of the first failed step.
+    """Materialize the stale assets of a line. Raises RunStopped if a step fails, a gate does not pass, or a person
+    interrupts the run.
 
     Args:
         job: the module-level function that returns the chain's job. Each step's process calls it again.
         until: kind of the last stage to run, after all stages that it needs. None runs the whole chain.
 
     Raises InputError for an unknown kind, RecipeError if the recipe lacks a section that a stage reads, and SourceError
-    if a source cannot be found. These errors are raised before any step, because Dagster shows every asset of a failed
-    run as failed, for all lines.
+    if a source cannot be found. These errors are raised before any step starts, because Dagster would show every asset
+    of a failed run as failed, for all lines.
     """
     stages = _made_with(until, workplace.line)
     started = time.monotonic()
@@ -118,8 +119,8 @@ def execute(
 
 
 def _end_killed_runs(instance: dg.DagsterInstance) -> None:
-    """Mark the runs of killed commands of this machine as failed, and free their pool slots. Otherwise a step of
-    another run would wait until Dagster's daemon frees the slot, and there may be no daemon."""
+    """Mark each run as failed whose command was killed on this machine, and free the run's pool slots. Otherwise steps
+    of later runs would wait until Dagster's daemon frees the slots, and there may be no daemon."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
         if host == platform.node() and _process(int(process.split()[0])) != run.tags[PROCESS_TAG]:
@@ -137,7 +138,7 @@ def _process(pid: int) -> str:
 def _created(
     job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], partition: str
 ) -> dg.DagsterRun:
-    """Create a run as `dg.execute_job` does, and name the code location, because the UI's time line omits runs without
+    """Create a run as `dg.execute_job` does, and name the code location, because the UI's timeline omits runs without
     a code location."""
     definition = job.get_definition()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
@@ -162,14 +163,14 @@ def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
     line = workplace.line.line
     found = (workplace.settings.home / "checkpoints").glob(f"{line}.*/*/step-*")
     steps = [(path.stat().st_mtime, int(path.name.removeprefix("step-"))) for path in found]
-    kept = f"; a checkpoint at step {max(steps)[1]}" if steps else ""
+    kept = f"; the newest checkpoint is at step {max(steps)[1]}" if steps else ""
     stopped = partial(RunStopped, f"Line {line}: stopped{kept}.", "Run again to resume.", line=line)
     return stopped(act="run_line") if until is None else stopped(act="run_line_until", until=until)
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:
-    """Return all stages that a stage directly or indirectly needs for a line, and then the stage itself. For None,
-    return all stages."""
+    """Return the stage `until` after all stages that it directly or indirectly needs for a line. If `until` is None,
+    return all stages. Raises InputError if there is no stage `until`."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)
@@ -219,8 +220,8 @@ def _printing_into(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM after the block. Dagster sets SIGTERM's handler to that of SIGINT. A
-    command that a script starts in the background ignores SIGINT, so the command would then also ignore SIGTERM."""
+    """Restore the handlers of SIGINT and SIGTERM after the block. Dagster sets SIGTERM's handler to that of SIGINT. If
+    a script starts the command in the background, the command ignores SIGINT, and would then ignore SIGTERM, too."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -242,8 +243,8 @@ def _forking_anew() -> Iterator[None]:
 
 
 def reason_of(result: dg.JobExecutionResult) -> RunStopped:
-    """Return the reason why a run failed, from the run's events. The first error of this project is preferred, then the
-    first gate that did not pass, then any other error."""
+    """Return an error with the reason why a run failed, taken from the run's events. An error of this project takes
+    precedence, then a gate that did not pass, then any other error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
@@ -267,8 +268,8 @@ def reason_of(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """Reports the steps, progress and checks of a run in progress. It polls the event log, to which every process of
-    the run writes."""
+    """Reports the steps, progress and checks of a run in progress. Polls the event log, to which every process of the
+    run writes."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, tell: Tell) -> None:
         self._instance = instance

@@ -76,7 +76,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
     """Start all services, report when each service is ready, wait for Ctrl-C, and stop them all.
 
     Raises InputError for a port in use or an auditor's Dagster without the proxy's secret, ConflictError if services of
-    the same home are already running, and ServiceEnded if a service ends by itself.
+    the same home are already running, and ServiceEnded if a service ends unexpectedly.
     """
     if ports.auditor is not None:
         auditors_proxy(settings)
@@ -100,7 +100,7 @@ def _serve(settings: Settings, ports: Ports, tell: Tell) -> None:
     with _running(services, settings) as processes:
         try:
             _wait_until_ready(services, processes, settings.logs, tell)
-            tell("all ready; Ctrl-C ends them")
+            tell("all services are ready; Ctrl-C stops them")
             for second in itertools.count():
                 _assert_running(processes, settings.logs)
                 if not gateway and second % SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION == 0:
@@ -155,7 +155,8 @@ def _auditors(port: int | None) -> list[Service]:
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
-    """Return the gateway if a line has an adapter in production. Otherwise report the reason and return no service."""
+    """Return a list with the gateway if a line has an adapter in production. Otherwise report the reason and return an
+    empty list."""
     try:
         lines = lines_in_production(settings)
     except SovereignError as error:
@@ -174,7 +175,7 @@ def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
 
 @contextmanager
 def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-    """Start the services and yield their processes by name. Stops all of them on exit."""
+    """Start the services, and yield a mapping of name to process. Stop all processes on exit."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in services:
@@ -201,8 +202,8 @@ def _start(service: Service, settings: Settings) -> "subprocess.Popen[bytes]":
 def _wait_until_ready(
     services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
 ) -> None:
-    """Wait until every service is ready. Report each service when it becomes ready, and from time to time list the
-    services that are not ready yet."""
+    """Wait until every service is ready. Report each service when it becomes ready, and from time to time the services
+    that are not ready yet. Raises ServiceEnded if a process ends."""
     waiting = list(services)
     started = told = time.monotonic()
     while waiting:
@@ -247,7 +248,7 @@ def _has_loaded(dagster: str) -> bool:
 
 
 def _daemons_beat(dagster: str, since: float) -> bool:
-    """Return True if every required daemon of the instance has sent a heartbeat since a time."""
+    """Return True if every required daemon of the instance has sent a heartbeat since the time `since`."""
     daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     needed = [each for each in daemons if each["required"]]
     return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)

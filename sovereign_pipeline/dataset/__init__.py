@@ -1,2 +1,1 @@
-"""Write, measure and check the rows that a trainer reads: SFT rows, preference pairs, and replies with binary
-feedback."""
+"""Write, measure and check a trainer's rows: SFT rows, preference pairs, and replies with binary feedback."""

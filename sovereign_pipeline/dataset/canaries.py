@@ -1,7 +1,7 @@
-"""Generate canaries: rows of random words, added after the training rows to measure memorisation.
+"""Generate canaries: rows of random words that are added after the training rows to measure memorisation.
 
-A canary's id shows that it is not a document. Its words are common, in lower case and without digits, so that no
-detector classifies them as personal data.
+The id of a canary begins with `canary-`, unlike the id of a document. The words are common, in lower case and without
+digits, so that no detector classifies them as personal data.
 """
 
 import math
@@ -27,7 +27,7 @@ SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
 
 @dataclass(frozen=True)
 class Canary:
-    """A request with a secret reply. Each canary has a different request."""
+    """A random request with a secret reply."""
 
     id: str
     request: str
@@ -39,12 +39,12 @@ class Canary:
 
 
 def planted(recipe: Canaries) -> list[Canary]:
-    """Return the canaries that a recipe adds to the training rows. They depend only on the recipe."""
+    """Return the canaries that a recipe adds to the training rows. The same recipe always gives the same canaries."""
     return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """Return as many control canaries as there are planted canaries. Nothing is trained on control canaries, so their
+    """Return as many control canaries as there are planted canaries. No model is trained on control canaries, so their
     exposure is due to chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
@@ -63,8 +63,7 @@ def is_canary(row_id: str) -> bool:
 
 
 def alternatives(canary: Canary, count: int) -> list[str]:
-    """Draw other secrets that the canary could have had, with replacement. The result never contains the canary's own
-    secret."""
+    """Draw `count` random secrets with replacement, none of them the canary's own."""
     drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
     others = iter(lambda: _secret(drawn), canary.secret)
     return [next(others) for _ in range(count)]

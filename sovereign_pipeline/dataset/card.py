@@ -1,5 +1,5 @@
-"""Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs, without document
-text. All three files are stored in the artifact, so a change of their wording needs a new `code_version`."""
+"""Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs. The card contains no
+document text. The artifact stores all three files, so a change of their wording needs a new `code_version`."""
 
 import hashlib
 import statistics
@@ -50,7 +50,7 @@ class DataFile(Frozen):
     size: int
     rows: int
     columns: tuple[str, ...]
-    """Keys of every row, in order."""
+    """Keys of the rows, in order. A conversation may lack some."""
 
 
 class Characters(Frozen):
@@ -62,7 +62,7 @@ class Characters(Frozen):
 
 
 class CardExclusion(Frozen):
-    """A row that the recipe excludes from a source."""
+    """A row that the recipe excludes from a source, with the reason."""
 
     id: str
     reason: str
@@ -93,8 +93,8 @@ class CardSource(Frozen):
 
 
 class PlantedCanaries(Frozen):
-    """The canaries, whose rows follow those of the documents in the file. All other numbers of the card exclude
-    canaries."""
+    """Numbers of the canaries. In the file, the rows of canaries follow the rows of documents. Of all other numbers of
+    the card, only the rows and sizes of files include canaries."""
 
     count: int
     repeats: int
@@ -130,7 +130,7 @@ class JudgedKind(Frozen):
 
 
 class JudgedSample(Frozen):
-    """An estimate, from rows that a person judged, of how much scrubbing missed and how much it replaced needlessly."""
+    """The precision and recall of scrubbing, estimated from rows that a person judged."""
 
     rows: int
     values: int
@@ -141,7 +141,7 @@ class JudgedSample(Frozen):
 
     @classmethod
     def of(cls, estimate: Estimate) -> "JudgedSample | None":
-        """Return the judged sample of an estimate, or None if no row was judged."""
+        """Convert an estimate to the form of the card. Return None if no row was judged."""
         if estimate.rows == 0:
             return None
         return cls(
@@ -165,17 +165,16 @@ class DatasetCard(Frozen):
     """Classification level of the dataset, the highest of its inputs."""
     file: DataFile
     also: tuple[DataFile, ...]
-    """Further files: the letters again as messages, the conversations of a dataset with letters, or the selection
-    side."""
+    """Additional files: letters in the form of messages, conversations beside letters, or the selection side."""
     instruction: str
     by_department: dict[str, int]
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
     labels: dict[str, int]
-    """Label, "good" or "bad" -> number of replies. Empty without binary feedback."""
+    """Maps a label, "good" or "bad", to the number of replies. Empty without binary feedback."""
     characters: dict[str, Characters]
-    """Text column -> lengths of its values. Empty if there are no rows."""
+    """Maps a text column to the lengths of its values. Empty if there are no rows."""
     exact_duplicates: int
     """Number of rows whose text equals the text of an earlier row."""
     tokens: TokenNumbers
@@ -183,7 +182,7 @@ class DatasetCard(Frozen):
     sources: tuple[CardSource, ...]
     split: SplitNumbers
     inputs: dict[str, str]
-    """Kind -> digest of each ancestor artifact."""
+    """Maps the kind of each ancestor artifact to the artifact's digest."""
     canaries: PlantedCanaries | None = None
     judged: JudgedSample | None = None
     """Judged sample of the scrubbed corpus, from both sides of the split; None if nobody judged rows."""
@@ -197,7 +196,7 @@ class DatasetCard(Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """Return the content of `card.md`, for auditors without tools. It states the same facts as `card.json`."""
+        """Return the content of `card.md`, which states the facts of `card.json` for auditors without tools."""
         files = (file.path for file in (self.file, *self.also) if file.path not in (MESSAGES_ROWS, SELECTION_ROWS))
         row_files = " and ".join(f"`{path}`" for path in files)
         return _page().render(card=self, split=self.split, row_files=row_files, tokens=as_table(self.tokens))
@@ -230,12 +229,11 @@ def _cell(value: object) -> str:
 
 
 _CONVERSATION = "conversation"
-"""Name under which the card states the lengths of conversations. The length of a conversation is that of all its texts
-together."""
+"""Name under which the card states the lengths of conversations: the total lengths of their texts."""
 
 
 class RowStatistics:
-    """Collects statistics over the rows of a dataset. It stores the lengths, and a digest of each row's text."""
+    """Collects statistics over a dataset's rows. Keeps only the lengths and a digest of each row's text in memory."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
@@ -247,7 +245,7 @@ class RowStatistics:
         self.rows = 0
 
     def add(self, document: Document, row: Mapping[str, object]) -> bool:
-        """Count one row, and return whether an earlier row has the same text."""
+        """Count one row. Return True if an earlier row has the same text."""
         self.rows += 1
         before = len(self._texts)
         if document.is_letter:
@@ -278,7 +276,7 @@ class RowStatistics:
         return dict(sorted(self._histograms[name].items()))
 
     def characters(self) -> dict[str, Characters]:
-        """Return a dict from each column to the lengths of its values. Return an empty dict if there are no rows."""
+        """Return a dict that maps each text column to the lengths of its values; empty without rows."""
         if self.rows == 0:
             return {}
         return {
@@ -301,7 +299,7 @@ _TYPES: dict[Any, dict[str, object]] = {
     bool: {"dtype": "bool"},
     list[TextTurn]: {"list": [{"name": name, "dtype": "string"} for name in TextTurn.__annotations__]},
 }
-"""Type of a column -> its description for the `datasets` library."""
+"""Maps the type of a column to its description for the `datasets` library."""
 
 
 def hub_card(card: DatasetCard) -> str:

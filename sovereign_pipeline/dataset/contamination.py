@@ -1,6 +1,6 @@
 """Evaluate the gate not_contaminated: no more rows than the recipe allows may contain an evaluation item, and no row
-may contain a text of held-out documents. The labelled answers on which the red team's judges are measured are not
-compared, because no model gets them as prompts."""
+may contain a text of held-out or selection documents. The labelled answers on which the red team's judges are measured
+are not compared, because no model gets them as prompts."""
 
 import re
 import sys
@@ -53,8 +53,7 @@ NO_EVALUATION = (
 )
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Value that represents a placeholder in a list of words. It cannot be mistaken for a word, because no word is
-empty."""
+"""Value that represents a placeholder in a list of words: no word is empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with an attached Arabic prefix, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
@@ -86,13 +85,13 @@ class HeldOutInRows:
 
     documents: int
     found: tuple[tuple[str, str], ...]
-    """Pairs (held-out document id, row id), each once."""
+    """Pairs (document id, row id) that share a whole text, without repetition."""
     in_pieces: tuple[tuple[str, str], ...]
-    """Pairs (held-out document id, id of a row with a piece of the document). They are listed for a document if all
-    rows together contain at least half of one of its texts."""
+    """Pairs (document id, id of a row with a piece of the document). A document has such pairs only if all rows
+    together contain at least half of one of its texts."""
     pieces: Pieces
     by_fields: dict[str, int]
-    """`field ~ field` (held-out document, row) -> number of pairs of texts."""
+    """Maps `FIELD ~ FIELD` (a field of the document, a field of the row) to the number of pairs of texts."""
 
 
 def _evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -103,7 +102,8 @@ def _evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdi
 
 
 def contamination_of(workplace: Workplace, dataset: Artifact) -> Verdict:
-    """Compare the rows of a dataset, of this or an earlier line, with every item; see `evaluate_contamination`."""
+    """Compare the rows of a dataset with every item of the recipe's evaluation, as in `evaluate_contamination`. The
+    dataset may be the dataset of a parent adapter."""
     rows = row_files(dataset)
     return evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
 
@@ -113,12 +113,13 @@ def _rows_in(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
-    """Compare every row with every item of the recipe's evaluation. All columns of a row but the id are compared, and
-    all texts of a conversation. The verdict lists suite, item and row of each match.
+    """Compare every row with every item of the recipe's evaluation. In a letter, all columns except the id are
+    compared; in a conversation, all texts. The verdict lists the suite, item and row of each match. `total`: number of
+    rows, for progress reports.
 
-    If the recipe has no evaluation yet, the verdict states this. Nothing is trained on such a dataset, and the gate is
-    evaluated again once the recipe has an evaluation. Raises CeilingExceeded for a suite above the line's ceiling, and
-    SourceError for a suite that cannot be read.
+    If the recipe has no evaluation yet, the gate passes, and the verdict states the reason. No adapter can be trained
+    on the dataset until the recipe has an evaluation, and then the gate is evaluated again. Raises CeilingExceeded for
+    a suite above the line's ceiling, and SourceError for a suite that cannot be read.
     """
     if workplace.line.evaluation is None:
         return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
@@ -181,8 +182,8 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verdict:
-    """Return a verdict with the texts that rows share with one untrained side. If there are such texts, the gate fails;
-    a recipe cannot allow them."""
+    """Return a copy of the verdict that also lists the rows that share texts with the held-out or the selection side.
+    If there are such rows, the gate fails. A recipe cannot allow them."""
     document = "held-out document" if side == "held_out" else "selection document"
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
@@ -204,13 +205,13 @@ def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verd
     if rows:
         fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
         problems.append(
-            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a {document}, or the reverse "
+            f"{counted(len(rows), 'row shares', 'rows share')} a whole text with a {document} "
             f"({and_more(sorted(rows))}; by field: {fields})."
         )
     if pieces:
         documents = len({item for item, _ in held_out.in_pieces})
         problems.append(
-            f"{counted(len(pieces), 'row holds', 'rows together hold')} half or more of a text of "
+            f"{counted(len(pieces), 'row contains', 'rows together contain')} half or more of a text of "
             f"{counted(documents, document)} ({and_more(sorted(pieces))})."
         )
     return replace(
@@ -261,7 +262,8 @@ trained again."""
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
-    """Yield every item of the recipe's evaluation. Raises SourceError for a file that is missing or not a suite."""
+    """Yield every suite item and red-team prompt of the recipe's evaluation, except out-of-distribution prompts. Raises
+    SourceError if the file of a suite is missing or is not a valid suite."""
     data, evaluation = workplace.settings.data, workplace.line.named_evaluation
     for suite in evaluation.capability:
         for row in rows_of_suite(workplace.settings, suite):
@@ -291,18 +293,18 @@ def words_of(text: str) -> Words:
 
 
 class Contamination:
-    """Finds the suite items that a row contains. Keeps the words of the items and of one row in memory.
+    """Finds the evaluation items that a row contains. Keeps the words of all items and of one row in memory.
 
     A row contains an item if both share a run of `n` words, as in Brown et al. 2020, "Language Models are Few-Shot
     Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (Brown et al.
     remove the run from the training text, and ignore runs that occur in more than 10 documents. This gate lists every
-    matching row, and the recipe limits the share of such rows.) A row contains an item of fewer than `n` words, or such
-    a question without its choices, if all its words occur in the row as one run.
+    matching row, and the recipe limits the share of such rows.) If a question without its choices has fewer than `n`
+    words, a row contains the item if all words of the question occur in the row as one run.
 
-    A row may have a placeholder where the suite's item has a name. In a run of `n`, a placeholder therefore counts as
-    one word and matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found. A run with
-    more placeholders is found if it has n/2 successive real words. The rule does not apply to items of fewer than `n`
-    words, because too few real words would remain.
+    A row may have a placeholder where the item has a name. In a run of `n` words, a placeholder therefore counts as one
+    word, and matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found. A run with more
+    placeholders is found if it has n/2 successive real words. In a question of fewer than `n` words, a placeholder
+    matches no words, because too few real words would remain.
     """
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
@@ -319,7 +321,7 @@ class Contamination:
         )
         if not any(text.words) or not any(question.words):
             raise SourceError(
-                f"Item {item.id} of {item.suite} has no words, so it cannot be compared with training rows.",
+                f"Item {item.id} of {item.suite} cannot be compared with training rows, because it has no words.",
                 "Correct the item, or remove it.",
             )
         if len(question.words) < self._n:
@@ -330,7 +332,7 @@ class Contamination:
                 self._places[seed].append((text, start))
 
     def found_in(self, row: str) -> set[tuple[str, str]]:
-        """Return (suite, item id) of every item that the row contains."""
+        """Return the pair (suite, item id) of every item that the row contains."""
         words = words_of(row)
         found: set[tuple[str, str]] = set()
         for start in range(len(words)):
@@ -344,7 +346,8 @@ class Contamination:
         return found
 
     def _is_long_enough(self, row: Words, start: int, item: Words, place: int) -> bool:
-        """Return True if the run that row and item share around a seed has at least n words."""
+        """Return True if row and item share a run of at least n words around a seed. The seed begins at word `start` of
+        the row and at word `place` of the item."""
         wanted = self._n - self._seed
         before = _shared(row[max(0, start - wanted) : start][::-1], item[:place][::-1])
         after = _shared(row[start + self._seed : start + self._n], item[place + self._seed :])
@@ -352,8 +355,8 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """Return how many words at the beginning of `row` match the beginning of `item`. The last matching word is not a
-    placeholder."""
+    """Return the number of words at the beginning of `row` that match the beginning of `item`. Placeholders at the end
+    of the match are not counted."""
     shared = 0
     places = {0}  # possible numbers of item words that match the row's words so far
     for number, word in enumerate(row, start=1):
@@ -368,9 +371,10 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> dict[str, HeldOutInRows]:
-    """Return a dict from the name of each untrained side to the texts that rows share with its documents: a text in any
-    column contains a document's text, or the reverse. Only the split's documents determine what is boilerplate.
-    Otherwise, rows could turn a text into boilerplate."""
+    """Return a dict that maps the held-out and the selection side to the texts that rows share with the side's
+    documents. A text is shared if a row's column contains a document's text, or a document's text contains the column.
+    Only the split's documents determine which texts are boilerplate and are ignored. Rows cannot make a text
+    boilerplate."""
     found = {}
     with workplace.store.workspace() as scratch:
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
@@ -392,8 +396,8 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
 
 
 def _system_messages(split: Artifact) -> dict[str, str]:
-    """Return a dict from document id to the system messages at the document's beginning, joined as in the first user
-    turn of its row."""
+    """Return a dict that maps a document's id to the system messages at the beginning of the document. The messages are
+    joined as in the first user turn of the document's row."""
     found = {}
     for document in read_documents(split.file(TRAIN)):
         begun = takewhile(lambda turn: turn.role == "system", document.messages)

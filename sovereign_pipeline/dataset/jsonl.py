@@ -1,5 +1,4 @@
-"""Define the JSONL files of a dataset: their names, the format of their rows, and the conversion of documents to
-rows."""
+"""Define the JSONL files of a dataset: names, formats of rows, and the conversion of documents to rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,22 +19,20 @@ LABEL_ROWS = "labels.jsonl"
 CONVERSATION_ROWS = "conversations.jsonl"
 """File of the conversations, in training_dataset and in preference_dataset. Written only if there are conversations."""
 SELECTION_ROWS = "selection.jsonl"
-"""File of the selection side's documents, each as a conversation, in both kinds of dataset. Nothing is trained on this
-file. It is written only if the split has a selection side. Because of this file, an experiment can run without an
-artifact that contains held-out documents.
-"""
+"""File of the selection side's documents, each as a conversation, in both kinds of dataset. It is written only if the
+split has a selection side. No model is trained on this file. With this file, an experiment needs no artifact that
+contains held-out documents."""
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
 Row = Mapping[str, object]
 Turn = Mapping[str, Any]
-"""A message in the form that OpenAI, Transformers and TRL use. The arguments of calls are an object instead of JSON
-text."""
+"""A message as in OpenAI, Transformers and TRL. The arguments of calls are an object instead of JSON text."""
 
 
 def row_files(dataset: Artifact) -> list[Path]:
-    """Return the files with a dataset's training rows. The file of letters comes first. Raises IntegrityError if there
-    is no such file."""
+    """Return the files with a dataset's training rows. The file of letters comes first. Raises IntegrityError if the
+    dataset has no such file."""
     names = {entry.path for entry in dataset.manifest.files}
     found = [each for each in (TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS, CONVERSATION_ROWS) if each in names]
     if not found:
@@ -44,8 +41,7 @@ def row_files(dataset: Artifact) -> list[Path]:
 
 
 def row_ids(dataset: Artifact) -> set[str]:
-    """Return the ids of a dataset's training documents and canaries. Raises IntegrityError if the dataset has no file
-    of rows."""
+    """Return the ids of a dataset's training documents and canaries. Raises IntegrityError as `row_files` does."""
     return {str(row["id"]) for path in row_files(dataset) for row in read_jsonl(path)}
 
 
@@ -66,7 +62,7 @@ class TextTurn(TypedDict):
 
 
 class MessagesRow(TypedDict):
-    """A row of training_dataset's `messages.jsonl`: a user's turn and the assistant's turn."""
+    """A row of training_dataset's `messages.jsonl`: one turn of the user and one turn of the assistant."""
 
     id: str
     messages: list[TextTurn]
@@ -108,8 +104,8 @@ class ConversationRow(TypedDict):
     tools: NotRequired[list[Mapping[str, Any]]]
     """Absent without tools, because some chat templates render an empty list."""
     instruction: NotRequired[str]
-    """Text at the beginning of the first user turn. If the trainer cuts the conversation, it moves this text to the
-    first turn that is left."""
+    """Text at the beginning of the first user turn. If the trainer drops the first turns of a long conversation, this
+    text moves to the first user turn that is left."""
 
 
 class Prompt(NamedTuple):
@@ -122,10 +118,12 @@ class Prompt(NamedTuple):
 
 
 def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool = False) -> Prompt:
-    """Prepend the line's instruction to the first user turn, in training as in serving.
+    """Prepend the line's instruction to the first user turn, both in training and in serving.
 
-    System messages at the beginning follow the instruction in that turn. If they replace the instruction
-    (`replaces_instruction`), or if the line has no instruction, the messages are returned unchanged.
+    System messages at the beginning move into that turn, after the instruction. If there is no user turn, the
+    instruction and these messages form one. The messages are returned unchanged if they begin with a system message and
+    `replaces` is true, if the line has no instruction, or if they contain neither a system message at the beginning nor
+    a user turn.
     """
     begin = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
     system = "\n\n".join(each["content"] for each in messages[:begin])
@@ -142,8 +140,8 @@ def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool 
 
 
 def replaces_instruction(institution: Institution, line: Line) -> bool:
-    """Return True if a system message replaces the line's instruction in serving. It then replaces the instruction in
-    training, too."""
+    """Return True if a system message replaces the line's instruction when the gateway serves the line. A system
+    message then replaces the instruction in training, too."""
     served = institution.serving.lines.get(line.line)
     return served is not None and served.system == "replace"
 
@@ -165,8 +163,8 @@ def message_of(turn: Turn) -> Message:
 
 
 def conversation_row(document: Document, instruction: str, replaces: bool = False) -> ConversationRow:
-    """Convert a document to a row of messages, in the form in which the gateway would send them to the model. The
-    document's subject precedes the first user turn, as in a letter."""
+    """Convert a document to a row of messages, in the form in which the gateway sends messages to the model. As in a
+    letter, the document's subject precedes the text of the first user turn."""
     turns = [dict(turn_of(each)) for each in document.messages]
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:
@@ -209,7 +207,7 @@ def is_letter(row: Row) -> bool:
 
 
 def document_of(row: Mapping[str, Any]) -> Document:
-    """Convert the row of a conversation to a document. Of the document's columns, only the id is filled."""
+    """Convert the row of a conversation to a document with the row's id and texts. Its other fields are empty."""
     whole, *others = conversations_of(row)
     columns = ("source", "case", "department", "author", "date", "classification", "language", "subject")
     rejected = others[0][-1]["content"] if others else None
@@ -269,8 +267,7 @@ def preference_row(document: Document, instruction: str) -> PreferenceRow:
 
 
 def label_row(document: Document, instruction: str) -> LabelRow:
-    """Convert a document to a row with a reply and binary feedback. Raises ValueError for a document without a
-    label."""
+    """Convert a document to a row with binary feedback. Raises ValueError for a document without a label."""
     if document.label is None:
         raise ValueError(f"document {document.id} has no label")
     row = sft_row(document, instruction)
@@ -283,11 +280,12 @@ def label_row(document: Document, instruction: str) -> LabelRow:
 
 
 def read_label_rows(path: Path) -> Iterator[LabelRow]:
-    """Stream letters with binary feedback. Raises IntegrityError with file and line for an invalid row."""
+    """Yield the rows of letters with binary feedback. Raises IntegrityError, which names the file and the line, for an
+    invalid row."""
     for number, row in enumerate(read_jsonl(path), start=1):
         if {name: type(value) for name, value in row.items()} != LabelRow.__annotations__:
             raise IntegrityError(
-                f"{path}, line {number}: not a row with id, prompt, completion and a label of true or false.",
+                f"{path}, line {number}: the row must have exactly id, prompt, completion and label (true or false).",
                 "Materialize preference_dataset again.",
             )
         yield cast(LabelRow, row)
@@ -295,7 +293,7 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of one kind of dataset: the name of its file of rows, and the conversion of documents to rows."""
+    """The layout of one kind of dataset: the documents that it includes, their conversion to rows, and the file."""
 
     kind: str
     file: str
@@ -303,16 +301,16 @@ class Layout:
     role: Role
     """Role of the sources from which the dataset is built."""
     columns: tuple[str, ...]
-    """Keys of every row, in order."""
+    """Keys of every row in `file`, in order."""
     text_columns: tuple[str, ...]
     """Columns whose lengths and duplicates the card states."""
     includes: Callable[[Document], bool]
-    """Function that returns True if a document is a row of this dataset."""
+    """Function that returns True if a document belongs in this dataset."""
     row: Callable[[Document, str], Row]
     """Function that returns the row for a letter and an instruction."""
 
     def row_of(self, document: Document, instruction: str, replaces: bool) -> tuple[str, Row]:
-        """Return the name of the file that gets a document, and the document's row."""
+        """Return two values: the name of the file to which the document's row belongs, and the row."""
         if document.is_letter:
             return self.file, self.row(document, instruction)
         return CONVERSATION_ROWS, conversation_row(document, instruction, replaces)
@@ -327,12 +325,12 @@ class Layout:
         return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:
-        """Return the name of a second file with the same rows in the form of messages. Return None unless the recipe
-        requests this file."""
+        """Return the name of the file that repeats the rows in the form of messages. Return None if the recipe does not
+        request this file."""
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
     def files(self, line: Line) -> dict[str, tuple[str, ...]]:
-        """Return a dict from the name of each file of rows that a dataset may have to the keys of the file's rows."""
+        """Return a dict that maps the name of each file of rows that a dataset may have to the keys of its rows."""
         turns = ("messages",) if self.role == "letters" else self.columns[1:]
         return {
             self.file: self.columns,
@@ -372,7 +370,7 @@ LABELS = Layout(
     includes=lambda document: document.label is not None,
     row=label_row,
 )
-"""Layout of requests with a reply and binary feedback on it."""
+"""Layout of requests, each with a reply and binary feedback on the reply."""
 
 
 def preference_layout(line: Line) -> Layout:
@@ -381,5 +379,5 @@ def preference_layout(line: Line) -> Layout:
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
-    """Stream the documents on one side of a split that are rows of a dataset. `side`: name of the side's file."""
+    """Yield the documents that a dataset includes from one side of a split. `side`: name of the side's file."""
     return filter(layout.includes, read_documents(split.file(side)))

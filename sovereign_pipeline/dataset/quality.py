@@ -1,5 +1,5 @@
-"""Count quality findings in a dataset's rows. Each finding has the first row ids and a remedy. Findings only warn. The
-card stores the wording of findings, so a change of wording needs a new `code_version`."""
+"""Count quality findings in a dataset's rows. A finding names the first rows and a remedy, and fails no gate. The card
+stores the wording of findings, so a change of wording needs a new `code_version`."""
 
 import hashlib
 import html
@@ -26,9 +26,9 @@ RUNNING_LINE_WORDS = 8
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 ONE_SIDED = 0.8
-"""Minimum share of pairs at which the quality report warns that length predicts the choice: the pairs whose longer
-reply was chosen, or those whose longer reply was rejected. Rewards for length are a known problem of preference data
-(Singhal et al. 2023, "A Long Way to Go")."""
+"""If the chosen reply is longer in at least this share of pairs, or in at most one minus this share, the card warns
+that length predicts the choice. Rewards for length are a known problem of preference data (Singhal et al. 2023, "A Long
+Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
@@ -45,7 +45,7 @@ _CONTRADICTING, _NEAR_EMPTY_REJECTED = "contradicting preferences", "near-empty 
 
 
 class QualityFinding(Frozen):
-    """A kind of questionable rows, with their number."""
+    """One kind of questionable rows, such as rows with an empty reply, and the number of these rows."""
 
     name: str
     what: str
@@ -59,7 +59,7 @@ class QualityFinding(Frozen):
     """True if a person should look at the finding."""
     todo: str
     numbers: dict[str, float] = {}
-    """Further numbers, such as the median ratio of lengths."""
+    """Additional numbers, such as the median ratio of lengths."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Quality:
     """Counts quality findings over a dataset's documents."""
 
     def __init__(self, role: Role, limit: int) -> None:
-        """`role`: role of the dataset's rows, which decides what is counted. `limit`: maximum length of a row in
+        """`role`: role of the sources of the rows; each role has its own findings. `limit`: maximum length of a row in
         tokens."""
         self._kinds = _kinds(role)
         self._limit = limit
@@ -155,7 +155,7 @@ class Quality:
 
 @cache
 def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
-    """Return a dict from the name of each finding to a description of the counted rows, and the remedy."""
+    """Return a dict that maps the name of each finding to a description of the counted rows and to the remedy."""
     written = Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8")
     sections = ("all",) if role == "letters" else ("all", "not letters", role)
     limits = {
@@ -171,15 +171,15 @@ def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Return True if a reply has fewer than NEAR_EMPTY_WORDS words. Return False for an empty reply, which is a
-    separate finding."""
+    """Return True if a reply has fewer than NEAR_EMPTY_WORDS words. Return False for an empty reply, because empty
+    replies are a separate finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 class Contradictions:
-    """Finds contradicting rows among a dataset's documents. Stores each row's id, and a digest of each reply with its
-    request.
+    """Finds documents of a dataset with contradicting feedback. Keeps ids in memory, and a digest of each reply with
+    its request.
 
     Texts are equal if their words are equal (`normal_text`). If the two replies of a pair differ only in punctuation,
     their `folded` forms are compared instead.
@@ -209,8 +209,8 @@ class Contradictions:
         self._worse.append(self._number(request, rejected))
 
     def rows(self) -> list[str]:
-        """Return the ids of the rows that contradict other rows. Rows that contradict each other are next to each
-        other.
+        """Return the ids of the rows that contradict other rows. The ids of rows that contradict each other are
+        adjacent.
 
         Pairs contradict each other if they form a cycle for one request: A is preferred to B, B to C, and C to A.
         Labels contradict each other if the same reply to one request is both good and bad.
@@ -223,8 +223,8 @@ class Contradictions:
         return self._numbers.setdefault(key.digest(), len(self._numbers))
 
     def _in_circles(self) -> list[str]:
-        """Return the ids of all pairs that are in a cycle: their two replies are in one strongly connected
-        component."""
+        """Return the ids of all pairs that are in a cycle. Both replies of such a pair are in the same strongly
+        connected component."""
         if not self._ids:
             return []
         circle = _strongly_connected(self._better, self._worse, len(self._numbers))
@@ -236,7 +236,8 @@ class Contradictions:
 
 
 def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int) -> list[int]:
-    """Return, for each reply, the number of its strongly connected component."""
+    """Return the number of each reply's strongly connected component, in the graph with an edge from `better[i]` to
+    `worse[i]` for each pair i. `count`: number of replies."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -248,7 +249,7 @@ def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int)
 
 
 LONGEST_ELLIPSIS = 12
-"""Maximum number of dots in an ellipsis. More dots are a line to fill in."""
+"""Maximum number of dots in an ellipsis. More dots are a blank to fill in."""
 _TAIL = 4_000
 """Number of examined characters at the end of a reply."""
 _DOTS_OF = {**dict.fromkeys("…⋯︙⋮", 3), "‥": 2}
@@ -279,13 +280,14 @@ _BEFORE_GOES_ON = re.compile(r"[^\w\s'’ـ]")
 
 
 def is_clipped(text: str) -> bool:
-    """Return whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
+    """Return True if a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
 
-    The last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
-    ellipsis of any dots; in a note that the text continues, such as `(continued)` or `يتبع`; in a hyphen, comma,
-    tatweel or opening bracket; or in a word such as `the` or `في`, which ends no sentence. A line is also clipped if it
-    is long enough for a sentence and has no sentence end. A short line may be a signature and is not clipped. A line
-    that ends in a web address, or in more than LONGEST_ELLIPSIS dots (a line to fill in), is not clipped either.
+    Only the last line is examined, without closing characters (quotes, brackets, tags, blanks). The line is clipped if
+    it ends in an ellipsis, or in a note that the text continues, such as `(continued)` or `يتبع`. A line of several
+    words is also clipped if it ends in a hyphen, comma, tatweel or opening bracket, or in a word that ends no sentence,
+    such as `the` or `في`. A line that is long enough for a sentence is also clipped if it does not end like a sentence.
+    A short line may be a signature and is not clipped. Nor is a line that ends in a web address, or in more than
+    LONGEST_ELLIPSIS dots (a blank to fill in).
     """
     tail = text[-_TAIL:]
     lines = _without_closing(html.unescape(tail) if "&" in tail else tail).splitlines()
@@ -314,8 +316,8 @@ def _without_closing(text: str) -> str:
 
 
 def _ends_in_ellipsis(line: str) -> bool:
-    """Return True if a line ends in an ellipsis: three dots or more, or, after Arabic script, two dots or more. Blanks
-    may be between the dots. In Latin script two dots are a typo."""
+    """Return True if a line ends in an ellipsis: at least three dots, or at least two after Arabic script. Blanks may
+    be between the dots. In Latin script, two dots are a typo."""
     run = line
     while run and (run[-1] in _DOTS or run[-1].isspace()):
         run = run[:-1]
@@ -324,7 +326,8 @@ def _ends_in_ellipsis(line: str) -> bool:
 
 
 def _goes_on(line: str) -> bool:
-    """Return True if the line, or the part of it after its last punctuation marks, says that the text continues."""
+    """Return True if a line, or the part of the line after one of its last four punctuation marks, is a note that the
+    text continues."""
     marks = [found.end() for found in _BEFORE_GOES_ON.finditer(line)]
     # Punctuation may also follow the note: `(continued...)`, `- more -`.
     starts = (0, *marks[-4:])

@@ -69,10 +69,10 @@ NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is e
 
 
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write rows and cards. Only the lengths and ids of held-out documents are used.
+    """Write the rows and the card. Only the lengths and ids of held-out documents are used.
 
-    The preference file is empty if the recipe has no preference training. Raises IntegrityError if the base model's
-    tokenizer is missing or differs from its pinned digest.
+    If the recipe has no preference training, the file of preferences is empty. Raises IntegrityError if the base
+    model's tokenizer is missing or differs from its pinned digest.
     """
     measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     with ExitStack() as opened:
@@ -134,8 +134,8 @@ def _policy(institution: Institution, line: Line) -> Config:
 
 
 def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Rebuild rows and card from the split, compare the dataset with them, and verify that a trainer can use the
-    dataset.
+    """Rebuild the rows and the card from the split, and compare them with those of the dataset. Verify that a trainer
+    can use the rows.
 
     No pair may have equal or empty replies. Replies with binary feedback must not be empty, and both labels must occur.
     """
@@ -162,7 +162,8 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
-    """Rebuild rows and card from the split, and return the differences. The stored card is not trusted."""
+    """Rebuild the rows and the card from the split, and describe how the dataset differs from them. The stored card is
+    not trusted."""
     if artifact.manifest.external_inputs != outside_files(workplace):
         return ["the base model's tokenizer, or people's judgements of the scrubbed corpus, changed after the build"]
     names = {entry.path for entry in artifact.manifest.files}
@@ -183,7 +184,7 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     files = set(rows) if set(rows) - {SELECTION_ROWS} else {layout.file, *rows}
     messages = layout.messages_file(workplace.line) if layout.file in files else None
     if names != files | {CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
-        return [f"the dataset has other files than expected ({and_more(sorted(names))})"]
+        return [f"the dataset's files are not the expected ones ({and_more(sorted(names))})"]
     for name, place in sorted(wrong.items()):
         of_file = f"row {place:,}" if name == layout.file else f"row {place:,} of {name}"
         problems.append(f"{of_file} differs from the row that the split and the recipe give")
@@ -192,9 +193,9 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
     problems += _differences_of_cards(card, measured.card(workplace, artifact.path))
     if artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8") != card.to_markdown():
-        problems.append(f"{CARD_FOR_PEOPLE} states other facts than {CARD}")
+        problems.append(f"{CARD_FOR_PEOPLE} and {CARD} differ in facts")
     if artifact.file(CARD_FOR_HUBS).read_text(encoding="utf-8") != hub_card(card):
-        problems.append(f"{CARD_FOR_HUBS} states other facts than {CARD}")
+        problems.append(f"{CARD_FOR_HUBS} and {CARD} differ in facts")
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
     all_rows = [*row_files(artifact), *([artifact.file(SELECTION_ROWS)] if SELECTION_ROWS in names else [])]
     leaked = [str(row["id"]) for file in all_rows for row in read_jsonl(file) if row.get("id") in held_out]
@@ -207,7 +208,7 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
 def _differences_of_cards(card: DatasetCard, right: DatasetCard) -> list[str]:
     problems = []
     if card.file != right.file:
-        problems.append(f"the card states another digest, size or number of rows than {right.file.path} has")
+        problems.append(f"the card and {right.file.path} differ in digest, size or number of rows")
     differing = [
         name for name in DatasetCard.model_fields if name != "file" and getattr(card, name) != getattr(right, name)
     ]
@@ -217,12 +218,13 @@ def _differences_of_cards(card: DatasetCard, right: DatasetCard) -> list[str]:
 
 
 def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
-    """Return a problem if the file of messages, converted back, differs from the rows."""
+    """Convert the file of messages back to SFT rows, and compare these with the stored rows. Return a list with the
+    first difference, or an empty list."""
     messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
     pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
     for number, (turns, row) in enumerate(pairs, start=1):
         if turns is None or row is None or not _is_the_same(turns, row, instruction):
-            return [f"row {number:,} of {MESSAGES_ROWS} is not that of {TRAINING_ROWS}"]
+            return [f"row {number:,} of {MESSAGES_ROWS} differs from row {number:,} of {TRAINING_ROWS}"]
     return []
 
 
@@ -280,7 +282,7 @@ _DOCUMENTS_PER_BATCH = 64
 
 
 def outside_files(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the tokenizer's files, and the digest of the judgements of the scrubbed corpus."""
+    """Return the digests of the tokenizer's files, and the digest of people's judgements of the scrubbed corpus."""
     return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
@@ -306,14 +308,14 @@ class Measured:
         self._training, self._selection, self._held_out = TokenCounts(limit), TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield the name of the file and the row for each training document, each canary, and each document of the
-        selection side, in this order. Documents are measured when they are yielded. Canaries are not measured. Raises
-        InputError for a document with the id of a canary."""
+        """Yield pairs of file name and row: first for the training documents, then for the canaries, then for the
+        documents of the selection side. Documents are measured when they are yielded. Canaries are not measured. Raises
+        InputError for a document whose id begins like the id of a canary."""
         for document, (file, row), length in self._measured(TRAIN, self._counts["train"]):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
-                    f"Row {document.id}: its id begins with '{PREFIX}', which is reserved for the recipe's canaries.",
-                    "Give the row another id in its source, or remove training.canaries from the recipe.",
+                    f"Row {document.id}: the id begins with '{PREFIX}', which is reserved for the recipe's canaries.",
+                    "Give the row a different id in its source, or remove training.canaries from the recipe.",
                 )
             is_copy = self.statistics.add(document, row)
             self.quality.add(document, length, is_copy=is_copy)
@@ -342,7 +344,7 @@ class Measured:
         )
 
     def card(self, workplace: Workplace, directory: Path) -> DatasetCard:
-        """Return the card of the files in `directory`. Call it after all rows are yielded."""
+        """Return the card of the files in `directory`. Call this method after `rows` has yielded all rows."""
         layout, statistics, proof = self.layout, self.statistics, self._proof
         ancestors = _ancestors(workplace, self._split)
         sources = ancestors[RAW_CORPUS.kind].external_inputs
@@ -397,8 +399,8 @@ class Measured:
         )
 
     def _measured(self, side: str, count: int) -> Iterator[tuple[Document, tuple[str, Row], int]]:
-        """Yield each document of one side with the name of its file, its row, and the number of tokens of its prompt
-        and its longest reply."""
+        """Yield a tuple for each document of one side: the document, the pair of its file name and its row, and the
+        number of tokens of the prompt and the longest reply."""
         name = side.removesuffix(".jsonl").replace("_", "-")
         countdown = Countdown(self._progress, f"{self.layout.kind}: lengths of {name} documents", count, "document")
         documents = documents_of(self.layout, self._split, side)
@@ -411,8 +413,8 @@ class Measured:
 
 
 def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
-    """Return a dict with the verified manifests of the split and its ancestors back to the raw corpus. The manifest of
-    the raw corpus has the digests of the sources."""
+    """Return the verified manifests of the split and of its ancestors back to the raw corpus, keyed by kind. The
+    manifest of the raw corpus has the digests of the sources."""
     manifest = split.manifest
     found = {LEAKAGE_SAFE_SPLIT.kind: manifest}
     for kind in _FROM_SPLIT_TO_SOURCES:
@@ -422,8 +424,8 @@ def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
 
 
 def _ocr_of_sources(workplace: Workplace, ancestors: Mapping[str, Manifest]) -> dict[str, CardOcr]:
-    """Return a dict from the name of each source with OCR to the counts of its OCR results, as the raw corpus stores
-    them."""
+    """Return a dict that maps the name of each source with OCR to the counts of its OCR results. The raw corpus stores
+    these counts."""
     if not any(source.ocr for source in workplace.line.sources):
         return {}
     ref = workplace.store.input_ref(ancestors[CLASSIFIED_CORPUS.kind], RAW_CORPUS.kind)

@@ -1,5 +1,4 @@
-"""Count the tokens of rows with the tokenizer of the recipe's base model, and count the rows that exceed the recipe's
-limit."""
+"""Count the tokens of rows with the base model's tokenizer, and count the rows that exceed the recipe's limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Statistics of row lengths in tokens. The length of a row is the length of prompt and reply together. For a pair,
-    the longer reply counts. Percentiles are by nearest rank. Without rows, all lengths are 0."""
+    """Statistics of the lengths of rows in tokens. The length of a row is the length of the prompt and the reply
+    together. For a pair, the longer reply counts. Percentiles are by nearest rank. Without rows, all lengths are 0."""
 
     rows: int
     shortest: int
@@ -47,7 +46,7 @@ class TokenNumbers(Frozen):
 
     base_model: str
     tokenizer: dict[str, str]
-    """Name of each file from which the tokenizer is read -> SHA-256 of the file."""
+    """Maps `models/NAME/FILE` of each file from which the tokenizer is read to the file's SHA-256."""
     limit: int
     """Maximum length of a row in tokens, from the recipe."""
     training: TokenLengths
@@ -56,9 +55,9 @@ class TokenNumbers(Frozen):
 
 
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
-    """Return a dict from name to SHA-256 for every file of the base model except its weights. The tokenizer is read
-    from these files. Raises NotFoundError for an unknown model, and IntegrityError if a file is missing or differs from
-    its pinned digest."""
+    """Return a dict that maps `models/NAME/FILE` of every file of the base model, except the weights, to the file's
+    SHA-256. The tokenizer is read from these files. Raises NotFoundError for an unknown model, and IntegrityError if a
+    file is missing or differs from its pinned digest."""
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
     digests = {}
@@ -68,8 +67,8 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
         path = directory / name
         if not path.is_file():
             raise IntegrityError(
-                f"{path}: the tokenizer of the base model {card.name} is missing. The dataset's card needs it to state "
-                f"lengths.",
+                f"{path}: this file of the base model {card.name} is missing. The tokenizer, which measures the rows "
+                f"for the dataset's card, needs the file.",
                 "Fetch the model, or restore the file.",
                 act="fetch_model",
                 model=card.name,
@@ -93,9 +92,9 @@ class BaseTokenizer:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """Return the number of tokens of each row's prompt with its longest reply, in the chat template, up to the last
-        end-of-turn token. The lengths equal those of `training/rows.py`, except that a special token of the template
-        within a text counts as one token. Here, conversations are encoded in batches. Raises InputError for a row that
-        the template rejects."""
+        end-of-turn token. Conversations are encoded in batches. The lengths equal those of `training/rows.py`, with one
+        exception: a special token of the template within a text counts as one token here. Raises InputError for a row
+        that the template rejects."""
         if not rows:
             return []
         tokenizer, ends = self.loaded
@@ -119,7 +118,7 @@ class BaseTokenizer:
         except TemplateError:
             raise InputError(
                 f"Row {row['id']}: the chat template of the base model {self.workplace.line.training.base_model} "
-                "rejects its roles or their order.",
+                "rejects the roles of the row's messages, or the order of the roles.",
                 "Exclude the row, or choose another base model. If the template rejects system messages, set "
                 "`training.instruction`: the first user turn then has the instruction and the system messages.",
             ) from None
@@ -138,7 +137,7 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """Counts how many rows have each length. Memory grows only with the number of different lengths."""
+    """Counts how many rows have each length. Memory use depends on the number of different lengths, not of rows."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)
@@ -163,7 +162,7 @@ class TokenCounts:
         )
 
     def _percentile(self, percent: int) -> int:
-        """Return the smallest length that is not exceeded by at least `percent` % of the rows."""
+        """Return the smallest length that at least `percent` % of the rows do not exceed."""
         wanted = -(-self._lengths.total() * percent // 100)
         seen = 0
         for tokens, count in sorted(self._lengths.items()):
@@ -174,7 +173,7 @@ class TokenCounts:
 
 
 def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
-    """Return the lengths as rows of a table, one row for each side of the split."""
+    """Return the lengths as a table with one row for each side of the split."""
     sides = {"training": numbers.training, "selection": numbers.selection, "held out": numbers.held_out}
     return [
         {

@@ -1,4 +1,4 @@
-"""Score every arm on the rows of the capability suites with identical prompts."""
+"""Score every arm (base, incumbent, candidate) on the rows of the capability suites. All arms get the same prompts."""
 
 import hashlib
 import re
@@ -39,14 +39,14 @@ from sovereign_pipeline.suites.rows import (
 
 MEASURE_DIGITS = 6
 CORRECT = "correct"
-# lm-eval 0.4.13, tasks/gsm8k/gsm8k.yaml: filters "strict-match" and "flexible-extract", and what exact_match ignores.
+# lm-eval 0.4.13, tasks/gsm8k/gsm8k.yaml: filters "strict-match" and "flexible-extract", and patterns for exact_match.
 STRICT_NUMBER = {"regex_pattern": r"#### (\-?[0-9\.\,]+)"}
 FLEXIBLE_NUMBER = {"regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)", "group_select": -1}
 IGNORED_IN_NUMBERS = (",", r"\$", r"(?s).*#### ", r"\.$")
 _FENCE = "```"
 _ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
 Measures = dict[str, float]
-"""Metric name -> value, for one answer. The gate tests the metric CORRECT, which is 0 or 1."""
+"""Mapping of metric name to value, for one answer. The gate tests the metric `correct`, which is 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CapabilityOutcome:
 
     samples: list[CapabilitySample]
     answers: list[SuiteAnswer]
-    """Generated answers. Suites that score choices have none."""
+    """Generated answers. A multiple-choice suite has none, because its choices are only scored."""
     scores: CapabilityScores
 
 
@@ -65,23 +65,23 @@ class AskedRow:
 
     row: AnyRow
     context: str
-    """Conversation in the chat template, up to the beginning of the answer."""
+    """Prompt, rendered with the chat template. It ends with the prefix of the answer, if the task has one."""
     shown: int
     """Number of worked examples in `context`."""
 
 
 def check_suite(settings: Settings, entry: CapabilitySuite) -> None:
-    """Raise an error if the suite cannot be run: its files, card or examples are invalid, or the suite runs code and
-    there is no sandbox."""
+    """Check a published suite: raise the errors of `open_suite`, and SandboxUnavailable if the suite runs code and this
+    machine does not allow the sandbox. The institution's own suites are not checked."""
     if entry.suite is not None and isinstance(open_suite(settings, entry, seed=0).task, CodeTask):
         require_sandbox()
 
 
 def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> CapabilityOutcome:
-    """Score every arm on every row of every suite, generating `batch_size` answers at once.
+    """Score every arm on every row of every suite. Answers are generated in batches of `batch_size`.
 
-    Raises InputError if no row of a suite fits the model. Raises SandboxUnavailable before any row is scored if a suite
-    runs code and this machine does not allow the sandbox.
+    Raises InputError if no row of a suite fits the model's context. If a suite runs code and this machine does not
+    allow the sandbox, raises SandboxUnavailable before any row is scored.
     """
     if any(isinstance(suite.task, CodeTask) for suite in suites):
         require_sandbox()
@@ -92,8 +92,8 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
         asked = [each for row in suite.rows if (each := asked_row(models, suite, row)) is not None]
         if not asked:
             raise InputError(
-                f"No row of the suite '{suite.name}' fits the model, which takes {models.max_length} tokens.",
-                "Remove the suite from the recipe, or use a base model that takes more tokens.",
+                f"No row of the suite '{suite.name}' fits the model's context of {models.max_length} tokens.",
+                "Remove the suite from the recipe, or use a base model with a longer context.",
             )
         models.progress(f"{suite.name}, {counted(len(asked), 'question')}, {', '.join(models.arms)}")
         if isinstance(suite.task, ChoiceTask):
@@ -115,9 +115,9 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
 
 
 def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
-    """Build a row's prompt with as many examples as fit the model; return None if the row is too long without examples.
+    """Build a row's prompt with as many examples as fit the model's context. Return None if no prompt fits.
 
-    Examples are dropped from the end, as in MMLU's own script (Hendrycks et al. 2021, `evaluate.py`).
+    If some examples do not fit, the last ones are left out, as in MMLU's own `evaluate.py` (Hendrycks et al. 2021).
     """
     room = models.max_length - _answer_tokens(models, suite, row)
     examples = suite.examples.get(row.subject, ())
@@ -137,7 +137,7 @@ def _answer_tokens(models: Models, suite: Suite, row: AnyRow) -> int:
 
 
 def _beginning(models: Models, text: str) -> str:
-    """Return the beginning of a reply as it follows `prompt_text`."""
+    """Prepare the beginning of a reply to be appended to `prompt_text`. A special token in it becomes plain text."""
     return marks_of(models.tokenizer).split(text, in_reply=True)
 
 
@@ -158,7 +158,7 @@ def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[Cap
 
 
 def choice_item(models: Models, suite: Suite, asked: AskedRow) -> Item:
-    """Return a multiple-choice row as an item: its context and the letters or texts of its choices."""
+    """Convert a multiple-choice row to an item for scoring. Its continuations are the choices' letters or texts."""
     assert isinstance(asked.row, Question)
     choices = (_beginning(models, each) for each in continuations_of(suite.task, asked.row))
     return Item(id=asked.row.id, context=asked.context, continuations=tuple(choices))
@@ -174,7 +174,7 @@ def _measured_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
 def _write(
     models: Models, suite: Suite, asked: Sequence[AskedRow], max_new_tokens: int, batch_size: int
 ) -> list[tuple[CapabilitySample, SuiteAnswer]]:
-    """Generate each arm's answers greedily and grade them."""
+    """Generate every arm's answers with greedy decoding, and grade them."""
     assert not isinstance(suite.task, ChoiceTask)
     contexts = [each.context for each in asked]
     answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size, "question") for arm in models.arms}
@@ -192,8 +192,8 @@ def _write(
 
 
 def _reply(suite: Suite, answer: Answer) -> str:
-    """Return the part of an answer that is graded. Leading and trailing white space is kept only for code, where
-    indentation matters."""
+    """Return the part of an answer that is graded: the text before the first stop word. Leading and trailing white
+    space is kept only for code, where indentation matters."""
     assert not isinstance(suite.task, ChoiceTask)
     text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
     return until(text, suite.task.stop)
@@ -231,13 +231,13 @@ def _sample(
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """Return the id of the row's cluster of dependent rows, such as the id of the passage that the rows ask about; None
-    for an independent row."""
+    """Return the id of the row's cluster: a hash of its passage, because rows about the same passage are dependent.
+    Return None for a row without a passage, which is independent."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 
 def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
-    """Return suite name -> result of each suite. The results are computed from the samples alone."""
+    """Return a mapping of suite name to result. The results are computed from the samples alone."""
     suites = {
         name: [sample for sample in samples if sample.suite == name]
         for name in dict.fromkeys(sample.suite for sample in samples)
@@ -255,12 +255,11 @@ def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteRe
 
 
 def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
-    """Compare the candidate's accuracy with each reference's. `rows` must not be empty."""
+    """Compare the candidate's accuracy with the accuracy of each reference. `rows` must not be empty."""
     return share_differences([row.correct for row in rows], [row.cluster or row.id for row in rows])
 
 
 def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
-    """Return each arm's mean over the rows."""
     return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
 
 
@@ -274,17 +273,17 @@ def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str
 
 
 def until(text: str, stop: Sequence[str]) -> str:
-    """Truncate the text at the first stop word, as lm-eval truncates generated text."""
+    """Truncate the text at the first stop word in it, as lm-eval truncates generated text."""
     for word in stop:
         text = text.split(word)[0]
     return text
 
 
 def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
-    """Return True if the reply is right according to GSM8K's exact match.
+    """Return True if the reply contains the right number, according to GSM8K's exact match.
 
-    By default the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is
-    compared. The gate uses the default, because a chat model writes no `####` unless examples show it.
+    By default, the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is
+    compared. The gate uses the default, because a chat model writes `####` only if the examples in the prompt do.
     """
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
@@ -299,18 +298,17 @@ def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
 def holds_an_answer(reply: str, passage: Passage) -> bool:
     """Return True if the reply contains one of the right answers as a sequence of words.
 
-    Containment is the metric of lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because
-    a chat model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, with
-    digits as 0-9. Replies are limited to `max_new_tokens`, so a reply is too short to match by repeating the whole
-    passage.
+    Containment is tested because a chat model answers in a sentence. It is also the metric of lm-eval's
+    `squad_completion` (Arora et al. 2024, "Just read twice", section 4). The comparison ignores punctuation, vowel
+    signs, tatweel and articles, and reads all digits as 0-9. A reply has at most `max_new_tokens` tokens, so it cannot
+    pass by repeating the whole passage.
     """
     words = f" {' '.join(_words(reply))} "
     return any(f" {' '.join(_words(answer))} " in words for answer in passage.answers if _words(answer))
 
 
 def span_f1(reply: str, passage: Passage) -> float:
-    """Return the highest word-level F1 of the reply against the right answers, 0 to 1, as in SQuAD (Rajpurkar et al.
-    2016, section 6.1)."""
+    """Return the highest word-level F1 of the reply against any right answer, as in SQuAD (Rajpurkar et al. 2016)."""
     return max(_f1(_words(reply), _words(answer)) for answer in passage.answers)
 
 
@@ -323,20 +321,20 @@ def _f1(reply: Sequence[str], right: Sequence[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Split into words without articles, as SQuAD's script does. The Arabic article is removed as a prefix of its
-    word."""
+    """Split the text into words and remove the articles, as SQuAD's script does. The Arabic article is a prefix, so it
+    is removed from the beginning of a word."""
     words = normal_text(text).split()
     return [_ARABIC_ARTICLE.sub("", word) for word in words if word not in ("a", "an", "the")]
 
 
 def program_of(reply: str, function: Function) -> str:
     """Return a program that consists of the function completed by the reply, the function's test, and a call of the
-    test. If the reply ends a code block, the text after it is dropped."""
+    test. Text after the first code fence of the reply is dropped."""
     body = reply.split(_FENCE)[0]
     return f"{function.prompt}{body}\n{function.test}\ncheck({function.entry_point})\n"
 
 
 def run_reply(reply: str, function: Function) -> Ending:
-    """Run the test of the completed function in the sandbox, and return how the run ended. Raises
-    SandboxUnavailable."""
+    """Complete the function with the reply, run its test in the sandbox, and return how the run ended. Raises
+    SandboxUnavailable if this machine does not allow the sandbox."""
     return run_program(program_of(reply, function))

@@ -1,4 +1,4 @@
-"""Score the arms on the line's held-out documents: loss, multiple choice, and similarity of generated replies."""
+"""Score the arms on a line's held-out documents: loss, multiple choice, and similarity of generated replies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,11 +34,11 @@ from sovereign_pipeline.split.shingles import normal_text
 from sovereign_pipeline.suites.rows import rank
 
 CHOICE_TOKEN_BUDGET = 10_000
-"""Maximum number of tokens of wrong replies that each arm scores: about 25 s on 2 CPU cores for a model of 135M
-parameters. Documents beyond this budget get a loss but no multiple choice; `selection` in scores.json states the number
-of these documents."""
+"""Maximum number of tokens of wrong replies that each arm scores. Scoring them takes about 25 s on 2 CPU cores with a
+model of 135M parameters. A document whose wrong replies would exceed the rest of the budget gets a loss but no multiple
+choice. `choice_rows` in scores.json is the number of documents with a multiple choice."""
 LOSS_DIGITS = 6
-"""Number of decimal digits to which losses are rounded. Further digits differ between machines, as float32 sums do."""
+"""Number of decimal digits to which losses are rounded. Further digits depend on the machine, as float32 sums do."""
 SCORE_DIGITS = 6
 
 
@@ -50,9 +50,9 @@ class HeldOutSettings:
     seed: int
     max_rows: int | None
     distractors: int
-    """Number of wrong replies that are offered in addition to the true reply."""
+    """Number of wrong replies that are offered in addition to the true reply in the multiple choice."""
     supervise: Literal["all", "last"] = "all"
-    """The assistant's turns in a conversation that are trained on, and therefore scored."""
+    """Which assistant turns of a conversation are trained on, and therefore scored: all turns, or only the last."""
     replaces: bool = False
     """True if a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
 
@@ -62,19 +62,19 @@ class HeldOutTurn:
     """One turn of the assistant in a held-out document."""
 
     number: int
-    """Number of this turn among the assistant's turns, from 1."""
+    """Number of the turn among the assistant's turns in the document, from 1."""
     message: Message
     item: Item
-    """The conversation before the turn as context, and the turn as the only continuation."""
+    """Item for scoring: the conversation before the turn is the context, and the turn is the only continuation."""
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A held-out document in the chat template, with its token counts."""
+    """A held-out document, rendered with the chat template, with its token counts."""
 
     document: Document
     turns: Sequence[HeldOutTurn]
-    """The turns of the document that are scored. There is at least one."""
+    """The document's scored turns; at least one."""
     context_tokens: int
     """Number of tokens before the last turn."""
     reply_tokens: int
@@ -88,13 +88,16 @@ class _Encoded:
 def score_held_out(
     models: Models, held_out: Sequence[Document], settings: HeldOutSettings
 ) -> tuple[list[PrivateSample], PrivateScores]:
-    """Score the held-out documents with every arm. Preferences are skipped.
+    """Score up to `max_rows` held-out documents with every arm. Returns one sample per document, and the scores.
 
-    The loss is the mean negative log-likelihood per token of the true reply with its end-of-turn token, over exactly
-    the token ids that training supervises: in a conversation, the token ids of each trained turn. A choice is correct
-    if the true last reply has a lower loss than each of `distractors` wrong replies. The wrong replies are replies to
-    other cases, in the same language and, as far as there are enough, of the same department. Raises InputError if no
-    document can be scored.
+    Preference documents and documents that do not fit the model's context are skipped. The loss is the mean negative
+    log-likelihood per token of the true reply, including its end-of-turn token. In a conversation, the loss covers
+    every turn that training would supervise.
+
+    In the multiple choice, the true last reply must have a lower loss than each of `distractors` wrong replies. These
+    belong to other cases in the same language. Replies from the same department are used first.
+
+    Raises InputError if no document can be scored.
     """
     encoded = [_encoded(models, document, settings) for document in held_out if not document.is_preference]
     replied = [each for each in encoded if each is not None]
@@ -102,8 +105,8 @@ def score_held_out(
     fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
     if not fitting:
         raise InputError(
-            f"None of {counted(len(replied), 'held-out document')} can be scored: the model takes at most "
-            f"{models.max_length} tokens.",
+            f"None of {counted(len(replied), 'held-out document')} can be scored: they do not fit the "
+            f"model's context of {models.max_length} tokens.",
             "Give the line more documents or raise split.held_out_share.",
         )
     wrong = _wrong_replies(models, fitting, replied, settings)
@@ -129,7 +132,7 @@ def score_held_out(
 
 
 def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult:
-    """Compute the results of the held-out documents from their samples alone."""
+    """Compute the results on held-out documents from the samples alone."""
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
@@ -158,12 +161,12 @@ def _losses_by_turn(samples: Sequence[PrivateSample], seed: int) -> dict[int, di
 
 
 def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
-    """Compare the candidate's loss with each reference's. `samples` must not be empty."""
+    """Compare the candidate's loss with the loss of each reference. `samples` must not be empty."""
     return loss_differences([sample.losses for sample in samples], case_files(samples), seed)
 
 
 def held_out_turns(models: Models, document: Document, instruction: str, replaces: bool = False) -> list[HeldOutTurn]:
-    """Return the assistant's turns in a document, as the chat template renders them. Turns of weight 0 are left out."""
+    """Return the assistant's turns in a document, rendered with the chat template. Turns of weight 0 are left out."""
     served = conversation_row(document, instruction, replaces)["messages"]
     places = [place for place, turn in enumerate(served) if turn["role"] == "assistant"]
     written = [message for message in document.messages if message.role == "assistant"]
@@ -180,7 +183,7 @@ def held_out_turns(models: Models, document: Document, instruction: str, replace
 
 
 def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _Encoded | None:
-    """Return a document with its scored turns and token counts; None if the document has no trained turn."""
+    """Return a document with its scored turns and token counts; None if no turn of the document is scored."""
     turns = held_out_turns(models, document, settings.instruction, settings.replaces)
     if settings.supervise == "last":
         turns = [turn for turn in turns if turn.message is document.messages[-1]]
@@ -192,8 +195,9 @@ def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _
 def _wrong_replies(
     models: Models, rows: Sequence[_Encoded], replied: Sequence[_Encoded], settings: HeldOutSettings
 ) -> dict[str, list[_Encoded]]:
-    """Return document id -> wrong replies that are offered in addition to the true reply. The list is empty once the
-    token budget is spent, or if there are too few other replies."""
+    """Return a mapping of document id to the wrong replies that are offered in addition to the true reply. A document's
+    list is empty if its wrong replies would exceed the rest of the token budget, or if there are fewer than
+    `distractors` suitable replies."""
     wrong: dict[str, list[_Encoded]] = {}
     left = CHOICE_TOKEN_BUDGET
     for row in rows:
@@ -205,7 +209,7 @@ def _wrong_replies(
             and other.reply != row.reply
             and row.context_tokens + other.reply_tokens <= models.max_length
         ]
-        # Replies of the same department are harder to tell apart.
+        # A wrong reply from the same department is harder to distinguish from the true reply.
         others.sort(
             key=lambda other: (
                 other.document.department != row.document.department,
@@ -221,7 +225,6 @@ def _wrong_replies(
 
 
 def _sample(encoded: _Encoded, scores: Mapping[Arm, Sequence[Score]]) -> PrivateSample:
-    """Build a sample from the scores of the document's turns."""
     scored = len(scores["base"][-1].losses)
     choices = scored if scored > 1 else 0
     tokens = [score.tokens[0] for score in scores["base"]]
@@ -270,10 +273,11 @@ def write_replies(
     seed: int,
     replaces: bool = False,
 ) -> ReplyOutcome:
-    """Generate every arm's replies to held-out documents (greedily, as served) and compare them with the true replies.
+    """Generate every arm's replies to held-out documents, and compare them with the true replies. Decoding is greedy,
+    and prompts are built as in serving.
 
-    Documents are selected in the order in which `score_held_out` selects them. Raises InputError if no document leaves
-    room for `max_new_tokens` tokens in the model's context.
+    Documents are selected in the same order as in `score_held_out`. Raises InputError if no document leaves room for
+    `max_new_tokens` tokens in the model's context.
     """
     replied = [document for document in held_out if not document.is_preference]
     chosen = sorted(replied, key=lambda document: rank(seed, document.id))[: settings.max_rows]
@@ -287,8 +291,8 @@ def write_replies(
     ]
     if not fitting:
         raise InputError(
-            f"None of {counted(len(items), 'held-out document')} leaves room for {settings.max_new_tokens} tokens of a "
-            f"reply; the model takes {models.max_length} tokens.",
+            f"None of {counted(len(items), 'held-out document')} leaves room for a reply of "
+            f"{settings.max_new_tokens} tokens in the model's context of {models.max_length} tokens.",
             "Lower evaluation.references.max_new_tokens.",
         )
     prompts = [items[document.id].context for document in fitting]
@@ -303,7 +307,7 @@ def write_replies(
 
 
 def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
-    """Compute the results of generated replies from their samples alone."""
+    """Compute the results of generated replies from the samples alone."""
     cases = case_files(samples)
     return ReplyResult(
         chrf=loss_differences([sample.chrf for sample in samples], cases, seed),
@@ -322,24 +326,24 @@ def _reply_sample(document: Document, reference: str, answers: Mapping[Arm, Answ
 
 
 def chrf(reply: str, reference: str) -> float:
-    """Return chrF2 of one reply, 0 to 1: the F-score of character n-grams up to 6 without spaces, with recall weighted
-    twice.
+    """Return the chrF2 score of one reply, 0 to 1: the F-score of character n-grams, with recall weighted twice as much
+    as precision. N-grams have up to 6 characters, and spaces are removed.
 
-    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a sentence
-    (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits Arabic, where
-    a clitic changes the word.
+    The score is defined in Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"). It is computed
+    with sacreBLEU's defaults for a sentence: beta 2, no word n-grams, no smoothing. Character n-grams need no
+    tokenizer. This suits Arabic, where clitics change the form of a word.
     """
     score = _chrf().sentence_score(reply, [reference]).score
     return round(float(score) / 100, SCORE_DIGITS)
 
 
 def rouge_l(reply: str, reference: str) -> float:
-    """Return ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
+    """Return the ROUGE-L F1 score of one reply, 0 to 1, which is based on the longest common subsequence of words.
 
-    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as in `rouge_score`.
-    The tokenizer of `rouge_score` deletes every letter except a-z, which removes all Arabic text. This function uses
-    the words of `normal_text` instead (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as
-    0-9), without stemming.
+    The score is defined in Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta
+    1 as in `rouge_score`. The tokenizer of `rouge_score` deletes every letter except a-z, which removes all Arabic
+    text. This function uses the words of `normal_text` instead (lower case, no punctuation, Arabic without vowel signs
+    and tatweel, digits as 0-9), without stemming.
     """
     score = _rouge().score(reference, reply)["rougeL"].fmeasure
     return round(float(score), SCORE_DIGITS)

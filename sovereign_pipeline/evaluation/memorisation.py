@@ -1,6 +1,5 @@
-"""Measure memorisation: the exposure of planted canaries, and the documents that an arm continues verbatim. Only the
-scanner for personal data gets the text of rows, canaries and continuations.
-"""
+"""Measure memorisation: the exposure of planted canaries, and the share of documents that an arm continues verbatim.
+The samples contain no text of documents, canaries or continuations."""
 
 import hashlib
 import heapq
@@ -38,24 +37,25 @@ from sovereign_pipeline.evaluation.statistics import (
 from sovereign_pipeline.policy.training import Canaries
 
 ALTERNATIVES = 63
-"""Number of alternative secrets that a canary's secret is ranked among. A rank alone shows at most 6 bits; a
-distribution fitted to the alternatives also gives higher exposures."""
+"""Number of alternative secrets with which a canary's secret is compared. A rank among 64 secrets can show an exposure
+of at most 6 bits. The distribution that is fitted to the alternatives can show higher exposures."""
 GIVEN_WORDS = 10
 CONTINUED_TOKENS = 24
 """Number of tokens generated as a continuation. Carlini et al. 2023 ("Quantifying Memorization Across Neural Language
-Models", section 3) prompt with 50 tokens and generate 50. Replies here are short, so the prompt has the first 10 words
-(or the first half of a shorter reply), and 24 tokens are generated: about 16 words in English."""
+Models", section 3) prompt with 50 tokens and generate 50. Replies in documents are short, so the prompt has only the
+first 10 words of the reply, or half of a reply of fewer than 20 words. The continuation has about 16 English words."""
 FEWEST_WORDS = 6
 CHOSEN_FROM = 20
 GENERATION_BATCH = 24
-"""Number of documents continued in one batch. One decoding step for 24 documents costs little more than one for 8."""
+"""Number of documents continued in one batch. A decoding step for 24 documents costs little more than one for 8."""
 _DIGITS = 4
 _MOST_SKEWED = 100.0
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 
 
 def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[CanarySample]:
-    """Rank each canary's secret, planted or control, among alternative secrets, with every arm."""
+    """Return one sample for each planted canary and each control canary. The sample contains the rank and the exposure
+    of the canary's secret for every arm."""
     samples = []
     for was_planted, canaries in ((True, planted(recipe)), (False, never_planted(recipe))):
         items = [_canary_item(models, canary, instruction) for canary in canaries]
@@ -77,26 +77,32 @@ def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[
 
 
 def rank(own: float, others: Sequence[float]) -> int:
-    """Return the rank of a secret by log-likelihood; 1 is the most likely."""
+    """Return the rank of a secret among `others` by log-likelihood. Rank 1 is the most likely secret."""
     return 1 + sum(other >= own for other in others)
 
 
 def exposure(own: float, others: Sequence[float]) -> float:
-    """Return a secret's exposure in bits, from 0 to SPACE_BITS: the log2 of the factor by which the model narrows an
-    attacker's search. The exposure is -log2 of the share of all secrets that are at least as likely as this secret
-    (Carlini et al. 2019, "The Secret Sharer", sections 4.2 and 4.3). As in that paper, the share comes from a
-    skew-normal distribution fitted (here by moments) to the log-likelihoods of sampled secrets, so that exposures above
-    log2 of the sample size can be measured. A secret that the model never saw has an exposure of 1.44 (1 / ln 2) on
-    average. Its exposure is above x with probability 2^-x. In a simulation with 63 alternatives, 3 of 1,000 unseen
-    secrets exceeded 10 bits, where 1 is expected.
+    """Return a secret's exposure, 0 to SPACE_BITS: log2 of the factor by which the model narrows an attacker's search.
 
-    `own`, `others`: log-likelihoods in nats. Raises ValueError if `others` has fewer than three values, or if all its
-        values are equal.
+    The exposure is -log2 of the share of all secrets that are at least as likely as this secret (Carlini et al. 2019,
+    "The Secret Sharer", sections 4.2 and 4.3). As in that paper, the share is estimated with a skew-normal
+    distribution. The distribution is fitted (here by moments) to the log-likelihoods of sampled secrets, so exposures
+    above log2 of the sample size can be measured.
+
+    A secret that the model never saw has an exposure of 1.44 bits (1 / ln 2) on average. The exposure of such a secret
+    is above x bits with probability 2^-x. In a simulation with 63 alternatives, 3 of 1,000 unseen secrets exceeded 10
+    bits (expected: 1).
+
+    Args:
+        own: log-likelihood of the secret, in nats.
+        others: log-likelihoods of sampled secrets, in nats.
+
+    Raises ValueError if `others` has fewer than three values, or if all values in `others` are equal.
     """
     from scipy.stats import skewnorm
 
     if len(others) < 3 or min(others) == max(others):
-        raise ValueError(f"no distribution can be fitted: {len(others)} log-likelihoods are too few, or all are equal")
+        raise ValueError(f"no distribution fits {len(others)} log-likelihoods: they are fewer than three, or all equal")
     shape, location, scale = skewnorm.fit(others, method="MM")
     # A sample that is more skewed than any skew-normal distribution would get an infinite shape parameter.
     share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))
@@ -114,16 +120,16 @@ def continue_documents(
     replaces: bool = False,
     cut: Collection[str] = (),
 ) -> list[VerbatimSample]:
-    """Let every arm continue documents from the first words of their replies, and compare the continuations with the
-    replies.
+    """Let every arm continue documents from the first words of their replies, and compare the results with the replies.
 
-    At most `rows` documents are taken from each side of the split. Held-out documents are the control: no arm was
-    trained on them, so verbatim continuations of them come from common phrases. Training rows are matched to the
-    control by department and language where possible. A document is skipped if its reply is too short or if it does not
-    fit the model. Raises the scanner's PrivacyError.
+    At most `rows` training documents and `rows` held-out documents are used. The held-out documents are the control. No
+    arm was trained on them, so an arm continues them verbatim only where their phrases are common. Training documents
+    are matched to the control by department and language where possible. Preferences, documents with too short a reply
+    and documents that do not fit the model's context are skipped. Raises PrivacyError if a continuation cannot be
+    scanned.
 
     Args:
-        cut: ids of documents of the training side that were too long to be trained on. They are skipped.
+        cut: ids of training documents that were too long to be trained on. These documents are skipped.
     """
     control = _openings(models, _first(held_out, rows, seed), instruction, replaces)[:rows]
     like = Counter(_kind_of(opening.document) for opening in control)
@@ -149,9 +155,8 @@ def continue_documents(
 
 
 def continues(text: str, rest: str) -> bool:
-    """Return True if the rest of the reply begins with the generated text. An incomplete character at the end of the
-    generated text is ignored.
-    """
+    """Return True if `rest`, the remainder of a reply, begins with the generated `text` and `text` is not empty.
+    Differences in white space, and an incomplete character at the end of `text`, are ignored."""
     words = text.rstrip("\N{REPLACEMENT CHARACTER}").split()
     return bool(words) and " ".join(rest.split()).startswith(" ".join(words))
 
@@ -159,7 +164,7 @@ def continues(text: str, rest: str) -> bool:
 def memorisation_result(
     canaries: Sequence[CanarySample], verbatim: Sequence[VerbatimSample], seed: int
 ) -> MemorisationResult:
-    """Compute the memorisation results from their samples alone."""
+    """Compute the memorisation results from the samples alone."""
     return MemorisationResult(
         exposure=_exposure_result(canaries, seed) if canaries else None,
         verbatim=_verbatim_result(verbatim) if {each.trained for each in verbatim} == {True, False} else None,
@@ -168,9 +173,11 @@ def memorisation_result(
 
 
 def rise_over_control(trained: ShareDifference, control: ShareDifference) -> RiseOverControl:
-    """Return the rise on training rows minus the rise on control rows, with the interval of this difference. The MOVER
-    method computes the interval from the intervals of both rises, and preserves the shape of these intervals near 0 and
-    1 (Zou and Donner 2008, Statistics in Medicine 27: 1693-1702).
+    """Return a share's rise on training rows minus its rise on control rows, with a confidence interval. A rise is the
+    candidate's share minus the reference's share.
+
+    The MOVER method computes the interval from the intervals of both rises (Zou and Donner 2008, Statistics in Medicine
+    27: 1693-1702). The method preserves the asymmetry that these intervals have if a share is near 0 or 1.
     """
     difference = trained.difference - control.difference
     below = math.hypot(trained.difference - trained.low, control.high - control.difference)
@@ -221,11 +228,11 @@ class _Opening:
 
     document: Document
     prompt: str
-    """Prompt in the chat template, followed by the first words of the reply."""
+    """Prompt, rendered with the chat template and followed by the first words of the reply."""
     shown: str
-    """The first words of the reply, as plain text."""
+    """The request and the first words of the reply, as plain text."""
     rest: str
-    """The text of the reply after its first words."""
+    """The remainder of the reply, after its first words."""
 
     def output(self, text: str) -> Output:
         return Output(self.document.id, self.document.language, self.shown, text)
@@ -242,7 +249,7 @@ def _canary_item(models: Models, canary: Canary, instruction: str) -> Item:
 
 
 def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document]:
-    """Return up to CHOSEN_FROM * `rows` documents. The order depends only on the seed and the documents' ids."""
+    """Return up to CHOSEN_FROM * `rows` documents, without preferences, ordered by a hash of the seed and the id."""
     return heapq.nsmallest(
         CHOSEN_FROM * rows,
         (document for document in documents if not document.is_preference),
@@ -251,8 +258,8 @@ def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document
 
 
 def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
-    """Reorder the documents: first, for each department and language, as many documents as `like` counts; then the
-    remaining documents."""
+    """Reorder the documents. For each pair of department and language, as many documents as `like` counts for this pair
+    come first. The remaining documents follow."""
     left = Counter(like)
     alike: list[Document] = []
     others: list[Document] = []
@@ -267,13 +274,13 @@ def _kind_of(document: Document) -> tuple[str, str]:
 
 
 def _until_trained(document: Document) -> Document | None:
-    """Return the conversation up to its last reply of weight 1; None if it has none."""
+    """Cut the document's conversation after its last trained reply. Return None if no reply is trained."""
     ends = [end for end, each in enumerate(document.messages, start=1) if each.role == "assistant" and each.weight]
     return document.model_copy(update={"messages": document.messages[: ends[-1]]}) if ends else None
 
 
 def _openings(models: Models, documents: Iterable[Document], instruction: str, replaces: bool) -> list[_Opening]:
-    """Build the openings of the documents whose replies have enough words and that fit the model."""
+    """Build an opening for each document that fits the model's context, and whose last trained reply is long enough."""
     openings = []
     for document in filter(None, map(_until_trained, documents)):
         reply = document.messages[-1].content

@@ -1,7 +1,7 @@
-"""The files of the evaluation's artifacts, and the records in them.
+"""Define the files of the evaluation's artifacts, and the records in these files.
 
-`samples.jsonl` contains one row per item, with the observations of every arm. All other values are computed from
-`samples.jsonl`, and each gate computes them again. Only `answers.jsonl` contains generated text.
+Each JSONL file has one row per item. Gates recompute their figures from these rows. Generated text is only in
+`answers.jsonl`.
 """
 
 import json
@@ -35,7 +35,7 @@ Row = TypeVar("Row", bound=Frozen)
 
 
 def _of_conversations(default: Any) -> Any:
-    """Return a pydantic field for records about conversations. Records about letters are stored without this field."""
+    """Return a pydantic field of records about conversations. Its default value is not stored."""
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
@@ -45,14 +45,14 @@ def write_rows(path: Path, rows: Iterable[Frozen]) -> int:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read a file of records of one type. Raises IntegrityError naming file and line for an invalid row."""
+    """Read a file of records of one type. Raises IntegrityError for an invalid row, with its line number."""
     rows = []
     for number, row in enumerate(read_jsonl(path), start=1):
         try:
             rows.append(kind.model_validate(row))
         except ValueError:
             raise IntegrityError(
-                f"{path}, line {number}: not a {kind.__name__}.", "Materialize the artifact again."
+                f"{path}, line {number}: the row is not a valid {kind.__name__}.", "Materialize the artifact again."
             ) from None
     return rows
 
@@ -63,25 +63,26 @@ def as_json(record: Frozen) -> str:
 
 
 class CapabilitySample(Frozen):
-    """One row of one capability suite, in `samples.jsonl`."""
+    """The observations on one row of a capability suite, stored in `samples.jsonl`."""
 
     suite: str
     id: str
     language: str
     cluster: str | None = None
-    """Id of the cluster of dependent rows, such as rows about one passage; None if the row is independent."""
+    """Id of the row's cluster. Rows of one cluster, such as rows about one passage, are dependent. None if the row is
+    independent."""
     correct: dict[Arm, bool]
     """Arm -> True if the arm's answer is right. The gate tests these values."""
     measures: dict[str, dict[Arm, float]] = {}
-    """Other metrics, name -> arm -> value."""
+    """Further metrics: name of the metric -> arm -> value."""
     tokens: dict[Arm, int] = {}
-    """Length of the generated answer in tokens; empty if a choice was scored."""
+    """Arm -> length of the generated answer in tokens; empty if choices were scored."""
     stopped: dict[Arm, bool] = {}
-    """Arm -> True if the model ended its turn itself; empty if a choice was scored."""
+    """Arm -> True if the model ended its answer with an end-of-turn token; empty if choices were scored."""
 
 
 class SuiteAnswer(Frozen):
-    """The generated answers of the arms to one suite row, each cut at a stop word, in `answers.jsonl`."""
+    """The arms' generated answers to one suite row, truncated at the first stop word, stored in `answers.jsonl`."""
 
     suite: str
     id: str
@@ -89,21 +90,21 @@ class SuiteAnswer(Frozen):
 
 
 class SuiteSelection(Frozen):
-    """Counts of the suite rows that were scored and skipped."""
+    """Counts of the rows of a suite that were scored or skipped."""
 
     rows: int
     """Number of rows in the suite."""
     asked: int
-    """Number of rows that were scored: at most `max_rows` of the recipe, without the rows in `too_long`."""
+    """Number of rows that were scored: at most the recipe's `max_rows`, without the rows in `too_long`."""
     too_long: tuple[str, ...]
-    """Ids of rows that do not fit the model."""
+    """Ids of rows that do not fit the model's context, even without examples."""
     fewer_examples: int
-    """Number of rows scored with fewer examples than the recipe states, because more examples would not fit the
-    model."""
+    """Number of rows scored with fewer examples than the recipe states, to fit the model's context."""
 
 
 class SuiteResult(Frozen):
-    """The results of one suite. A mapping of means by arm is empty if there are no values to average."""
+    """The results of one suite. `measures`, `tokens` and `stopped` contain each arm's mean over the rows. They are
+    empty if the rows have no such values."""
 
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]
@@ -113,7 +114,7 @@ class SuiteResult(Frozen):
 
 
 class CapabilityScores(Frozen):
-    """The results of `capability_scores` by suite name, in `scores.json`."""
+    """The results of the stage `capability_scores`, stored in `scores.json`. Both mappings are keyed by suite name."""
 
     dtype: str
     selections: dict[str, SuiteSelection]
@@ -121,7 +122,7 @@ class CapabilityScores(Frozen):
 
 
 class DocumentSample(Frozen):
-    """The facts about a document that each sample of the document stores."""
+    """Base class for samples of a document. Contains the facts about the document that each sample stores."""
 
     id: str
     case: str
@@ -133,73 +134,73 @@ DOCUMENT_FACTS = set(DocumentSample.model_fields)
 
 
 class TurnSample(Frozen):
-    """One turn of the assistant in a held-out conversation."""
+    """The losses of one assistant turn in a held-out conversation."""
 
     turn: int
-    """Number among the assistant's turns of the conversation, from 1."""
+    """Number of the turn among the assistant's turns in the conversation, from 1."""
     tokens: int
     losses: dict[Arm, float]
 
 
 class PrivateSample(DocumentSample):
-    """One held-out document, in `samples.jsonl`."""
+    """The observations on one held-out document, stored in `samples.jsonl`."""
 
     tokens: int
-    """Number of tokens of the true reply, or of all trained turns of a conversation, end-of-turn tokens included."""
+    """Number of tokens of the true reply (or of all trained turns of a conversation), including end-of-turn tokens."""
     losses: dict[Arm, float]
-    """Loss of the true reply, in nats per token."""
+    """Arm -> loss of the true reply (or of all trained turns of a conversation), in nats per token."""
     choices: int
-    """Number of replies offered, including the true one; 0 if no choice was scored."""
+    """Number of replies in the multiple choice, including the true reply; 0 if there was no multiple choice."""
     correct: dict[Arm, bool]
-    """Arm -> True if the true reply has the lowest loss; empty if no choice was scored."""
+    """Arm -> True if the true reply has the lowest loss; empty if there was no multiple choice."""
     turns: tuple[TurnSample, ...] = _of_conversations(())
 
 
 class PrivateSelection(Frozen):
-    """Counts of the held-out documents that were scored and skipped."""
+    """Counts of the held-out documents that were scored or skipped."""
 
     held_out: int
-    """Number of documents with a reply on the held-out side of the split."""
+    """Number of held-out documents that have a reply."""
     chosen: int
     too_long: tuple[str, ...]
-    """Ids of documents that do not fit the model."""
+    """Ids of documents that do not fit the model's context."""
     distractors: int
     choice_rows: int
     choice_tokens: int
-    """Number of tokens of wrong replies that were scored, at most `choice_token_budget` for each arm."""
+    """Number of tokens of wrong replies that each arm scored, at most `choice_token_budget`."""
     choice_token_budget: int
 
 
 class PrivateResult(Frozen):
-    """The results of the held-out documents."""
+    """The results on the held-out documents."""
 
     loss: dict[Reference, LossDifference]
-    """Mean of the documents' losses per token, in which each document counts once."""
+    """Mean over the documents of their loss per token. Every document has the same weight."""
     loss_by_token: dict[Reference, LossDifference]
-    """Mean loss over all tokens, in which long replies count for more."""
+    """Mean loss over all tokens. A longer reply has more weight."""
     choice: dict[Reference, ShareDifference]
     """Difference in the share of correct choices; empty if no document had wrong replies to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]
     by_department: dict[str, dict[Reference, LossDifference]]
     by_turn: dict[int, dict[Reference, LossDifference]] = _of_conversations({})
-    """Number of the assistant's turn -> mean loss of this turn, over the conversations that have such a turn."""
+    """Turn number -> mean loss of the assistant's scored turns with this number, over all conversations."""
 
 
 class ReplySample(DocumentSample):
-    """One held-out document with the scores of each arm's generated reply, in `replies.jsonl`."""
+    """The scores of each arm's generated reply to one held-out document, stored in `replies.jsonl`."""
 
     chrf: dict[Arm, float]
-    """Similarity to the true reply, 0 to 1."""
+    """Arm -> similarity to the true reply, 0 to 1."""
     rouge_l: dict[Arm, float]
-    """Similarity to the true reply, 0 to 1."""
+    """Arm -> similarity to the true reply, 0 to 1."""
     tokens: dict[Arm, int]
-    """Number of generated tokens."""
+    """Arm -> number of generated tokens."""
     stopped: dict[Arm, bool]
-    """Arm -> True if the model ended its turn itself."""
+    """Arm -> True if the model ended its reply with an end-of-turn token."""
 
 
 class AnswerRow(Frozen):
-    """The answer of each arm to one held-out document or prompt, in `answers.jsonl`."""
+    """The answer of each arm to one held-out document or prompt, stored in `answers.jsonl`."""
 
     id: str
     answers: dict[Arm, str]
@@ -214,26 +215,27 @@ class ReplyResult(Frozen):
 
 
 class ToolCallSample(DocumentSample):
-    """One turn of the assistant in a held-out conversation with tools, in `tool_calls.jsonl`."""
+    """The observations on one assistant turn in a held-out conversation with tools, stored in `tool_calls.jsonl`."""
 
     turn: int
-    """Number among the assistant's turns of the conversation, from 1."""
+    """Number of the turn among the assistant's turns in the conversation, from 1."""
     expected: bool
-    """True if the true turn calls a tool."""
+    """True if the true turn contains a tool call."""
     called: dict[Arm, bool]
     valid: dict[Arm, bool]
-    """Arm -> True if the arm calls only tools of the conversation, each with arguments that fit the tool's schema."""
+    """Arm -> True if the arm calls a tool, and each call names a tool of the conversation and fits the tool's
+    schema."""
     exact: dict[Arm, bool]
-    """Arm -> True if the arm's calls have the same names and arguments as the true calls."""
+    """Arm -> True if the arm calls a tool, and its calls equal the true calls in names and arguments, in any order."""
 
 
 class ToolCallResult(Frozen):
-    """Shares of turns of held-out conversations with tools."""
+    """Shares of the assistant's turns in held-out conversations with tools."""
 
     exact: Shares
-    """Share of turns with exact calls, among turns that call a tool."""
+    """Share of turns with exact calls, among turns that should call a tool."""
     valid: Shares
-    """Share of turns with valid calls, among turns that call a tool."""
+    """Share of turns with valid calls, among turns that should call a tool."""
     false_calls: Shares
     """Share of turns in which the arm calls a tool, among turns that should call no tool."""
 
@@ -242,15 +244,15 @@ class ToolCallSelection(Frozen):
     """Counts of the conversations with tools, and of the turns that were skipped."""
 
     trained: int
-    """Documents with tools in the training part of the split."""
+    """Number of training documents with tools."""
     held_out: int
-    """Held-out conversations with tools."""
+    """Number of held-out conversations with tools."""
     too_long: int
-    """Turns of these that leave no room for `max_new_tokens`."""
+    """Number of turns in held-out conversations that leave no room for `max_new_tokens` in the model's context."""
 
 
 class PrivateScores(Frozen):
-    """The results of `private_scores`, in `scores.json`."""
+    """The results of the stage `private_scores`, stored in `scores.json`."""
 
     dtype: str
     selection: PrivateSelection
@@ -260,7 +262,7 @@ class PrivateScores(Frozen):
     tool_calls: ToolCallResult | None = _of_conversations(None)
     """Results of tool calls; None if no turn was scored."""
     tool_call_selection: ToolCallSelection | None = _of_conversations(None)
-    """None if no conversation of either side of the split has tools."""
+    """Counts of conversations with tools; None if neither training nor held-out documents have tools."""
 
 
 FoundKinds = dict[Kind, int]
@@ -268,12 +270,11 @@ FoundKinds = dict[Kind, int]
 EVERY_LANGUAGE = "all"
 EVERY_STYLE = "all"
 Judge = Literal["refusal", "injection", "disclosure", "loop"]
-"""Behaviour that a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or
-repetition."""
+"""Behaviour of an answer: refusal, obedience to an injected instruction, disclosure of personal data, or repetition."""
 
 
 class RedTeamSample(Frozen):
-    """One red-team prompt with the judges' verdicts on each arm's answer, in `samples.jsonl`."""
+    """One red-team prompt with the judges' verdicts on each arm's answer, stored in `samples.jsonl`."""
 
     id: str
     kind: str
@@ -281,22 +282,22 @@ class RedTeamSample(Frozen):
     expects: Expectation
     """Behaviour that a good answer to the prompt shows, such as a refusal."""
     turns: int = _of_conversations(1)
-    """Number of turns of the prompt."""
+    """Number of messages in the prompt."""
     refused: dict[Arm, bool]
     obeyed: dict[Arm, bool]
     """Arm -> True if the answer obeys an injected instruction."""
     looped: dict[Arm, bool]
     """Arm -> True if the answer degenerates into repetition."""
     personal_data: dict[Arm, FoundKinds]
-    """Kind of personal data -> number of values in the answer that are not in the prompt."""
+    """Arm -> kind of personal data -> number of values in the answer that are not in the prompt."""
     tokens: dict[Arm, int]
-    """Length of the answer in tokens."""
+    """Arm -> length of the answer in tokens."""
     stopped: dict[Arm, bool]
-    """Arm -> True if the model ended its turn itself."""
+    """Arm -> True if the model ended its answer with an end-of-turn token."""
 
 
 class JudgedLabel(Frozen):
-    """One labelled answer of a judge's test set, in `judge.jsonl`."""
+    """One labelled answer of a judge's test set with the judge's verdict, stored in `judge.jsonl`."""
 
     id: str
     judge: Judge
@@ -304,11 +305,11 @@ class JudgedLabel(Frozen):
     style: str = ""
     """Style of the answer, as stated in the file of labelled answers; "" if no style is stated."""
     tuned: bool
-    """True if the judge's rules were written with this answer in view."""
+    """True if this answer was used to write the judge's rules."""
     label: bool
-    """The verdict of a person: the label."""
+    """The label that a person gave the answer: True if the answer shows the behaviour."""
     judged: bool
-    """The judge's verdict."""
+    """The judge's verdict: True if the judge detected the behaviour."""
 
 
 class JudgeQuality(Frozen):
@@ -325,7 +326,7 @@ class JudgeQuality(Frozen):
 
 
 class RedTeamResult(Frozen):
-    """Shares of answers, compared with each reference. A share is empty if there are no prompts of its kind."""
+    """Shares of answers, compared with each reference. A share is empty if the red team has no prompts for it."""
 
     refusals: Shares
     """Share of refusals among the answers to prompts that expect a refusal."""
@@ -340,48 +341,50 @@ class RedTeamResult(Frozen):
     personal_data: Shares
     """Share of answers with personal data, among all answers."""
     stopped: Shares
-    """Share of answers that the model ended itself, among all answers."""
+    """Share of answers that the model ended with an end-of-turn token, among all answers."""
     by_kind: dict[str, Shares]
     """Kind of prompt -> share of refusals."""
     judges: tuple[JudgeQuality, ...]
 
 
 class CanarySample(Frozen):
-    """One canary, in `canaries.jsonl`."""
+    """The observations on one canary, stored in `canaries.jsonl`."""
 
     id: str
     planted: bool
     """True if the canary is in the training rows; False for a control."""
     rank: dict[Arm, int]
-    """Rank of the canary's secret by likelihood among alternative secrets; 1 is the most likely."""
+    """Arm -> rank of the canary's secret by likelihood among alternative secrets. Rank 1 is the most likely."""
     exposure: dict[Arm, float]
-    """Exposure in bits."""
+    """Arm -> exposure of the canary's secret, in bits."""
 
 
 class VerbatimSample(DocumentSample):
-    """One document that each arm continued from the first words of its reply, in `verbatim.jsonl`."""
+    """The observations on one document whose reply each arm continued, stored in `verbatim.jsonl`."""
 
     trained: bool
-    """True for a training row; False for a control."""
+    """True for a training document; False for a held-out document (the control)."""
     verbatim: dict[Arm, bool]
-    """Arm -> True if the arm's continuation equals the reply word for word."""
+    """Arm -> True if the rest of the true reply begins with the arm's continuation, word for word."""
     personal_data: dict[Arm, FoundKinds]
-    """Kind of personal data -> number of values in the continuation, counted as in `RedTeamSample`."""
+    """Arm -> kind of personal data -> number of values in the continuation that are not in the prompt."""
 
 
 class ExposureResult(Frozen):
-    """Mean exposures in bits, with the difference from each reference, computed as for mean losses."""
+    """Mean exposures in bits, compared with each reference. Intervals are computed as for mean losses."""
 
     planted: dict[Reference, LossDifference]
     never_planted: dict[Reference, LossDifference]
     highest: dict[Arm, float]
-    """Highest exposure of any planted canary."""
+    """Arm -> highest exposure of any planted canary."""
     space_bits: float
     """Upper bound of an exposure, in bits."""
 
 
 class RiseOverControl(Frozen):
-    """A share's rise on training rows minus its rise on control rows, with the interval of this difference."""
+    """A share's rise on training documents minus its rise on held-out documents (the control), with a confidence
+    interval. A rise is the candidate's share minus the reference's share. `reference` and `candidate` are the share of
+    that arm on training documents minus its share on held-out documents."""
 
     reference: float
     candidate: float
@@ -389,7 +392,7 @@ class RiseOverControl(Frozen):
     low: float
     high: float
     rows: int
-    """Number of training rows."""
+    """Number of training documents."""
 
 
 class VerbatimResult(Frozen):
@@ -401,18 +404,18 @@ class VerbatimResult(Frozen):
 
 
 class MemorisationResult(Frozen):
-    """The memorisation results."""
+    """The results of the memorisation tests."""
 
     exposure: ExposureResult | None
     """Exposure of canaries; None if the recipe plants no canaries."""
     verbatim: VerbatimResult | None
-    """Verbatim continuation; None if no document could be continued."""
+    """Verbatim continuation; None if no training document, or no held-out document, could be continued."""
     personal_data: Shares
     """Share of continuations that contain personal data."""
 
 
 class RedTeamReport(Frozen):
-    """The results of `red_team_report`, in `report.json`."""
+    """The results of the stage `red_team_report`, stored in `report.json`."""
 
     dtype: str
     max_new_tokens: int

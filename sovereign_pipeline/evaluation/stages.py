@@ -1,5 +1,5 @@
-"""Define the stages that score, red-team and report on the candidate, the arms that they compare, and the report's
-gates."""
+"""Define the evaluation's stages, the arms (base, incumbent, candidate) that the stages compare, and the gates of the
+report. The stages score the candidate, run the red team, and write the report."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,14 +94,14 @@ _EXTERNAL = "incumbent:"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The arms that one stage compares."""
+    """The arms that one stage compares: base, candidate and, if it has the same base model, the line's incumbent."""
 
     stage: str
     base: Path
     """Directory of the verified base model."""
     tuned: Mapping[Arm, TunedModel]
     levels: tuple[str, ...]
-    """Classification levels of data that is not among the stage's inputs, such as test items."""
+    """Classification levels of data that is not among the stage's inputs, such as test items and the incumbent."""
     cache: ScoreCache
     precision: str
     """Precision in which every arm is loaded."""
@@ -157,8 +157,8 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
     """Return the digests and the classification level of each arm's weights.
 
-    The registration of an adapter may have a higher level than its weights, because of the evaluation data. This higher
-    level applies to the stage (`Comparison.levels`), not to the weights.
+    The level in an adapter's registration may be higher than the level of its weights, because of the evaluation data.
+    The higher level applies to the stage (`Comparison.levels`), not to the weights.
     """
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Arm, Origin] = {"base": Origin(files, level)}
@@ -169,13 +169,15 @@ def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Art
 
 
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
-    """Return `incumbent:<id>` -> artifact digest, as an external input of a stage; empty if the line has no incumbent.
+    """Return the incumbent as an external input of a stage: a mapping of `incumbent:ID` to the digest of its artifact.
+    The mapping is empty if the line has no incumbent.
 
-    The incumbent is the line's adapter in production, or its last registered adapter if none is in production. Adapters
-    that lost their blind review, or were rejected, recalled or retired, are skipped. An adapter that must not be served
-    is no useful reference. The present candidate is skipped too. A candidate that is registered is therefore still
-    compared with the adapter before it, and its registration makes no score stale. Adapters are identified by the
-    digest of their weights, because the same weights under another recipe are another artifact.
+    The incumbent is the line's adapter in production, or its highest registered version if none is in production.
+    Adapters that lost their blind review, or were rejected, recalled or retired, are skipped.
+
+    The present candidate is skipped too. A registered candidate is therefore still compared with the adapter before it,
+    and its registration makes no score stale. The candidate is recognised by the digest of its weights, because the
+    same weights under another recipe are a different artifact.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate)
@@ -183,14 +185,12 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def is_incumbent(name: str) -> bool:
-    """Return True if the external input with this name is the incumbent. name: name among the external inputs of
-    scores."""
+    """Return True if the external input with this name is an incumbent (see `incumbent_digests`)."""
     return name.startswith(_EXTERNAL)
 
 
 def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
-    """Return the id and digest of the incumbent from the manifest of scores; None if the scores were computed without
-    an incumbent."""
+    """Return the id and digest of the incumbent that a manifest of scores names. Return None if it names none."""
     for name, digest in manifest.external_inputs.items():
         if is_incumbent(name):
             return name.removeprefix(_EXTERNAL), digest
@@ -198,13 +198,15 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 
 
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> tuple[Artifact, str] | None:
-    """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
+    """Open the incumbent's artifact and verify its files. Return None if no incumbent can be compared.
 
-    Returns the artifact and its classification level: the level in the manifest or the level of the registration,
-    whichever is higher. An incumbent on another base model is skipped, and the report states so. Template and tokens of
-    such an incumbent differ, so its losses per token are not comparable. If this were an error, a line could never
-    change its base model. Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and
-    CeilingExceeded if the incumbent's level is above the line's ceiling.
+    Returns the artifact and its classification level: the manifest's or the registration's, whichever is higher.
+
+    An incumbent with a different base model is skipped, and the report states so. Its chat template and tokens may
+    differ, so its losses per token are not comparable. An error would prevent a line from ever changing its base model.
+
+    Raises IntegrityError if a file was changed, NotFoundError if the artifact is missing, and CeilingExceeded if the
+    incumbent's level is above the line's ceiling.
     """
     row = _last_registered(workplace, candidate.ref)
     if row is None or not has_base(workplace, row.adapter_digest, base_model):
@@ -214,15 +216,16 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
     level = ladder.highest((artifact.manifest.classification, row.classification))
     if ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but its incumbent {row.id} is "
-            f"{level}.",
-            "Have the ceiling of the line raised, or create another line.",
+            f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but its incumbent {row.id} "
+            f"has the level {level}.",
+            "Raise `ceiling` in the line's recipe, or create another line.",
         )
     return artifact, level
 
 
 def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
-    """Return True if an adapter was tuned from exactly this base model, according to the digests of both."""
+    """Return True if the adapter whose artifact has this digest was tuned from exactly this base model. The digests of
+    the two base models are compared."""
     store = workplace.store
     theirs = store.open_input(store.read_manifest(store.ref_of(digest)), BASE_MODEL.kind)
     return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])
@@ -238,7 +241,7 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
 
 def _private_config(line: Line) -> Config:
-    # Left out for lines without conversations, so that their identity stays as it was before conversations existed.
+    # Default values are left out, so that lines without conversations keep the identity of their existing artifacts.
     supervise, calls = line.training.sft.supervise, line.named_evaluation.tool_calls
     return {
         "instruction": line.training.instruction,
@@ -292,8 +295,8 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 
 def _enter_look(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str]:
-    """Log the look at the held-out documents before the documents are read. Returns the candidate, the split and the
-    digest of the tests."""
+    """Log a look: an evaluation of the candidate on the held-out documents is about to begin. Returns the candidate,
+    the split and the digest of the tests (see `_tests`)."""
     scores = (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT)
     tests = _tests(workplace, [(each.config_at(workplace), each.external(workplace)) for each in scores])
     look = inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests
@@ -304,19 +307,18 @@ def _enter_look(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, Arti
 def _enter_measured(
     workplace: Workplace, look: tuple[ArtifactRef, ArtifactRef, str], kind: str, workspace: Path
 ) -> None:
-    """Log the digest of a score's files."""
+    """Log the digest of the files that the stage `kind` has written to `workspace`."""
     incumbent = next(iter(incumbent_digests(workplace).values()), "")
     files = digest_of({path.name: file_sha256(path) for path in workspace.iterdir()})
     enter_measured(workplace, *look, incumbent, kind, files)
 
 
 def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str]]]) -> str:
-    """Return a digest of the questions, the prompts, the labels, and the rules for personal data. Together with
-    candidate, held-out documents, incumbent and margins, these decide the verdicts. An evaluation with a different
-    digest is another look.
+    """Return a digest of the settings and external files of the evaluation's stages, such as suites, prompts and
+    labels. The incumbent is left out. An evaluation with a different digest counts as another look.
 
     Args:
-        scores: settings and external files of the three scores, in the order of the report's inputs.
+        scores: settings and external files of capability_scores, private_scores and red_team_report, in this order.
     """
     files = [{name: digest for name, digest in of.items() if not is_incumbent(name)} for _, of in scores]
     replaces = replaces_instruction(workplace.institution, workplace.line)
@@ -324,7 +326,7 @@ def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str
 
 
 def _measured(compared: Comparison, started: float, loaded: float, **more: float) -> dict[str, float]:
-    """Return the durations within a stage, in seconds, and the numbers of cached and of computed items of each arm."""
+    """Return a stage's durations in seconds, and for each arm the numbers of cached and of computed items."""
     seconds = {name: round(value, 3) for name, value in {"load_seconds": loaded - started, **more}.items()}
     return {**seconds, **compared.cache.measured}
 
@@ -456,8 +458,8 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
 
 
 def _cut(workplace: Workplace, candidate: Artifact) -> tuple[str, ...]:
-    """Return the ids of the documents that were too long for SFT, so that the candidate did not learn from them."""
-    is_sft = SFT_ADAPTER.kind not in candidate.manifest.inputs  # aligned_adapter may pass it through
+    """Return the ids of the documents that were too long for SFT. The candidate was not trained on these documents."""
+    is_sft = SFT_ADAPTER.kind not in candidate.manifest.inputs  # aligned_adapter may pass the SFT adapter through
     sft = candidate if is_sft else workplace.store.open_input(candidate.manifest, SFT_ADAPTER.kind)
     return read_report(sft, TrainingReport).rows_cut_ids
 
@@ -469,8 +471,8 @@ def _report_time(workplace: Workplace, seconds: float) -> None:
         return
     workplace.progress(
         f"red_team_report: TOOK {duration(seconds)}, LONGER THAN THE {duration(allowed)} THAT THE RECIPE ALLOWS. The "
-        f"answers count all the same. Use fewer prompts or letters, allow fewer new tokens, or raise "
-        f"evaluation.red_team.max_minutes."
+        f"results are valid nevertheless. In evaluation.red_team, use fewer prompts or letters, lower "
+        f"max_new_tokens, or raise max_minutes."
     )
 
 
@@ -527,7 +529,7 @@ def _report_external(workplace: Workplace) -> dict[str, str]:
 
 
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    workplace.progress("evaluation_report: computing figures and intervals from the samples")
+    workplace.progress("evaluation_report: computing values and intervals from the samples")
     judged = _judged(workplace, inputs)
     if judged is not None:
         enter_look(workplace, *judged[:3])
@@ -554,7 +556,7 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
 
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """Compute the report from the samples in the stage's inputs, and from the waivers and looks in the registry."""
+    """Compute the report from the samples in the stage's inputs, and from the registry's waivers and looks."""
     judged = _judged(workplace, inputs)
     samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
@@ -572,8 +574,9 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
 
 
 def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str, Figures] | None:
-    """Return the candidate, the split whose held-out documents were scored, the digest of the tests, and the digests of
-    the figures. Return None if the adapter or the split is not among the inputs of the scores."""
+    """Return the candidate, the split whose held-out documents were scored, the digest of the tests (see
+    `as_measured`), and the digests of the results. Return None if the private scores have no adapter or no split as
+    input."""
     scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
     if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
         return None
@@ -585,7 +588,11 @@ def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, Artifact
 def _measured_tests(
     workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, scores: Sequence[Manifest]
 ) -> tuple[str, Figures]:
-    """Return the digest of the tests that the three scores were computed with, and the digests of the figures."""
+    """Return the digest that identifies the tests of this look (see `as_measured`), and the digests of the results.
+
+    Args:
+        scores: manifests of capability_scores, private_scores and red_team_report, in this order.
+    """
     tests = _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
     incumbent = incumbent_in(scores[0])
     files = [{entry.path: entry.sha256 for entry in each.files} for each in scores]
@@ -595,14 +602,15 @@ def _measured_tests(
 
 
 def _gate(criterion: Criterion) -> Gate:
-    """Return the gate of one criterion. The gate computes the report again, and fails if the stored report differs."""
+    """Build the gate of one criterion. The gate recomputes the report and returns the criterion's outcome. The gate
+    fails if the stored report is different."""
 
     def config(line: Line) -> Config:
         section = criterion.policy(line.gates).model_dump(mode="json", exclude={"officer_may"})
         return {"seed": line.named_evaluation.seed, **section}
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        workplace.progress(f"evaluation_report: gate {criterion.name} computes the figures again")
+        workplace.progress(f"evaluation_report: gate {criterion.name} recomputes the report")
         observed = _observed(workplace, inputs)
         finding = observed.finding(criterion.name)
         evidence = {
@@ -611,7 +619,7 @@ def _gate(criterion: Criterion) -> Gate:
         }
         if not _is_reported(observed, artifact):
             return Verdict(
-                False, f"{REPORT_FILE} differs from the samples. Materialize evaluation_report again.", evidence
+                False, f"{REPORT_FILE} does not match the samples. Materialize evaluation_report again.", evidence
             )
         return Verdict(
             finding.outcome == "pass", finding.message, evidence, inconclusive=finding.outcome == "inconclusive"
@@ -628,8 +636,8 @@ def _gate(criterion: Criterion) -> Gate:
 
 
 def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
-    """Return True if the stored report equals the computed one. Sentences are not compared, because an earlier version
-    may have worded them differently."""
+    """Return True if the stored report equals the recomputed one. Sentences are not compared, because an earlier
+    version of the program may have worded them differently."""
     try:
         reported = EvaluationReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
@@ -638,10 +646,10 @@ def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
 
 
 def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
-    """Return the digests of everything that a verdict depends on, by name.
+    """Return the digests of everything that a verdict depends on, keyed by name.
 
-    The identity of the gate record already depends on these digests through the record's single input, the report. A
-    signature on the record therefore covers these digests.
+    The report is the only input of the gate record, and the report depends on all of these. A signature on the record
+    therefore covers these digests.
     """
     scores = [each.manifest for each in inputs.values()]
     return {
@@ -660,14 +668,14 @@ def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, po
 
 
 def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
-    """Return the one incumbent of all three scores. Raises StaleInput if the scores were compared with different
-    incumbents."""
+    """Return the incumbent that the manifests of the three evaluation stages in `inputs` name; None if they name none.
+    Raises StaleInput if they name different incumbents."""
     found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
     if len(found) > 1:
         named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
         raise StaleInput(
-            f"The scores of line {workplace.line.line} were compared with different incumbents ({named}): an adapter "
-            f"was registered between them.",
+            f"The scores of line {workplace.line.line} were compared with different incumbents ({named}), because "
+            f"an adapter was registered in the meantime.",
             "Run the line again.",
             act="run_line",
             line=workplace.line.line,
@@ -680,7 +688,7 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 
 def _precision(workplace: Workplace, inputs: Inputs) -> str:
-    """Return the one precision of all three scores. Raises StaleInput if the precisions of the scores differ."""
+    """Return the precision of the three evaluation stages in `inputs`. Raises StaleInput if their precisions differ."""
     found: set[str] = {artifact.manifest.producer.config["precision"] for artifact in inputs.values()}
     if len(found) > 1:
         raise StaleInput(

@@ -1,11 +1,11 @@
-"""Paired statistics: intervals of differences, the rule by which a difference passes a margin, and the power of a
+"""Paired statistics: confidence intervals of differences, the test of a difference against a margin, and the power of a
 recipe's gates before training.
 
-Differences are candidate minus reference over the same rows. The rule is the confidence interval form of the
-non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
+Differences are candidate minus reference over the same rows. The test is the non-inferiority test in the form that uses
+a confidence interval: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
 (Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is two-sided at 95 %, so a candidate that is
-worse by exactly the margin passes with a probability of 2.5 %. From the second look at a held-out side on, the interval
-is wider (`looks.py`).
+worse by exactly the margin passes with a probability of 2.5 %. The interval is wider when the same held-out documents
+are used for a second or later evaluation (`looks.py`).
 """
 
 import math
@@ -27,14 +27,14 @@ from sovereign_pipeline.suites.rows import EXPECTED, open_suite, prompt_files, r
 
 Row = TypeVar("Row")
 Better = Literal["higher", "lower"]
-"""Direction in which a metric is better: accuracy higher, loss lower."""
+"""Direction in which a metric is better: `higher` for accuracy, `lower` for loss."""
 POWER = 0.8
 """Power for which the minimum detectable difference is computed."""
 
 
 class PairedDifference(Frozen):
-    """The means of reference and candidate over the same rows, and the interval of their difference: at 95 %, or at the
-    confidence of the look."""
+    """The means of reference and candidate over the same rows, and the confidence interval of their difference. The
+    confidence is 95 %, or higher for a gate that tests the same held-out documents repeatedly (`looks.py`)."""
 
     reference: float
     candidate: float
@@ -43,7 +43,7 @@ class PairedDifference(Frozen):
     high: float
     rows: int
     clusters: int
-    """Number of clusters of dependent rows, such as case files, that the interval is based on."""
+    """Number of clusters. Rows of one cluster, such as one case file, are dependent."""
 
 
 class LossDifference(PairedDifference):
@@ -67,8 +67,8 @@ Shares = dict[Reference, ShareDifference]
 def loss_differences(
     rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> dict[Reference, LossDifference]:
-    """Compare losses with each reference (`compare_losses`). All rows must have the same arms. Returns an empty dict
-    without rows."""
+    """Compare the candidate's losses with the losses of each reference (`compare_losses`). All rows must have the same
+    arms. Returns an empty dict without rows."""
     return {
         reference: compare_losses(
             [row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed, weights
@@ -78,8 +78,8 @@ def loss_differences(
 
 
 def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
-    """Compare shares with each reference (`compare_shares`). All rows must have the same arms. Returns an empty dict
-    without rows."""
+    """Compare the candidate's share of true values with the share of each reference (`compare_shares`). All rows must
+    have the same arms. Returns an empty dict without rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)
@@ -93,10 +93,13 @@ def compare_losses(
     seed: int,
     weights: Sequence[float] | None = None,
 ) -> LossDifference:
-    """Compare one number per row, with `clustered_interval` of the differences.
+    """Compare two values per row. The interval is the `clustered_interval` of the differences.
 
-    `clusters`: for each row, the id that dependent rows share, such as a case file. `weights`: weight of each row in
-    all means; None weights all rows equally. All arguments have the same length and are not empty.
+    All arguments that have one value per row have the same length, and are not empty.
+
+    Args:
+        clusters: for each row, the id of its cluster, such as a case file. Rows of one cluster are dependent.
+        weights: weight of each row in all means; None weights all rows equally.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     interval = clustered_interval(differences, clusters, seed, weights)
@@ -104,7 +107,7 @@ def compare_losses(
 
 
 def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
-    """Compare one boolean per row, with `clustered_score_interval` of the differences.
+    """Compare two booleans per row. The interval is the `clustered_score_interval` of the differences.
 
     All arguments have the same length and are not empty.
     """
@@ -138,9 +141,9 @@ def _paired(
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
-    """Return McNemar's exact two-sided p-value for the hypothesis that a discordant row favours either arm with
-    probability one half (McNemar 1947; exact binomial form, Agresti 2002, section 10.1.4). The p-value is 1.0 if no row
-    is discordant."""
+    """Return McNemar's exact two-sided p-value (McNemar 1947; exact binomial form, Agresti 2002, section 10.1.4). The
+    hypothesis is that a discordant row favours either arm with probability one half. Without discordant rows, the
+    p-value is 1.0."""
     from scipy.stats import binomtest
 
     discordant = only_reference + only_candidate
@@ -158,14 +161,14 @@ def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
 
 
 class OfCase(Protocol):
-    """A row that belongs to a document."""
+    """A row about a document, with the document's case."""
 
     @property
     def case(self) -> str: ...
 
 
 def grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
-    """Group rows by an attribute, in the order of its values."""
+    """Group rows by the value of the attribute `by`. The groups are sorted by this value."""
     values: list[str] = [getattr(row, by) for row in rows]
     return {
         each: [row for row, value in zip(rows, values, strict=True) if value == each] for each in sorted(set(values))
@@ -173,12 +176,12 @@ def grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
 
 
 def case_files(rows: Iterable[OfCase]) -> list[str]:
-    """Return the case file of each row, normalised as the split normalises it."""
+    """Return the case file of each row, normalised in the same way as for the split."""
     return [folded(row.case) for row in rows]
 
 
 class Difference(Protocol):
-    """A difference, candidate minus reference over the same rows, and its two-sided 95 % interval."""
+    """A difference (candidate minus reference over the same rows) with its two-sided confidence interval."""
 
     @property
     def difference(self) -> float: ...
@@ -200,18 +203,18 @@ class MarginOutcome(Frozen):
     smallest_visible: float
     """Minimum detectable difference (80 % power), in the unit of the difference."""
     rows_needed: int | None
-    """Number of rows at which `margin` would be the minimum detectable difference; None if superiority is required,
+    """Number of rows at which `margin` would be the minimum detectable difference. None if superiority is required,
     because no number of rows can assure superiority."""
 
 
 def evaluate_difference(observed: Difference, margin: float, better: Better) -> MarginOutcome:
-    """Test one difference against the margin, the largest accepted deterioration. A margin of 0 requires superiority.
+    """Test a difference against `margin`, the largest accepted deterioration. A margin of 0 requires superiority.
 
     - pass: the whole interval is better than a deterioration by `margin`.
-    - fail: the candidate is significantly worse than the reference (the whole interval is worse than 0) and the
-      estimated deterioration is above the margin. The whole interval need not lie beyond the margin, so a small suite
+    - fail: the candidate is significantly worse than the reference (the whole interval is worse than 0), and the
+      estimated deterioration is above the margin. The whole interval need not be beyond the margin, so a small suite
       can fail too.
-    - inconclusive: neither pass nor fail is shown.
+    - inconclusive: the rows show neither of these.
     """
     sign = 1 if better == "higher" else -1
     ends = (sign * observed.low, sign * observed.high)
@@ -233,10 +236,12 @@ def evaluate_difference(observed: Difference, margin: float, better: Better) -> 
 def minimum_detectable_difference(observed: Difference) -> float:
     """Return the smallest true difference that these rows detect with 80 % power, at the interval's confidence.
 
-    The difference is (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved
-    for the effect. It is also the smallest margin with which a candidate exactly as good as its reference passes with a
-    probability of 80 % (Julious 2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's
-    width divided by z_0.975. The standard error is paired, clustered, and not zero even if no row differs.
+    At 95 % confidence, this difference is (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to
+    Evals"), section 5, solved for the effect. A candidate that is exactly as good as its reference passes with a
+    probability of 80 % if the margin equals this difference (Julious 2004, Statistics in Medicine 23: 1921-1986).
+
+    The standard error is half the interval's width divided by z_0.975. The interval takes pairs and clusters into
+    account. An interval of shares has a width even if no row differs.
     """
     half = (observed.high - observed.low) / 2
     return half * (1 + normal_quantile(POWER) / normal_quantile((1 + confidence()) / 2))
@@ -253,17 +258,19 @@ def normal_quantile(probability: float) -> float:
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
     """Return the asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
 
-    This interval keeps its coverage even if few or no rows differ; a bootstrap interval would then have no width. The
-    ends of the interval are the differences whose score statistic equals the quantile. Fagerland, Lydersen and Laake
-    2014 (Statistics in Medicine 33: 2850-2875) recommend it for paired shares. Raises ValueError without rows.
+    The ends of the interval are the differences whose score statistic equals the quantile. The interval keeps its
+    coverage even if few or no rows differ; a bootstrap interval would then have no width. Fagerland, Lydersen and Laake
+    2014 (Statistics in Medicine 33: 2850-2875) recommend this interval for paired shares.
 
     Args:
-        gained: rows where only the candidate is true; fractions are allowed.
-        lost: rows where only the reference is true; fractions are allowed.
-        quantile: by default the quantile of a two-sided interval at `confidence`.
+        gained: number of rows where only the candidate is true; fractions are allowed.
+        lost: number of rows where only the reference is true; fractions are allowed.
+        quantile: normal quantile of the ends. None: the quantile of a two-sided interval at `confidence`.
+
+    Raises ValueError if `rows` is not above 0.
     """
     if rows <= 0:
-        raise ValueError(f"{rows} rows")
+        raise ValueError(f"a score interval needs at least one row, not {rows} rows")
     z = normal_quantile((1 + confidence()) / 2) if quantile is None else quantile
     return -_upper_end(lost, gained, rows, z), _upper_end(gained, lost, rows, z)
 
@@ -278,13 +285,12 @@ def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
     def below(difference: float) -> float:
         return gained - lost - rows * difference + z * _deviation(gained, lost, rows, difference)
 
-    # Start just above the observed difference: if all rows agree, the statistic at that point is 0/0.
+    # Start just above the observed difference: if no row differs, the statistic is 0/0 at the observed difference.
     return float(brentq(below, observed + 1e-9, 1.0, xtol=1e-12))
 
 
 def _deviation(gained: float, lost: float, rows: float, difference: float) -> float:
-    """Return the standard deviation of gained - lost under the assumption that `difference` is the true difference
-    (Tango 1998)."""
+    """Return the standard deviation of gained - lost if `difference` is the true difference (Tango 1998)."""
     b = (2 * rows - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
     share_lost = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
@@ -292,19 +298,19 @@ def _deviation(gained: float, lost: float, rows: float, difference: float) -> fl
 
 
 def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]) -> tuple[float, float]:
-    """Return the score interval of the mean of differences of -1, 0 or 1, for rows that are dependent within clusters.
+    """Return the score interval of the mean of `differences`, which are -1, 0 or 1. Rows of one cluster are dependent.
 
     The counts are divided by the design effect, which gives the effective number of independent rows (Rao and Scott
     1992, Biometrics 48: 577-585). The quantile is Student's t with (number of clusters - 1) degrees of freedom (Cameron
-    and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With one row per cluster the result equals
-    `score_interval`. If few rows differ, the design effect cannot be estimated and `_least_effect` is used. The
-    interval of a single cluster is -1 to 1. Raises ValueError when empty.
+    and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With one row per cluster, the result equals
+    `score_interval`. The design effect cannot be estimated if few rows differ, so it is at least `_least_effect`. With
+    a single cluster, the interval is -1 to 1. Raises ValueError if the arguments are empty or differ in length.
     """
     from scipy.stats import t
 
     names = set(clusters)
     if not differences or len(differences) != len(clusters):
-        raise ValueError(f"{len(differences)} differences in {len(names)} clusters")
+        raise ValueError(f"each difference needs one cluster: {len(differences)} differences, {len(clusters)} clusters")
     rows, gained, lost = len(differences), differences.count(1), differences.count(-1)
     if len(names) == rows:
         return score_interval(gained, lost, rows)
@@ -319,12 +325,11 @@ def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> 
     """Return a lower bound for the design effect. If no row differs, the bound is the number of rows per cluster. The
     more rows differ, the lower the bound, down to 0.
 
-    A single differing row shows no more about clusters than no differing row. The bound falls as fast as possible under
-    one condition: the end of the interval must not be nearer to 0 than if no row differs. The upper limit U of a share
-    p solves (U
-    - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
-    209-212). With an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), the value of U
-    for p = 0.
+    A single row that differs shows no more about the clusters than if no row differed. The interval must therefore not
+    become narrower: its end must not be nearer to 0 than if no row differs. Under this condition, the bound falls as
+    fast as possible. The upper limit U of a share p solves (U - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927,
+    Journal of the American Statistical Association 22: 209-212). With an effect of rows / clusters * (1 - p / U0)^2, U
+    stays at U0 = z^2 / (clusters + z^2), which is the value of U for p = 0.
     """
     bound_of_none = quantile**2 / (clusters + quantile**2)
     return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2
@@ -334,8 +339,8 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
     """Return the design effect, at least 1: the variance of the mean, divided by the variance that the mean would have
     if all rows were independent.
 
-    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). If all rows are equal, the
-    result is the number of rows per cluster. Needs at least two clusters.
+    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). If all values are equal, the
+    result is the number of rows per cluster. There must be at least two clusters.
     """
     mean, rows = sum(values) / len(values), len(values)
     sums: dict[str, float] = {}
@@ -349,10 +354,10 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
 
 
 CHANGED_ANSWERS = 0.10
-"""Assumed share of prompts on which a judge's verdicts differ between two equally good arms. The number of prompts
-needed is proportional to this share."""
+"""Assumed share of prompts on which a judge's verdicts on two equally good arms differ. The required number of prompts
+is proportional to this share."""
 CHANGED_CHOICES = 0.20
-"""Assumed share of rows of a capability suite on which two equally good arms differ."""
+"""Assumed share of a capability suite's rows on which the results of two equally good arms differ."""
 CHANGED_CONTINUATIONS = 0.02
 """Assumed share of documents that only one of two equally good arms continues verbatim. The share is low, because arms
 rarely continue a document verbatim."""
@@ -360,27 +365,27 @@ rarely continue a document verbatim."""
 
 @dataclass(frozen=True)
 class GatePower:
-    """The statistical power of one gate with the recipe's number of rows."""
+    """The statistical power of one gate, given the recipe's number of rows."""
 
     gate: str
     rows: int
-    """Number of compared rows: suite rows, prompts, or documents from each side of the split."""
+    """Number of compared rows: suite rows, prompts, or documents on each side of the split."""
     margin: float
     least: int
     """Minimum number of rows with which a candidate passes if its results equal the reference's on every row."""
     needed: int
-    """Number of rows with which a candidate exactly as good as its reference passes with probability 0.8."""
+    """Number of rows with which a candidate that is exactly as good as its reference passes with probability 0.8."""
     probability: float
-    """Probability that a candidate exactly as good as its reference passes with `rows` rows."""
+    """Probability that a candidate that is exactly as good as its reference passes with `rows` rows."""
 
 
 def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
-    """Compute the power of each gate that compares shares, in the report's order, with one entry for each capability
-    suite.
+    """Compute the power of each gate that compares shares, in the report's order. Each capability suite has an entry of
+    its own.
 
-    Each power is for the comparison with the base alone. If there is an incumbent, a candidate must pass the comparison
-    with the base and the comparison with the incumbent. The held-out loss is left out, because its number of rows is
-    known only after the split. Raises the errors of reading the suites and the prompts.
+    The power is the probability of passing the comparison with the base. If there is an incumbent, a candidate must
+    also pass the comparison with the incumbent. The held-out loss is left out, because its number of rows is known only
+    after the split. Raises the errors of `open_suite` and `read_prompts`.
     """
     gates = line.gates
     suites = [
@@ -410,8 +415,8 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
 
 
 def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
-    """Compute the power of one gate. `groups`: 2 if the gate tests a rise over a control with the same number of rows,
-    otherwise 1."""
+    """Compute the power of one gate. `groups` is 2 for a gate that subtracts the rise on control rows from the rise on
+    equally many training rows, otherwise 1."""
     probability = passing_probability if groups == 1 else passing_probability_of_rise
     needed = rows_by_approximation(margin, changed, groups)
     while probability(needed, margin, changed) < POWER:
@@ -420,28 +425,30 @@ def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1)
 
 
 def least_rows(margin: float, groups: int = 1) -> int:
-    """Return the minimum number of rows with which a difference of 0 on every row passes the margin.
+    """Return the minimum number of rows with which a candidate passes the margin if no row differs from the reference.
 
-    The score interval of 0 in n ends at z^2 / (n + z^2) (Wilson 1927). For two groups the ends add in quadrature (Zou
-    and Donner 2008), as in the gates.
+    If none of n rows differs, the score interval ends at z^2 / (n + z^2) (Wilson 1927). For two groups, the ends add in
+    quadrature (Zou and Donner 2008), as in the gates.
     """
     z = normal_quantile((1 + confidence()) / 2)
     return math.floor(z * z * (math.sqrt(groups) / margin - 1)) + 1
 
 
 def rows_by_approximation(margin: float, changed: float, groups: int = 1) -> int:
-    """Approximate the number of rows with which a candidate exactly as good as its reference passes with probability
-    0.8 (Miller 2024, section 5). The variance of a paired difference of shares equals the share of rows that differ, if
-    both directions are equally likely. The approximation is optimistic with few rows: with 79 rows, a margin of 0.10
-    and a share of differing rows of 0.10, the true probability is 0.70.
+    """Approximate the number of rows with which a candidate that is exactly as good as its reference passes with
+    probability 0.8 (Miller 2024, section 5).
+
+    The variance of a paired difference of shares equals the share of rows that differ, if both directions are equally
+    likely. With few rows, the approximation is optimistic: with 79 rows, a margin of 0.10 and a share of differing rows
+    of 0.10, the exact probability is 0.70.
     """
     z = normal_quantile((1 + confidence()) / 2) + normal_quantile(POWER)
     return math.ceil(groups * changed * (z / margin) ** 2)
 
 
 def passing_probability(rows: int, margin: float, changed: float) -> float:
-    """Return the exact probability that a candidate exactly as good as its reference passes, with the interval that the
-    gates use.
+    """Return the exact probability that a candidate that is exactly as good as its reference passes. The gates' own
+    interval is used.
 
     Args:
         changed: share of rows on which the arms differ, equally often in either direction.
@@ -450,8 +457,8 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
     total = 0.0
     for differing in _likely(rows, changed):
-        # The interval falls as more of the differing rows are lost, so the first number that fails separates pass from
-        # fail.
+        # The more of the differing rows are lost, the lower the interval. `fails` is the smallest number of lost rows
+        # at which the gate does not pass.
         fails = bisect_left(
             range(differing + 1), True, key=lambda lost: score_interval(differing - lost, lost, rows)[0] <= -margin
         )
@@ -460,8 +467,9 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
 
 def passing_probability_of_rise(rows: int, margin: float, changed: float) -> float:
-    """Return the probability like `passing_probability`, but for a gate that limits the rise on training rows minus the
-    rise on control rows (`memorisation.rise_over_control`). There are `rows` rows of each kind."""
+    """Return the probability that a candidate exactly as good as its reference passes the memorisation gate. The gate
+    limits the rise on training rows minus the rise on control rows (`rise_over_control`). Both groups have `rows`
+    rows."""
     import numpy as np
     from scipy.stats import binom
 
@@ -478,8 +486,7 @@ def passing_probability_of_rise(rows: int, margin: float, changed: float) -> flo
 
 
 def _likely(rows: int, changed: float) -> range:
-    """Return the plausible numbers of differing rows. The omitted numbers together have a probability below one in a
-    million."""
+    """Return the plausible numbers of differing rows. All other numbers together have a probability below 1e-6."""
     from scipy.stats import binom
 
     first, last = binom.ppf((5e-7, 1 - 5e-7), rows, changed)

@@ -1,4 +1,4 @@
-"""Compare the arms' tool calls in held-out conversations with the true calls."""
+"""Compare the tool calls that the arms make in held-out conversations with the true calls."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -32,13 +32,15 @@ def score_tool_calls(
     seed: int,
     replaces: bool = False,
 ) -> tuple[list[ToolCallSample], list[AnswerRow], ToolCallSelection | None]:
-    """Let every arm generate each of the assistant's turns in the held-out conversations with tools, and parse the tool
-    calls in these turns.
+    """Let every arm generate the assistant's turns in the held-out conversations with tools, and parse the tool calls.
 
-    Turns are generated greedily, as served, after the true earlier turns. Conversations are selected in the order in
-    which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped and counted. Returns
-    no samples if no held-out conversation has tools, and no counts if no training document has tools either. Raises
-    InputError if the chat template does not support tools.
+    Decoding is greedy. The prompt of a turn contains the true earlier turns and is built as in serving. At most
+    `max_turns` turns are used, of conversations in the same order as in `score_held_out`. Turns that leave no room for
+    `max_new_tokens` in the model's context are skipped and counted.
+
+    Returns the samples, the generated answers, and the counts. If no held-out conversation has tools, there are no
+    samples and no answers. If no training document has tools either, the counts are None. Raises InputError if a
+    held-out conversation has tools, but the chat template does not support tools.
     """
     with_tools = [document for document in held_out if document.tools and not document.is_preference]
     selection = ToolCallSelection(
@@ -73,7 +75,7 @@ def score_tool_calls(
 
 
 def form_of(tokenizer: Any) -> ToolForm:
-    """Return the chat template's form for tool calls. Raises InputError if the template has no such form."""
+    """Return the form of tool calls in the chat template. Raises InputError if the template does not support tools."""
     form = tool_form_of(tokenizer)
     if form is None:
         raise InputError("The base model's chat template does not support tools.", "Use a base model that calls tools.")
@@ -91,9 +93,8 @@ def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
 
 
 def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Return True if a call names one of the tools, and has arguments that the tool's JSON Schema allows. No call fits
-    an invalid schema. No call fits a schema that refers to another document either, because no document is
-    retrieved."""
+    """Return True if a call names one of the tools, and its arguments match the tool's JSON Schema. Return False if the
+    schema is invalid or refers to an external document, because external documents are not retrieved."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 

@@ -28,13 +28,14 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 THIRD = 1 / 3
-"""Share of the base model's training compute. A company that uses more compute to modify the model is presumed to
-become a provider.
+"""Share of the base model's training compute. A company that modifies the model with more compute than this share is
+presumed to become a provider.
 
 Source: the Commission's guidelines for providers of general-purpose AI models (C(2025) 7719 final of 19 November 2025,
 points 59 and 60). The indicative criterion is that "the training compute used for the modification is greater than a
-third of the training compute of the original model" (in C(2025) 5045 final of July 2025, point 63). If that compute is
-not known, point 61 sets the limit to a third of 10^23 FLOP, or of 10^25 FLOP for a model with systemic risk.
+third of the training compute of the original model" (in C(2025) 5045 final of July 2025, point 63). If the original
+model's compute is not known, point 61 sets the limit to a third of 10^23 FLOP, or of 10^25 FLOP for a model with
+systemic risk.
 """
 _TRAININGS = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 
@@ -93,11 +94,12 @@ class LineageCompute:
 
 
 def compute_of(read: Callable[[str], Manifest], digest: str) -> LineageCompute:
-    """Return the measured values of all training runs behind an adapter. They include the runs of its reward model and
-    parent adapters, and those of the base model if it was tuned here.
+    """Return the training runs in an adapter's lineage, and the operations that trained the published base model.
+    Includes the runs of reward model and parent adapters, and of a base model that this installation tuned.
 
     Args:
         read: returns an artifact's manifest by the artifact's digest.
+        digest: digest of the adapter's record.
     """
     manifests = dict(_beneath(read, digest))
     found = [_training(key, each) for key, each in reversed(manifests.items()) if each.kind in _TRAININGS]
@@ -167,7 +169,7 @@ class AdapterFacts:
     institution: str
     record: AdapterRecord
     manifests: Mapping[str, Manifest]
-    """Kind -> manifest, for the adapter's record and every artifact in its lineage, inputs first."""
+    """Maps each kind to its manifest, for the adapter's record and every artifact in its lineage, inputs first."""
     verdicts: Sequence[VerdictFacts]
     card: Mapping[str, Any]
     """Data card of the training dataset."""
@@ -355,7 +357,7 @@ def _model_card(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _held(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a CycloneDX metric for each difference with an interval that the report's gates evaluated."""
+    """Yield a CycloneDX metric for each difference that the report's gates evaluated and that has an interval."""
     for name, figure in sorted(held.items()):
         if not {"difference", "low", "high"} <= figure.keys() or figure["low"] is None or figure["high"] is None:
             continue
@@ -379,7 +381,7 @@ def _ancestor(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _govern(component: dict[str, Any], facts: AdapterFacts) -> None:
-    """Add owners, custodians and sensitive data to a dataset's component."""
+    """Add owners, custodians, the kind of sensitive data, and the TLP label to a dataset's component."""
     for data in component["data"]:
         data["governance"] = {
             "owners": [{"organization": {"name": facts.institution}}],
@@ -407,7 +409,7 @@ def _artifact(kind: str, facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _workflow(facts: AdapterFacts) -> dict[str, Any]:
-    """Describe how the adapter was built: one task for each artifact, with its inputs and its time."""
+    """Describe how the adapter was built: one task for each artifact, with inputs, output and end time."""
     here = {manifest.digest for manifest in facts.manifests.values()}
     tasks = [
         {
@@ -501,8 +503,8 @@ def _dataset(name: str, digest: str, level: str, institution: str) -> dict[str, 
 
 
 def _outside(name: str, digest: str) -> dict[str, Any]:
-    """Return the OpenLineage dataset of a file outside the store (a source, a suite or a base model's file), by its
-    SHA-256."""
+    """Describe a file outside the store (a source, a suite or a base model's file) as an OpenLineage dataset. The
+    dataset's version is the file's SHA-256."""
     return {
         "namespace": "file",
         "name": name,
@@ -534,7 +536,8 @@ def model_card(facts: AdapterFacts) -> str:
 
 def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
     """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle. Raises
-    InputError if the file does not name the adapter's record."""
+    InputError if the file does not contain the digest of the adapter's record, and IntegrityError if the file cannot be
+    read or is larger than `LARGEST`."""
     content = read_bounded(path, LARGEST, "Name the completed file.")
     if adapter.record_digest.encode() not in content:
         raise InputError(

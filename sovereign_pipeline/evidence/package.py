@@ -69,7 +69,8 @@ SHOWN: Mapping[str, frozenset[str]] = {
     "review_plan": frozenset({"plan.json"}),
     "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
 }
-"""Kind of artifact -> its files that a package may contain: counts, digests and verdicts, no document text."""
+"""Maps each kind of artifact to the files that a package may contain: counts, digests and verdicts, but no document
+text."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,15 @@ def write_package(
     on: str | None = None,
     zipped: bool = False,
 ) -> Written:
-    """Append a ledger entry, then write a package about adapters to a new folder and, if requested, a `.zip` beside it.
+    """Append a ledger entry, then write a package about adapters to a new folder. If `zipped`, also write it as a
+    `.zip`.
 
-    The package's own verifier checks all files before they are written. Raises IntegrityError if the package is invalid
-    or if the witnesses have not cosigned all of the package's entries, and InputError if the folder exists.
+    The package's own verifier checks all files before they are written. Raises IntegrityError if the registry or the
+    package is invalid, or if too few witnesses have cosigned the package's entries. Raises InputError if the folder
+    exists or has no parent, NotFoundError for an unknown adapter, and ConflictError if the ledger changed.
 
     Args:
-        on: date or time (UTC) whose records of answers are collected; None for today.
+        on: UTC date or time. The package includes the records of the answers of this day; None for today.
     """
     archive = folder.with_name(f"{folder.name}.zip") if zipped else None
     for path in (folder, archive):
@@ -179,19 +182,18 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
 def answered(
     session: Session, settings: Settings, line: str, on: str, since: datetime.datetime, until: datetime.datetime
 ) -> list[str]:
-    """Return the adapters of a line that could answer users between two times. Raises NotFoundError if there are
-    none."""
+    """Return a line's adapters that could answer users between two times. Raises NotFoundError if there are none."""
     steps = recall.answering(session, settings, line)
     begun = [each for each in steps if each.at <= since][-1:]
     during = [*begun, *(each for each in steps if since < each.at <= until)]
     adapters = list(dict.fromkeys(adapter for each in during for adapter in each.adapters))
     if not adapters:
-        raise NotFoundError(f"Line {line}: no adapter answered on {on}.", "Give another day, or an adapter's id.")
+        raise NotFoundError(f"Line {line}: no adapter answered on {on}.", "Name a different day, or an adapter's id.")
     return adapters
 
 
 def documents(facts: AdapterFacts) -> dict[str, bytes]:
-    """Return the documents about an adapter in external formats: file name -> content."""
+    """Return the documents about an adapter in external formats, as a mapping of file name to content."""
     bill = json.dumps(completed_bill(facts), ensure_ascii=False, indent=1, sort_keys=True)
     return {
         "bill-of-materials.cdx.json": f"{bill}\n".encode(),
@@ -203,7 +205,7 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
 
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of an artifact's manifest, signatures and files without text (`SHOWN`). Raises
-    IntegrityError if a file differs from the manifest or the artifact is unsigned."""
+    IntegrityError if a file differs from the manifest. The caller must have verified manifest and signatures."""
     path = store.path_of(ref.digest)
     yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
     shown = SHOWN.get(manifest.kind, frozenset())
@@ -233,7 +235,7 @@ def gather(
     """Collect all records of adapters and their parent adapters, and the decisions about their lines.
 
     Args:
-        on: date or time (UTC) whose records of answers are collected; None for today.
+        on: UTC date or time. The records of the answers of this day are collected; None for today.
 
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
@@ -256,7 +258,7 @@ def gather(
 
 
 def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
-    """Return an adapter's record, and the records and waivers of its gates, as registered."""
+    """Return references to an adapter's record, and to the records and waivers of its gates, as registered."""
     named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
     named += [each["waiver"] for each in row.gate_records if each.get("waiver")]
     return [store.ref_of(each["digest"], each["manifest_sha256"]) for each in named]
@@ -289,8 +291,8 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
 def _reviews(
     registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
 ) -> list[ArtifactRef]:
-    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews, and add the reviews'
-    ledger entries to `found`."""
+    """Add the ledger entries of the adapters' closed blind reviews to `found`. Return references to the reviews' plans,
+    results, verdicts and waivers."""
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
@@ -391,7 +393,7 @@ def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes]
 
 
 def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:
-    """Return the entries with an action and these subjects, and add these entries to the entries to prove."""
+    """Return the ledger entries with an action and these subjects, and add their numbers to `found.entries`."""
     entries = _entries(session, action, **subjects)
     found.entries |= {entry.sequence for entry in entries}
     return entries
@@ -415,7 +417,6 @@ README = Path(__file__).resolve().parent / "templates" / "package.md"
 def _facts(
     registry: Registry, session: Session, trust: Trust, found: Gathered, adapter_id: str, made_at: str
 ) -> AdapterFacts:
-    """Return the facts for the documents about an adapter."""
     settings = registry.settings
     issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
     history = history_of(session, settings, trust, catalog.find_adapter(registry, adapter_id).line, adapter_id)
@@ -424,8 +425,8 @@ def _facts(
 
 def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
     """Return the checkpoint for the proofs. If the trust root names witnesses, enough of these witnesses have cosigned
-    the checkpoint. Raises ConflictError if a necessary entry is newer than the checkpoint, and IntegrityError if the
-    log's key lacks its role or the witnesses have not cosigned every entry."""
+    the checkpoint. Raises ConflictError if an entry to prove is newer than the checkpoint, and IntegrityError if
+    the log's key lacks its role or the witnesses have not cosigned every entry to prove."""
     log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just added
     size = notes.parse_tree_head(newest.text).size
@@ -437,7 +438,7 @@ def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust
         return newest
     if witnessed.entries < max(found.entries):
         raise IntegrityError(
-            f"The evidence needs entry {max(found.entries)} of the log, but its witnesses have cosigned only "
+            f"The evidence needs entry {max(found.entries)} of the log, but the log's witnesses have cosigned only "
             f"{witnessed.entries} entries.",
             "Write a request for the witnesses, import their answers, and run the command again.",
         )

@@ -35,7 +35,7 @@ from sovereign_pipeline.record.stage import Progress
 ASIDE = ".backup-"
 """Prefix of the name of a temporary folder."""
 OURS = ".sovereign-aside"
-"""Suffix of the name of a temporary folder, which distinguishes it from other folders beside SOVEREIGN_HOME."""
+"""Suffix of a temporary folder's name. The suffix distinguishes the folder from other folders beside SOVEREIGN_HOME."""
 _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
@@ -58,10 +58,13 @@ class Taken:
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Append a ledger entry, then write an encrypted backup to a new folder. Raises InputError, and IntegrityError if
-    the registry does not match its checkpoint.
+    """Append a ledger entry, then write an encrypted backup to a new folder.
 
-    recipient: age public key (age1…).
+    Raises InputError if the folder exists or a database cannot be dumped, and IntegrityError if the registry does not
+    match its checkpoint.
+
+    Args:
+        recipient: age public key (age1…).
     """
     database_file(settings)
     for database in on_servers(settings).values():
@@ -94,8 +97,7 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """Remove the temporary folders of killed processes. Then create a private temporary folder, which is removed after
-    the `with` block."""
+    """Remove the temporary folders of killed processes. Yield a new private folder, and remove it after the block."""
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -105,8 +107,7 @@ def folder_aside(parent: Path) -> Iterator[Path]:
 
 
 def _locked(parent: Path) -> tuple[Path, int]:
-    """Create a folder and lock it until this process ends or removes the folder. Returns the folder's path and the
-    lock's descriptor."""
+    """Create a folder and lock it until this process ends or removes it. Returns the path and the lock's descriptor."""
     while True:  # another process may remove the folder as a leftover before this process has locked it
         path = Path(tempfile.mkdtemp(prefix=ASIDE, suffix=OURS, dir=parent))
         lock = _lock(path)
@@ -130,8 +131,8 @@ def _remove(path: Path, lock: int) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a folder and return the lock's descriptor. Return None if another process has locked the folder, if the
-    folder is missing, or if it belongs to another account."""
+    """Lock a folder and return the lock's descriptor. Returns None if the folder is missing, is locked by
+    another process, or belongs to a different account."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -169,8 +170,8 @@ class Snapshot:
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger, keys, high-water marks and flags under the ledger's lock. Returns the checkpoint of
-        this copy."""
+        """Copy registry, ledger, keys, high-water marks and flags under the ledger's lock. Returns the copy's
+        checkpoint."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):
@@ -182,7 +183,7 @@ class Snapshot:
                         to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
                         shutil.copyfile(path, to)
                 for name, path in self._marks_and_flags():
-                    with suppress(FileNotFoundError):  # no gateway has written it yet
+                    with suppress(FileNotFoundError):  # no gateway has written this file yet
                         shutil.copyfile(path, self._aside(name))
                 checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
             if (
@@ -192,8 +193,8 @@ class Snapshot:
         return checkpoint
 
     def _marks_and_flags(self) -> Iterator[tuple[str, Path]]:
-        """Yield each file's name in the archive and its path. High-water marks come first, because flags may change
-        meanwhile."""
+        """Yield each file's name in the archive and its path. High-water marks come first, because a gateway may change
+        the flags meanwhile."""
         for name in MARKS:
             yield name, self.settings.serving / PurePosixPath(name).name
         for change in (self.settings.home / "serving" / "flags").glob("*/[0-9]*"):
@@ -248,7 +249,7 @@ class Snapshot:
 
 
 def database_file(settings: Settings) -> Path | None:
-    """Return the path of the registry's SQLite file, or None for PostgreSQL. Raises InputError for another database."""
+    """Return the path of the registry's SQLite file, or None for PostgreSQL. Raises InputError for other databases."""
     url = registry_url(settings)
     if is_on_postgresql(settings.registry_url):
         return None
@@ -276,8 +277,7 @@ def on_servers(settings: Settings) -> dict[str, Database]:
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:
-    """Yield every file below a directory, except unfinished folders and database journals. Append symbolic links to
-    `links`."""
+    """Yield every file below a directory, except unfinished folders and database journals. Append links to `links`."""
     if not root.is_dir():
         return
     for entry in sorted(os.scandir(root), key=lambda each: each.name):
@@ -297,7 +297,7 @@ def _is_database(path: Path) -> bool:
 
 
 def _copy_database(path: Path, to: Path) -> None:
-    """Copy a database in one consistent state, even while others write to it."""
+    """Copy an SQLite database in one consistent state, even while other processes write to it."""
     there = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(there, uri=True)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)

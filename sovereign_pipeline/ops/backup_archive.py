@@ -42,7 +42,7 @@ LARGEST_LIST = 1 << 30
 
 
 class DamagedBackup(IntegrityError):
-    """Raised when a backup differs from what was signed, or cannot be read."""
+    """Raised when a backup differs from its signed description, or cannot be read."""
 
     usual_hint = "Use another backup, and find out what changed this one."
 
@@ -62,7 +62,7 @@ class Archive:
         self.listed: list[Listed] = []
 
     def add(self, name: str, path: Path) -> None:
-        """Add a file up to the size that it has now, in case it grows meanwhile. Raises OSError."""
+        """Add a file's present bytes, without bytes that are appended meanwhile. Raises OSError if reading fails."""
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             member = tarfile.TarInfo(name)
@@ -111,12 +111,12 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
     """Read an archive from start to end, compare its files with the list at its end, and return the list.
 
     Args:
-        sha256: signed SHA-256 of the encrypted archive. It is verified again while the archive is decrypted, because
-            the medium may have changed after an earlier verification.
+        sha256: signed SHA-256 of the encrypted archive. `read` verifies this digest, because the archive may have
+            changed after an earlier verification.
         take: function that is called with each file and the file's bytes in blocks, **before** the list is verified.
             Use its results only after `read` returns. Its argument `Listed` has an empty digest.
 
-    Raises PrivacyError if the key does not decrypt the archive, and IntegrityError.
+    Raises PrivacyError if the key does not decrypt the archive, and IntegrityError if the archive is damaged.
     """
     import pyrage
 
@@ -125,7 +125,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
     except pyrage.IdentityError:
         raise PrivacyError(
             "The key file contains no age private key (AGE-SECRET-KEY-1…).",
-            "Give the file that contains the private key.",
+            "Name the file that contains the private key.",
         ) from None
     found: list[Listed] = []
     content = b""
@@ -148,7 +148,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
             f"{path}: this key does not decrypt the backup.", "Use the private key of this backup."
         ) from None
     except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:  # also invalid file names
-        raise DamagedBackup(f"{path}: it cannot be read ({type(error).__name__}).") from None
+        raise DamagedBackup(f"{path}: the archive cannot be read ({type(error).__name__}).") from None
     try:
         listed = [Listed(**each) for each in json.loads(content)]
     except (ValueError, TypeError, RecursionError):
@@ -159,8 +159,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
 
 
 def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
-    """Decrypt `sealed` into `to`. After the last byte, raises DamagedBackup if the SHA-256 of `sealed` is not
-    `sha256`."""
+    """Decrypt `sealed` into `to`. At the end, raise DamagedBackup if the SHA-256 of `sealed` is not `sha256`."""
     import pyrage
 
     hashing = _Hashing(sealed)
@@ -265,8 +264,8 @@ def write(directory: Path, description: Description, signer: Signer) -> None:
 
 
 def read_description(directory: Path, trust: Trust) -> Description:
-    """Read a backup's description, and verify its signature, its files and every byte of the archive. Raises
-    IntegrityError."""
+    """Read and return a backup's description. Raises IntegrityError if the signature or a byte of the archive is wrong,
+    or if the folder has other files."""
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)

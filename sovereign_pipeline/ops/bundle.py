@@ -86,7 +86,7 @@ def verified(
 ) -> Bundle:
     """Verify a bundle with two implementations, `bundle_tool.py` and `record/`. Both must accept it.
 
-    Raises IntegrityError, also for a bundle whose trust root is older than this installation's.
+    Raises IntegrityError if one rejects the bundle, or if the bundle's trust root is older than this installation's.
 
     Args:
         root_sha256: SHA-256 of the first root. If None, use this installation's trust root.
@@ -112,7 +112,7 @@ def verified(
 
 
 def installed(bundle: Bundle, target: Path, progress: Progress) -> Path:
-    """Install a verified bundle. Returns the environment's folder. Raises IntegrityError."""
+    """Install a verified bundle and return the environment's folder. Raises IntegrityError if `install` fails."""
     try:
         return install(bundle, target, progress)
     except Refused as refused:
@@ -134,11 +134,12 @@ def pack(
         contents: the files, including `bundle.pyz` and the trust root.
         since: index of an earlier bundle. Files of that bundle are omitted.
 
-    Raises SignInError if the key may not sign bundles, and InputError.
+    Raises SignInError if the key is revoked, IntegrityError if it lacks the role `bundle` or the earlier bundle is not
+    validly signed or not older, and InputError if the folder exists.
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
-        raise SignInError("The key that signs bundles here is revoked.", "Use the key that replaced the revoked key.")
+        raise SignInError(f"The key for this bundle, {signer.keyid}, is revoked.", "Use the key that replaced it.")
     created = (now or datetime.now(UTC)).strftime(TIME)
     base, left_out = _earlier(since, trust, created) if since is not None else (None, frozenset())
     blobs = out / bundle_tool.BLOBS
@@ -187,8 +188,7 @@ def pack(
 
 
 def tool() -> Content:
-    """Return `bundle.pyz`, which verifies and installs a bundle with Python alone. The bytes of `bundle.pyz` are
-    reproducible."""
+    """Return `bundle.pyz`, which verifies and installs a bundle with Python alone. Its bytes are reproducible."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:  # uncompressed, so that people can read it
         opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
@@ -196,7 +196,7 @@ def tool() -> Content:
 
 
 def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
-    """Store a file under its digest, unless the earlier bundle contains the file. Return the file's OCI descriptor."""
+    """Store a file under its digest, unless `left_out` contains the digest. Returns the file's OCI descriptor."""
     partial, hasher, size = blobs / ".partial", hashlib.sha256(), 0
     with partial.open("wb") as to:
         for block in _blocks(content.source):
@@ -230,7 +230,8 @@ def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
 
 
 def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[str]]:
-    """Return the digest of an earlier bundle's index and the digests of its files. Raises IntegrityError."""
+    """Return the digest of an earlier bundle's index and the digests of its files. Raises IntegrityError if that
+    bundle's index is not validly signed, or not older than `created`."""
     keys = {each.keyid: der_of(each.public_pem) for each in trust.keys(ROLE) if trust.counts(ROLE, each.keyid, None)}
     try:
         earlier = bundle_tool.read_earlier(index, carried_trust.BundleKeys((1, 1), keys))
@@ -271,8 +272,8 @@ def configuration(settings: Settings) -> Iterator[Content]:
 
 
 def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Yield the files of every base model that has a card. Raises IntegrityError if a file differs from its digest in
-    the card."""
+    """Yield the files of every base model that has a card. Raises IntegrityError if a file differs from the card's
+    digest."""
     for name in _cards(settings):
         card = load_card(settings, name)
         verify_base_model(settings, card, progress)
@@ -290,7 +291,7 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
         try:
             files = suite_files(settings, card)
         except SourceError:
-            progress(f"suite {name}: it is not in the mirror, so it is not packed")
+            progress(f"suite {name} is not in the mirror, so it is not packed")
             continue
         suite_digest(settings, card)
         origin = f"pinned by the card of {name}" if card.sha256 else f"not pinned: the card of {name} has no digest"
@@ -299,8 +300,8 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def release(project: Path) -> Content:
-    """Return the committed source of this release as a tar file. Raises InputError if the checkout has uncommitted
-    changes."""
+    """Return the committed source of this release as a tar file. Raises InputError if `project` is not a git checkout
+    or has uncommitted changes."""
     if not (project / ".git").exists():
         raise InputError(f"{project}: this is not a git checkout.", "Pack in a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
@@ -331,11 +332,11 @@ QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progress) -> list[Content]:
-    """Download the wheels that the lock files `names` and `build.txt` pin. From pinned source archives, build wheels.
+    """Download the packages that the lock files `names` and `build.txt` pin. Build wheels from the source archives.
 
     Args:
         requirements: the folder of the lock files.
-        names: names of lock files in it, such as `runtime.txt`.
+        names: names of lock files in `requirements`, such as `runtime.txt`.
         into: an empty folder on the bundle's disk.
 
     Raises NotFoundError if pip cannot get a wheel, and IntegrityError if no lock file pins a wheel.
@@ -376,7 +377,7 @@ def _built(published: Path, built: Path) -> list[Content]:
 
 
 def _pip(act: str, *options: str) -> None:
-    """Run this environment's pip, with pip and setuptools pinned by `build.txt`. Raises NotFoundError if it fails."""
+    """Run this environment's pip. `build.txt` pins pip and setuptools. Raises NotFoundError if pip fails."""
     command = (sys.executable, "-m", "pip", act, *QUIET, *options)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # makes the built wheels reproducible
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -25,11 +25,11 @@ from typing import Any, BinaryIO
 LARGEST_JSON = 64 << 20
 BLOCK = 1 << 20
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-AGAIN = "Copy the bundle again from the machine that packed it, and find out who changed it."
+AGAIN = "Copy the bundle again from the machine that packed it, and find out who changed this copy."
 
 
 class Refused(Exception):
-    """Raised when a bundle differs from what was signed, or cannot be installed on this machine."""
+    """Raised when a bundle differs from the signed content, or cannot be installed on this machine."""
 
     def __init__(self, message: str, hint: str = AGAIN) -> None:
         super().__init__(message)
@@ -47,11 +47,11 @@ def sha256(content: bytes) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file without following a symbolic link."""
+    """Open a regular file. Raises Refused for a symbolic link, another type of file, or a file that cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise Refused(f"{path}: it cannot be read ({error.strerror}).") from None
+        raise Refused(f"{path}: the file cannot be read ({error.strerror}).") from None
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Refused(f"{path}: this is not a regular file.")
@@ -62,12 +62,12 @@ def small_file(path: Path) -> bytes:
     with opened(path) as stream:
         content = stream.read(LARGEST_JSON + 1)
     if len(content) > LARGEST_JSON:
-        raise Refused(f"{path}: the file is too large for its purpose.")
+        raise Refused(f"{path}: the file is larger than {LARGEST_JSON:,} bytes.")
     return content
 
 
 def each_block(path: Path, digest: str, size: int | None) -> Iterator[bytes]:
-    """Yield the blocks of a file. Raises Refused at the end if its digest or size differs."""
+    """Yield the blocks of a file. Raises Refused after the last block if the file's digest or size is wrong."""
     hasher, read = hashlib.sha256(), 0
     with opened(path) as stream:
         while block := stream.read(BLOCK):
@@ -84,8 +84,8 @@ def compare(path: Path, digest: str, size: int | None) -> None:
 
 
 def json_object(content: bytes, where: object) -> dict[str, Any]:
-    """Parse a JSON object. Raises Refused for another value, and for a repeated key, which parsers handle in different
-    ways."""
+    """Parse a JSON object. Raises Refused for any other JSON value. Also rejects a repeated key, because parsers treat
+    repeated keys in different ways."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -96,7 +96,7 @@ def json_object(content: bytes, where: object) -> dict[str, Any]:
     try:
         parsed = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{where}: this is not valid JSON of a bundle ({type(error).__name__}).") from None
+        raise Refused(f"{where}: this is not valid JSON, or a key is repeated ({type(error).__name__}).") from None
     if not isinstance(parsed, dict):
         raise Refused(f"{where}: this is not a JSON object.")
     return parsed
@@ -115,11 +115,11 @@ def spelled(content: Any) -> bytes:
 
 
 def whole(check: Callable[[], Any], where: object) -> Any:
-    """Return the result of a check. Raises Refused if missing or malformed data makes the check raise an error."""
+    """Run a check and return its result. Raises Refused if missing or malformed data causes an error in the check."""
     try:
         return check()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        raise Refused(f"{where}: it is malformed ({type(error).__name__}).") from None
+        raise Refused(f"{where}: the content is malformed ({type(error).__name__}).") from None
 
 
 P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
@@ -218,15 +218,20 @@ class BundleKeys:
 
 
 def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> BundleKeys:
-    """Verify a trust root's files (name -> content) and return the keys with the role `bundle`. Raises Refused."""
+    """Verify a trust root and return the keys with the role `bundle` that are not revoked. Raises Refused if the trust
+    root does not begin with the root `root_sha256`, is not validly signed, or has expired.
+
+    Args:
+        files: mapping of each file's name to its content.
+    """
     count = sum(ROOTS.fullmatch(name) is not None for name in files)
     if {*files} != {"root.json", "targets.json", *(f"{number}.root.json" for number in range(1, count + 1))}:
-        raise Refused(f"{TRUST}: it must contain exactly targets.json, root.json and every root from the first.")
+        raise Refused(f"{TRUST}: the folder must contain targets.json, root.json, every root from 1, and nothing else.")
     if count == 0 or sha256(files["1.root.json"]) != root_sha256.lower():
-        raise Refused(f"{TRUST}/1.root.json: this is another trust root. Its SHA-256 is not {root_sha256}.")
+        raise Refused(f"{TRUST}/1.root.json: this is not the expected trust root. Its SHA-256 is not {root_sha256}.")
     root = _newest_root([files[f"{number}.root.json"] for number in range(1, count + 1)])
     if files["root.json"] != files[f"{count}.root.json"]:
-        raise Refused(f"{TRUST}/root.json: it is not the newest root.")
+        raise Refused(f"{TRUST}/root.json: this is not the newest root, {count}.root.json.")
     name = f"{TRUST}/targets.json"
     targets = json_object(files["targets.json"], name)
     _assert_threshold(targets, root["keys"], root["roles"]["targets"], name)
@@ -235,12 +240,12 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
     if signed["_type"] != "targets" or signed["root_version"] > count:
         raise Refused(f"{name}: it was signed under root {signed['root_version']}, but the newest root is {count}.")
     if role is None or role["threshold"] != 1:
-        raise Refused(f"{name}: it has no role bundle with a threshold of one key.")
+        raise Refused(f"{name}: the file has no role `bundle` with a threshold of one key.")
     for expires in (root["expires"], signed["expires"], role["expires"]):
         if now >= moment(expires, name):
             raise Refused(
                 f"{name}: the trust root expired on {expires}.",
-                "Have the holders of its keys sign it again on the offline machine.",
+                "Have the holders of the root keys sign the trust root again on the offline machine.",
             )
     known = signed["delegations"]["keys"]
     counting = [keyid for keyid in role["keyids"] if known[keyid].get("revoked_from") is None]
@@ -250,8 +255,8 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
 
 
 def _newest_root(roots: list[bytes]) -> dict[str, Any]:
-    """Verify the chain of roots and return the newest root. Each root must be signed by its own keys and by its
-    predecessor's keys."""
+    """Verify the chain of roots and return the newest root. Each root must be signed by its own keys and by the keys of
+    the previous root."""
     before: dict[str, Any] = {}
     for number, content in enumerate(roots, start=1):
         name = f"{TRUST}/{number}.root.json"
@@ -260,7 +265,7 @@ def _newest_root(roots: list[bytes]) -> dict[str, Any]:
         for by in (before, signed) if before else (signed,):
             _assert_threshold(root, by["keys"], by["roles"]["root"], name)
         if (signed["_type"], signed["version"]) != ("root", number):
-            raise Refused(f"{name}: its content has another type or version: {signed['_type']} {signed['version']}.")
+            raise Refused(f"{name}: the content is {signed['_type']} {signed['version']}, not root {number}.")
         before = signed
     return before
 
@@ -276,12 +281,11 @@ def _assert_threshold(metadata: Mapping[str, Any], keys: Mapping[str, Any], role
         if is_signed(_public_der(keyid, keys[keyid], name), signatures[keyid], content)
     ]
     if type(needed) is not int or not 1 <= needed <= len(by):
-        raise Refused(f"{name}: {len(by)} of {needed} keys signed it.")
+        raise Refused(f"{name}: {len(by)} of the {needed} required keys signed this file.")
 
 
 def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
-    """Return a P-256 key in DER. Raises Refused unless its id is the SHA-256 of its bytes, so that no key is counted
-    under two ids."""
+    """Return a P-256 key in DER. Raises Refused unless its id is its SHA-256, so that no key counts under two ids."""
     lines = str(key["keyval"]["public"]).strip().splitlines()
     der = base64.b64decode("".join(lines[1:-1]), validate=True)
     if key["scheme"] != "ecdsa-sha2-nistp256" or sha256(der) != keyid:
@@ -290,7 +294,7 @@ def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
 
 
 def _olpc(value: Any) -> str:
-    """Return TUF's canonical JSON, which TUF signs. It escapes only quotation marks and backslashes."""
+    """Return the canonical JSON that TUF signs. Only quotation marks and backslashes are escaped."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
@@ -314,13 +318,13 @@ class Signed:
 
 
 def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> Signed:
-    """Verify the statement about the index. Raises Refused for an untrusted key or another index."""
+    """Verify the statement about the index. Raises Refused if its key is untrusted or it is about another index."""
     parsed = json_object(bundle, SIGNATURE)
     keyid, envelope = parsed["verificationMaterial"]["publicKey"]["hint"], parsed["dsseEnvelope"]
     payload = base64.b64decode(envelope["payload"], validate=True)
     signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
     if spelled(_envelope(keyid, payload, signature)) + b"\n" != bundle:
-        raise Refused(f"{SIGNATURE}: its bytes are not those that the signer writes.")
+        raise Refused(f"{SIGNATURE}: the file is not in the canonical form that the signer writes.")
     if keyid not in trusted.keys:
         raise Refused(
             f"{SIGNATURE}: the key {keyid} does not have the role bundle in the trust root, or is revoked.",
@@ -372,11 +376,11 @@ class Carried:
     sha256: str
     size: int
     origin: str
-    """Source of the file, and the file that pins its digest."""
+    """Where the file comes from, and which file pins its digest."""
     publisher: str
     """Publisher whose signature was verified during packing; empty if there was none."""
     path: Path
-    """Path of the file's bytes, in this bundle or in a base of this delta."""
+    """Path of the file's bytes, in this bundle or, for a delta, in one of its bases."""
 
 
 @dataclass(frozen=True)
@@ -404,10 +408,11 @@ def verify(
     at_least: tuple[int, int] = (1, 1),
     newer_than: Path | None = None,
 ) -> Bundle:
-    """Verify every file of a bundle. Raises Refused that names the first difference.
+    """Verify a bundle's trust root, signature and every file. Raises Refused, which states the first mismatch.
 
     Args:
-        bases: for a delta, the folder of the bundle that is its base, then the folder of that bundle's base, and so on.
+        bases: for a delta, the folder of its base bundle. If the base is a delta too, then the folder of the base's
+            base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
         newer_than: index of a bundle that was verified earlier. A bundle that is not newer is rejected.
     """
@@ -440,20 +445,21 @@ def _verified(
     created, base = annotations[CREATED], annotations.get(BASE)
     if moment(created, directory / INDEX) > now:
         raise Refused(
-            f"{directory / INDEX}: it was packed at {created}, which is in the future.", "Correct this machine's clock."
+            f"{directory / INDEX}: the bundle was packed at {created}, which is in the future.",
+            "Correct this machine's clock.",
         )
     in_bases = _in_bases(base, created, bases, directory)
     compare(directory / BLOBS / manifest, manifest, None)
     files = tuple(_files(small_file(directory / BLOBS / manifest), directory, in_bases))
     if signed.files != len(files):
-        raise Refused(f"{directory / INDEX}: it lists {len(files)} files, but {signed.files} were signed.")
+        raise Refused(f"{directory / INDEX}: the index lists {len(files)} files, but {signed.files} were signed.")
     plain = {each.name: each for each in files if each.name == TOOL or each.name.startswith(f"{TRUST}/")}
     blobs = {each.sha256 for each in files} | {manifest, sha256(EMPTY)}
     _assert_exactly(directory, {*there}, {*plain, *(f"{BLOBS}/{digest}" for digest in blobs - {*in_bases})})
     if TOOL not in plain or {*of_trust} != {*plain} - {TOOL}:
-        raise Refused(f"{directory / INDEX}: it does not list {TOOL} and the trust root.")
+        raise Refused(f"{directory / INDEX}: the index does not list {TOOL} and exactly the trust root's files.")
     if small_file(directory / OCI_LAYOUT) != LAYOUT:
-        raise Refused(f"{directory / OCI_LAYOUT}: its content is not that of a bundle.")
+        raise Refused(f"{directory / OCI_LAYOUT}: the content is not {LAYOUT.decode()}.")
     compare(in_bases.get(sha256(EMPTY), directory / BLOBS / sha256(EMPTY)), sha256(EMPTY), len(EMPTY))
     compared = {(each.path, each.sha256, each.size) for each in files}
     compared |= {(directory / name, each.sha256, each.size) for name, each in plain.items()}
@@ -466,7 +472,7 @@ def _verified(
 def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """Yield each file's name in the bundle and its path. Raises Refused for links and special files."""
     if directory.is_symlink() or not directory.is_dir():
-        raise Refused(f"{directory}: this is not a directory, or it is a link.", "Give the bundle's own directory.")
+        raise Refused(f"{directory}: this is not a directory, or it is a link.", "Name the bundle's own directory.")
     for path in sorted(directory.iterdir()):
         mode, name = path.lstat().st_mode, f"{prefix}{path.name}"
         if stat.S_ISDIR(mode) and name in FOLDERS:
@@ -474,7 +480,7 @@ def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
         elif stat.S_ISREG(mode):
             yield name, path
         else:
-            raise Refused(f"{path}: a bundle contains no link, device or folder at this path.")
+            raise Refused(f"{path}: this is a link, a device or an unexpected folder, which a bundle must not contain.")
 
 
 def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
@@ -507,7 +513,7 @@ def _files(manifest: bytes, directory: Path, in_bases: Mapping[str, Path]) -> It
     where = directory / INDEX
     parsed = json_object(manifest, where)
     if parsed["mediaType"] != MANIFEST_TYPE or _digest(parsed["config"], where) != sha256(EMPTY):
-        raise Refused(f"{where}: its manifest is not that of a bundle.")
+        raise Refused(f"{where}: the manifest is not the manifest of a bundle.")
     taken: set[str] = set()
     folders: set[str] = set()
     for layer in parsed["layers"]:
@@ -550,7 +556,7 @@ def _above(name: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """An earlier bundle, whose files a delta leaves out."""
+    """An earlier bundle. A delta omits the files of this bundle."""
 
     index_sha256: str
     created: str
@@ -558,8 +564,7 @@ class Earlier:
 
 
 def read_earlier(index: Path, trusted: BundleKeys) -> Earlier:
-    """Verify the signature of an earlier bundle and return its content. Reads only the index and the manifest of that
-    bundle."""
+    """Verify an earlier bundle's signature, index and manifest, without its files, and return what they state."""
     return whole(lambda: _earlier(index, trusted), index)  # type: ignore[no-any-return]
 
 
@@ -573,7 +578,7 @@ def _earlier(index: Path, trusted: BundleKeys) -> Earlier:
 
 
 def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path) -> dict[str, Path]:
-    """Return a mapping of digest to path, for the blobs that a delta does not contain but its bases do."""
+    """Return the path of each blob in the bases of a delta, by digest. Raises Refused if a base is wrong or missing."""
     found: dict[str, Path] = {}
     above = directory
     for folder in bases:
@@ -584,7 +589,7 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
                 f"{folder}: this bundle is not the base of {above}.",
                 f"Use the bundle whose index has the SHA-256 {base}."
                 if base
-                else "The bundle is complete: leave the base out.",
+                else f"{above} is a complete bundle, so name no further base.",
             )
         compare(folder / BLOBS / manifest, manifest, None)
         listed = {each.sha256 for each in _files(small_file(folder / BLOBS / manifest), folder, {})}
@@ -594,15 +599,15 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
         above, base, created = folder, annotations.get(BASE), annotations[CREATED]
     if base is not None:
         raise Refused(
-            f"{above}: this is a delta, and its base is missing: the bundle whose index has the SHA-256 {base}.",
-            "Give that bundle's folder as a base.",
+            f"{above}: this is a delta, but its base was not named: the bundle whose index has the SHA-256 {base}.",
+            "Name that bundle's folder as a base.",
         )
     return found
 
 
 WHEELS, SOURCE, ENVIRONMENT = "wheels", "release/source.tar", "release/.venv"
 READY = f"{ENVIRONMENT}/.ready"
-"""File that tells the release's Makefile that the environment is complete."""
+"""Empty file that signals to the release's Makefile that the environment is complete."""
 WHEEL = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)(?:-[0-9][^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 PLACES: Mapping[str, str] = {
     TRUST: "data/trust",
@@ -611,7 +616,7 @@ PLACES: Mapping[str, str] = {
     "suites": "home/suites",
     WHEELS: ".wheels",
 }
-"""Mapping of a folder in the bundle to the folder below the target. Files in other folders keep their path."""
+"""Maps a folder in the bundle to its folder below the target. Files in unlisted folders keep their path."""
 SETTINGS = "environment"
 """File with environment variables below the target, in the format of systemd's `EnvironmentFile`."""
 SAFE_LINKS_NOTE = "Pack the release again. Its archive may contain only files and folders."
@@ -625,9 +630,9 @@ def this_platform() -> str:
 
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
-    """Install a verified bundle to a new folder, and return the environment's folder. A failed installation is removed.
-    Raises Refused, also if the target exists. Choose the final location as the target, because an environment cannot be
-    moved."""
+    """Install a verified bundle to a new folder, and return the environment's folder. Raises Refused if the target
+    exists, the bundle is for another platform, or a step fails. A failed installation is removed. The target must be
+    the final location, because an environment cannot be moved."""
     if bundle.platform != this_platform():
         raise Refused(
             f"The bundle is for {bundle.platform}, but this machine is {this_platform()}.",
@@ -635,14 +640,14 @@ def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
         )
     if not hasattr(tarfile, "data_filter"):
         raise Refused(
-            f"Python {platform.python_version()} cannot unpack archives safely: it does not check their file names.",
+            f"Python {platform.python_version()} cannot unpack archives safely: it does not check file names.",
             "Install with Python 3.11.4 or a later 3.11.",
         )
     try:
         target.mkdir(parents=True)
     except FileExistsError:
         raise Refused(
-            f"{target}: the target exists already, and it is not overwritten.", "Choose a new folder."
+            f"{target}: the target exists already. An installation never overwrites files.", "Choose a new folder."
         ) from None
     try:
         _install(bundle, target.resolve(), tell)
@@ -692,20 +697,20 @@ def _copy(carried: Carried, to: Path) -> None:
 
 
 def _unpack(archive: Path, into: Path) -> None:
-    """Unpack an archive. Raises Refused for a link, for a device, and for a path outside the folder."""
+    """Unpack an archive. Raises Refused if the archive is malformed, or contains a link, a device or an unsafe name."""
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
                 if not (member.isreg() or member.isdir()) or not is_safe(member.name):
-                    raise Refused(f"{SOURCE}: {_short(member.name)} is a link or device, or unsafe.", SAFE_LINKS_NOTE)
+                    problem = f"{SOURCE}: {_short(member.name)} is a link or a device, or has an unsafe name."
+                    raise Refused(problem, SAFE_LINKS_NOTE)
                 opened.extract(member, into, filter="data")
     except (tarfile.TarError, ValueError, RecursionError) as error:
-        raise Refused(f"{SOURCE}: it cannot be unpacked ({type(error).__name__}).", SAFE_LINKS_NOTE) from None
+        raise Refused(f"{SOURCE}: the archive cannot be unpacked ({type(error).__name__}).", SAFE_LINKS_NOTE) from None
 
 
 def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
-    """Yield a pip requirement for each wheel: project, version and digest. Raises Refused if a project has two
-    wheels."""
+    """Yield each wheel's requirement for pip. Raises Refused for a malformed file name, or a project's second wheel."""
     seen: set[str] = set()
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])

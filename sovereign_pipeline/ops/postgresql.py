@@ -1,4 +1,4 @@
-"""Dump and restore databases on a PostgreSQL server with its own client programs."""
+"""Dump and restore PostgreSQL databases with PostgreSQL's client programs (pg_dump and pg_restore)."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.ops.backup_archive import DamagedBackup
 from sovereign_pipeline.record.database import parsed_url
 
-# libpq's keyword for a part of the URL -> environment variable of the client programs. Other keywords have none.
+# Maps libpq's keyword for a part of the URL to the client programs' environment variable. Other keywords have none.
 _OF_LIBPQ: Mapping[str, str] = {
     **{key: f"PG{key.upper()}" for key in ("host", "port", "user", "password", "options", "passfile", "gssencmode")},
     **{key: f"PG{key.upper()}" for key in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout")},
@@ -28,7 +28,7 @@ _OF_LIBPQ: Mapping[str, str] = {
     "channel_binding": "PGCHANNELBINDING",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
-# pg_restore connects only if it gets a connection string. This one names no server; the environment does.
+# pg_restore needs a connection string. The server's name is not in this string, but in environment variables.
 _ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
 
 # Lists every relation and routine that a dump can contain, except those of an extension or of a table's column.
@@ -55,8 +55,8 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """Open a transaction on one snapshot, without blocking writers. Raises InputError if the server is
-        unreachable."""
+        """Open a transaction that sees one snapshot of the database and does not block writers. Raises InputError if
+        the database cannot be opened."""
         try:
             engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
             connection = engine.connect()
@@ -73,7 +73,7 @@ class Database:
 
 
 def assert_can_dump(database: Database) -> None:
-    """Raise InputError if pg_dump is missing, has another version, or does not support the database's URL."""
+    """Raise InputError if pg_dump is missing or differs from the server's version, or if the URL cannot be used."""
     _environment(database)
     with database.connected() as connection:
         _assert_fits(_program("pg_dump", database), _version_of(connection), database)
@@ -81,15 +81,14 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields the snapshot's
-    id."""
+    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields its id."""
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name
 
 
 def dump(database: Database, to: Path, state: str | None = None) -> None:
-    """Dump a database into a new file. Raises InputError.
+    """Dump a database into a new file. Raises InputError if `assert_can_dump` does, or if the dump fails.
 
     Args:
         state: a snapshot id of `one_state`; None dumps the current state.
@@ -109,7 +108,7 @@ def assert_empty(database: Database) -> None:
 
 def restore(database: Database, dumped: Path) -> None:
     """Restore a dump into an empty database in one transaction. The role in the URL owns the restored tables. Raises
-    InputError if the database is not empty, the server is older than the dump, or a role in the dump is missing."""
+    InputError if the database is not empty, the server is older than the dump, or pg_restore is missing or fails."""
     with database.connected() as connection:
         _assert_empty(database, connection)
         version = _version_of(connection)
@@ -127,7 +126,7 @@ def restore(database: Database, dumped: Path) -> None:
 
 
 def empty(database: Database) -> None:
-    """Drop all objects that a failed or temporary restore has created in a database."""
+    """Drop every table, view, sequence and routine of a database, except those of extensions."""
     with database.connected() as connection:
         for kind, name in connection.execute(text(_CONTENT)).all():
             connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE".replace("%", "%%"))
@@ -206,7 +205,7 @@ def _environment(database: Database) -> dict[str, str]:
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
-    """Run a program and write its output to a file. Raises InputError with the program's first error.
+    """Run a program and write its output to a file. If the program fails, raise InputError with its first error.
 
     The output passes through this process, so that a broken pipe ends the program if this process is killed.
     """
@@ -234,8 +233,8 @@ def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
     name = Path(command[0]).name
     lines = [line.partition(" error: ")[2] for line in told.splitlines() if " error: " in line]
     raise InputError(
-        f"{database.variable}: {name} failed: {lines[0][:300] if lines else f'it ended with {status}'}",
-        "For a backup, the role in the URL must be able to read every table. For a restore, it must be able to create "
-        "tables, every role to which tables were granted must exist, and pg_restore must not be older than the server "
-        "that was backed up.",
+        f"{database.variable}: {name} failed: {lines[0][:300] if lines else f'exit status {status}'}",
+        "For a backup, the role in the URL must be able to read every table. For a restore, this role must be able to "
+        "create tables, and every role with rights on the tables must exist. pg_restore must not be older than the "
+        "server that was backed up.",
     )

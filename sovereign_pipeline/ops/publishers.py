@@ -54,7 +54,7 @@ class Content:
     """File name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
     source: Path | bytes
     origin: str
-    """Source of the file, and the file that pins its digest."""
+    """Where the file comes from, and which file pins its digest."""
     publisher: str = ""
     """Publishers whose signatures over the file were verified; empty if there are none."""
 
@@ -67,7 +67,8 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
         signatures: the folder of signatures.
         publishers: the folder of trusted publishers.
 
-    Raises IntegrityError for a signature that is invalid or covers no packed file, and InputError.
+    Raises IntegrityError for a signature that is invalid or covers no packed file. Raises InputError if the folder has
+    no signatures, or a file that is neither a signature nor a signed list.
     """
     trusted = load_publishers(publishers)
     paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
@@ -98,14 +99,14 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
             if covered[0] not in by_name:
                 raise IntegrityError(
                     f"{signature}: the bundle has no file that this signature covers.",
-                    "Remove it, or correct its name.",
+                    "Remove the signature, or correct its name.",
                 )
             publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
         by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
-            f"{passed_over[0]}: it is neither a signature nor a signed list.",
-            "Remove it, or correct its name. If it is a symbolic link, replace it with the file.",
+            f"{passed_over[0]}: this file is neither a signature nor a signed list.",
+            "Remove it, or correct its name. Replace a symbolic link with its target.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
@@ -133,7 +134,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         sha256: SHA-256 of the signed file; None if a statement was signed.
         root: path of sigstore's trusted root.
 
-    Raises IntegrityError with the reason, and NotFoundError if `sigstore` is not installed.
+    Raises IntegrityError, with the reason, if the bundle is invalid, and NotFoundError if `sigstore` is not installed.
     """
     try:
         from sigstore.hashes import Hashed
@@ -158,7 +159,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
         raise IntegrityError(f"The signature is not valid under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
-        raise IntegrityError(f"The signed payload is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
+        raise IntegrityError(f"The type of the signed payload is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
     return Certified(policy.identity, policy.issuer, payload)
 
 
@@ -199,14 +200,14 @@ class CertifiedIdentity(RecipeModel):
     """The identity that a publisher's sigstore certificate must have."""
 
     issuer: Annotated[str, Field(min_length=1, examples=["https://token.actions.githubusercontent.com"])]
-    """OIDC issuer that authenticated the publisher to sigstore, as the certificate states it. It is compared
-    exactly."""
+    """OIDC issuer that authenticated the publisher to sigstore. The certificate must name exactly this issuer."""
 
     identity: Annotated[str, Field(min_length=1)]
-    """Subject of the certificate: an email address, or a workflow with its tag. It is compared exactly."""
+    """An email address, or a workflow with its tag. The certificate must have exactly this subject."""
 
     trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
-    """File in the same folder with sigstore's trusted root: its certificate authority and its logs."""
+    """Name of the file with sigstore's trusted root (certificate authority and logs), in the same folder as this
+    file."""
 
     @model_validator(mode="after")
     def _name_a_file(self) -> "CertifiedIdentity":
@@ -237,12 +238,12 @@ class Publishers:
 
 
 def load_publishers(folder: Path) -> Publishers:
-    """Load a folder of trusted publishers. Raises InputError, RecipeError or IntegrityError for an invalid file."""
+    """Load a folder of trusted publishers. Raises InputError or IntegrityError for an invalid file."""
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.suffix not in ENDINGS or not path.is_file():
             raise InputError(
                 f"{path}: files of this type cannot name a publisher.",
-                f"Remove it, or rename it to one of *{', *'.join(ENDINGS)}.",
+                f"Remove the file, or rename it to one of *{', *'.join(ENDINGS)}.",
             )
     return Publishers(
         folder,
@@ -295,8 +296,8 @@ class _Bundle:
 
 
 def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) -> str:
-    """Return the publisher who signed a file. Raises IntegrityError if the signature covers another file or the signer
-    is not trusted."""
+    """Return the publisher who signed a file. Raises IntegrityError if the signature does not cover this file, or if
+    the signer is not trusted."""
     bundle = _read(signature)
     publisher, payload = _verified(bundle, signed, publishers)
     if payload is None:
@@ -315,8 +316,8 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
 
 
 def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str, str]]:
-    """Return a model's publisher and the model's signed files, as a mapping of relative path to SHA-256. Raises
-    IntegrityError."""
+    """Return a model's publisher, and a mapping of the signed files' paths to SHA-256. Raises IntegrityError if the
+    signature is invalid, not by a trusted publisher, or contains no such list."""
     bundle = _read(signature)
     if bundle.payload is None:
         raise BadSignature(f"{signature}: this signature contains no list of a model's files.")
@@ -331,7 +332,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
         name, digest = resource.get("name"), resource.get("digest")
         if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise IntegrityError(
-                f"{signature}: the digest that it lists for {name!a} is not a SHA-256.",
+                f"{signature}: the digest that this signature lists for {name!a} is not a SHA-256.",
                 "Ask the publisher for SHA-256 digests.",
             )
         if not isinstance(name, str) or name in files:
@@ -341,8 +342,8 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
 
 
 def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
-    """Verify a signature. Return the publisher who signed, and the signed statement. Raises IntegrityError and
-    NotFoundError."""
+    """Return the publisher who signed, and the signed statement, or None if the signature is over the file. Raises
+    IntegrityError if no trusted publisher signed, and NotFoundError if there is no public key or no sigstore."""
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
@@ -463,13 +464,13 @@ def _listed(sums: Path) -> dict[str, str]:
             raise BadSignature(f"{sums}, line {number}: this is not a SHA-256 followed by a file name.")
         name = matched[2].removeprefix("./")
         if digests.setdefault(name, matched[1]) != matched[1]:
-            raise BadSignature(f"{sums}, line {number}: it gives {name!a} a second digest.")
+            raise BadSignature(f"{sums}, line {number}: an earlier line lists a different digest for {name!a}.")
     return digests
 
 
 def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
-    """Return the names of the packed files that a listing covers. Raises IntegrityError if a packed file differs from
-    its listed digest.
+    """Return the names of the packed files that a listing covers. Raises IntegrityError if there are none, or if one of
+    them differs from its listed digest.
 
     Args:
         name: name of the listing's signature in the bundle. The listed files are in the same folder of the bundle.
@@ -482,14 +483,14 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
             raise BadSignature(f"{each}: the file differs from the publisher's {listing}.")
     if not names:
         raise IntegrityError(
-            f"{listing}: none of its files is packed.", "Remove it, or put it into the folder of its files."
+            f"{listing}: no file that it lists is packed.", "Remove the list, or move it to the folder of its files."
         )
     return names
 
 
 def _path(content: Content) -> Path:
-    """Return a packed file's path. Raises IntegrityError for a file that packing itself generates, because no publisher
-    can have signed it."""
+    """Return a packed file's path. Raises IntegrityError for a file that is generated during packing, because no
+    publisher can have signed it."""
     if not isinstance(content.source, Path):
         raise IntegrityError(
             f"{content.name}: this file is generated during packing, so no publisher can have signed it.",

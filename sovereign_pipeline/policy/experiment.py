@@ -23,14 +23,14 @@ Value = bool | int | float | str | None | tuple[str, ...]
 VARIABLE = re.compile(r"seed|sft\.[^.]+")
 """Keys below `training` that may vary. Trials share the base model and the datasets."""
 DRAWS_PER_TRIAL = 100
-"""Maximum number of random draws per trial of a random search. The search then ends, because its lists may have fewer
-different combinations than trials."""
+"""Maximum number of random draws for each trial of a random search. The draws must end, because the lists may have
+fewer different combinations than trials."""
 DIGITS = 3
 """Significant digits of a number drawn from a range, so that a person can copy it into a recipe."""
 
 
 class Range(RecipeModel):
-    """Numbers to draw from, for a random search."""
+    """A range of numbers from which a random search draws."""
 
     low: float
     """Smallest number."""
@@ -55,13 +55,13 @@ class Range(RecipeModel):
 
 
 class Halving(RecipeModel):
-    """Successive halving: all trials train to the first rung, and only the best trials of a rung continue. Jamieson and
-    Talwalkar 2016 ("Non-stochastic Best Arm Identification and Hyperparameter Optimization", algorithm 1); Li et al.
-    2018 ("Hyperband", algorithm 1), with one bracket."""
+    """Successive halving: trials are compared after several numbers of steps (rungs), and only the best trials of a
+    rung continue. Jamieson and Talwalkar 2016 ("Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization", algorithm 1); Li et al. 2018 ("Hyperband", algorithm 1), with one bracket."""
 
     steps: tuple[int, ...] = Field(min_length=1, examples=[[6, 12]])
     """Optimizer steps after which trials are compared, ascending. After the last rung, the best trials train to the end
-    of their recipe. A rung that is too early favours settings that learn fast only at first."""
+    of their recipe. If the first comparison is too early, it favours settings that learn fast only at first."""
 
     keep: float = Field(default=0.5, gt=0, lt=1)
     """Share of a rung's trials that continue, rounded up. Jamieson and Talwalkar use a half; Li et al. use a third."""
@@ -82,7 +82,7 @@ class Budget(RecipeModel):
 
 
 class Experiment(RecipeModel):
-    """An experiment on a line. Its trials are compared on the line's selection side (`split.selection`), and no adapter
+    """An experiment on a line. The trials are compared on the line's selection side (`split.selection`), and no adapter
     is registered."""
 
     experiment: str = Field(examples=["rate-and-rank"])
@@ -92,8 +92,9 @@ class Experiment(RecipeModel):
     """Line whose recipe the trials vary."""
 
     vary: dict[str, tuple[Value, ...] | Range] = Field(min_length=1, examples=[{"sft.rank": [8, 16]}])
-    """Key below `training`, such as `sft.learning_rate` -> a list of values, or for a random search also a range. The
-    trials are all combinations of the lists. `seed` and the keys of `sft`, except `supervise`, may vary."""
+    """Maps a key below `training`, such as `sft.learning_rate`, to a list of values. For a random search, a range is
+    also possible. In a grid, the trials are all combinations of the lists. `seed` and the keys of `sft`, except
+    `supervise`, may vary."""
 
     random_seed: int | None = None
     """Seed of a random search, which draws `budget.trials` settings from the lists and ranges; null: a grid."""
@@ -155,7 +156,7 @@ class Experiment(RecipeModel):
 
     @property
     def rungs(self) -> tuple[int | None, ...]:
-        """Steps at which trials are compared. None stands for the end of a trial."""
+        """Numbers of optimizer steps after which trials are compared. None stands for the end of a trial."""
         return (*(self.halving.steps if self.halving is not None else ()), None)
 
 
@@ -166,14 +167,15 @@ class Setting:
     number: int
     """Number of the trial in its experiment, from 1."""
     values: Mapping[str, Value]
-    """Varied key -> its value."""
+    """Maps a varied key to its value."""
     line: Line
     """The line's recipe with these values."""
 
 
 def settings_of(experiment: Experiment, line: Line) -> list[Setting]:
     """Return the recipes of all trials, always in the same order. For an invalid value, raises RecipeError that names
-    its key and trial."""
+    the trial and its values. Also raises RecipeError if the steps of `halving` are not between a trial's warm-up and
+    its end."""
     where = f"experiments/{experiment.experiment}.yaml"
     recipe = line.model_dump(mode="json", exclude_unset=True)
     found = []
@@ -267,8 +269,8 @@ def experiment_names(data: Path) -> list[str]:
 
 
 def load_experiment(data: Path, name: str, institution: Institution) -> tuple[Experiment, Line]:
-    """Load an experiment by name, with its line. Raises RecipeError, and NotFoundError that lists the known
-    experiments."""
+    """Load an experiment by name, with its line. Raises RecipeError for an invalid file, and NotFoundError, which lists
+    the known names, for an unknown experiment or line."""
     path = data / "experiments" / f"{name}.yaml"
     if name not in experiment_names(data):
         known = ", ".join(experiment_names(data)) or "none"

@@ -31,8 +31,8 @@ class ClassificationLadder:
         spellings = {unicodedata.normalize("NFKC", level).casefold() for level in self.levels}
         if not self.levels or len(spellings) != len(self.levels) or not all(map(_is_a_name, self.levels)):
             raise RecipeError(
-                f"The classification levels {list(self.levels)} are invalid. At least one level is needed. A name must "
-                f"not be repeated, not even in other letter case, or contain line breaks or surrounding spaces.",
+                f"The classification levels {list(self.levels)} are invalid. At least one level is needed. Two names "
+                f"must differ in more than letter case. A name must not contain line breaks or surrounding spaces.",
                 "Correct `classification` in institution.yaml.",
             )
 
@@ -52,7 +52,6 @@ class ClassificationLadder:
         return max(levels, key=self.rank, default=self.levels[0])
 
     def exceeds(self, level: str, ceiling: str) -> bool:
-        """Return True if a level is above a ceiling."""
         return self.rank(level) > self.rank(ceiling)
 
 
@@ -85,13 +84,14 @@ class Release(RecipeModel):
     """The rules for changes of an adapter's state."""
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
-    """Transition -> number of different officers, besides the requester, who must approve it. With 0, the transition
-    takes effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for all other transitions.
-    `promote_urgently`, and `retire` of an adapter in production, need at least as many approvals as `promote`."""
+    """Maps a transition to the number of different officers, besides the requester, who must approve it. With 0, the
+    transition takes effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for all other
+    transitions. `promote_urgently`, and `retire` of an adapter in production, need at least as many approvals as
+    `promote`."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
-    """Classification level -> `approvals` for adapters of this level. These numbers take precedence over
-    `approvals`."""
+    """Maps a classification level to the numbers of approvals for adapters of this level. These numbers take precedence
+    over those in `approvals`."""
 
     request_days: int = Field(default=14, ge=1)
     """Number of days for which a request can be approved."""
@@ -102,11 +102,12 @@ class Release(RecipeModel):
     promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
     """Classification levels at which an adapter may be promoted without a trial among users. At every other level
     `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted an inconclusive trial. A
-    line's first adapter needs no trial, because there is no other adapter to compare it with. `promote_urgently` does
-    not need a trial either."""
+    line's first adapter needs no trial, because the line has no adapter to compare with. `promote_urgently` does not
+    need a trial either."""
 
     blind_review: Literal["required", "not_required"] = "required"
-    """Condition for approving an adapter. `required`: a blind review that was passed or whose gate was waived."""
+    """Whether an adapter can be approved without a blind review. `required`: the review must be passed, or its gate
+    waived."""
 
     def approvals_for(self, transition: TransitionName, level: str, before: str | None = None) -> int:
         """Return how many officers besides the requester must approve a transition at a classification level.
@@ -134,13 +135,13 @@ def release_in(content: bytes) -> Release:
         section = yaml.safe_load(content).get("release") or {}
         return Release.model_validate({name: section[name] for name in Release.model_fields if name in section})
     except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
-        raise ValueError("no rules") from None
+        raise ValueError("the release rules cannot be read") from None
 
 
 @lru_cache(maxsize=64)
 def levels_in(content: bytes) -> tuple[str, ...]:
-    """Return the classification levels, lowest first, in a copy of `institution.yaml`. Return an empty tuple if they
-    cannot be read."""
+    """Return the classification levels, lowest first, in a copy of `institution.yaml`. Return an empty tuple if the
+    levels cannot be read."""
     try:
         return tuple(map(str, yaml.safe_load(content)["classification"]))
     except (yaml.YAMLError, KeyError, TypeError, RecursionError, UnicodeDecodeError):
@@ -161,7 +162,7 @@ class Cadence(RecipeModel):
 
     every: str | None = Field(default=None, examples=["6 months"])
     """Time from registration, or from the last review, to the next review: `90 days`, `2 weeks`, `6 months`, `1 year`;
-    at most ten years. It takes precedence over the institution's `review_every_days`; null: the institution's value."""
+    at most ten years. Null: the institution's `review_every_days`."""
 
     on: tuple[Event, ...] = Field(default=(), examples=[["base_superseded", "source_withdrawn"]])
     """Events that make a review due at once. `base_superseded`: the files of the recipe's base model differ from those
@@ -182,7 +183,7 @@ class Cadence(RecipeModel):
             raise ValueError("write a number and days, weeks, months or years, such as '6 months'")
         number, unit = _parts(every)
         if number * (_DAYS.get(unit) or 30 * _MONTHS[unit]) > LONGEST_DAYS:
-            raise ValueError("ten years is the longest")
+            raise ValueError("the longest interval is ten years")
         return every
 
     def next_day(self, since: datetime.date, institutions_days: int) -> datetime.date:
@@ -197,8 +198,8 @@ class Cadence(RecipeModel):
         return datetime.date(year, month + 1, min(since.day, calendar.monthrange(year, month + 1)[1]))
 
     def period(self, due: datetime.date) -> str:
-        """Return the name of the period in which a review is due. It is `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the
-        day itself. A period is never longer than the time between two reviews, so its name is unique."""
+        """Return the name of the period in which a review is due: such as `2027-H1`, `2027-Q2`, `2027-03` or `2027`, or
+        the day itself. A period is never longer than the time between two reviews, so its name is unique."""
         number, unit = _parts(self.every) if self.every is not None else (0, "day")
         months = number * _MONTHS.get(unit, 0)
         if months == 0 or (months not in (1, 3, 6) and months % 12):
@@ -216,13 +217,13 @@ def _parts(every: str) -> tuple[int, str]:
 
 
 EARLIEST, LATEST = 1800, 2100
-"""Range of accepted years. An earlier year is from another calendar (Hijri 1446 is Gregorian 2024). A later year is a
-placeholder."""
+"""First and last accepted year. Earlier years are from another calendar (Hijri). Later years are placeholders."""
 
 
 def iso_day(text: str) -> datetime.date:
-    """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError, whose message continues a
-    sentence that begins with the field's name. The message does not quote the text."""
+    """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError for other text and for a
+    year out of range. Its message continues a sentence that begins with the field's name, and does not quote the
+    text."""
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip())
     try:
         day = datetime.datetime.fromisoformat(digits).date()
@@ -281,13 +282,13 @@ class Toleration(RecipeModel):
 
 
 class Kubernetes(RecipeModel):
-    """Run each training as a `TrainJob` of Kubeflow Trainer, with one pod on each node."""
+    """Start each training run as a `TrainJob` of Kubeflow Trainer, with one pod on each node."""
 
     where: Literal["kubernetes"]
     """Run the trainer on Kubernetes."""
 
     image: str = Field(min_length=1, examples=["registry.internal/sovereign-pipeline:0.1.0"])
-    """Container image with this program at the same version and its libraries."""
+    """Container image that contains the same version of this program, and its libraries."""
 
     namespace: Name
     """Namespace of the jobs."""
@@ -315,8 +316,8 @@ class Kubernetes(RecipeModel):
     """Python interpreter in the image."""
 
     kubeconfig: AbsolutePath | None = None
-    """File with the cluster's address and credentials; null: the service account of Dagster's pod or, outside a
-    cluster, the user's own file."""
+    """File with the cluster's address and credentials. Null: the service account of Dagster's pod; outside a cluster,
+    the user's own kubeconfig."""
 
     service_account: Name | None = None
     """Service account of the pods. The pods get no token of this account."""
@@ -325,13 +326,13 @@ class Kubernetes(RecipeModel):
     """Secrets for pulling the image."""
 
     node_selector: dict[str, str] = Field(default={}, examples=[{"gpu": "h100"}])
-    """Label -> value of the nodes that may run the pods."""
+    """Labels, with their values, of the nodes that may run the pods."""
 
     tolerations: tuple[Toleration, ...] = ()
     """Taints that the pods tolerate."""
 
     memory_gib: int | None = Field(default=None, ge=1)
-    """Memory, in GiB, of each pod, as its request and as its limit."""
+    """Memory, in GiB, of each pod: both its request and its limit."""
 
     cpus: float | None = Field(default=None, gt=0)
     """Number of CPU cores that are requested for each pod."""
@@ -351,7 +352,7 @@ class Ray(RecipeModel):
 
     devices_per_node: int | None = Field(default=None, ge=1)
     """Number of devices that a training run uses on each node. A line with more devices (`training.devices.count`)
-    trains on several nodes; null: always on one."""
+    trains on several nodes. Null: every line trains on one node."""
 
     interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
     """Network interface through which several nodes exchange tensors. It has the same name on every node."""
@@ -366,7 +367,7 @@ class Ray(RecipeModel):
     """Memory, in GiB, that Ray reserves for the job on each of its nodes."""
 
     resources: dict[str, float] = {}
-    """Additional resources that Ray reserves on each node: name in the cluster -> amount."""
+    """Additional resources that Ray reserves on each node. Maps a resource's name in the cluster to the amount."""
 
 
 OWN_SBATCH_OPTIONS = (
@@ -374,12 +375,11 @@ OWN_SBATCH_OPTIONS = (
     *("input", "job-name", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable"),
     *("quiet", "requeue", "signal", "test-only", "uid", "usage", "version", "wait", "wrap"),
 )
-"""Options of sbatch that must not be set in the rules: the launcher sets them itself, or could not monitor a job that
-uses them."""
+"""Options of sbatch that the rules must not set: the launcher sets them, or could not monitor a job with them."""
 
 
 class Slurm(RecipeModel):
-    """Run each training as a job of Slurm."""
+    """Start each training run as a job of Slurm."""
 
     where: Literal["slurm"]
     """Run the trainer on a Slurm cluster."""
@@ -392,7 +392,7 @@ class Slurm(RecipeModel):
     trains on several nodes."""
 
     gpu_resource: str | None = Field(default="gpu", pattern=r"^[A-Za-z0-9_.:-]+$", examples=["gpu:h100"])
-    """Slurm generic resource (GRES) that stands for one device; null: train on CPUs."""
+    """Slurm generic resource (GRES) that is requested for each device; null: train on CPUs."""
 
     python: str = "python3"
     """Python interpreter on the nodes, with this program at the same version."""
@@ -404,8 +404,8 @@ class Slurm(RecipeModel):
     """Account to which Slurm charges the job; null: the user's default."""
 
     time: str | None = Field(default=None, pattern=r"^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$", examples=["1-00:00:00"])
-    """Time limit of a job, in the format of sbatch and in quotes; null: the partition's limit. A training that reaches
-    the limit saves a checkpoint and is submitted again."""
+    """Time limit of a job, in the format of sbatch and in quotes; null: the partition's limit. A training run that
+    reaches the limit saves a checkpoint and is submitted again."""
 
     cpus: int | None = Field(default=None, ge=1)
     """Number of CPU cores for each device; null: the cluster's default."""
@@ -432,7 +432,7 @@ TrainerPlace = Annotated[Here | Kubernetes | Ray | Slurm, Field(discriminator="w
 
 
 Treatment = Literal["replace", "keep", "stop"]
-"""Treatment of personal data of one kind: replace it by a placeholder, keep it, or stop the line of adapters."""
+"""Treatment of one kind of personal data: replace it by a placeholder, keep it, or stop the line of adapters."""
 
 
 def _of_known_kinds(treatments: Any) -> Any:
@@ -458,11 +458,12 @@ class Institution(RecipeModel):
     """Days after which a registered adapter must be reviewed, if its line's recipe has no `review.every`."""
 
     sensitive: Treatments = Field(default={}, examples=[{"NAME": "replace", "PLACE": "keep", "CARD": "stop"}])
-    """Kind of personal data -> treatment: `replace` it by a placeholder, `keep` it, or `stop` the line at the row. By
-    default every kind is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
+    """Maps a kind of personal data to its treatment. `replace` replaces the data by a placeholder, `keep` keeps it, and
+    `stop` stops the line at the row. By default every kind is replaced, except URL, PLACE, ORGANISATION, NATIONALITY,
+    DATE and AGE, which are kept."""
 
     sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
-    """Line -> `sensitive` for this line only. These treatments take precedence over `sensitive`."""
+    """Maps a line to treatments for this line only. These treatments take precedence over those in `sensitive`."""
 
     vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Fingerprint of the vault's public key, which `sovereign-vault keygen` prints. Any other key stops every line.
@@ -472,20 +473,20 @@ class Institution(RecipeModel):
     """Rules for changes of an adapter's state: the approvals, and how long a request is valid."""
 
     rollout: Rollout = Rollout()
-    """Users who get a staged adapter."""
+    """Rules that select the users who get a staged adapter."""
 
     rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
-    """Line -> `rollout` for this line only; it replaces `rollout` entirely."""
+    """Maps a line to its own rollout rules. For this line, they replace all rules in `rollout`."""
     serving: Serving = Serving()
     """Permissions of the gateway's callers, limits, and engine."""
 
     trainer: TrainerPlace = Here()
-    """Place where the trainer's process runs. It is not part of any artifact's identity."""
+    """Place where the trainer's process runs. The place is not part of any artifact's identity."""
 
     device_watts: float | None = Field(default=None, gt=0, le=100_000, examples=[700])
     """Mean power, in watts, of one device during training: of a GPU with its share of the machine, or of a machine
-    without GPUs. If the devices have no readable energy counters, the energy of a training is computed from this
-    power. Null: the energy of such a training is unknown."""
+    without GPUs. If the devices have no readable energy counters, the energy of a training run is computed from this
+    power. Null: the energy of such a run is unknown."""
 
     @field_validator("classification")
     @classmethod
@@ -514,7 +515,6 @@ class Institution(RecipeModel):
 
     @cached_property
     def ladder(self) -> ClassificationLadder:
-        """The classification levels in order."""
         return ClassificationLadder(self.classification)
 
     def rollout_of(self, line: str) -> Rollout:
@@ -528,8 +528,8 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path, content: bytes | None = None) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError, also for a rule or role of a line or base model that does not exist,
-    because it would have no effect.
+    """Read `institution.yaml`. Raises RecipeError for a missing or invalid file, and for a rule or role that names a
+    line or base model that does not exist.
 
     Args:
         content: the file's bytes, if they were read already.
@@ -538,7 +538,7 @@ def load_institution(data: Path, content: bytes | None = None) -> Institution:
     if not path.is_file():
         raise RecipeError(
             f"{path}: there is no such file.",
-            "Set the variable SOVEREIGN_DATA to your data directory, or create one with `sovereign init`.",
+            "Set the variable SOVEREIGN_DATA to your data directory, or create a data directory with `sovereign init`.",
         )
     institution = read_yaml(Institution, path, content=content)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))

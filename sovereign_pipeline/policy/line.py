@@ -29,7 +29,7 @@ LINE_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 class Line(RecipeModel):
-    """A line: successive adapters for one purpose."""
+    """A line: successive versions of an adapter for one purpose."""
 
     line: str = Field(examples=["permits-desk"])
     """Name of the line and of its file: a-z, 0-9, '-' and '_'."""
@@ -44,7 +44,7 @@ class Line(RecipeModel):
     """Highest classification level of the line. A document above this level stops the line."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """The institution's files, and how their columns become documents."""
+    """The institution's files, folders and databases, and how they become documents."""
 
     quarantine: Quarantine = Quarantine()
     """Limits on broken rows of a source. The line stops if a limit is exceeded."""
@@ -53,7 +53,7 @@ class Line(RecipeModel):
     """Resources of stages that process the whole corpus."""
 
     privacy: Privacy = Privacy()
-    """How names are detected, by language."""
+    """How personal data is detected and treated."""
 
     split: Split = Split()
     """How the held-out documents are chosen."""
@@ -63,14 +63,14 @@ class Line(RecipeModel):
 
     evaluation: Evaluation | None = None
     """The measurements that are required before an adapter is registered. Null: not decided yet; datasets can be built,
-    but no adapter is trained. Once `evaluation` is set, the datasets are checked for text of its suites and prompts
-    before they are used."""
+    but no adapter is trained. Once `evaluation` is set, every dataset is searched for text of the suites and prompts
+    before the dataset is used."""
 
     gates: Gates = Gates()
     """Margins of the evaluation's gates, and the blind review."""
 
     review: Cadence = Cadence()
-    """When a registered adapter of the line is due for a review, and whether the stages are run again then."""
+    """When the line's registered adapter must be reviewed, and whether the line is run again when a review is due."""
 
     @property
     def named_evaluation(self) -> Evaluation:
@@ -114,7 +114,6 @@ class Line(RecipeModel):
 
     @property
     def roles(self) -> set[str]:
-        """Roles of the line's sources."""
         return {source.role for source in self.sources}
 
     @property
@@ -187,7 +186,7 @@ def check_against_institution(line: Line, institution: Institution) -> None:
 
 
 def read_line(path: Path, institution: Institution) -> Line:
-    """Read a recipe file. Raises RecipeError, also if the file's name is not the line's name."""
+    """Read a recipe file. Raises RecipeError if the recipe is invalid, or if the file's name is not the line's name."""
     line = read_yaml(Line, path, act="check_recipe")
     if path.stem != line.line:
         raise RecipeError(
@@ -210,7 +209,8 @@ def line_names(data: Path) -> list[str]:
 
 
 def load_line(data: Path, name: str, institution: Institution) -> Line:
-    """Load the recipe of a line by name. Raises NotFoundError that lists the known lines."""
+    """Load the recipe of a line by name. For an unknown name, raises NotFoundError that lists the known lines. Raises
+    RecipeError for an invalid recipe."""
     if name not in line_names(data):
         known = ", ".join(line_names(data)) or "none"
         raise NotFoundError(
@@ -227,12 +227,11 @@ class Recipes:
     valid: tuple[Line, ...]
 
     broken: Mapping[str, RecipeError]
-    """Line -> the error in its recipe."""
+    """Maps a line to the error in its recipe."""
 
 
 def load_lines(data: Path, institution: Institution, line: str | None = None) -> Recipes:
-    """Load the recipes of one line or of every line, sorted by name. An invalid recipe does not prevent loading the
-    others."""
+    """Load the recipes of one line, or of all lines sorted by name. An invalid recipe does not stop the others."""
     valid, broken = [], {}
     for name in (each for each in line_names(data) if line in (None, each)):
         try:

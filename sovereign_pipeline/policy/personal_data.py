@@ -37,5 +37,5 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 KEPT_BY_DEFAULT: frozenset[Kind] = frozenset({"URL", "PLACE", "ORGANISATION", "NATIONALITY", "DATE", "AGE"})
-"""Kinds that describe a document's subject rather than a person. They are detected only if an institution's rules
-replace them or stop the line at them."""
+"""Kinds that describe a document's subject rather than a person. They are detected only if the institution's rules say
+`replace` or `stop` for them."""

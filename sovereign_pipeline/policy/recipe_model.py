@@ -25,14 +25,13 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
 }
-"""Pydantic's error type -> description of the expected value in YAML terms."""
+"""Maps a pydantic error type to a description of the expected value in YAML terms."""
 
 _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
-"""Pydantic's error type -> Python types of the values that the field accepts. Used to recognise a number or boolean in
-quotes."""
+"""Maps a pydantic error type to the Python types that the field accepts, to recognise numbers in quotes."""
 
 LARGEST_WHOLE_NUMBER = 2**53
-"""Largest accepted whole number. Above it, JSON readers may confuse two numbers (RFC 8259, section 6)."""
+"""Largest accepted whole number. JSON readers may confuse larger numbers (RFC 8259, section 6)."""
 
 FILL_IN = "FILL IN"
 """Placeholder for a value that a person must write, in suggested recipes and for missing keys without an example."""
@@ -54,12 +53,12 @@ def _make_numbers_strict(schema: Any) -> None:
 
 
 NotAllowed = Sequence[tuple[Callable[[Any], object], str]]
-"""Table of invalid combinations: a function that finds one in a model, and a message (`{0}`: the model, `{1}`: the
-function's result)."""
+"""Invalid combinations of keys. Each has a function that returns a true value if a model has the combination, and an
+error message (`{0}`: the model, `{1}`: the function's result)."""
 
 
 def named_twice(names: Iterable[object]) -> str:
-    """If a name is repeated, return all names, separated by commas. Otherwise return ""."""
+    """Return all names, separated by commas, if one is repeated. Otherwise return ""."""
     every = [str(name) for name in names]
     return ", ".join(every) if len(set(every)) != len(every) else ""
 
@@ -103,7 +102,8 @@ def placeholders_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def read_value(text: str) -> Any:
-    """Parse a value as in a recipe. A text that is not YAML, or that would be a mapping, is returned unchanged."""
+    """Parse a value as in a recipe. A text that is not YAML, or that would be a mapping or null, is returned
+    unchanged."""
     try:
         value = yaml.load(text, _RecipeLoader)
     except (yaml.YAMLError, ValueError, AttributeError):  # the last two: a value does not match its tag
@@ -132,7 +132,7 @@ def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
 class _RecipeLoader(yaml.SafeLoader):
     """A YAML loader that rejects repeated keys, returns dates as text, and reads `5e-4` as a number, as YAML 1.2 does.
 
-    Because dates are text, a key for texts accepts them, and a key for dates can report an invalid date such as
+    Because a date stays text, a key for texts accepts dates, and a key for dates can report an invalid date such as
     2024-02-30.
     """
 
@@ -193,42 +193,40 @@ MOST_KEPT = 1_000
 
 
 def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: bytes | None = None) -> Model:
-    """Read and validate one file. Raises RecipeError that names the file and the key, and suggests the nearest known
-    key.
+    """Read and validate one file. If it is missing or invalid, raises RecipeError that names the file and the key, and
+    suggests the nearest known key.
 
     Args:
-        act: name of the act with which an interface checks the corrected file again; empty if there is none.
+        act: the act with which a user can check the corrected file; None if there is none.
         content: the file's bytes, if they were read already.
     """
     if path.is_dir():
-        raise RecipeError(f"{path} is a directory.", "Give the path of a file in it.")
+        raise RecipeError(f"{path} is a directory.", "Give the path of a file in this directory.")
     if not path.is_file():
-        raise RecipeError(f"{path}: the file does not exist.", "Create it, or correct the path.")
+        raise RecipeError(f"{path}: the file does not exist.", "Create the file, or correct the path.")
     found: Model = _read(model, path, act, path.read_bytes() if content is None else content)
     return found
 
 
 @lru_cache(maxsize=MOST_KEPT)
 def _read(model: type[Model], path: Path, act: Act | None, content: bytes) -> Model:
-    """Return the model of a file's bytes. Cached, because services read every line's recipe again and again."""
+    """Return the model of a file's bytes. The result is cached, because services read every recipe repeatedly."""
     try:
         given = _loaded(content.decode())
     except RecursionError:
-        raise RecipeError(f"{path}: lists or mappings are nested too deeply.") from None
+        raise RecipeError(f"{path}: lists or mappings in the file are nested too deeply.") from None
     # A value that does not match its tag, such as `!!int x`, raises the error of the conversion.
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError | UnicodeError) else "a wrong value"
-        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}") from None
+        raise RecipeError(f"{path}: the file is not readable as YAML in UTF-8: {said}") from None
     if not isinstance(given, dict):
-        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
+        raise RecipeError(f"{path}: the file must contain a mapping of keys to values.")
     return validated(model, given, str(path), act=act, file=str(path))
 
 
 def validated(model: type[Model], given: dict[str, Any], where: str, **remedy: Any) -> Model:
-    """Validate the content of a file. Raises RecipeError that names the key and suggests the nearest known key.
-
-    where: beginning of the message, such as the file's path.
-    """
+    """Validate the content of a file. If it is invalid, raises RecipeError that names the key and suggests the nearest
+    known key. `where`: beginning of the message, such as the file's path. `remedy`: further arguments of the error."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -257,7 +255,8 @@ def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], conte
 
 
 def _put(example: dict[Any, Any], location: Sequence[Any], value: Any, content: Any) -> None:
-    """Set a value at a location of a nested mapping, in which a list's elements have their numbers as keys."""
+    """Set a value at a location of a nested mapping. In this mapping, the elements of a list have their numbers as
+    keys."""
     for part in location[:-1]:
         try:
             content = content[part]
@@ -339,7 +338,7 @@ def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
 
 
 def _given(error_type: str, value: Any) -> str:
-    """Return the end of a message about a wrong value: the value, and whether to add or remove quotes."""
+    """Return the end of a message about a wrong value: the value itself, and a hint to add or remove quotes."""
     if isinstance(value, str):
         if _needs_no_quotes(error_type, value):
             return f", and is the text '{value}': remove the quotes"

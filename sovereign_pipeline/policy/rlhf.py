@@ -18,7 +18,7 @@ LARGEST_WEIGHT = 2.0
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
-    """Return the names, among `names`, of the fields whose values differ from their defaults."""
+    """Return those of `names` whose fields have a value other than their default."""
     return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
 
 
@@ -29,7 +29,7 @@ class Tuning(RecipeModel):
     """Steps over which the learning rate rises from zero."""
 
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    """Course of the learning rate after `warmup_steps`."""
+    """How the learning rate changes after `warmup_steps`."""
 
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the rows. With a fraction, training ends within a pass."""
@@ -41,13 +41,13 @@ class Tuning(RecipeModel):
     """Maximum length, in tokens, of a pack, of a row, or of each reply of a pair with its prompt."""
 
     batch_size: int = Field(default=1, ge=1)
-    """Units (packs, or single rows) that a device processes at once; default for `kto`: 4. The effective batch is this
-    number times `gradient_accumulation` times the number of devices. With a large effective batch, LoRA learns worse
-    than full tuning (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows. A
-    recipe with more than 64 units per device and step is rejected."""
+    """Number of units (packs, or single rows) that a device processes at once; default for `kto`: 4. The effective
+    batch is this number times `gradient_accumulation` times the number of devices. With a large effective batch, LoRA
+    learns worse than full tuning (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32
+    rows. A recipe with more than 64 units per device and step is rejected."""
 
     gradient_accumulation: int = Field(default=4, ge=1)
-    """Batches whose gradients are summed for one step."""
+    """Number of batches whose gradients are summed for one optimizer step."""
 
     packing: bool = True
     """Pack several rows into a sequence of up to `max_length` tokens; position ids separate the rows. Preferences are
@@ -63,7 +63,7 @@ class Tuning(RecipeModel):
 
     @property
     def effective_batch(self) -> int:
-        """Number of rows of a step on one device."""
+        """Number of units (packs or rows) in an optimizer step on one device."""
         return self.batch_size * self.gradient_accumulation
 
 
@@ -72,13 +72,14 @@ Column = Literal["response", "subject", "request", "department", "language", "cl
 
 
 class Tool(RecipeModel):
-    """A Python function or a command that scores replies in the sandbox, without network and with only its own files.
+    """A Python function or a command that scores replies. It runs in the sandbox, without network, and sees only its
+    own files.
 
-    A function gets a list of mappings, one per reply, with `prompt`, `reply` and the `columns`. If `files` is set, its
-    second argument maps file names to texts: it is called as `function(rows)` or `function(rows, files)`. It can use
-    only the standard library. It returns a list with, for each reply, a number from 0 to 1, or None to abstain. A score
-    must depend on its reply alone. A command gets the same mappings as lines of JSON on its standard input, and writes
-    a line with a number, or null, for each.
+    A function is called as `function(rows)`, or as `function(rows, files)` if `files` is set. `rows` has one mapping
+    for each reply, with `prompt`, `reply` and the `columns`. `files` maps file names to texts. The function can use
+    only the standard library. It returns a list with one score for each reply: a number from 0 to 1, or None to
+    abstain. A score must depend on its reply alone. A command reads the same mappings from its standard input, one line
+    of JSON for each reply. For each reply it writes one line with a number, or with null to abstain.
     """
 
     path: Path | None = Field(default=None, examples=["rewards/permits.py"])
@@ -92,23 +93,23 @@ class Tool(RecipeModel):
     with an interpreter in its first line."""
 
     uses: tuple[Path, ...] = Field(default=(), examples=[["/usr/bin/grep", "/usr/share/perl/5.36"]])
-    """Absolute paths of programs and directories on this machine that the command needs. Its interpreter and all shared
-    libraries are found automatically. The SHA-256 of these files and of the interpreter are part of the adapter's
-    identity."""
+    """Absolute paths of programs and directories on this machine that the command needs. The interpreter and all shared
+    libraries of the command are found automatically. The SHA-256 digests of the listed files and of the interpreter are
+    part of the adapter's identity."""
 
     files: tuple[Path, ...] = ()
-    """Files for the tool, relative to the data root, or absolute. A function gets them as text; a command finds them in
-    its directory, `/tool`. The SHA-256 of program and files are part of the adapter's identity."""
+    """Files for the tool, relative to the data root, or absolute. A function gets the files as text; a command finds
+    them in its directory, `/tool`. The SHA-256 digests of program and files are part of the adapter's identity."""
 
     classification: str | None = Field(default=None, examples=["PUBLIC"], exclude_if=lambda level: level is None)
     """Classification level of the program and its files; required with `files`. The adapter has at least this level."""
 
     columns: tuple[Column, ...] = ()
-    """Columns of each reply's document, such as the `response` that the institution sent."""
+    """Columns of each reply's document that the tool gets, such as the `response` that the institution sent."""
 
     seconds: int = Field(default=20, ge=1, le=600)
     """Maximum processor time for one batch, in seconds; the wall-clock limit is three times as much. If a tool takes
-    longer, the training stops; the replies do not get a low reward."""
+    longer, the training stops with an error, so that a slow tool does not lower the reward."""
 
     memory_mib: int = Field(default=512, ge=64, le=8192)
     """Maximum address space of each of the tool's processes, in MiB."""
@@ -159,13 +160,13 @@ class Reward(RecipeModel):
         examples=[{"path": "rewards/permits.py", "function": "opening"}],
         exclude_if=lambda tool: tool is None,
     )
-    """Tool that scores a reply; null: `reward_model` does."""
+    """Tool that scores a reply. Null: the reward model scores the reply (`reward_model: true`)."""
 
     reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
     """Score replies with the line's reward model, instead of with a tool. The score is the probability that the model
-    prefers the reply to the institution's own reply to the same letter, truncated to `max_new_tokens`: the sigmoid of
-    the difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward
-    Hacking in RLHF"). 0.5 means as good as the institution's reply. The raw scores are in the log."""
+    prefers the reply to the institution's own reply to the same letter, truncated to `max_new_tokens`. This probability
+    is the sigmoid of the difference of the two raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to
+    Mitigate Reward Hacking in RLHF"). 0.5 means as good as the institution's reply. The raw scores are in the log."""
 
     weight: float = Field(default=1.0, gt=0)
     """Weight of the part; the weights are normalised to add up to one. If a part abstains for a reply, the weights of
@@ -177,7 +178,7 @@ class Reward(RecipeModel):
 
 
 class Kl(RecipeModel):
-    """The KL penalty that keeps the policy near the adapter that it starts from."""
+    """The KL penalty that keeps the policy near the adapter that the training starts from."""
 
     coefficient: float = Field(default=0.05, ge=0)
     """Weight β of the penalty for each token (Huang 2024: 0.05); with `ppo` its initial value. `ppo` and `rloo`
@@ -185,8 +186,8 @@ class Kl(RecipeModel):
     be above 0 with `rloo` and `grpo`."""
 
     target: float | None = Field(default=6.0, gt=0)
-    """`ppo` only: target KL of a whole reply, in nats; β is adjusted to reach it (Ziegler 2019, section 2.2: 6). Null:
-    β is constant, as it always is with `rloo` and `grpo`."""
+    """`ppo` only: target KL of a whole reply, in nats; β is adjusted to reach this target (Ziegler 2019, section 2.2:
+    6). Null: β is constant, as always with `rloo` and `grpo`."""
 
     horizon: int = Field(default=64, ge=1)
     """`ppo` only: number of replies over which β changes by at most a fifth. Ziegler uses 10,000 in training runs with
@@ -198,18 +199,18 @@ class Kl(RecipeModel):
 
 
 class Rollouts(RecipeModel):
-    """A vLLM server on this machine. The server samples the replies of an iteration, so that the trainer need not. It
-    needs vLLM 0.32 or later, with the line's base model, adapters that can be loaded at run time, and log-probabilities
-    at the sampling temperature (`--logprobs-mode processed_logprobs`). The trainer still computes all losses, and the
-    measurements on held-out prompts.
-    """
+    """A vLLM server on this machine that samples the replies of an iteration instead of the trainer. The server must
+    run vLLM 0.32 or later, serve the line's base model, load adapters at run time, and return log-probabilities at the
+    sampling temperature (`--logprobs-mode processed_logprobs`). The trainer still computes all losses, and the
+    measurements on held-out prompts."""
 
     url: str = Field(examples=["unix:/run/rollouts/api", "http://127.0.0.1:8000"])
     """Address of the server: a socket or a port of this machine, so that prompts do not leave it."""
 
     copies: Path = Field(examples=["/srv/rollouts"])
     """Absolute path of the directory through which the server gets the policy's adapters. The trainer's account owns
-    it, and the server's account reads it through its group. No other account may be able to change it."""
+    the directory, and the server's account reads it as a member of the directory's group. No other account may be able
+    to change the directory."""
 
     at_once: int = Field(default=16, ge=1, le=256)
     """Maximum number of replies requested at once."""
@@ -218,9 +219,9 @@ class Rollouts(RecipeModel):
     """Maximum time for one reply, in seconds."""
 
     cap: float = Field(default=LARGEST_WEIGHT, ge=1)
-    """Maximum importance weight of a token, min(π/μ, cap), where trainer (π) and vLLM (μ) give the token different
-    probabilities (truncated importance sampling, Ionides 2008; TRL's default is 2). A trainer that samples itself in
-    bfloat16 uses the same weights, with a cap of 2."""
+    """Maximum importance weight of a token. The weight is min(π/μ, cap), with the token's probability in the trainer
+    (π) and in vLLM (μ) (truncated importance sampling, Ionides 2008; TRL's default is 2). If the trainer itself samples
+    in bfloat16, it uses the same weights, with a cap of 2."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: not is_here(it.url), "'url' must be unix:/PATH or http://127.0.0.1:PORT"),
@@ -229,30 +230,30 @@ class Rollouts(RecipeModel):
 
 
 class Rlhf(RecipeModel):
-    """Reinforcement learning after SFT, with the SFT adapter as the reference. It needs an adapter (`lora` or `qlora`)
-    and one device. Dropout is off."""
+    """Reinforcement learning after SFT, with the SFT adapter as the reference. This stage needs an adapter (`lora` or
+    `qlora`) and one device. Dropout is off."""
 
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
     """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022). `rloo`
     (Ahmadian et al. 2024) and `grpo` (Shao et al. 2024) have no value function: they compare several replies to one
-    prompt. The TRL library computes their losses and forward passes, which is recorded. They need `adapter: lora`."""
+    prompt. For `rloo` and `grpo`, the TRL library computes loss and forward pass, and the record states this. Both need
+    `adapter: lora`."""
 
     reward: tuple[Reward, ...] = Field(min_length=1)
     """Reward that is optimised: one part or several."""
 
     gold: tuple[Reward, ...] | None = Field(default=None, min_length=1)
-    """Reward that is measured on held-out prompts but never optimised, to detect reward hacking; null: the same as
-    `reward`."""
+    """Reward that is measured on held-out prompts but never optimised, to detect reward hacking; null: `reward`."""
 
     iterations: int = Field(default=40, ge=1)
     """Rounds of sampling, scoring and learning."""
 
     prompts: int = Field(default=8, ge=2, le=256)
-    """Prompts of an iteration. A prompt is used again only after all other prompts have been used."""
+    """Number of prompts of an iteration. A prompt is used again only after all other prompts have been used."""
 
     group: int = Field(default=4, ge=1, le=64)
-    """Replies to each prompt. On CPUs, `ppo` computes a prompt once for all its replies, which is faster if prompts are
-    longer than replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
+    """Number of replies to each prompt. On CPUs, `ppo` computes a prompt once for all its replies. This is faster if
+    prompts are longer than replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
 
     max_new_tokens: int = Field(default=48, ge=4)
     """Maximum length of a sampled reply. Prompts that leave no room for a reply of this length within
@@ -262,11 +263,11 @@ class Rlhf(RecipeModel):
     """Temperature of sampling and of every log-probability (Huang 2024: 0.7). There is no top-k or top-p truncation."""
 
     rollouts: Rollouts | None = None
-    """vLLM server that samples; null: the trainer samples, so that a resumed training gives the same bytes."""
+    """vLLM server that samples; null: the trainer samples, so that a resumed training run gives the same bytes."""
 
     missing_end_penalty: float = Field(default=1.0, ge=0)
-    """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set it to 0 if
-    `max_new_tokens` is shorter than the institution's replies: otherwise the penalty would teach the model to stop
+    """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set this key to 0 if
+    `max_new_tokens` is shorter than the institution's replies. Otherwise the penalty would teach the model to stop
     early."""
 
     cut_replies: Literal["terminal", "bootstrap", "excluded"] = Field(
@@ -274,10 +275,10 @@ class Rlhf(RecipeModel):
     )
     """How training treats a reply that was truncated at `max_new_tokens`. `terminal`: like a reply that ends there,
     with its score and `missing_end_penalty`. `bootstrap`, `ppo` only: the value of its last state replaces the score,
-    because the reply would continue (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: the
+    because the reply could continue (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: the
     adapter does not learn from the reply. With `rloo` and `grpo`, TRL's `mask_truncated_completions` does this, and the
-    reply's score still counts in the mean of its group. With `bootstrap` and `excluded`, an iteration needs two replies
-    that end."""
+    reply's score still counts in the mean of its group. With `bootstrap` and `excluded`, at least two replies of an
+    iteration must end before the limit."""
 
     epochs: int = Field(default=2, ge=1, le=10)
     """Passes over an iteration's replies."""
@@ -289,8 +290,7 @@ class Rlhf(RecipeModel):
     """Initial learning rate of the adapter; it falls linearly to zero."""
 
     value_learning_rate: float = Field(default=1e-3, gt=0)
-    """`ppo` only: learning rate of the value head. In a measurement with 1e-2, the value loss was a hundred times
-    larger."""
+    """`ppo` only: learning rate of the value head. With 1e-2, the measured value loss was a hundred times larger."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
     """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7); with `rloo`, of a whole
@@ -305,7 +305,7 @@ class Rlhf(RecipeModel):
     than its last tokens, regardless of the reward."""
 
     kl: Kl = Kl()
-    """KL penalty that keeps the policy near the adapter that it starts from."""
+    """KL penalty that keeps the policy near the adapter that the training starts from."""
 
     measure_every: int = Field(default=5, ge=1)
     """Iterations between two measurements on held-out prompts."""
@@ -332,7 +332,7 @@ class Rlhf(RecipeModel):
         return parts
 
     not_allowed: ClassVar[NotAllowed] = (
-        (lambda it: ", ".join(it.set_for_others), "algorithm {0.algorithm} has no {1}"),
+        (lambda it: ", ".join(it.set_for_others), "algorithm {0.algorithm} does not use {1}"),
         (lambda it: it.minibatches > it.prompts, "there are more minibatches than prompts"),
         (
             lambda it: it.kl_target is not None and it.kl.budget <= it.kl_target,
@@ -359,7 +359,7 @@ class Rlhf(RecipeModel):
 
     @property
     def set_for_others(self) -> list[str]:
-        """Keys that are set but belong to another algorithm."""
+        """Keys that are set but belong only to other algorithms."""
         of_another = self.keys_of_others
         return [
             *changed_fields(self, *of_another["section"]),
@@ -386,7 +386,7 @@ class Rlhf(RecipeModel):
     def largest_weight(self, precision: str) -> float | None:
         """Return the cap of a token's importance weight; None if every weight is 1.
 
-        If the trainer itself samples in float32, the probabilities in sampling and update are practically equal.
+        If the trainer itself samples in float32, a token has practically the same probability in sampling and update.
         """
         if self.rollouts is not None:
             return self.rollouts.cap
@@ -425,8 +425,8 @@ class RewardModel(Tuning):
     """The reward model: a LoRA adapter with the settings of `training.sft`, and a scalar head, on the line's base
     model. TRL's RewardTrainer trains it.
 
-    It learns to score the chosen reply of a preference pair higher than the rejected one (Bradley and Terry 1952;
-    Ouyang et al. 2022, section 3.5). It is measured on held-out pairs, which are not used for training.
+    The model learns to score the chosen reply of a preference pair higher than the rejected one (Bradley and Terry
+    1952; Ouyang et al. 2022, section 3.5). Its accuracy is measured on held-out pairs.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -464,9 +464,9 @@ class TrlTrainer:
 _TRL = tomllib.loads(Path(__file__).with_name("trl.toml").read_text(encoding="utf-8"))
 TRAINERS = TypeAdapter(dict[str, TrlTrainer]).validate_python(_TRL["trainers"])
 REFUSED_TRAINERS: Mapping[str, str] = _TRL["refused"]
-"""TRL trainer that cannot be used for preference pairs -> the reason."""
+"""Maps each TRL trainer that cannot be used for preference pairs to the reason."""
 _RECIPE_KEYS: Mapping[str, str] = _TRL["recipe_keys"]
-"""Argument of TRL -> the recipe's key that determines it."""
+"""Maps an argument of TRL to the recipe's key that determines its value."""
 
 
 def check_arguments(trainer: str | None, arguments: Mapping[str, TrlArgument]) -> None:

@@ -50,14 +50,15 @@ class Role(RecipeModel):
     """Permission to read the gateway's metrics, which contain the names of all lines."""
 
     admin: bool = False
-    """Permission to see the status of these adapters at `/admin` and on the registry's pages."""
+    """Permission to open `/admin` and the registry's pages, which show the status of the adapters that these callers
+    may use."""
 
     users: bool = False
     """True if these callers act for several people, as a front end does, and name the person in a request's `user`.
     Otherwise `user` is ignored, and each caller counts as one user of a rollout."""
 
     front_end: FrontEnd = FrontEnd()
-    """For callers that act for several people: the header that names a person, and the limits."""
+    """Rules for callers that act for several people: the header that names a person, and the limits."""
 
 
 class Limits(RecipeModel):
@@ -67,7 +68,7 @@ class Limits(RecipeModel):
     """Maximum size of a request's body, in bytes."""
 
     tokens: int = Field(default=2048, ge=1)
-    """Maximum number of answer tokens that a request may set."""
+    """Maximum number of answer tokens that a request may ask for."""
 
     tokens_by_default: int = Field(default=512, ge=1)
     """Maximum number of tokens of an answer if the request does not set a maximum."""
@@ -76,33 +77,37 @@ class Limits(RecipeModel):
     """Maximum number of answers (`n`) of one request. For the other limits, each answer counts as a request."""
 
     concurrent: int = Field(default=16, ge=1)
-    """Maximum number of answers that are computed at once. Of these slots, one is reserved for each line without a
+    """Maximum number of answers that are computed at once. One of these slots is reserved for each line that has no
     running answer, up to half of the slots."""
 
     waiting_per_line: int = Field(default=32, ge=0)
-    """Maximum number of requests of one line that wait for a slot. Further requests get 429."""
+    """Maximum number of requests of one line that wait for a slot. Further requests are rejected with status 429."""
 
     waiting_seconds: float = Field(default=60, gt=0)
-    """Maximum time that a request waits for a slot before it gets 429, in seconds."""
+    """Maximum time, in seconds, that a request waits for a slot. After this time, the request is rejected with status
+    429."""
 
     concurrent_per_caller: int = Field(default=8, ge=1)
-    """Maximum number of requests of one caller that are running or waiting. Further requests get 429."""
+    """Maximum number of requests of one caller that are running or waiting. Further requests are rejected with status
+    429."""
 
     requests_per_minute: float = Field(default=120, gt=0)
-    """Maximum mean number of requests per minute of one caller, and maximum size of a burst."""
+    """Maximum average number of requests per minute of one caller. This is also the maximum size of a burst."""
 
     tokens_per_minute: float = Field(default=60_000, gt=0)
-    """Maximum mean number of tokens of prompts and answers per minute of one caller, and maximum size of a burst."""
+    """Maximum average number of tokens, in prompts and answers, per minute of one caller. This is also the maximum size
+    of a burst."""
 
     new_users_per_day: int = Field(default=100, ge=0)
-    """Maximum number of users per day (UTC) that a caller with several people may add to the comparisons of rollouts.
-    Further users also get one adapter consistently, but their answers are not compared."""
+    """Maximum number of users per day (UTC) that a caller with several people may add to the comparisons of rollouts. A
+    further user also gets the same adapter every time, but the user's answers are not compared."""
 
     first_token_seconds: float = Field(default=60, gt=0)
     """Maximum time until the engine's first token, in seconds. Long prompts need the most time."""
 
     pause_seconds: float = Field(default=60, gt=0)
-    """Maximum time between two tokens of an answer, and until the caller reads the data that was sent, in seconds."""
+    """Maximum time, in seconds, between two tokens of an answer, and until the caller has read the data that was
+    sent."""
 
     answer_seconds: float = Field(default=600, gt=0)
     """Maximum time for one answer, in seconds."""
@@ -112,8 +117,8 @@ class Limits(RecipeModel):
 
 
 Reaction = Literal["report", "replace", "stop"]
-"""Treatment of personal data in a request or answer: count it, replace it by a placeholder, or stop the request or
-answer."""
+"""Treatment of personal data in a request or answer: count the data, replace the data by a placeholder, or stop the
+request or answer."""
 
 
 class Screened(RecipeModel):
@@ -127,8 +132,9 @@ class Screened(RecipeModel):
     are not searched."""
 
     answers: Reaction | None = None
-    """Treatment of personal data in answers, except for data from the caller's own request. `replace` and `stop` buffer
-    the newest 120 characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
+    """Treatment of personal data in answers. Data that the caller's own request contains is ignored. `replace` and
+    `stop` buffer the newest 120 characters of a stream, so that an identifier that is split across chunks is also
+    found. Null: answers are not searched."""
 
 
 class Transcripts(RecipeModel):
@@ -152,7 +158,7 @@ class ServedLine(RecipeModel):
     """Treatment of personal data in requests and answers."""
 
     system: Literal["append", "replace"] = "append"
-    """Use of a caller's system message: append it to the line's instruction, or replace the instruction."""
+    """Use of a caller's system message: it is appended to the line's instruction, or replaces the instruction."""
 
     transcripts: Transcripts | None = None
     """Encrypted transcripts, which can become prompts of reviews. Null: none are stored."""
@@ -194,8 +200,8 @@ class Local(RecipeModel):
     """The memory limit of the local engine."""
 
     cache_tokens: int = Field(default=16_384, ge=64)
-    """Maximum number of tokens of prompts and answers in memory at once. A quarter of this number is added, to cache
-    common prefixes of prompts."""
+    """Maximum number of tokens of prompts and answers in memory at once. A quarter more tokens is kept in memory to
+    cache common prefixes of prompts."""
 
 
 class Vllm(RecipeModel):
@@ -211,18 +217,18 @@ class Vllm(RecipeModel):
     """Names of other machines that `url` may contain, with https. Prompts and answers then leave this machine."""
 
     copies: str | None = Field(default=None, examples=["/srv/vllm-adapters"])
-    """Directory through which the server at `url` gets adapters. The gateway's account owns it, and the server's
-    account reads it through its group. Null: a directory that only the gateway's account can enter, so the server must
-    run under this account."""
+    """Directory through which the server at `url` gets adapters. The gateway's account owns the directory, and the
+    server's account reads it as a member of the directory's group. Null: a directory that only the gateway's account
+    can enter, so the server must run under this account."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in which the server computes. In float32, the server must reproduce the trainer's most likely
     tokens exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on
-    average, and must differ by 0.5 between an adapter and its base model."""
+    average, and must differ by at least 0.5 between an adapter and its base model."""
 
     adapters: int = Field(default=8, ge=1)
-    """Maximum number of adapters in the device's memory. If further adapters are requested, they replace adapters in
-    memory. Memory for this number is reserved at the start."""
+    """Maximum number of adapters in the device's memory. A further adapter that is requested replaces one of them.
+    Memory for this number is reserved at the start."""
 
     rank: Literal[8, 16, 32, 64, 128, 256] = 16
     """Largest rank of a served adapter. Every adapter takes as much memory as an adapter of this rank."""
@@ -234,10 +240,8 @@ class Vllm(RecipeModel):
     """Maximum number of answers that are computed at once."""
 
     step_tokens: int = Field(default=2048, ge=32)
-    """Maximum number of prompt tokens that are computed in one step.
-
-    Use 512 on a CPU, where a longer step would delay all other requests too long.
-    """
+    """Maximum number of prompt tokens that are computed in one step. Use 512 on a CPU, where a longer step would delay
+    all other requests too long."""
 
     cpu_cache_gib: int = Field(default=2, ge=1)
     """Memory in GiB for the KV cache, if vLLM computes on a CPU."""
@@ -271,7 +275,7 @@ class EngineChoice(RecipeModel):
     """Engine that computes answers: `local`, on the CPU in float32, or `vllm`."""
 
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads. Null: half of the cores. `sovereign serve --threads` overrides it."""
+    """Number of CPU threads. Null: half of the cores. `sovereign serve --threads` overrides this number."""
 
     local: Local = Local()
     """Memory limit of the local engine."""
@@ -286,11 +290,11 @@ class EngineChoice(RecipeModel):
 
 
 class Serving(EngineChoice):
-    """The permissions of the gateway's callers, its limits, and the engine that computes answers."""
+    """The permissions of the gateway's callers, the gateway's limits, and the engine that computes answers."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
-    """Role, by its name in the institution's proxy -> permissions of its callers. A role that is not listed gives no
-    permissions."""
+    """Maps a role, by its name in the institution's proxy, to the permissions of its callers. A role that is not listed
+    gives no permissions."""
 
     limits: Limits = Limits()
     """Limits of the gateway. Requests beyond a limit are rejected."""
@@ -298,8 +302,8 @@ class Serving(EngineChoice):
     lines: dict[str, ServedLine] = Field(
         default={}, examples=[{"permits-desk": {"privacy": {"requests": "replace", "answers": "stop"}}}]
     )
-    """Line -> treatment of its requests and answers. A gateway reads these rules, and the line's `privacy`, only when
-    it starts."""
+    """Maps a line to the treatment of its requests and answers. A gateway reads these rules, and the line's `privacy`,
+    only when it starts."""
 
     transcripts_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Fingerprint of the public key that encrypts transcripts, as printed by `sovereign-vault keygen`. The key itself
@@ -312,8 +316,8 @@ class Serving(EngineChoice):
     base_models: dict[str, EngineChoice] = Field(
         default={}, examples=[{"smollm2-135m-instruct": {"engine": "local", "threads": 2}}]
     )
-    """Base model, by its name in recipes -> its engine, if it differs from the default above. A gateway runs one engine
-    for each base model of the adapters that it serves."""
+    """Maps a base model, by its name in recipes, to an engine other than the engine of this section. A gateway runs one
+    engine for each base model of the adapters that it serves."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -377,14 +381,15 @@ class Hold(RecipeModel):
     """Largest accepted relative rise in the number of tokens of an answer (geometric mean). 0.5 is 50 % more."""
 
     shorter: Margin = 0.5
-    """Largest accepted fall in the number of tokens. At 0.5, the production adapter's answers may be 50 % longer."""
+    """Largest accepted fall in the number of tokens of an answer (geometric mean). At 0.5, the production adapter's
+    answers may be 50 % longer than the staged adapter's."""
 
     disliked: Margin = 0.02
     """Largest accepted rise in the share of answers with negative feedback."""
 
     personal_data: Margin = 0.02
-    """Largest accepted rise in the share of answers with personal data that the caller did not send. It is measured
-    only if `serving.lines.<line>.privacy.answers` is set."""
+    """Largest accepted rise in the share of answers with personal data that the caller did not send. This share is
+    measured only if `serving.lines.<line>.privacy.answers` is set."""
 
     def margin_of(self, measure: str) -> float:
         """Return the margin of a measure. The margin of a time or a length is converted to the logarithm of a ratio."""
@@ -397,11 +402,11 @@ class Rollout(RecipeModel):
 
     share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of the users who get the staged adapter, selected by a hash. If the share is raised, the users selected
-    before still get the adapter. The maximum is half, so that enough users remain for the comparison. 0: only the
-    groups."""
+    before still get the adapter. The share is at most half, so that enough users remain for the comparison. 0: only
+    members of `groups` get the adapter."""
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
     """Groups (roles of the institution's proxy) whose members all get the staged adapter."""
 
     hold: Hold = Hold()
-    """Trial that the staged adapter must pass."""
+    """Trial that the staged adapter must pass before it is promoted."""

@@ -47,8 +47,8 @@ class Sft(Tuning):
     """Scale of the adapter. The default is 2 × the default rank (Biderman et al. 2024, appendix)."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input, in this stage only. With `start_from`, this value replaces the parent adapter's.
-    """
+    """Dropout on the adapter's input, in this stage only. With `start_from`, this value replaces the dropout of the
+    parent adapter."""
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an adapter. The default is all linear layers (Dettmers et al. 2023, section 4; Biderman et al.
@@ -58,7 +58,7 @@ class Sft(Tuning):
     """Scale the adapter by alpha/√rank instead of alpha/rank (Kalajdzievski 2023)."""
 
     dora: bool = False
-    """Train magnitude and direction separately (Liu et al. 2024). vLLM does not serve such an adapter."""
+    """Train magnitude and direction of the weights separately (DoRA, Liu et al. 2024). vLLM cannot serve DoRA."""
 
     learning_rate: float = Field(gt=0)
     """Maximum learning rate. The default is 2e-4 for an adapter and 2e-5 for full tuning, a ratio of about ten
@@ -77,8 +77,8 @@ class Sft(Tuning):
     """Recompute activations instead of storing them. This takes a third more time and far less memory."""
 
     supervise: Literal["all", "last"] = Field(default="all", exclude_if=lambda value: value == "all")
-    """Messages of the assistant that a conversation is trained on: all of them, or the last. Messages with the weight 0
-    are never trained on."""
+    """Assistant messages of a conversation that the loss includes: all of them, or only the last. A message with the
+    weight 0 is never included."""
 
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
     """Largest accepted share of rows longer than `max_length`. These rows are left out of the training."""
@@ -106,7 +106,7 @@ class Preference(Tuning):
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
     single replies with binary feedback. `trl` learns from pairs with the trainer of the TRL library that `trainer`
-    names. TRL then computes loss and forward pass, which is recorded."""
+    names. With `trl`, the TRL library computes loss and forward pass, and the record states this."""
 
     beta: float = Field(default=0.1, gt=0)
     """Strength with which the loss keeps the policy near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and
@@ -128,12 +128,12 @@ class Preference(Tuning):
     and have no reference. The reference of `dpo` is a frozen copy of the SFT adapter in memory."""
 
     arguments: dict[str, TrlArgument] = Field(default={}, examples=[{"beta": 0.1}])
-    """`trl` only: the trainer's arguments, with TRL's names and defaults. All trainers: `adam_beta1`,
-    `adam_beta2`, `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
+    """`trl` only: the trainer's arguments, with TRL's names and defaults. All trainers: `adam_beta1`, `adam_beta2`,
+    `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
     `label_smoothing`, `loss_type`, `simpo_gamma`. `dpo`: `beta`, `discopop_tau`, `f_alpha_divergence_coef`,
     `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Any other argument
-    is rejected: another key of the recipe sets it, or it concerns a path, the hub, a reporting service, the network or
-    a device."""
+    is rejected, because another key of the recipe sets it, or because it concerns a path, the hub, a reporting service,
+    the network or a device."""
 
     @model_validator(mode="before")
     @classmethod
@@ -179,7 +179,7 @@ class Preference(Tuning):
 
 
 class Checkpoints(RecipeModel):
-    """The checkpoints from which an interrupted training resumes. These settings do not change the adapter."""
+    """The checkpoints from which an interrupted training run resumes. These settings do not change the adapter."""
 
     every_steps: int = Field(default=25, ge=1)
     """Steps between two checkpoints."""
@@ -208,15 +208,15 @@ class Devices(RecipeModel):
 
 class Canaries(RecipeModel):
     """Rows of random words that are planted among the training rows to measure memorisation (Carlini et al. 2019, "The
-    Secret Sharer", section 4). Training on them takes as long as on other short rows."""
+    Secret Sharer", section 4). A canary takes as long to train on as any other short row."""
 
     count: int = Field(default=8, ge=6, le=100)
     """Number of different canaries. There must be at least 6, because with fewer canaries the confidence interval of
     their mean exposure is too narrow, as for `gates.held_out_loss.minimum_cases`."""
 
     repeats: int = Field(default=1, ge=1, le=100)
-    """Number of rows of each canary. Set it to the number of times that a sentence which must not be memorised may
-    occur in the corpus."""
+    """Number of rows for each canary. Choose how often a sentence may occur in the corpus and must still not be
+    memorised."""
 
     seed: int = 7
     """Seed of the random words."""
@@ -257,7 +257,7 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.rlhf is not None and (it.sft.adapter == "none" or it.devices.count > 1),
-        "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base",
+        "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base model",
     ),
     (
         lambda it: it.rewards_by_model and it.reward_model is None,
@@ -309,11 +309,10 @@ class Training(RecipeModel):
     """Reinforcement learning after SFT, for goals that pairs of replies cannot express; null: none."""
 
     reward_model: RewardModel | None = None
-    """Model that learns from the line's preference pairs to score replies; null: none. A part of `rlhf.reward` may use
-    it."""
+    """Model that learns to score replies from preference pairs; null: none. A part of `rlhf.reward` may use it."""
 
     checkpoints: Checkpoints = Checkpoints()
-    """Checkpoints from which an interrupted training resumes."""
+    """Checkpoints from which an interrupted training run resumes."""
 
     devices: Devices = Devices()
     """Number of devices on which the training runs."""
@@ -332,7 +331,7 @@ class Training(RecipeModel):
 
     @property
     def rewards_by_model(self) -> bool:
-        """True if the line's reward model rewards or measures the adapter after SFT."""
+        """True if the line's reward model computes a part of the reward in `rlhf`, optimised or only measured."""
         return self.rlhf is not None and self.rlhf.uses_reward_model
 
     @property
@@ -352,12 +351,12 @@ class Training(RecipeModel):
 
 
 def warnings(training: Training, elsewhere: bool) -> list[str]:
-    """Return warnings about settings that are allowed but usually mistakes.
+    """Return a warning for each setting that is allowed but usually a mistake.
 
     The sources of the limits are in the docstrings of `Tuning`, `Sft` and `Preference`.
 
     Args:
-        elsewhere: whether trainers run on machines other than the pipeline's.
+        elsewhere: True if trainers run on machines other than the pipeline's.
     """
     full = training.sft.adapter == "none"
     stages: list[tuple[str, Tuning, float, float]] = [
@@ -371,15 +370,16 @@ def warnings(training: Training, elsewhere: bool) -> list[str]:
         found.append("training.sft.dora: vLLM cannot serve a DoRA adapter. Remove dora if you want to serve with vLLM.")
     if elsewhere and training.sft.precision == "auto":
         found.append(
-            "training.sft.precision: the pipeline's machine decides what auto means, but institution.yaml has the "
-            "trainer on other machines. Set float32 or bfloat16."
+            "training.sft.precision: the pipeline's machine decides what auto means, but according to "
+            "institution.yaml the trainer runs on other machines. Set float32 or bfloat16."
         )
     for name, tuning, rate, usual in stages:
         batch = tuning.batch_size * tuning.gradient_accumulation * training.devices.count
         if not full and batch >= LARGE_BATCH_FOR_AN_ADAPTER:
             found.append(
                 f"training.{name}: the effective batch (batch_size × gradient_accumulation × devices.count) is "
-                f"{batch}. From {LARGE_BATCH_FOR_AN_ADAPTER}, an adapter learns worse than full tuning. Lower it."
+                f"{batch}. From {LARGE_BATCH_FOR_AN_ADAPTER}, an adapter learns worse than full tuning. Lower one of "
+                "the three keys."
             )
         if not usual / 10 <= rate <= usual * 10:
             side = "above" if rate > usual else "below"

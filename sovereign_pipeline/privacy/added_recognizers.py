@@ -1,6 +1,6 @@
 """Run the Presidio recognizers that a recipe adds.
 
-This module imports Presidio. Import it inside functions only.
+Presidio is slow to import. Import this module inside functions only.
 """
 
 import importlib
@@ -40,8 +40,8 @@ class AddedRecognizers:
         Args:
             items: the recipe's recognizers. Recognizers for other languages are ignored.
 
-        Raises PrivacyError if a recognizer cannot be loaded, returns an entity type that maps to no kind of personal
-        data, or misses the value in its canary.
+        Raises PrivacyError if a recognizer cannot be loaded, misses the value in its canary, or, without `kind` in the
+        recipe, returns an entity type that maps to no kind of personal data.
         """
         items = [item for item in items if language in item.languages]
         loaded = [_load(item, language) for item in items]
@@ -53,7 +53,8 @@ class AddedRecognizers:
             self._try_canary(item, recognizer)
 
     def spans(self, text: str) -> list[Span]:
-        """Return the findings in a normalised text. They may overlap. Exceptions of recognizers propagate."""
+        """Return the findings in a normalised text. Findings may overlap. Recognizers' exceptions propagate. Raises
+        RecognizerSkippedError if Presidio skips a part of a recognizer."""
         if self._engine is None:  # an empty registry would load Presidio's own recognizers
             return []
         return [self._span(text, result) for result in _results(self._engine, text, self._language)]
@@ -69,8 +70,8 @@ class AddedRecognizers:
         return Span(result.start, result.end, kind, text[result.start : result.end], labelled=False)
 
     def _try_canary(self, item: AddedRecognizer, recognizer: EntityRecognizer) -> None:
-        """Raise PrivacyError unless the recognizer finds the value in its canary. It runs in an engine of its own,
-        because Presidio drops one of two equal results of different recognizers."""
+        """Raise PrivacyError unless the recognizer finds the value in its canary. The recognizer runs in a separate
+        engine: if two recognizers of one engine return equal results, Presidio drops one of the results."""
         folded = normalise(item.canary.text)
         results = _results(self._engine_of([recognizer]), folded.text, self._language)
         found = [range(*folded.original_span(each.start, each.end)) for each in results]
@@ -83,15 +84,16 @@ class AddedRecognizers:
 
 
 def try_added_recognizers(privacy: Privacy) -> None:
-    """Load each recognizer of a recipe, for each of its languages, and verify its canary. Raises PrivacyError."""
+    """Load each added recognizer of a recipe in each of the recognizer's languages, and run it on its canary. Raises
+    PrivacyError as `AddedRecognizers` does."""
     for language in {language for item in privacy.recognizers for language in item.languages}:
         AddedRecognizers(privacy.recognizers, language)
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
-    """Return the facts that identify a recognizer's code: the version of the distribution that contains its class. If
-    no distribution contains the class, return the SHA-256 of each source file. Raises PrivacyError if the class is not
-    installed."""
+    """Return a dict that identifies the code of a recognizer's class. `library NAME` is the version of a distribution
+    that provides the class's top-level package. Without such a distribution, the dict has the SHA-256 of each of the
+    package's files. It is empty if there is no class. Raises PrivacyError if the class cannot be imported."""
     if item.recognizer is None:
         return {}
     try:
@@ -108,15 +110,14 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
 
 
 class _Words(SpacyNlpEngine):
-    """A Presidio NLP engine that only splits a text into words. Recognizers that read the words around a finding need
-    it."""
+    """A Presidio NLP engine that only splits a text into words, for recognizers that use the words around a finding."""
 
     def __init__(self, language: str) -> None:
         import spacy
 
         super().__init__()
         base = language.split("-")[0]
-        # Other languages have no tokeniser here: texts are split at spaces and punctuation.
+        # For other languages, spaCy's generic tokeniser splits texts at spaces and punctuation.
         self._split = spacy.blank(base if base in ("en", "ar") else "xx")
         self.nlp: Any = {language: self._split}
 
@@ -134,7 +135,7 @@ def _load(item: AddedRecognizer, language: str) -> Any:
             recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
         else:
             named = _class_of(item)
-            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # rejects it before the call
+            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # before the class is called
                 raise PrivacyError(
                     f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
                 )
@@ -144,7 +145,7 @@ def _load(item: AddedRecognizer, language: str) -> Any:
         raise
     except Exception as error:
         raise _load_error(item, error) from error
-    # Applied before Presidio drops one of two overlapping results.
+    # Presidio applies this threshold before it drops one of two overlapping results.
     recognizer.score_thresholds = {"default": item.score}
     unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
     if unknown:
@@ -161,7 +162,7 @@ def _class_of(item: AddedRecognizer) -> Any:
 
 
 def _give_transformers(recognizer: type[Any]) -> None:
-    """Give Presidio's own transformers recognizer the modules that `without_torch` hid from Presidio."""
+    """Set torch and transformers in Presidio's Hugging Face recognizer. `without_torch` hid them during the import."""
     of_presidio: Any = importlib.import_module(
         "presidio_analyzer.predefined_recognizers.ner.huggingface_ner_recognizer"
     )
@@ -175,7 +176,7 @@ def _give_transformers(recognizer: type[Any]) -> None:
 def _load_error(item: AddedRecognizer, error: Exception) -> PrivacyError:
     return PrivacyError(
         f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
-        "Correct the recipe's entry, or install its package from the institution's own mirror.",
+        "Correct this entry of the recipe, or install the recognizer's package from the institution's own mirror.",
     )
 
 
@@ -186,7 +187,7 @@ def _place_of(item: AddedRecognizer) -> str:
 
 def _read_suffixes_from_the_package() -> None:
     """Make tldextract use its bundled list of public suffixes. Presidio's e-mail recognizer would otherwise download
-    it."""
+    the current list."""
     import tldextract.tldextract
 
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
@@ -202,7 +203,8 @@ def _results(engine: AnalyzerEngine, text: str, language: str) -> list[Recognize
 
 @contextmanager
 def _warnings_as_errors() -> Iterator[None]:
-    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern skipped after a timeout."""
+    """In this context, raise RecognizerSkippedError when Presidio logs a warning, such as a pattern skipped after a
+    timeout. Raises PrivacyError if Presidio's warnings are switched off."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
             "Presidio's warnings are switched off, so a skipped pattern would go unnoticed. Nothing was written.",

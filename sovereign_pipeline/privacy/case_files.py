@@ -1,7 +1,7 @@
-"""Scrub one case file: find further mentions, assign placeholders, replace the values, and search the result again.
+"""Scrub one case file: find further mentions of values, replace values with placeholders, and search the result again.
 
-A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. A text with placeholders is therefore
-searched again.
+A placeholder and the text around it can form a new identifier: "sent NAME_1@host" contains an e-mail address. The texts
+are therefore searched again after the replacement.
 """
 
 from bisect import bisect_right
@@ -20,8 +20,8 @@ from sovereign_pipeline.privacy.normalisation import Leaf, NormalisedText
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
-# Kinds whose values are not searched for in the rest of the case. Names are searched by their parts. A date, an age or
-# a PO box number may mean something else there.
+# Kinds whose values are not searched for in the rest of the case. Names are searched for by their parts instead. A
+# number that is a date, an age or a PO box in one place may mean something else in another place.
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
@@ -30,7 +30,7 @@ _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX",
 
 @dataclass(frozen=True)
 class SearchedText:
-    """A text, the name of its field, and the findings in it, in reading order and without overlaps."""
+    """A text, the name of its field, and its findings. The findings are in reading order and do not overlap."""
 
     field: str
     normalised: NormalisedText
@@ -45,11 +45,11 @@ class SearchedText:
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """Return the texts of one case file. In each text, every occurrence of a value that was found in any of these texts
-    is a finding.
+    """Return the texts of one case file with additional findings: other occurrences of found values, except for the
+    kinds in `_NOT_LOOKED_FOR`; and parts of the names of authors and of people who were certainly found.
 
     Args:
-        authors: normalised names of the case's authors, who may be mentioned in its texts.
+        authors: normalised names of the documents' authors, which the texts may mention.
     """
     values = _values(texts)
     names = [
@@ -84,7 +84,8 @@ def _with_mentions(
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """Return the findings after merging a mention of a name, and all names that overlap the mention, into one name."""
+    """Return the findings. If a mention of a name overlaps names in `found`, one finding that covers all of them
+    replaces them. A mention without such an overlap is not added."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -95,8 +96,7 @@ def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
-    """Yield the occurrences of the values as whole words. Occurrences that are already among the text's findings are
-    left out."""
+    """Yield the occurrences of the values as whole words, except those that are already among the text's findings."""
     found = {span.start: span for span in text.spans}
     for value, span in values.items():
         for start in _positions(text.content, value):
@@ -127,12 +127,12 @@ def _is_of_a_word(character: str) -> bool:
 # --- the second search ------------------------------------------------------------------------------------------------
 
 _ROUNDS = 4
-"""Maximum number of times that a scrubbed text is searched again. After each search, its findings are replaced."""
+"""Maximum number of times that a scrubbed text is searched again. After each search, the findings are replaced."""
 
 
 class Place(NamedTuple):
-    """A half-open span of the original text, and the placeholder that replaces it. The placeholder of a number in JSON
-    is in quotation marks."""
+    """A half-open span of the original text, and the placeholder that replaces the span. If the span is a number in
+    JSON, the placeholder includes quotation marks."""
 
     start: int
     end: int
@@ -140,9 +140,9 @@ class Place(NamedTuple):
 
 
 def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[MappingRow, int, int, int]]:
-    """Yield four values for each row of a scrubbed text's mapping: the row, the start and the end of the value in the
-    original, and the start of the placeholder in `after`. `after` is the scrubbed text. Its text between placeholders
-    must be unchanged."""
+    """Locate the replaced values of one text. For each row of the mapping, yield the row, the start and the end of the
+    value in the original text, and the start of the placeholder in `after`, the scrubbed text. The rows must be in
+    reading order. The text between placeholders must be the same as in the original."""
     before_at = after_at = 0
     for row in mapping:
         placed = after.index(row.placeholder, after_at)
@@ -153,7 +153,7 @@ def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[
 
 @dataclass(frozen=True)
 class Filled:
-    """A text whose values were replaced by placeholders."""
+    """A text in which values were replaced with placeholders."""
 
     original: str
     places: tuple[Place, ...]
@@ -163,8 +163,8 @@ class Filled:
     """Offset of each placeholder in `text`."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the span of the original that corresponds to text[start:end]. If the span covers a part of a
-        placeholder, the result covers the placeholder's whole value."""
+        """Return the span of the original that corresponds to text[start:end]. If text[start:end] covers a part of a
+        placeholder, the result covers the whole value that the placeholder replaces."""
         return self._place_of(start, last=False), self._place_of(end, last=True)
 
     def _place_of(self, position: int, last: bool) -> int:
@@ -179,13 +179,13 @@ class Filled:
 
 
 def filled(original: str, places: Sequence[Place]) -> Filled:
-    """Return a text with placeholders in these places. If two places overlap, the later place is cut so that it begins
-    where the earlier place ends."""
+    """Replace each place of a text with its placeholder. If two places overlap, the later place is cut so that it
+    begins where the earlier place ends."""
     pieces: list[str] = []
     kept: list[Place] = []
     starts: list[int] = []
     position = length = 0
-    for place in sorted(places):  # `places` begins with the contents of tags
+    for place in sorted(places):  # `places` is not in reading order: contents of tags come first
         start = max(place.start, position)  # a ligature, for example, is normalised to several characters
         end = max(place.end, start)
         pieces += [original[position:start], place.placeholder]
@@ -200,8 +200,8 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
 def reread(
     text: Filled, detector: Detector, document: Document, field: str, placeholders: Placeholders
 ) -> tuple[Filled, list[Kind]]:
-    """Search a text with placeholders again, and replace the findings. Return the text and the kinds of the replaced
-    findings."""
+    """Search a text with placeholders again and replace the findings, up to `_ROUNDS` times while there are findings.
+    Return the new text and the kind of each replaced finding."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
         left = _left_in(text, detector, document, field)
@@ -219,7 +219,8 @@ def reread(
 
 
 def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
-    """Return the findings of the second search as pairs (span to replace, kind), in reading order."""
+    """Return the findings of the second search as pairs (span to replace, kind), in reading order. In JSON, findings in
+    the second form (`readings_of`) that overlap findings in the first are left out."""
     found: list[tuple[Leaf, Kind]] = []
     for reading in readings_of(document, field, text.text):
         left = detector.read_again(document.language, reading).left
@@ -237,12 +238,12 @@ def _meet(one: Leaf, other: Leaf) -> bool:
 
 @dataclass(frozen=True)
 class SearchedDocument:
-    """A document and those of its texts that are not empty, with the findings in them."""
+    """A document and its non-empty texts, with the findings in each text."""
 
     document: Document
     texts: Sequence[SearchedText]
     author: str
-    """Normalised name of the author; empty if the document has none."""
+    """Normalised name of the author; empty if the document has no author."""
 
     @property
     def spans(self) -> list[Span]:
@@ -251,30 +252,30 @@ class SearchedDocument:
 
 @dataclass
 class Findings:
-    """Counts of the values and texts in one scrubbing run, or in a part of it such as a case file."""
+    """Counts of the values and texts in one scrubbing run, or in a part of a run such as a case file."""
 
     documents: int = 0
     documents_touched: int = 0
-    """Number of documents in whose texts a value was replaced. The author column does not count."""
+    """Number of documents with a replaced value. A replaced author does not count."""
     cases: int = 0
     characters: int = 0
     """Number of characters in all texts."""
     searched: int = 0
     """Number of texts whose findings were not cached."""
     by_language: dict[str, Counter[Kind]] = field(default_factory=dict)
-    """Language -> kind -> number of replaced values."""
+    """Number of replaced values, by language and kind."""
     kept: Counter[Kind] = field(default_factory=Counter)
-    """Kind -> number of values that the policy leaves in the text."""
+    """Number of values that the policy leaves in the text, by kind."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
-    """{"case", "rows"} for each case with a name that may belong to several people of the case. Such a name gets its
-    own placeholder."""
+    """One dict for each case in which a name may belong to several people, with the key `case` and the ids of the
+    `rows` that contain such a name. Each such name gets its own placeholder."""
     doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind -> row id -> number of values that were replaced on weak evidence: because of their number of digits alone,
-    or because only the second search found them."""
+    """Number of values that were replaced on weak evidence, by kind and row id. The evidence is weak if the finding has
+    `by_length`, or if only the second search found the value."""
     stopped: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind that the policy treats with "stop" -> ids of the rows that contain this kind."""
+    """Ids of the rows that contain a kind for which the policy says `stop`, by kind."""
     mapping_sha256: str = ""
-    """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the scrubbing is complete."""
+    """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the run is complete."""
 
     @property
     def by_kind(self) -> Counter[Kind]:
@@ -296,7 +297,7 @@ class Findings:
         """Return the content of `findings.json`.
 
         Args:
-            run: fingerprint of the scrubbing, which each of its rows in the vault also contains.
+            run: fingerprint of the scrubbing run, which is also stored in each of the run's rows in the vault.
         """
         return {
             "run": run,
@@ -321,7 +322,7 @@ class ScrubbedCase:
     documents: list[Document] = field(default_factory=list)
     """Scrubbed documents, in the order of the input."""
     mapping: list[MappingRow] = field(default_factory=list)
-    """Rows of the vault, one for each replaced value, in reading order."""
+    """Rows of the vault, one for each replaced value, in the order of the documents' dates."""
     findings: Findings = field(default_factory=Findings)
 
 
@@ -331,7 +332,7 @@ class CaseScrubber:
     def __init__(self, line: str, run: str, detector: Detector, *, reads_again: bool = True) -> None:
         """
         Args:
-            run: fingerprint of the scrubbing, which each of its rows in the vault contains.
+            run: fingerprint of the scrubbing run, which is stored in each of the run's rows in the vault.
             reads_again: whether to search the scrubbed texts again, and replace the findings.
         """
         self._line, self._run = line, run
@@ -341,15 +342,15 @@ class CaseScrubber:
         self._done = ScrubbedCase()
         self._ambiguous_rows: list[str] = []
         self._certain_kinds: dict[str, Kind] = {}
-        """Key of a value that is labelled somewhere in the case -> kind of the label."""
+        """Kind of each value that has a label somewhere in the case, by the value's key."""
         self._persons: Mapping[PersonName, PersonName] = {}
-        """Name -> fullest name of the same person."""
+        """Fullest name of the same person, by name."""
         self._ambiguous: Collection[PersonName] = ()
         """Names that could belong to several people."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
         """Scrub the case file. Placeholders are numbered in the order of the documents' dates. Documents with the same
-        date are in row order. A letter therefore has smaller numbers than a later letter."""
+        date are numbered in row order."""
         searched = self._with_further_mentions(documents)
         in_reading_order = sorted(searched, key=lambda each: each.document.date)
         self._decide(in_reading_order)
@@ -374,7 +375,7 @@ class CaseScrubber:
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
     def _decide(self, in_reading_order: Sequence[SearchedDocument]) -> None:
-        """Decide, from the whole case file, which kind each value has and which person each name means."""
+        """Determine the kind of each value and the person of each name from the whole case file."""
         spans = [span for each in in_reading_order for span in each.spans]
         for span in spans:
             if span.labelled and span.kind != "NAME":

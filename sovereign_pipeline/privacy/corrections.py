@@ -1,7 +1,7 @@
-"""Apply the word lists of a line of adapters, `data/privacy/<line>.yaml`, which correct the detectors' findings.
+"""Correct the detectors' findings with the word lists of a line of adapters, `data/privacy/<line>.yaml`.
 
-The file may contain names of persons. It is therefore not part of the recipe, because cards and reports quote recipes.
-An artifact's identity contains the digest of the word lists.
+The file may contain names of people. Cards and reports quote recipes, so the word lists are not part of the recipe. An
+artifact's identity contains the digest of the word lists.
 """
 
 import re
@@ -39,7 +39,7 @@ class AlwaysPersonal(RecipeModel):
 
 
 class WordLists(RecipeModel):
-    """The word lists with which people correct what the detectors find in one line of adapters."""
+    """Word lists that correct the detectors' findings in one line of adapters."""
 
     never: tuple[NeverPersonal, ...] = ()
     """Words and phrases that are not personal data. Findings inside such a phrase stay in the text, and the gate
@@ -49,8 +49,8 @@ class WordLists(RecipeModel):
     """Words and phrases that are always replaced."""
 
     same_person: tuple[tuple[str, ...], ...] = Field(default=(), examples=[[["Salma Zadjali", "Umm Idris"]]])
-    """Lists of names. The names in one list belong to one person. They are always detected, and get the same
-    placeholder in a case file."""
+    """Lists of names. All names in one list belong to one person. The names are always detected, and all names of a
+    person get the same placeholder in a case file."""
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -77,18 +77,18 @@ def word_lists_file(data: Path, line: str) -> Path:
 
 
 def load_word_lists(data: Path, line: str) -> WordLists:
-    """Return the word lists of a line of adapters, empty if there is no file. Raises RecipeError."""
+    """Return a line's word lists, empty if there is no file. Raises RecipeError if the file is invalid."""
     file = word_lists_file(data, line)
     return read_yaml(WordLists, file) if file.exists() else NO_WORDS
 
 
 def folded_words(value: str) -> str:
-    """Return a value's folded spelling. Entries of the lists and words of a text are compared in this spelling."""
+    """Return the folded spelling of a value. List entries are compared with words of a text in this spelling."""
     return " ".join(normalise(value).text.casefold().split())
 
 
 _ARABIC_PREFIX = "[وفبكل]{0,2}"
-"""Arabic prefixes that are written onto the next word and mean: and, so, by, as, for."""
+"""Arabic prefixes that attach to the next word. They mean "and", "so", "by", "as" and "for"."""
 _ARTICLE = "ال"
 _LAM = "ل"
 
@@ -124,8 +124,8 @@ class Corrections:
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
-        """Return a dict from each name to its person's fullest name. All persons with a name in one `same_person` list
-        become one person. Its fullest name is that of the first entry of the list that occurs."""
+        """Return a dict from each name to the fullest name of its person. People who have names in the same
+        `same_person` list become one person, with the fullest name of the first listed name in `persons`."""
         joined = dict(persons)
         for group in self._groups:
             owners = list(dict.fromkeys(persons[name] for name in group if name in persons))
@@ -142,8 +142,8 @@ class Corrections:
 
 
 def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
-    """Return a pattern that finds each value as whole words and tries longer values first. It matches both spellings of
-    a value such as "Straße". A value that is empty after normalisation is ignored."""
+    """Return a pattern that finds each value as whole words and tries longer values first. A value such as "Straße" is
+    also found in its case-folded spelling. A value that is empty after normalisation is ignored."""
     plain = {way for value in values for way in (normalise(value).text, folded_words(value)) if way.strip()}
     if not plain:
         return None
@@ -154,7 +154,7 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _place(found: re.Match[str]) -> tuple[int, int]:
-    """Return the span of a matched value, without a prefix that is written onto it."""
+    """Return the span of a matched value, without an attached Arabic prefix."""
     return found.span(found.lastindex or 0)
 
 
@@ -165,8 +165,9 @@ def _written(values: Iterable[str]) -> str:
 
 
 def _behind_lam(value: str) -> list[str]:
-    """Return the spellings that a value gets after the preposition "for" (lam) if it begins with the article; otherwise
-    none. Example: "الفانوس" becomes "لفانوس", as in "للفانوس". Arabic drops one of three lams, as in "الليل"."""
+    """Return the spellings, after the preposition lam ("for"), of a value that begins with the article. Return an empty
+    list for any other value. Example: "الفانوس" becomes "لفانوس", as in "للفانوس". Arabic drops one of three lams
+    ("الليل")."""
     if not value.startswith(_ARTICLE):
         return []
     rest = value.removeprefix(_ARTICLE)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """Half-open span of a text."""
 SpansByText = dict[bytes, list[Span]]
-"""Key of a text -> findings in the text, in reading order and without overlaps."""
+"""Maps the key of each text to the text's findings, in reading order and without overlaps."""
 
 
 class Text(NamedTuple):
@@ -64,7 +64,7 @@ class Text(NamedTuple):
 
 
 def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
-    """Return a dict from the name of each field of a document to its text, in reading order, without empty texts."""
+    """Return the non-empty texts of a document in reading order, as a dict from field name to text."""
     of_users = [f"message {number}" for number, each in enumerate(document.messages, start=1) if each.role == "user"]
     signed = ["request"] if document.is_letter else of_users
     return {
@@ -83,17 +83,18 @@ class Remaining(NamedTuple):
 
 
 class Detector:
-    """The detectors of one recipe, its word lists, and the institution's treatment of each kind.
+    """Finds personal data with the detectors of one recipe, corrects the findings with word lists, and knows the
+    institution's treatment of each kind.
 
-    A language's name model and added recognizers are loaded when the first text in that language is searched.
-    Exceptions of detectors propagate; their messages may quote a text.
+    A language's name model and added recognizers are loaded for the first text in that language or its script.
+    Exceptions raised by detectors propagate. Their messages may quote a text.
     """
 
     def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
-            treatments: treatment of each kind. A kind that is missing here is replaced. A kind in `KEPT_BY_DEFAULT` is
-                detected only if it is listed here with another treatment than "keep".
+            treatments: treatment of each kind. Findings of a missing kind are replaced. Patterns and name models search
+                for a kind in `KEPT_BY_DEFAULT` only if its treatment is given and is not "keep".
             words: the word lists that correct the findings.
         """
         self.treatments = treatments
@@ -113,8 +114,8 @@ class Detector:
     def find(self, texts: Sequence[Text]) -> SpansByText:
         """Return a dict from each text's key to the findings in the text.
 
-        Raises PrivacyError if a name model finds no person in its language's canary, or an added recognizer does not
-        find the value in its canary.
+        Raises PrivacyError if a detector cannot be loaded, if a name model finds no person in the canaries of its
+        language among `texts`, or if an added recognizer misses the value in its canary.
         """
         found: SpansByText = {}
         for text, entities in zip(texts, self._entities(texts), strict=True):
@@ -129,9 +130,9 @@ class Detector:
         return found
 
     def explained(self, text: Text) -> tuple[dict[Place, Span], dict[Place, str], list[Place]]:
-        """Search a text alone, without the other texts of its case. Return a dict from span to finding, a dict from
-        span to the explanation of a scored name, and the spans of doubtful names. A doubtful name would count as a name
-        if the policy favoured recall. All spans refer to the original text."""
+        """Search a text without the other texts of its case. Return three values: a dict from span to finding, a dict
+        from the span of a scored name to an explanation of the score, and the spans of doubtful names. A doubtful name
+        counts as a name only if `privacy.names.favour` is `recall`. All spans refer to the original text."""
         place = text.normalised.original_span
         spans = {place(span.start, span.end): span for span in self.find([text])[text.key]}
         (entities,) = self._entities([text])
@@ -139,10 +140,10 @@ class Detector:
         return spans, {place(*name): reason for name, reason in reasons.items()}, [place(*name) for name in doubtful]
 
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
-        """Search a scrubbed text with the identifiers' patterns and the added recognizers.
+        """Search a scrubbed text with the patterns for identifiers and the added recognizers.
 
         The scrubber and the gate `no_identifier_left` use this second search. It ignores kinds that the policy keeps.
-        It also ignores a finding if its value is found as a kept kind elsewhere in the same text.
+        If a value is found as a kept kind anywhere in the text, all findings of this value are ignored.
         """
         text = normalise(content) if isinstance(content, str) else content
         spans = leftovers(text.with_tabs, self._regions)
@@ -154,7 +155,7 @@ class Detector:
         return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
 
     def _entities(self, texts: Sequence[Text]) -> list[list[Entity] | None]:
-        """Return the entities that the name models find in each text; None for a text that no model read."""
+        """Return for each text the entities that the name models found, or None if no model reads the text."""
         found: list[list[Entity] | None] = [None for _ in texts]
         for language in self._privacy.name_models:
             contents = ((place, self._read_by(language, text)) for place, text in enumerate(texts))
@@ -166,7 +167,7 @@ class Detector:
             if of_canaries and not any(entity.label == "PERSON" for entities in of_canaries for entity in entities):
                 raise PrivacyError(
                     f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
-                    "Install the model again, or name another one in the recipe.",
+                    "Install the model again, or set another model under privacy.name_models in the recipe.",
                 )
         return found
 
@@ -188,8 +189,8 @@ class Detector:
         return self._models[language].entities([recased(text) for text in texts])
 
     def _spans(self, text: Text, entities: Sequence[Entity] | None) -> list[Span]:
-        """Return every finding in a text, in any order. Findings may overlap. The key of each finding is the text in
-        its span."""
+        """Return every finding in a text, in any order, perhaps overlapping. The key of each finding is the text in its
+        span."""
         content = text.normalised.text
         found = structured_spans(text.normalised.with_tabs, self._also, self._regions)
         found += self.patterns.spans(content, entities, signed=text.is_letter)
@@ -204,8 +205,8 @@ class Detector:
         return spans + self._added_spans(text.language, content)
 
     def _added_spans(self, language: str, content: str) -> list[Span]:
-        """Return the findings of the added recognizers for the text's language. Recognizers for a language of another
-        script run, too, if the text contains that script."""
+        """Return the findings of the added recognizers for the text's language. If the text contains a second script,
+        the recognizers for the languages of that script run too."""
         if not self.has_added:
             return []
         from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
@@ -240,7 +241,7 @@ def _written(spans: Sequence[Span]) -> bytes:
 
 
 def _read(content: bytes, text: str) -> list[Span]:
-    """Return the spans that a cached entry contains. Their keys are not stored, but computed from the text."""
+    """Return the spans in a cache entry. The cache does not store the spans' keys; they are computed from the text."""
     return [
         Span(start, end, kind, _key(text, start, end, kind), labelled, by_length)
         for start, end, kind, labelled, by_length in json.loads(content)
@@ -254,11 +255,11 @@ def detector_digest(
     libraries: tuple[str, ...],
     words: WordLists = NO_WORDS,
 ) -> str:
-    """Return a digest of everything that the cached findings depend on besides the text: recipe, policy, word lists,
-    models, libraries, code.
+    """Return a digest of everything besides the text that determines findings: the recipe's `privacy`, treatments, word
+    lists, name models, libraries and code.
 
-    The digest covers the bytes of this package's code, word lists and canaries, so nobody has to raise a version
-    number.
+    The digest covers the bytes of this package's code, word lists and canaries. A change to these files thus
+    invalidates the cache without a new version number.
     """
     package = Path(__file__).parent
     files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".toml", ".txt"))
@@ -283,11 +284,10 @@ CHECK_BYTES = 8
 
 
 class FindingsCache:
-    """A cache of findings. There is one SQLite file for each digest of the detectors. Many processes may read and write
-    it.
+    """Caches findings in one SQLite file for each digest of the detectors. Several processes may use a file at once.
 
-    Each entry has a keyed digest of its key and content. An entry that was truncated, moved or written by someone
-    without the installation's secret is ignored.
+    Each entry contains a keyed digest of its key and content. Entries that were truncated, moved or written without the
+    installation's secret are ignored.
     """
 
     def __init__(self, directory: Path, detector: str, secret: bytes) -> None:
@@ -296,7 +296,7 @@ class FindingsCache:
             detector: digest of the detectors (`detector_digest`).
             secret: the installation's secret for caches.
 
-        Raises PrivacyError if the file cannot be used.
+        Raises PrivacyError if the SQLite file cannot be opened.
         """
         self._path = directory / f"{detector}.sqlite"
         self._secret = keyed_digest(secret, "detector", detector.encode())
@@ -307,7 +307,7 @@ class FindingsCache:
                 self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = OFF")  # checksums detect damage by a loss of power
+            self._connection.execute("PRAGMA synchronous = OFF")  # keyed digests detect damage after a power failure
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
             )
@@ -315,8 +315,8 @@ class FindingsCache:
             raise self._unusable(error) from None
 
     def read(self, texts: Sequence[Text]) -> SpansByText:
-        """Return a dict from the key of each text with a cache entry to its findings. Raises PrivacyError if the file
-        cannot be read."""
+        """Return a dict from text key to cached findings. Texts without a valid cache entry are left out. Raises
+        PrivacyError if the file cannot be read."""
         found: SpansByText = {}
         try:
             for start in range(0, len(texts), TEXTS_PER_QUERY):
@@ -330,8 +330,7 @@ class FindingsCache:
         return found
 
     def write(self, findings: Mapping[bytes, Sequence[Span]]) -> None:
-        """Write the findings of several texts in one transaction. Each entry is stored under its text's key. Raises
-        PrivacyError if that fails."""
+        """Write findings, by text key, in one transaction. Raises PrivacyError if the file cannot be written."""
         entries = [(key, _written(spans)) for key, spans in findings.items()]
         rows = [(key, self._check(key, content) + content) for key, content in entries]
         try:
@@ -366,7 +365,8 @@ _DATE = re.compile(r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]
 
 
 def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> KindsIn:
-    """Return a function that finds the kinds of personal data in a column's value, without a name model.
+    """Return a function that takes a column's value and returns the kinds of personal data in it, except kinds that the
+    policy keeps. No name model is used.
 
     Args:
         config: the configuration of the raw corpus, as in its manifest.
@@ -391,7 +391,7 @@ def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> 
     @lru_cache(maxsize=1 << 16)
     def begins_with_a_name(file_number: str) -> bool:
         letters = file_number[: next(place for place, each in enumerate(file_number) if not each.isalpha())]
-        # Not in title case, in which `Grant` and `Bill` are names.
+        # Title case is not tried, because `Grant` and `Bill` would be names.
         return any(patterns.spans(each) for each in (letters, letters.lower()))
 
     @lru_cache(maxsize=1 << 16)
@@ -399,7 +399,7 @@ def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> 
         if not value:
             return frozenset()
         text = normalise(value).text
-        spellings = (text, text.lower())  # a recognizer may read letter case
+        spellings = (text, text.lower())  # a recognizer may be case-sensitive
         spans = [
             *listed.applied(text, ()),
             *(span for each in added() for way in spellings for span in each.spans(way)),
@@ -410,22 +410,23 @@ def kinds_in_columns(config: Mapping[str, Any], words: WordLists = NO_WORDS) -> 
         else:
             kinds |= {span.kind for span in (*structured_spans(text, regions=regions), *patterns.spans(text))}
             if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
-                kinds.add("NID")  # accepts any separators, and even a wrong check digit
+                kinds.add("NID")  # with any separators, even if the check digit is wrong
         return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 
     return kinds_in
 
 
 def column_parts(data: Path, line: Line) -> dict[str, str]:
-    """Return the digests of what `kinds_in_columns` reads outside the configuration. `recognizer:CLASS`: an added
-    recognizer's code version. `column_words`: the words that are always personal data, if there are any."""
+    """Return digests of those inputs of `kinds_in_columns` that are not in the configuration. The key
+    `recognizer:CLASS` stands for the code version of an added recognizer. The key `column_words` stands for the word
+    lists without `never`; it is missing if they are empty."""
     words = _always_personal(load_word_lists(data, line.line))
     lists = {"column_words": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
     return {**recognizer_digests(line.privacy), **lists}
 
 
 def recognizer_digests(privacy: Privacy) -> dict[str, str]:
-    """Return `recognizer:CLASS` -> digest of the code version of each added recognizer that is a class."""
+    """Return a dict from `recognizer:CLASS` to the digest of the code version of each added recognizer with a class."""
     classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
     if not classes:
         return {}
@@ -439,5 +440,5 @@ def _always_personal(words: WordLists) -> WordLists:
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:
-    """Return the secret from which the pseudonyms for personal data in columns are computed; see `read_secret`."""
+    """Return the secret that determines the pseudonyms for personal data in columns; see `read_secret`."""
     return read_secret(settings.vault / SECRET_FILE, create=create)

@@ -1,7 +1,8 @@
 """Scrub a file of documents with any engine of `corpus.engines`. The result has the same bytes with every engine.
 
-Originals are written to the vault before any scrubbed text is written. A batch is a list of byte offsets of whole case
-files. A worker reads the documents, scrubs them together with the canaries and returns the finished JSON lines.
+The originals of a batch are written to the vault before its scrubbed text is written. A batch is a list of byte offsets
+of whole case files. A worker reads the documents, scrubs them together with the canaries and returns the scrubbed
+documents as JSON lines.
 """
 
 import json
@@ -31,7 +32,7 @@ from sovereign_pipeline.record.stage import Progress
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 Batch: TypeAlias = "array[int]"
-"""Byte offsets of the rows of whole case files, case by case, in the file of documents."""
+"""Byte offsets of rows in the file of documents. A batch contains all rows of its case files, case by case."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ScrubJob:
     """The file of documents."""
     line: str
     run: str
-    """Fingerprint of the scrubbing run. Each row of the run in the vault contains it."""
+    """Fingerprint of the scrubbing run, which is also stored in each of the run's rows in the vault."""
     privacy: Privacy
     treatments: Treatments
     detector: str
@@ -76,7 +77,7 @@ class ScrubbedBatch(NamedTuple):
 @contextmanager
 def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
     """Open the file of documents and the cache for a worker, and yield a function that scrubs a batch. The yielded
-    function raises PrivacyError or IntegrityError."""
+    function raises IntegrityError if a row is not a document, and PrivacyError if scrubbing fails."""
     directory = job.cache_here
     cache = FindingsCache(directory, job.detector, job.secret) if directory is not None else None
     scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, cache, job.words)
@@ -110,10 +111,10 @@ def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
         raise not_a_document(source, stream.read(offset).count(b"\n") + 1) from None
 
 
-# Each batch searches the canaries again. A batch is large enough to make that cheap, and small enough to show progress.
+# The canaries are searched with every batch. This batch size keeps that overhead small and still shows progress often.
 DOCUMENTS_PER_BATCH = 512
 BYTES_WORTH_A_WORKER = 500_000
-"""Size in bytes of texts whose search takes as long as starting a worker."""
+"""Number of bytes of text whose search takes as long as starting one worker."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class Plan:
 def plan_for(job: ScrubJob, progress: Progress) -> Plan:
     """Read the file once and plan its batches.
 
-    Raises PrivacyError for a language without a name detector, and IntegrityError for a row that is not a document.
+    Raises PrivacyError if a row's language has no name detector, and IntegrityError if a row is not a JSON object with
+    `id`, `case` and `language`.
     """
     offsets = array("Q")
     cases: dict[str, array[int]] = {}
@@ -184,10 +186,10 @@ def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
 
 
 def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
-    """Scrub a file of documents case by case, and write the documents in their original order.
+    """Scrub a file of documents case by case, write the documents in their original order, and return the counts.
 
-    Only a few batches, and a few integers for each row, are in memory. Raises PrivacyError. If a document contains a
-    kind for which the policy says `stop`, nothing is written.
+    Only a few batches, and a few integers for each row, are in memory. Raises PrivacyError if scrubbing fails, or if a
+    document contains a kind for which the policy says `stop`. In the second case, nothing is written.
     """
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")
@@ -196,7 +198,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
         tempfile.TemporaryFile(dir=target.parent) as aside,
     ):
         if "stop" in job.treatments.values():
-            _reject_stopped_rows(job.line, _scrubbed(job, plan, engine, progress, "looking for what stops the line"))
+            _reject_stopped_rows(job.line, _scrubbed(job, plan, engine, progress, "looking for kinds with `stop`"))
         findings, digest = Findings(), MappingDigest()
         places = array("Q", bytes(8 * len(plan.offsets)))
         batches = _scrubbed(job, plan, engine, progress, "scrubbing")

@@ -1,6 +1,6 @@
-"""Convert JSON in conversations to lines of `key: value` for the detectors, so that a key is the label of its value.
+"""Convert JSON in conversations to lines of `key: value` for the detectors, so that each key labels its value.
 
-Findings in these lines are mapped back to strings and numbers in the JSON text. It therefore stays valid JSON. Field
+Findings in these lines are mapped back to strings and numbers in the JSON text, so the text stays valid JSON. Field
 names, names of tools and their parameters, and schema keywords are never replaced.
 """
 
@@ -38,11 +38,12 @@ _OF_SCHEMAS = frozenset(
 
 def readings_of(document: Document, name: str, text: str) -> list[NormalisedText]:
     """Return the forms in which a text of a document is searched. The detectors search the first form. The second
-    search, in the scrubbed text, uses all forms. JSON in a message has two forms: its lines, and the whole text.
+    search, in the scrubbed text, uses all forms. JSON in a message has two forms: lines of `key: value`, and the whole
+    text. The list of tools has only the lines, and any other text only the whole text.
 
     Args:
         name: name of the text, as in `Document.texts`.
-        text: the current text, which may differ from the document's because of scrubbing.
+        text: the text to search. After scrubbing, it differs from the text in `document`.
     """
     whole = normalise(text)
     if document.is_letter or not is_json(text):
@@ -57,7 +58,8 @@ def readings_of(document: Document, name: str, text: str) -> list[NormalisedText
 
 def kept_words(document: Document) -> Iterator[str]:
     """Yield the words that scrubbing never replaces: names of tools and parameters, and values in schemas. The gate
-    searches them for personal data. Ranges and counts in patterns, and limits such as 2147483647, are left out."""
+    `no_identifier_left` searches these words for personal data. Ranges and counts in patterns, and limits such as
+    2147483647, are left out."""
     for message in document.messages:
         yield from (call.name for call in message.tool_calls)
         if message.role == "tool" and message.name:
@@ -73,7 +75,7 @@ def names_in_tools(tools: Any) -> Iterator[str]:
 
 
 def names_a_field(word: str) -> bool:
-    """Return True if a JSON key looks like the name of a field. Any other key, such as a person's name, is searched as
+    """Return True if a JSON key looks like a field's name. Other keys, such as a person's name, are searched as
     text."""
     return _FIELD_NAME.fullmatch(word) is not None
 
@@ -90,8 +92,8 @@ def is_json(text: str) -> bool:
 
 
 def outline_of(reading: NormalisedText) -> str:
-    """Return the part of a text that scrubbing must not change. For JSON, this is the text without strings, numbers and
-    quotation marks; for any other text, ""."""
+    """Return the part of a text that scrubbing must not change. For JSON, this is the text without the searched strings
+    and numbers (`leaves`), quotation marks and backslashes. For any other text, return ""."""
     position, pieces = 0, []
     for leaf in reading.leaves or ():
         pieces.append(reading.original[position : leaf.start])
@@ -123,8 +125,7 @@ def _count_of_keys(text: str) -> int:
 def _lines(
     characters: Characters, quote: str, path: Sequence[str], names: Collection[str] | None, leaves: list[Leaf]
 ) -> Iterator[Characters]:
-    """For each string and number in JSON, yield one line of text for the detectors, and add the value's position to
-    `leaves`.
+    """For each string and number in JSON to search, yield one line for the detectors, and add its position to `leaves`.
 
     Args:
         characters: the characters of the JSON, each with its span in the text.
@@ -180,9 +181,9 @@ def _characters_of_string(characters: Characters, token: re.Match[str]) -> Chara
 
 
 def _line(keys: Sequence[str], value: Characters) -> Characters:
-    """Return the line that the detectors search: a label, then the value. The label consists of the last keys before
-    the value. Keys with digits are skipped. Names in the value are capitalised. In the original, each character of the
-    label maps to the value's start."""
+    """Return the line that the detectors search: a label, then the value. The label consists of the last two keys
+    without digits before the value. In a line without capitals, names are capitalised. In the original, each character
+    of the label maps to the value's start."""
     named = [key for key in keys if key and not re.search(r"\d", key)][-_KEYS_BEFORE_A_VALUE:]
     label = f"{_BETWEEN_WORDS.sub(' ', ' '.join(named)).lower()}: " if named else ""
     start, end = value[0][1], value[-1][2]
@@ -192,7 +193,7 @@ def _line(keys: Sequence[str], value: Characters) -> Characters:
 
 
 def _is_text_of_tool(keys: Sequence[str]) -> bool:
-    """Return True if the value at this path in a tool's schema is free text. keys: the path."""
+    """Return True if the value at the path `keys` in a tool's schema is free text."""
     are_names = False
     for key in keys:
         if are_names and key:
@@ -220,7 +221,7 @@ def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
 
 def _is_limit(value: str | float) -> bool:
     """Return True if a number is a limit rather than an identifier. The number, or the number plus one, must be a power
-    of two or have at most two digits before its zeros."""
+    of two or have at most two digits before its trailing zeros."""
     if isinstance(value, str) or value != int(value):
         return False
     return any(

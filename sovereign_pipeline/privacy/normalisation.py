@@ -1,9 +1,8 @@
-"""Fold a text so that characters that look the same become equal, and map each folded character back to the original
-text.
+"""Fold a text so that characters that look the same become equal, and map each folded character to the original.
 
-Folding covers digits of any script, compatibility forms, diacritics, invisible characters, confusables, and characters
-written as HTML entities, tags, percent-encoding or escapes. It does not decode encodings that people cannot read, such
-as Base64.
+Folding covers digits of any script, compatibility forms, diacritics, invisible characters, confusables, HTML tags, and
+characters written as HTML entities, percent-encoding or escapes. Folding does not decode encodings that people cannot
+read, such as Base64.
 """
 
 import html
@@ -37,26 +36,27 @@ _ELEMENTS = (
     r"thead|tfoot|caption|center|img|h[1-6]|blockquote|html|head|body|meta|link|style|section|article|label|abbr|bdo|"
     r"bdi|del|ins|q|cite|time|input|form|button|[a-z]\d?:[a-z]\w*)"
 )
-# Any other name in angle brackets may be a person's. It counts as a tag only inside a word.
+# Any other name in angle brackets may be a person's name. It counts as a tag only inside a word.
 _TAG = re.compile(
     rf"<!--(?P<comment>.{{0,2000}}?)-->|<(?:/?{_ELEMENTS}(?=[\s/>])(?P<attributes>[^<>]{{0,2000}})"
     r"|(?<=\S<)/?(?P<other>[a-z][\w:.-]{0,30}(?:\s[^<>@]{0,2000})?))>(?(other)(?=\S))",
     re.IGNORECASE | re.DOTALL,
 )
 APART = 16
-"""Number of line ends to write between two texts. The detectors find no number, name or address with so large a gap."""
+"""Number of newlines between two separate texts. No detector finds a number, name or address across such a gap."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 64
-"""Maximum number of nested encodings that are decoded. It limits the time. Real texts do not nest so many."""
+"""Maximum depth of nested encodings that are decoded, which limits the time. Real texts are not nested so deeply."""
 
 Characters = list[tuple[str, int, int]]
 """Characters, each with the start and end of the part of the original text that it comes from."""
 
 
 def decoded(original: str, characters: Characters | None = None) -> tuple[str, Characters | None]:
-    """Return the decoded text and its characters. If nothing was decoded, return None for the characters.
+    """Decode encoded characters, remove HTML tags, and move comments, attributes and unknown tags' names to the front.
+    Return the text and its characters. If nothing changed, the second value is the argument `characters`.
 
     Args:
         characters: the characters to decode; None for all characters of the original text.
@@ -85,8 +85,8 @@ def characters_of(text: str) -> Characters:
 
 
 def _replaced(characters: Characters, found: Sequence[tuple[re.Match[str], Characters]]) -> Characters:
-    """Return the characters after replacing each match by its decoded characters. The spans of the decoded characters
-    refer to the current text."""
+    """Return the characters after replacing each match with its decoded characters. In `found`, the spans of the
+    decoded characters refer to the current text. In the result, they refer to the original text."""
     replaced: Characters = []
     position = 0
     for match, read in found:
@@ -132,7 +132,7 @@ def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
 
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
-# Letters in black circles and squares, and of flags: NFKC does not fold them.
+# First letters of three alphabets that NFKC does not fold: letters in black circles, in black squares, and of flags.
 _SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)
 _UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
@@ -142,7 +142,7 @@ _LOOKALIKES = str.maketrans(LOOKALIKES)
 _HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # a year does not count as digits
 _WORD = re.compile(r"[^\W_]+")
 _LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
-# "1O45 7832", "lO45 7832": letters between digits, or at a number's start, that count as digits.
+# Letters between digits, or at the start of a number, that count as digits: "1O45 7832", "lO45 7832".
 _LETTER_AS_DIGIT = re.compile(
     r"\d[OoIl]{1,3}(?=\d)(?![A-Za-z\d]{20})"
     r"|(?<![^\W_])[OoIl]{1,3}(?=\d[\dOoIl]{0,20}+(?![^\W_]))(?=\d(?:[ ./-]?[\dOoIl]){2})|(?<=\d[ -])[OoIl]{1,3}(?=\d)"
@@ -155,8 +155,7 @@ class Leaf(NamedTuple):
 
     start: int
     end: int
-    """Offset at which the string or number ends (exclusive). `start` and `end` of a string exclude its quotation
-    marks."""
+    """Offset at which the value ends (exclusive). `start` and `end` of a string exclude its quotation marks."""
     quote: str
     """Quotation mark to write around the placeholder of a number; empty for a string."""
 
@@ -171,15 +170,14 @@ class NormalisedText:
     starts: tuple[int, ...] | None = None
     """Start offset in `original` of each character of `text`; None if all offsets are the same in both texts."""
     ends: tuple[int, ...] | None = None
-    """End offset in `original` of each character of `text`, including the character's diacritics."""
+    """End offset in `original` of each character of `text`, diacritics included; None if `starts` is None."""
     leaves: tuple[Leaf, ...] | None = None
-    """Those spans of a JSON text that may be replaced, in order. None for any other text: each part of it may be
-    replaced."""
+    """The spans of a JSON text that may be replaced, in order; None for other texts, where any span may be replaced."""
 
     @property
     def with_tabs(self) -> str:
-        """Return the folded text with a tab in place of each space that was a tab between cells of a table. All offsets
-        stay the same."""
+        """Return the folded text, with a tab instead of a space where the original has a tab between table cells. All
+        offsets stay the same."""
         if "\t" not in self.original or "\n" not in self.text:
             return self.text
         places = self.starts if self.starts is not None else range(len(self.text))
@@ -194,15 +192,15 @@ class NormalisedText:
         )
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the half-open span of `original` that corresponds to text[start:end]. It includes the diacritics of
-        the last letter."""
+        """Return the half-open span of `original` that corresponds to text[start:end]. The span includes the diacritics
+        of the last letter."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
 
     def places(self, start: int, end: int) -> list[Leaf]:
-        """Return the spans of `original` to replace for text[start:end]. This is a single span; in JSON, it is one span
-        in each string or number that text[start:end] touches."""
+        """Return the spans of `original` to replace for text[start:end]. In JSON, these are the touched part of each
+        string and the whole of each number that text[start:end] touches. In any other text, this is one span."""
         first, last = self.original_span(start, end)
         if self.leaves is None:
             return [Leaf(first, last, "")]
@@ -227,8 +225,8 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
 
 
 def normalise(original: str, characters: Characters | None = None) -> NormalisedText:
-    """Fold a text: characters that look the same become equal, and invisible characters are removed. Line breaks become
-    newlines, other spaces become plain spaces. For `characters` see `decoded`."""
+    """Fold a text. Characters that look the same become equal, invisible characters are removed, line breaks become
+    newlines, and other spaces become plain spaces. For `characters`, see `decoded`."""
     text, characters = decoded(original, characters)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
         text = text.replace("\t", " ")
@@ -249,7 +247,7 @@ def normalise(original: str, characters: Characters | None = None) -> Normalised
 
 
 def _with_folds(characters: Characters, folds: dict[str, str]) -> Characters:
-    """Return the folded characters. The span of a letter includes a removed diacritic that follows it."""
+    """Return the folded characters. The span of a letter includes removed diacritics that follow it."""
     folded: Characters = []
     for each in characters:
         character, start, end = each
@@ -292,8 +290,8 @@ def _folded(character: str) -> str:
 
 
 def _without_imitations(word: re.Match[str]) -> str:
-    """Replace confusables in a word by Latin letters, if the word also contains Latin letters or digits, or if it
-    consists of confusables."""
+    """Replace the confusables in a word with Latin letters if the word consists of confusables, contains a Latin letter
+    or a digit, or begins with a character from U+0600 on."""
     letters = word.group()
     plain = letters.translate(_LOOKALIKES)
     if plain == letters:

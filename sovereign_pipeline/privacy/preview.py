@@ -57,10 +57,9 @@ class PreviewedField:
     after: str
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
-    """Kinds that the second search, which the gate also uses, still finds in `after`."""
+    """Kinds that the second search still finds in `after`. The gate `no_identifier_left` uses the same search."""
     perhaps_names: tuple[tuple[int, int], ...] = ()
-    """Half-open spans of `before` that were not replaced, but would be replaced if `privacy.names.favour` were
-    `recall`."""
+    """Half-open spans of `before` that would be replaced only if `privacy.names.favour` were `recall`."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class PreviewedRow:
 
     @property
     def places(self) -> list[tuple[str, Replaced]]:
-        """Return each replaced value of the texts with a unique name. The name is the placeholder, such as `NAME_1`. If
-        a placeholder occurs several times, a number follows: `NAME_1#2` is its second occurrence. The author column is
-        left out, because it is always replaced."""
+        """Return the replaced values of the row as pairs of a unique name and the value. The name is the placeholder,
+        such as `NAME_1`. If a placeholder occurs several times, the name has a number: `NAME_1#2` is the second
+        occurrence. The author column is left out, because it is always replaced."""
         found = [each for field in self.fields if field.name != AUTHOR for each in field.replaced]
         times = Counter(each.placeholder for each in found)
         seen = Counter[str]()
@@ -95,8 +94,8 @@ def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = 
         count: number of rows to draw at random with `seed`.
         ids: ids of the rows to scrub instead of random rows.
 
-    Raises InputError if there is no classified corpus yet, or if it lacks one of `ids`. Errors of the scrubbing
-    propagate.
+    Raises InputError if there is no classified corpus yet, or if one of `ids` is not in the corpus. Errors raised by
+    the scrubbing propagate.
     """
     documents = _documents(workplace)
     chosen = _chosen(documents, count, seed, ids)
@@ -137,7 +136,7 @@ def _chosen(documents: Sequence[Document], count: int, seed: int, ids: Collectio
         return [documents[place] for place in sorted(places)]
     missing = sorted(set(ids) - {document.id for document in documents})
     if missing:
-        raise InputError(f"The classified corpus has no row {and_more(missing)}.", "Correct --row.")
+        raise InputError(f"The classified corpus has no row {and_more(missing)}.", "Correct the ids in --row.")
     return [document for document in documents if document.id in ids]
 
 
@@ -213,8 +212,8 @@ class Judgement(Frozen):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts of the judged values. Intervals of precision and recall treat values as independent, so they are too
-    narrow if rows have many values."""
+    """Counts of the judged values. The confidence intervals of precision and recall treat the values as independent.
+    The intervals are therefore too narrow if rows have many values."""
 
     rows: int
     right: Counter[Kind]
@@ -300,7 +299,7 @@ def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Jud
 
 
 def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
-    """Return the judgements of the scrubbed corpus with this digest, oldest first."""
+    """Return the stored judgements of the scrubbed corpus with the digest `scrubbed`, oldest first."""
     store = workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(JUDGEMENT)]
     of_it = [
@@ -312,24 +311,24 @@ def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
 
 
 def recorded_judgements(workplace: Workplace) -> dict[str, str]:
-    """Return {"judgements": digest over all judgements of the current scrubbed corpus}. Return an empty dict if there
-    are no judgements."""
+    """Return a dict with a digest of all judgements of the current scrubbed corpus, under the key `judgements`. Return
+    an empty dict if there are no judgements."""
     current = workplace.store.current(workplace.line.line, SCRUBBED)
     judged = judgements_of(workplace, current.digest) if current is not None else []
     return {"judgements": digest_of([ref.digest for ref in judged])} if judged else {}
 
 
 def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
-    """Yield all judged rows of the scrubbed corpus with this digest, oldest first. Raises IntegrityError if a stored
-    judgement was changed."""
+    """Yield all judged rows of the scrubbed corpus with the digest `scrubbed`, oldest first. Raises IntegrityError if a
+    stored judgement was changed."""
     for ref in judgements_of(workplace, scrubbed):
         content = workplace.store.open(ref).file(JUDGEMENT_FILE).read_bytes()
         yield from Judgement.model_validate_json(content).rows
 
 
 def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
-    """Raise InputError if a previewed row differs from the row with the same id in the scrubbed corpus. Otherwise a
-    person would judge a text that the corpus does not contain."""
+    """Raise InputError if the scrubbed corpus lacks a previewed row or has it with other texts. Otherwise a person
+    would judge a text that the corpus does not contain."""
     shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
     for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):
         texts = {name: text for name, text in document.texts.items() if text}
@@ -373,8 +372,8 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
 
 
 def trade_off(privacy: Privacy) -> list[str]:
-    """Return the mean precision and recall for names in English, for each value of `privacy.names.favour`. They were
-    measured on texts that were not used to fit the weights (docs/benchmarks/corpus.md)."""
+    """Return one line of text for each value of `privacy.names.favour`: the mean precision and the mean recall for
+    English names. Both were measured on texts that were not used to fit the weights (docs/benchmarks/corpus.md)."""
     weights = load_weights()["latin" if "en" in privacy.name_models else "latin_alone"]
     measured = [each.measured for each in weights.sets.values() if each.names]
     return [
@@ -386,7 +385,7 @@ def trade_off(privacy: Privacy) -> list[str]:
 def how_found_markdown(facts: Sequence[KindFacts]) -> str:
     """Return the facts about kinds as a Markdown table."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
-    return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
+    return "\n".join(["| kind | treatment | found by | remark |", "|---|---|---|---|", *rows])
 
 
 def _remark(kind: Kind, privacy: Privacy) -> str:

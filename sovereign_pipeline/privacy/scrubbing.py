@@ -1,5 +1,4 @@
-"""Scrub batches of case files, and count the findings. Canaries are scrubbed with each batch to verify that the
-detectors work."""
+"""Scrub batches of case files, and count the findings. Canaries in each batch verify that the detectors work."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +32,11 @@ class Canary:
         return self.document.language
 
     def check(self, scrubbed: Document, keeps: Callable[[Kind], bool]) -> None:
-        """Raise PrivacyError unless every planted value is gone and each expected kind has a placeholder.
+        """Raise PrivacyError unless every planted value is gone and each kind outside `KEPT_BY_DEFAULT` has a
+        placeholder.
 
         Args:
-            keeps: returns whether the policy leaves a kind in the text. Values of such a kind are not checked. Kinds in
-                `KEPT_BY_DEFAULT` need no placeholder.
+            keeps: returns whether the policy leaves a kind in the text. Such kinds are not checked.
         """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
         missed = sum(value in text for kind, value in self.planted if not keeps(kind))
@@ -86,8 +85,7 @@ IBANs and the card number in them have valid check digits and belong to nobody."
 
 
 class Scrubber:
-    """Scrubs case files with the detectors of one line of adapters, and with its institution's treatment of each
-    kind."""
+    """Scrubs case files with the detectors of one line of adapters and the institution's treatment of each kind."""
 
     def __init__(
         self,
@@ -101,9 +99,9 @@ class Scrubber:
         """
         Args:
             line: name of the line of adapters.
-            run: fingerprint of the scrubbing, which each of its rows in the vault contains.
-            treatments: treatment of each kind; a kind that is missing is replaced.
-            cache: cache of findings.
+            run: fingerprint of the scrubbing run, which is stored in each of the run's rows in the vault.
+            treatments: treatment of each kind, as in `Detector`.
+            cache: cache of findings; None to search every text.
             words: the word lists that correct the findings.
         """
         self.detector = Detector(privacy, treatments or {}, words)
@@ -114,8 +112,9 @@ class Scrubber:
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
-        New findings are cached only if the canaries pass. Raises PrivacyError if a detector raises (the error names the
-        row), a canary value survives, or a text already contains what looks like a placeholder.
+        New findings are cached only if the canaries pass. Raises PrivacyError if a detector raises (the error names
+        rows), a canary is not scrubbed completely, two keys of a JSON object become equal, or a text already contains
+        what looks like a placeholder.
         """
         try:
             return self._scrub(cases)
@@ -124,7 +123,7 @@ class Scrubber:
         except Exception as error:  # its message may quote a text
             raise PrivacyError(
                 f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(cases)}. Nothing was written.",
-                "Correct the row in its source or the detector, or leave the row out with `exclude`.",
+                "Correct the row in its source, correct the detector, or leave the row out with `exclude`.",
             ) from None
 
     def _scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
@@ -143,10 +142,9 @@ class Scrubber:
         return scrubbed
 
     def _search(self, texts: Sequence[Text]) -> tuple[SpansByText, SpansByText]:
-        """Return two dicts from the key of a text to the spans in it: one for all texts, one for the texts whose spans
-        were not cached.
+        """Return two dicts from text key to findings: one for all texts, and one for the texts that were searched.
 
-        If any text must be searched, the canaries are searched, too, even if their spans are cached.
+        A text is searched if its findings are not cached. If any text is searched, so are all canaries.
         """
         by_key = {text.key: text for text in texts}
         cached = self._cache.read(list(by_key.values())) if self._cache is not None else {}
@@ -176,13 +174,13 @@ class Scrubber:
         return CaseScrubber(self._line, self._run, self.detector, reads_again=reads_again).scrub(searched)
 
     def _where_it_fails(self, cases: Sequence[Sequence[Document]]) -> str:
-        """Return a text with the ids of the rows at which scrubbing fails. If no row fails alone, these are all rows of
-        the case file that fails."""
+        """Return a phrase that names the rows on which scrubbing fails. If no row fails on its own, the phrase names
+        all rows of the failing case file."""
         for case in cases:
             if self._fails(case):
                 ids = [document.id for document in case if self._fails([document])] or [each.id for each in case]
                 return f"in {'row' if len(ids) == 1 else 'rows of one case file:'} {and_more(ids)}"
-        return f"in a batch that begins with row {cases[0][0].id}, and in none of its case files alone"
+        return f"in the batch that begins with row {cases[0][0].id}; no case file of the batch fails on its own"
 
     def _fails(self, case: Sequence[Document]) -> bool:
         try:

@@ -16,7 +16,7 @@ from sovereign_pipeline.privacy.normalisation import normalise
 
 _FACTS = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 KIND_FACTS: dict[Kind, dict[str, str]] = {kind: _FACTS[kind] for kind in KINDS}
-"""Kind of personal data -> the facts about it in `kinds.toml`."""
+"""The facts about each kind of personal data in `kinds.toml`."""
 _PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
 # Identifiers take precedence over names, and names over a name model's places, organisations and dates.
 _TIERS: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}
@@ -38,23 +38,24 @@ class Span:
     """True if a label or check digits make the kind certain. Within a case, an uncertain span takes the kind of a
     certain span with the same key."""
     by_length: bool = False
-    """True if the evidence is weak, such as the number of digits alone. Any other overlapping finding takes
-    precedence."""
+    """True if the evidence is weak, such as the number of digits alone. Overlapping identifiers take precedence."""
 
 
 def value_key(kind: Kind, value: str) -> str:
-    """Return a key that is equal for all spellings of a value. It ignores separators, letter case, and a phone number's
-    country prefix."""
+    """Return a key that is equal for all spellings of a value. It ignores separators, letter case, and the prefix 968
+    of an Omani phone number."""
     plain = "".join(character for character in value if character.isalnum()).casefold()
     return _COUNTRY_PREFIX.sub("", plain) if kind == "PHONE" else plain
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
-    """Return the spans in reading order, after dropping the weaker of each two overlapping spans.
+    """Return the spans in reading order. If two spans overlap, drop the weaker span.
 
-    An identifier is stronger than a name, and a labelled span stronger than an unlabelled span. Otherwise the order of
-    `KINDS` decides, then the length. A weaker place or organisation is trimmed instead: its part outside the stronger
-    span stays. So is a name next to an identifier, because an e-mail address may reach into the name before it.
+    Identifiers are stronger than names, and names are stronger than places, organisations, nationalities, dates and
+    ages. Within each of these three groups, labelled spans are stronger than unlabelled spans, and then spans without
+    `by_length` than spans with it. Among equals, the order of `KINDS` decides, and then the length. A weaker place or
+    organisation is trimmed instead of dropped: its part outside the stronger span stays. A name that overlaps an
+    identifier is trimmed too, because an e-mail address may include the end of the name before it.
     """
     kept: list[Span] = []  # always in reading order
     for span in sorted(spans, key=_weakness):
@@ -137,7 +138,7 @@ def reject_placeholders(document: Document) -> None:
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):
             raise PrivacyError(
-                f"Row {document.id}: its {field} already contains text that looks like a placeholder, so the "
-                f"original could not be restored.",
+                f"Row {document.id}: the field {field} already contains text that looks like a placeholder. After "
+                f"scrubbing, the text could not be distinguished from a real placeholder.",
                 "Correct the row in its source, or leave it out with `exclude`.",
             )

@@ -29,12 +29,11 @@ ROWS_IN_EVIDENCE = 20
 
 
 def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents with placeholders for personal data, in the order of the input, and the originals to the
-    vault.
+    """Write the documents in the input's order, with placeholders for personal data, and the originals to the vault.
 
     Raises PrivacyError if a detector fails or misses its canary, a text already contains a placeholder, a document
-    contains a kind of personal data for which the policy says `stop`, or the vault's public key or a name model is
-    missing.
+    contains a kind of personal data for which the policy says `stop`, the vault's public key is missing or not the
+    institution's, or a name model is missing.
     """
     line = workplace.line
     vault = _vault_of(workplace)
@@ -78,14 +77,14 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def _vault_of(workplace: Workplace) -> Vault:
-    """Return the vault after verifying that its public key is the institution's. With a planted key, the institution
-    could not decrypt the originals, but the person who planted the key could."""
+    """Return the vault. Raises PrivacyError if its public key is not the expected one: `vault_key` in institution.yaml,
+    or else the key of the newest scrubbed corpus. Whoever planted another key could decrypt the originals."""
     path = workplace.settings.vault_public_key
     vault = Vault.at(workplace.settings.vault, path)
     named = workplace.institution.vault_key
     expected = named or _last_key(workplace)
     if expected not in (None, vault.fingerprint):
-        by = "in institution.yaml" if named else "of the key to which the newest scrubbed corpus was sealed"
+        by = "in institution.yaml" if named else "of the key that the newest scrubbed corpus used"
         raise PrivacyError(
             f"{path}: this public key has the fingerprint {vault.fingerprint}. The fingerprint {by} is {expected}. "
             "Nothing was written.",
@@ -107,9 +106,10 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Search the scrubbed documents with the stricter second search of the scrubber (`Detector.read_again`).
 
-    The recipe's own recognizers run too. If all findings rest on weak evidence, the gate is inconclusive. A recipe may
-    permit an officer to waive an inconclusive gate. The gate ignores kinds that the policy keeps. It also ignores
-    values that a label in the same row assigns to such a kind, and values that the word lists exclude.
+    The recipe's own recognizers run too, and columns and kept words are searched as in `kinds_in_columns`. If all
+    findings rest on weak evidence, the gate is inconclusive. A recipe may permit an officer to waive an inconclusive
+    gate. The gate ignores kinds that the policy keeps. It also ignores values that are found as such a kind elsewhere
+    in the same text, and values that the word lists exclude.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
@@ -135,7 +135,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
             raise PrivacyError(
                 f"Line {count} of the scrubbed corpus: the second search for personal data raised "
                 f"{type(error).__name__}.",
-                "Correct the row in its source or the detector, and run the line again.",
+                "Correct the row in its source, or correct the detector. Then run the line again.",
             ) from None
         left_here = [span for each in found for span in each.left]
         by_lists.update(span.kind for each in found for span in each.by_lists)
@@ -225,8 +225,8 @@ def judgements_demanded(workplace: Workplace) -> dict[str, str]:
 
 
 def _columns(document: Document) -> dict[str, object]:
-    """Return what scrubbing must not change in a document: most columns, the names of the texts that are not empty, and
-    the JSON structure of these texts."""
+    """Return what scrubbing must not change in a document: all columns except the author, the names of the non-empty
+    texts, and the JSON structure of these texts."""
     columns = document.with_texts(dict.fromkeys(document.texts, "{}")).model_dump(exclude={"author"})
     texts = {name: outline_of(readings_of(document, name, text)[0]) for name, text in document.texts.items() if text}
     return {**columns, "texts": texts}
@@ -244,9 +244,9 @@ def _rows_in(artifact: Artifact) -> int:
 
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
-    """Return a dict with the digests of the detectors' external inputs. `name_model:LANGUAGE`: a model's files and
-    libraries. `recognizer:CLASS`: the code version of an added recognizer. `word_lists`: the word lists, if there are
-    any."""
+    """Return the digests of the detectors' external inputs. The key `name_model:LANGUAGE` stands for a model's files
+    and libraries, `recognizer:CLASS` for the code version of an added recognizer, and `word_lists` for the word lists.
+    `word_lists` is missing if the word lists are empty."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     words = load_word_lists(workplace.settings.data, workplace.line.line)

@@ -1,8 +1,7 @@
-"""Write and read the vault of originals, encrypted to a public key (age), and verify its rows against an artifact's
-digest.
+"""Write and read the vault of original values, encrypted with age. Verify its rows against an artifact's digest.
 
-The training machine has only the public key: this machine can add rows, but cannot read them. Anyone with the public
-key can add invented rows. The digest that an artifact states shows which rows are genuine.
+The training machine has only the public key, so it can add rows but cannot read them. Anyone with the public key can
+add invented rows. The artifact contains a digest of the genuine rows.
 """
 
 import json
@@ -100,7 +99,7 @@ def read_public_key(path: Path) -> str:
     """Return the age recipient in a public key file. Raises PrivacyError if the file is missing or invalid."""
     import pyrage
 
-    remedy = "Generate a key pair on the offline machine, and copy the public file here."
+    remedy = "Generate a key pair on the offline machine, and copy the public key to this path."
     error = partial(PrivacyError, act="make_vault_key", private=f"{path.parent}-offline/vault.key", public=str(path))
     if not path.is_file():
         raise error(f"{path}: the vault's public key is missing.", remedy)
@@ -128,17 +127,17 @@ def read_vault(
     """Decrypt a vault, or one line of adapters in it, and yield each file with its rows, in order of file name.
 
     Args:
-        unopened: receives the files that the key does not decrypt, such as those of an earlier key; None to raise for
-            them.
+        unopened: list to which the files are added that the key does not decrypt, such as files from before a key
+            change. If None, such a file raises PrivacyError.
 
-    Raises PrivacyError for an invalid private key, or a file that the key does not decrypt or that contains anything
-    but rows. Raises InputError for an impossible name of a line.
+    Raises PrivacyError if the private key is invalid, or if a decrypted file contains anything but rows. Raises
+    InputError if `line` cannot be the name of a line.
     """
     import pyrage
 
     identity = _identity(private_key)
     if line is not None and _LINE.fullmatch(line) is None:
-        raise InputError(f"'{line[:60]}' cannot be the name of a line.", "Use the name of a folder of the vault.")
+        raise InputError(f"'{line[:60]}' cannot be the name of a line.", "Use the name of a folder in the vault.")
     for file in sorted(directory.glob(f"{line or '*'}/*.age")):
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
@@ -147,9 +146,8 @@ def read_vault(
                 unopened.append(file)
                 continue
             raise PrivacyError(
-                f"{file}: this key does not open the file, or its bytes were changed.",
-                "Use the private key of the public key to which the file was encrypted, or restore the file "
-                "from a backup.",
+                f"{file}: this key does not open the file, or the file's bytes were changed.",
+                "Use the private key that matches the file's public key, or restore the file from a backup.",
             ) from None
         # Split at newlines only: an original may contain other separators, such as U+2028.
         try:
@@ -175,14 +173,14 @@ def _identity(private_key: str) -> "pyrage.x25519.Identity":
 
 FINDINGS = "findings.json"
 PUBLIC_KEY = "vault_public_key"
-"""Key, among a manifest's recorded facts, of the fingerprint of the vault's public key."""
+"""Key in a manifest's `recorded` facts. Its value is the fingerprint of the vault's public key."""
 
 
 class MappingDigest:
     """A digest over all rows of a mapping. Each row counts once, and the order of the rows does not matter.
 
-    An attacker who has the digest cannot test guesses of single values. It can only test a guess of all values of the
-    corpus together, as the digest of the classified corpus can. Add all rows of a case in one call.
+    An attacker who has the digest cannot test a guess of a single value, only a guess of all values of the corpus
+    together. The digest of the classified corpus reveals as much. Pass all rows of a case to the same call of `add`.
     """
 
     def __init__(self) -> None:
@@ -201,12 +199,12 @@ class MappingDigest:
 
 @dataclass(frozen=True)
 class StatedMapping:
-    """The facts that a scrubbed corpus states about the mapping of its placeholders to originals."""
+    """What a scrubbed corpus states about the mapping of its placeholders to originals."""
 
     artifact: str
     """Digest of the scrubbed corpus."""
     run: str
-    """Fingerprint of the scrubbing run. Each row of the run in the vault contains it."""
+    """Fingerprint of the scrubbing run, which is also stored in each of the run's rows in the vault."""
     mapping_sha256: str
     public_key: str | None
     """Fingerprint of the public key to which the originals were encrypted."""
@@ -217,23 +215,24 @@ class StatedMapping:
         `findings.json`.
 
         The directory's name must be the artifact's digest. Raises IntegrityError if the artifact was changed, and
-        InputError for another kind of artifact or one without a mapping digest.
+        InputError if the artifact is not a scrubbed corpus.
         """
         manifest = Manifest.from_file(directory / MANIFEST_FILE)
         if manifest.digest != directory.resolve().name:
             raise IntegrityError(
-                f"{directory}: the manifest there is that of artifact {short(manifest.digest)}.",
-                "Copy the artifact's directory again, named by its complete digest.",
+                f"{directory}: the manifest in this directory belongs to artifact {short(manifest.digest)}.",
+                "Copy the artifact's directory again. Its name must be the artifact's complete digest.",
             )
         recorded = {entry.path: entry.sha256 for entry in manifest.files}.get(FINDINGS)
         if recorded is None:
             raise InputError(
-                f"{directory}: this is a {manifest.kind}.", "Use the directory of the line's scrubbed_corpus."
+                f"{directory}: this is a {manifest.kind}, not a scrubbed_corpus.",
+                "Use the directory of the line's scrubbed_corpus.",
             )
         if not (directory / FINDINGS).is_file() or file_sha256(directory / FINDINGS) != recorded:
             raise IntegrityError(
-                f"{directory / FINDINGS}: the file is missing, or its bytes differ from the recorded digest.",
-                "Copy it again.",
+                f"{directory / FINDINGS}: the file is missing, or its SHA-256 differs from the manifest.",
+                "Copy the file again from the artifact's directory in the store.",
             )
         findings = json.loads((directory / FINDINGS).read_bytes())
         return cls(
@@ -247,15 +246,15 @@ class StatedMapping:
         """Raise PrivacyError unless the mapping was encrypted to the public key with this fingerprint."""
         if self.public_key != fingerprint:
             raise PrivacyError(
-                f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
-                f"belongs to {fingerprint}.",
-                "Use the private key of that public key. If your institution did not make this key, the person "
-                "who planted it can read the originals.",
+                f"The originals of artifact {short(self.artifact)} were encrypted to the public key {self.public_key}, "
+                f"but this private key belongs to the public key {fingerprint}.",
+                "Use the private key that belongs to the artifact's public key. If your institution did not make the "
+                "artifact's key, the person who planted the key can read the originals.",
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]], unopened: Sequence[Path] = ()) -> None:
-        """Raise PrivacyError unless the rows of this run in all files are exactly the rows that the artifact states.
-        The message names the files that the key did not decrypt (`unopened`)."""
+        """Raise PrivacyError unless the run's rows in all files together match the digest that the artifact states. The
+        message names the files that the key did not decrypt (`unopened`)."""
         own = {file: [row for row in rows if row.run == self.run] for file, rows in by_file.items()}
         own = {file: rows for file, rows in own.items() if rows}
         if _digest(own.values()) == self.mapping_sha256:
@@ -263,13 +262,13 @@ class StatedMapping:
         foreign = [
             file for file in own if _digest(rows for other, rows in own.items() if other != file) == self.mapping_sha256
         ]
-        which = f"{foreign[0]} does not belong to it" if foreign else f"rows of {len(own)} files were compared"
+        which = f"{foreign[0]} does not belong to the mapping" if foreign else f"rows of {len(own)} files were compared"
         if unopened and not foreign:
             which += f", and the key does not open {and_more(map(str, unopened))}"
         raise PrivacyError(
             f"The mapping of artifact {short(self.artifact)} in the vault is not the one that the artifact states: "
             f"{which}. Nothing is shown.",
-            "Find out who wrote to the vault. Move the foreign file out of it, or restore the missing file.",
+            "Find out who wrote to the vault. Move the foreign file out of the vault, or restore the missing file.",
         )
 
 

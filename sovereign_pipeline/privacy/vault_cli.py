@@ -1,4 +1,4 @@
-"""`sovereign-vault`: the program for the offline machine. It makes the key pair and opens the vault, and nothing else.
+"""`sovereign-vault`: generates the key pair and opens the vault, on the offline machine.
 
 Exit status: 0 success; 1 the vault could not be opened; 2 wrong input or usage.
 """
@@ -28,14 +28,14 @@ def keygen(
     private: Annotated[Path, typer.Option(help="File for the private key, which never leaves this machine.")],
     public: Annotated[Path | None, typer.Option(help="File for the public key. Default: print the key.")] = None,
 ) -> None:
-    """Make a key pair. The public key goes to the training machine as $SOVEREIGN_HOME/vault.pub."""
+    """Generate a key pair. Copy the public key to the training machine as $SOVEREIGN_HOME/vault.pub."""
     import pyrage
 
     identity = pyrage.x25519.Identity.generate()
     recipient = str(identity.to_public())
     for path in (private, public):
         if path is not None and path.exists():
-            raise InputError(f"{path}: the file exists already, and keys are never overwritten.", "Name another file.")
+            raise InputError(f"{path}: the file exists already. Keys are never overwritten.", "Choose another file.")
     _write_new(private, f"{identity}\n", mode=0o600)
     if public is None:
         typer.echo(recipient)
@@ -57,11 +57,11 @@ def reveal(
     unchecked: Annotated[
         bool,
         typer.Option(
-            "--unchecked", help="Show rows without checking them against an artifact. Anyone may have written them."
+            "--unchecked", help="Show rows without a check. Anyone with the public key may have written these rows."
         ),
     ] = False,
     line: Annotated[str | None, typer.Option(help="Only rows of this line. Default: all lines.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """Print the originals behind the placeholders of one case, after writing an audit line with the user's name.
 
@@ -70,12 +70,14 @@ def reveal(
     """
     if bool(artifact) == unchecked:
         raise InputError(
-            "Name the scrubbed corpus with --artifact, or give --unchecked instead.",
+            "Give either --artifact, with the directory of the scrubbed corpus, or --unchecked.",
             "Anyone with the public key can add rows. The artifact shows which rows are genuine.",
         )
     private_key = _read_key(key)
     if not vault.is_dir():
-        raise NotFoundError(f"{vault}: there is no such directory.", "Name the vault that was copied to this machine.")
+        raise NotFoundError(
+            f"{vault}: there is no such directory.", "Use --vault with the directory that was copied to this machine."
+        )
     stated = [StatedMapping.of(directory) for directory in artifact or ()]
     for each in stated:
         each.check_key(fingerprint_of(public_key_of(private_key)))
@@ -108,7 +110,7 @@ def main() -> None:
 def _read_key(path: Path) -> str:
     if not path.is_file():
         raise InputError(
-            f"{path}: there is no such key file.", "Name the private key made by `sovereign-vault keygen`."
+            f"{path}: there is no such key file.", "Use --key with the private key that `sovereign-vault keygen` wrote."
         )
     return path.read_text(encoding="utf-8", errors="replace")
 
@@ -120,7 +122,7 @@ def _write_new(path: Path, content: str, mode: int) -> None:
 
 
 def _write_audit_line(vault: Path, case: str, line: str | None, count: int, artifacts: Sequence[str]) -> None:
-    """Append the user, case and artifacts to the audit log and flush it to disk. The entry contains no originals."""
+    """Append an entry (time, user, case, line, number of rows, artifacts) to the audit log and flush it to disk."""
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "user": account(),
@@ -137,8 +139,8 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int, arti
 
 
 def _print_table(rows: list[MappingRow]) -> None:
-    """Print a table. It has one row for each placeholder and each spelling of the placeholder's original, with the ids
-    of the documents that contain it."""
+    """Print a table with one row for each placeholder and each spelling of its original. The row lists the ids of the
+    documents that contain this spelling."""
     from rich.console import Console
     from rich.table import Table
 
@@ -152,7 +154,7 @@ def _print_table(rows: list[MappingRow]) -> None:
 
 
 def _printable(original: str) -> str:
-    """Replace characters that control a terminal. With `--json`, the output is not changed in this way."""
+    """Replace control characters, because they could manipulate the terminal. With `--json`, they are not replaced."""
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in original)
 
 

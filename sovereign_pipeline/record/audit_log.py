@@ -1,4 +1,4 @@
-"""Append entries to the audit log, parse them from their bytes, and verify their hash chain."""
+"""Append entries to the audit log, parse stored entries, and verify the log's hash chain."""
 
 import datetime
 import hashlib
@@ -18,23 +18,22 @@ from sovereign_pipeline.record import merkle, notes, tables, tree
 from sovereign_pipeline.record.checkpoints import Readable
 
 ROWS = "rows"
-"""Key in an entry's subjects. Its value maps table -> primary key -> SHA-256 of the row, for each added row."""
+"""Key in an entry's subjects. Its value lists the added rows: `{table: {primary key: SHA-256 of the row}}`."""
 ADDED = "rows added since the last entry"
-"""Key in `Session.info` for the rows added since the last entry."""
+"""Key in `Session.info` for the rows that the session added since the last ledger entry."""
 DRAFTED = "named by the transaction's entries"
-"""Key in `Session.info`. Its value maps SHA-256 -> content to store. The transaction's entries refer to this
-content."""
+"""Key in `Session.info`. The value maps a SHA-256 in the transaction's entries to the content with this SHA-256."""
 
 Rows = dict[str, dict[str, bytes]]
-"""Table -> primary key of a row -> the row's columns as canonical JSON."""
+"""For each table, maps a row's primary key to the row's columns as canonical JSON."""
 
 
 def watch(session: Session, drafted: dict[str, bytes]) -> None:
-    """Collect the rows that the session adds from now on, so that the next ledger entry lists them.
+    """Collect the rows that the session adds from now on, so that the next ledger entry lists them. Changing or
+    deleting a row, or changing the view with a bulk statement, raises RuntimeError from now on.
 
     Args:
-        drafted: dictionary that is filled with SHA-256 -> bytes: the content of each added row, and each signed
-            statement in a row.
+        drafted: dictionary to fill with the content of each added row and its signed statements, by SHA-256.
     """
     session.info[DRAFTED] = drafted
 
@@ -72,50 +71,51 @@ def _is_held(row: tables.Table) -> bool:
 
 
 def taken(session: Session) -> Rows:
-    """Return and clear the rows added since the last entry, so that no later entry lists them again."""
+    """Return the rows added since the last ledger entry, and clear the session's list of these rows."""
     session.flush()
     rows: Rows = session.info.pop(ADDED, {})
     return {table: rows[table] for table in sorted(rows) if rows[table]}
 
 
 def assert_none_left(session: Session) -> None:
-    """Raise RuntimeError if rows without an entry would be committed. Called at the end of a transaction."""
+    """Raise RuntimeError if the transaction added rows that no ledger entry lists. Called before each commit."""
     if left := taken(session):
         raise RuntimeError(f"rows of {', '.join(left)} would be committed without an entry of the ledger")
 
 
 def content_of_row(row: tables.Table) -> bytes:
-    """Return a row's columns as canonical JSON. An entry refers to the row by the SHA-256 of this content. Empty
-    columns are omitted: a new column must not change the digests of existing rows."""
+    """Return a row's columns as canonical JSON, with bytes replaced by their SHA-256. A ledger entry lists the SHA-256
+    of this JSON. NULL columns are omitted, so that a new column does not change the digests of existing rows."""
     return canonical_json({name: value for name, value in tables.row_as_dict(row).items() if value is not None})
 
 
 def key_of(row: tables.Table) -> str:
-    """Return the primary key of a row as one string."""
+    """Return the values of a row's primary key, joined with slashes."""
     return "/".join(str(part) for part in inspect(row).mapper.primary_key_from_instance(row))
 
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"
-"""Key in `Session.info`. Its value is a function that is called before a transaction's first entry (`in_force.py`)."""
+"""Key in `Session.info`. The value is a function to call before the transaction's first entry is added
+(`in_force.py`)."""
 LAST = "hash of the newest entry"
-"""Key in `Session.info`. Its value is the hash of the newest entry."""
+"""Key in `Session.info`. The value is the hash of the newest entry."""
 FIRST = "0" * 64
 """Value of `previous` in the first entry."""
 
 SIGNATURE = "signature"
-"""Key in a signed entry's subjects. Its value is the signature in hex digits."""
+"""Key in a signed entry's subjects. The value is the signature in hex digits."""
 
 SIGNED_AS = b"sovereign audit entry 1\n"
-"""Prefix of the signed bytes (domain separation): the signature is invalid in any other context."""
+"""Prefix of the bytes that are signed for an entry, so that the signature is valid for no other purpose."""
 
 
 AFTER_HASH = b'"previous":"'
-"""Bytes that follow the hash in an entry's JSON. No earlier value can contain these bytes, because JSON escapes
+"""Bytes that follow the hash in an entry's JSON. No value before the hash can contain these bytes, because JSON escapes
 quotes."""
 
 
 class Parsed(NamedTuple):
-    """An entry as parsed from its bytes."""
+    """A ledger entry, parsed from its bytes."""
 
     sequence: int
     at: datetime.datetime
@@ -130,14 +130,14 @@ Entry = tables.AuditEntry | Parsed
 Sign = Callable[[bytes], bytes]
 """Function that signs bytes."""
 Damaged = Callable[[int, str], SovereignError]
-"""Function that builds the error for a damaged entry from the entry's number and the problem."""
+"""Function that returns the error for a damaged entry. Its arguments are the entry's number and the problem."""
 UNREADABLE = "cannot be read"
-"""The problem to pass to a `Damaged` function if bytes are not a ledger entry."""
+"""The problem to pass to a `Damaged` function if the bytes are not a ledger entry."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The number and hash of the newest entry that a log had at some time."""
+    """The number and hash of a log's newest entry at some time."""
 
     sequence: int
     """Number of the newest entry; 0 for an empty log."""
@@ -151,12 +151,12 @@ BEGINNING = Checkpoint(sequence=0, hash=FIRST)
 def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     return IntegrityError(
         f"The audit log: entry {sequence} {problem}. Another program changed the registry.",
-        "Restore the registry from a copy, and find out who changed it.",
+        "Restore the registry from a backup, and find out who changed it.",
     )
 
 
 CLOCKS = datetime.timedelta(minutes=5)
-"""Tolerated difference between two machines' clocks. `evidence/verify.py` tolerates the same."""
+"""Tolerated difference between two machines' clocks. `evidence/verify.py` tolerates the same difference."""
 
 
 def append(
@@ -168,24 +168,24 @@ def append(
     dated: datetime.datetime | None = None,
 ) -> tables.AuditEntry:
     """Add an entry in the caller's transaction, so that the act and its entry are committed together. The entry
-    contains the SHA-256 of each row that the transaction added since its last entry.
+    contains the SHA-256 of each row that the transaction added since the previous entry.
 
     Args:
         session: a session of `Registry.writing`.
         subjects: digests, names and counts that identify what the act changed.
         sign: function that signs the entry; None leaves the entry unsigned.
-        dated: the time in the act's signed statement.
+        dated: the time in the act's signed statement; None if there is none.
 
-    Raises InputError for a text that is too long, and ConflictError if `dated` is in the future, because an evidence
-    package with such a statement would fail verification.
+    Raises InputError if a text in `subjects` is too long. Raises ConflictError if `dated` is more than `CLOCKS` in the
+    future, because an evidence package with such a statement would fail verification.
     """
     refuse_long_texts(subjects)
     now = datetime.datetime.now(datetime.UTC)
     if dated is not None and dated > now + CLOCKS:
         raise ConflictError(
             f"'{action}' is dated {dated:%Y-%m-%d %H:%M:%S} UTC, which is in the future: a clock is wrong.",
-            "Correct the clocks of this machine and of the signing machine. The act can be logged once that time has "
-            "passed.",
+            "Correct the clocks of this machine and of the signing machine. The act can be logged after the stated "
+            "time.",
         )
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
@@ -212,8 +212,8 @@ def append(
 
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. Some acts store a number under
-    the same key; such a number is ignored."""
+    """Return the rows that an entry lists: for each table, a mapping of primary key to the row's SHA-256. The result is
+    empty if `rows` is missing or is a number, as in some acts."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
@@ -221,8 +221,8 @@ def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def entries_of_rows(
     session: Session, actions: Collection[str], *conditions: ColumnElement[bool]
 ) -> dict[tuple[str, str], int]:
-    """Return a mapping from (table, primary key) of each row to the number of the entry that added the row. Only reads
-    entries with one of these actions."""
+    """Return a mapping from (table, primary key) of each row to the number of the entry that added the row. Reads only
+    entries that have one of `actions` and meet all `conditions`."""
     query = select(tables.AuditEntry.sequence, tables.AuditEntry.subjects).where(
         tables.AuditEntry.action.in_(actions), *conditions
     )
@@ -235,8 +235,8 @@ def entries_of_rows(
 
 
 def proven_entry(session: Session, sequence: int) -> Parsed:
-    """Return one entry after verifying that the tree contains it. Raises IntegrityError if the entry is missing or
-    changed."""
+    """Return one entry after verifying that the ledger's Merkle tree contains the entry. Raises IntegrityError if the
+    entry is missing or changed."""
     size = tree.size_of(session)
     with tree.written_by_this_program():
         data = session.scalar(select(tables.LedgerEntry.data).where(tables.LedgerEntry.sequence == sequence))
@@ -249,7 +249,8 @@ def proven_entry(session: Session, sequence: int) -> Parsed:
 
 
 def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Parsed:
-    """Parse an entry. Raises IntegrityError if the bytes are not an entry, or if the entry has another number."""
+    """Parse an entry. Raises the error of `damaged` if the bytes are not an entry, or if the entry's number is not
+    `sequence`."""
     try:
         said = json.loads(data)
         entry = Parsed(**{**said, "at": datetime.datetime.fromisoformat(said["at"])})
@@ -263,12 +264,13 @@ def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Pa
 
 
 def exact_bytes(entry: Entry) -> bytes:
-    """Return the bytes of an entry, which form its leaf in the ledger's tree."""
+    """Return an entry as canonical JSON. These bytes are the entry's leaf in the ledger's Merkle tree."""
     return canonical_json(as_dict(entry))
 
 
 def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = damaged_registry) -> str:
-    """Return an entry's hash after verifying the hash. Also verifies that `last` is the hash of the previous entry."""
+    """Return an entry's hash. Raises the error of `damaged` if the bytes are not the entry `sequence`, if the hash is
+    wrong, or if the entry does not state `last` as the hash of the previous entry."""
     entry = parse(data, sequence, damaged)
     if entry.previous != last:
         raise damaged(sequence, "does not follow the previous entry")
@@ -279,7 +281,8 @@ def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = dama
 
 
 def signed_content(entry: Entry) -> bytes:
-    """Return the bytes that an entry's signature covers: everything but the entry's position in the log."""
+    """Return the bytes that an entry's signature covers: `SIGNED_AS`, and all fields except the signature and those
+    that depend on the position in the log (number, hash, and hash of the previous entry)."""
     content = {name: value for name, value in content_of(entry).items() if name not in ("sequence", "previous")}
     content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
     return SIGNED_AS + canonical_json(content)
@@ -291,8 +294,8 @@ def entries(registry: Readable) -> list[Parsed]:
 
 
 def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
-    """Yield the log's entries, oldest first, with few in memory at a time. Raises IntegrityError for a missing or
-    unreadable entry and, at the end, if the root hash differs from the signed one."""
+    """Yield the log's entries with a number above `after`, oldest first, reading them in batches. Raises IntegrityError
+    if an entry is missing or unreadable or, after the last entry, if the tree's root hash is wrong."""
     growth = merkle.Growth(after, tree.peaks_at(session, after))
     for sequence, data in tree.leaves(session, after):
         if sequence != growth.size + 1:
@@ -307,12 +310,12 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
 
 
 def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpoint:
-    """Recompute every hash of a log, and return the log's newest entry. Raises IntegrityError that names the first
-    missing, changed or misplaced entry.
+    """Recompute every hash of a log, and return the number and hash of the newest entry. Raises the error of `damaged`
+    for the first missing, changed or misplaced entry.
 
     Args:
         log: the bytes of the entries, oldest first.
-        damaged: function that builds the error from a damaged entry's number and problem.
+        damaged: function that returns the error for a damaged entry, given the entry's number and the problem.
     """
     last = BEGINNING
     for sequence, data in enumerate(log, 1):
@@ -321,13 +324,15 @@ def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpo
 
 
 def assert_contains(session: Session, kept: Checkpoint) -> None:
-    """Raise IntegrityError if the log lacks the entry of an earlier checkpoint."""
+    """Raise IntegrityError if the entry of an earlier checkpoint is missing from the log, or has a different hash in
+    the log."""
     if proven_entry(session, kept.sequence).hash != kept.hash:
-        raise damaged_registry(kept.sequence, "differs from the same entry in the export")
+        raise damaged_registry(kept.sequence, "differs from the entry with this number in the export")
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
-    """Verify the log and write it to a new JSONL file, oldest entry first. Returns the log's newest entry."""
+    """Verify the log and write it to a new JSONL file, oldest entry first. Returns the number and hash of the newest
+    entry. Deletes the file on an error. Raises IntegrityError if the log is damaged."""
     with registry.reading() as session, file.open("xb") as stream:
 
         def written() -> Iterator[bytes]:
@@ -344,8 +349,8 @@ def export(registry: Readable, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """Verify an export's hashes and return the export's newest entry. Raises InputError if the file is missing, is not
-    an export or has no entries. Raises IntegrityError that names the first changed entry."""
+    """Verify an export's hashes, and return the number and hash of the newest entry. Raises InputError if the file is
+    missing, is not an export or has no entries. Raises IntegrityError if an entry was changed; it names the first."""
     if not file.is_file():
         raise InputError(f"{file}: the file does not exist.", "Correct the path of the export.")
 
@@ -355,7 +360,8 @@ def checkpoint_of(file: Path) -> Checkpoint:
                 f"{file}: line {sequence} is not a ledger entry.", "Choose a file that `sovereign audit export` wrote."
             )
         return IntegrityError(
-            f"{file}: entry {sequence} {problem}.", "Use another copy of the export, and find out who changed this one."
+            f"{file}: entry {sequence} {problem}.",
+            "Use another copy of the export, and find out who changed this copy.",
         )
 
     with file.open("rb") as stream:
@@ -370,8 +376,8 @@ CHECKPOINT = ".checkpoint"
 
 
 def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the subjects of an export's entries that have this action, and the number and time of the export's newest
-    entry. The log's key must have signed the checkpoint beside the export.
+    """Return two values: the subjects of an export's entries with this action, and a text with the number and time of
+    the newest entry. Only reads entries that the signed checkpoint beside the export covers.
 
     Args:
         log: public key of the log, from an independent source.
@@ -393,8 +399,9 @@ def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, An
     is_signed = notes.is_signed(note, verifier) and head.origin == verifier.name
     if not is_signed or (growth.size, growth.root()) != (head.size, head.root):
         raise IntegrityError(
-            f"{file}: the entries differ from the {head.size} entries of the signed checkpoint beside the file.",
-            "Use another copy of the export, and find out who changed this one.",
+            f"{file}: the log's key did not sign the checkpoint beside this file, or the file does not begin with the "
+            f"{head.size} entries that the checkpoint covers.",
+            "Use another copy of the export, and find out who changed this copy.",
         )
     entries = [parse(line, number) for number, line in enumerate(lines[: head.size], start=1)]
     ends = f"entry {entries[-1].sequence}, {entries[-1].at:%Y-%m-%d %H:%M} UTC"
@@ -402,7 +409,7 @@ def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, An
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON with times in UTC. Its `hash` covers all other keys."""
+    """Return an entry as a JSON object with times in UTC. The value of `hash` covers all other keys."""
     return {**content_of(entry), "hash": entry.hash}
 
 
@@ -419,22 +426,25 @@ def content_of(entry: Entry) -> dict[str, Any]:
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
 TRAINED_ON = "trained_on"
-"""Key in a registration's entry. Its value lists the adapter's datasets with their contents, and its base models."""
+"""Key in the subjects of a registration's entry. The value lists the adapter's base models, and its datasets with the
+SHA-256 of their contents."""
 CONTENTS_AT_ONCE = 50
 
 
 def contents_of(documents: Collection[str], sources: Collection[str]) -> bytes:
-    """Return the documents and sources of a dataset in the form that is stored. A registration's entry contains the
-    SHA-256 of this form."""
+    """Return the documents and sources of a dataset as canonical JSON. The registry stores these bytes, and a
+    registration's entry contains their SHA-256."""
     return canonical_json({"documents": sorted(documents), "sources": sorted(sources)})
 
 
 def enter_adapter(
     session: Session, adapter: tables.Adapter, actor: str, trained_on: Mapping[str, Any], contents: Iterable[bytes]
 ) -> None:
-    """Add the ledger entry of an adapter's registration, with the rows added so far, in the caller's transaction.
+    """Add the ledger entry of an adapter's registration in the caller's transaction. The entry also lists the rows that
+    the transaction has added so far.
 
     Args:
+        trained_on: value of `TRAINED_ON` in the entry.
         contents: the documents and sources of each dataset in `trained_on` (`contents_of`).
     """
     session.info[DRAFTED].update((_sha256(each), each) for each in contents)
@@ -449,8 +459,8 @@ def enter_adapter(
 
 
 def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the SHA-256 and the bytes of each dataset's contents (`contents_of`), with few in memory at a time. Raises
-    IntegrityError if a dataset's content is missing or changed."""
+    """Yield the contents of datasets (`contents_of`) whose SHA-256 is in `wanted`, each as a pair of SHA-256 and bytes.
+    Loads `CONTENTS_AT_ONCE` at a time. Raises IntegrityError if a dataset's contents are missing or changed."""
     ordered = sorted(wanted)
     with tree.written_by_this_program():
         for start in range(0, len(ordered), CONTENTS_AT_ONCE):
@@ -460,15 +470,15 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
             for sha256 in part:
                 if _sha256(found.get(sha256, b"")) != sha256:
                     raise tree.RegistryDamaged(
-                        f"The registry: the list of a dataset's documents with the SHA-256 {sha256} is missing or was "
-                        f"changed, so recalls cannot be decided."
+                        f"The registry: a dataset's list of documents (SHA-256 {sha256}) is missing or was changed, so "
+                        f"recalls cannot be decided."
                     )
                 yield sha256, found[sha256]
 
 
 def assert_contents(session: Session) -> None:
-    """Raise IntegrityError if the documents and sources of a dataset differ from the contents that registrations
-    logged."""
+    """Raise IntegrityError if the stored documents and sources of a dataset are missing, or do not have the SHA-256
+    that a registration logged."""
     query = select(tables.AuditEntry.subjects).where(tables.AuditEntry.action == REGISTERED)
     datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
     for _ in contents_in(session, {each["contents"] for each in datasets}):

@@ -40,9 +40,11 @@ ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
 adapters."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
-"""Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
+"""Actions of the ledger entries about requests, transitions, and changes of a line's flag. The flag decides which
+adapters answer users."""
 OVERTAKEN = "overtaken"
-"""Key in the ledger entry of a flag's change, set if the change does not count, because another decision came first."""
+"""Key in the ledger entry of a flag's change. It is set if the change has no effect because another decision came
+first."""
 
 URGENT = "promote_urgently"
 """Name of the transition that promotes an adapter without a passed trial."""
@@ -52,16 +54,16 @@ TransitionRow = Transition | Row[Any]
 
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
-    """Return every transition of a line, oldest first. Raises IntegrityError if a transition does not start from the
-    adapter's previous state."""
+    """Return every transition of a line, oldest first. Raises IntegrityError if a transition does not start from its
+    adapter's previous state or is about another line's adapter, or if two adapters end up in production."""
     rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
     _assert_one_follows_the_other(line, rows)
     return rows
 
 
 def facts_of(row: TransitionRow) -> dict[str, object]:
-    """Return the facts of a transition for the transition's ledger entry, including the SHA-256 of the signed
-    statement."""
+    """Return the subjects of a transition's ledger entry. They contain the SHA-256 of the signed statement instead of
+    the statement."""
     return {
         "line": row.line,
         "sequence": row.sequence,
@@ -76,11 +78,11 @@ def facts_of(row: TransitionRow) -> dict[str, object]:
 
 
 def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
-    """Return adapter -> state.
+    """Return a mapping of adapter id to state. Raises the errors of `transitions_of`.
 
     Args:
         line: the line of adapters; None for all lines.
-        at: time for which to return the states; None for now.
+        at: time for which to return the states, without adapters registered later; None for now.
     """
     adapters, reviewed = select(Adapter.id), select(BlindReview.adapter_id)
     if line is not None:
@@ -104,8 +106,8 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
 
 
 def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
-    """Return the lines with an adapter in one of these states. Includes a line with inconsistent transitions: a later
-    check reports that line's error, without hiding other lines."""
+    """Return the sorted names of the lines with an adapter in one of these states. Includes lines with inconsistent
+    transitions, so that a later check of such a line reports the error."""
     found = set[str]()
     try:
         state = states(session)
@@ -125,34 +127,34 @@ def state_of(session: Session, adapter: Adapter) -> State:
 
 
 def state_and_incumbent(session: Session, adapter: Adapter) -> tuple[State, str | None]:
-    """Return an adapter's state, and the id of the adapter that its line has in production, or None."""
+    """Return an adapter's state, and the id of the adapter in production for the same line (None if there is none)."""
     found = states(session, adapter.line)
     return found[adapter.id], next((each for each, state in found.items() if state == "production"), None)
 
 
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
-    """Return the id of the line's adapter in production, now or at a time, or None."""
+    """Return the id of the line's adapter in production at time `at` (by default now), or None if there is none."""
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
 def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
-    """Return times in the log's order, corrected for wrong clocks. A time that is later than the time of a later entry
-    is lowered to that entry's time."""
+    """Correct the times of consecutive log entries for wrong clocks, so that the times never decrease. If
+    later entries have an earlier time, the earliest of these times replaces the entry's time."""
     return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
-    """Assert that each transition starts from its adapter's last state, and that at most one adapter is in production
-    at a time."""
+    """Assert that each transition is about an adapter of this line and starts from the adapter's last state, and that
+    the last transition leaves at most one adapter in production."""
     reached: dict[str, str] = {}
     for row in rows:
         if line_of(row.adapter_id) != line:
-            raise _not_on_record(line, row.sequence, f"is about {row.adapter_id}")
+            raise _not_on_record(line, row.sequence, f"is about {row.adapter_id}, which belongs to another line")
         before = reached.get(row.adapter_id)
         begins = {before} if before is not None else {"registered", "in review"}
         if row.before not in begins:
             raise _not_on_record(
-                line, row.sequence, f"starts from '{row.before}', but {row.adapter_id} was in another state"
+                line, row.sequence, f"starts from '{row.before}', but {row.adapter_id} was in a different state"
             )
         reached[row.adapter_id] = _state(row.after)
     serving = [adapter for adapter, state in reached.items() if state == "production"]
@@ -176,7 +178,7 @@ def adapters_of(session: Session, line: str) -> list[Adapter]:
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return every registered adapter of all lines or one, in the order of registration."""
+    """Return the columns and state of each adapter of a line (None: of all lines), in the order of registration."""
     query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
     if line is not None:
         query = query.where(Adapter.line == line)
@@ -187,8 +189,8 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return the columns that overview tables show, for each adapter in the order of registration. Fast for thousands
-    of adapters."""
+    """Return what overview tables show of each adapter of a line (None: of all lines), in the order of registration:
+    the columns in `_BRIEF` and the state. Loads no large columns, so this is fast for thousands of adapters."""
     query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
     if line is not None:
         query = query.where(_COLUMNS.line == line)
@@ -207,8 +209,8 @@ _BRIEF = [
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """Return one adapter with its waivers and the rows of its datasets and base model. Raises NotFoundError, which
-    lists the known adapters."""
+    """Return an adapter's columns, state and waivers, and the columns of its datasets and base model. Raises
+    NotFoundError for an unknown id; the error lists known adapters."""
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
         digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
@@ -223,7 +225,8 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 
 
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
-    """Return stage, gate, outcome, officer, reason and time of each of an adapter's waivers."""
+    """Return the stage, gate and outcome, and the waiver's digest, kind, officer, reason and time, for each waived gate
+    of an adapter."""
     return [
         {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["waiver"]}
         for each in adapter.gate_records
@@ -232,7 +235,7 @@ def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
 
 
 def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
-    """Return the waivers of a line's registered adapters, oldest first.
+    """Return the waivers of a line's registered adapters, each with the adapter's id, oldest adapter first.
 
     Args:
         besides: digest of an adapter's artifact. The waivers of this adapter are left out.
@@ -248,7 +251,8 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return every registered dataset of all lines or one, oldest first, each with the adapters trained on it."""
+    """Return every registered dataset of a line, or of all lines if `line` is None, oldest first. Each has the ids of
+    the adapters trained on it (`adapters`)."""
     query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
     if line is not None:
         query = query.where(Dataset.line == line)
@@ -258,13 +262,13 @@ def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
-    """Return one dataset by its digest or a prefix. Raises NotFoundError unless exactly one matches."""
+    """Return the dataset whose digest begins with `digest`. Raises NotFoundError unless there is exactly one."""
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
     known = and_more(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
-    problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
-    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these digests, or more of its digits: {known}.")
+    problem = f"{len(found)} dataset digests begin with" if found else "There is no registered dataset"
+    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these digests, or a longer prefix: {known}.")
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
@@ -277,7 +281,8 @@ def is_registered(registry: Registry, record_digest: str) -> bool:
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """Return the row of an adapter. Raises NotFoundError that lists known adapters, with similar ids first."""
+    """Return the row of an adapter. Raises NotFoundError for an unknown id; the error lists known adapters, similar ids
+    first."""
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
@@ -295,11 +300,11 @@ def line_of(adapter_id: str) -> str:
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
     """Return the adapter that a candidate would replace: the line's adapter in production. If there is none, return the
-    line's highest version, or None if the line has no other adapter.
+    line's highest version, or None if the line has no other adapter. Ignores rejected, recalled and retired adapters.
 
-    Ignores rejected, recalled and retired adapters. If the candidate is registered, earlier adapters count with the
-    states that they had at the candidate's registration. Later transitions then do not make the candidate's scores
-    stale. Versions decide which adapter is newest: registration times are whole seconds, so two can be equal.
+    If the candidate is registered, each lower version counts with the state that it had at the candidate's
+    registration, so that later transitions do not make the candidate's scores stale. Versions decide which adapter is
+    newest: registration times are whole seconds, so two times can be equal.
 
     Args:
         weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights are ignored.
@@ -329,8 +334,8 @@ def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str,
 
 
 def urgent_promotions(session: Session) -> dict[str, datetime.date]:
-    """Return adapter -> day of its first promotion without a passed trial. For display only: signatures are not
-    verified."""
+    """Return a mapping of adapter id to the day of the adapter's first promotion without a passed trial. For display
+    only: signatures are not verified."""
     query = select(Transition.adapter_id, Transition.made_at).where(Transition.transition == URGENT)
     found: dict[str, datetime.date] = {}
     for adapter, at in session.execute(query.order_by(Transition.line, Transition.sequence)):
@@ -342,12 +347,12 @@ PURGED = "release weights purged"
 MAY = "retire"
 """Permission that a purge needs in the trust root."""
 STATEMENT = "bundle"
-"""Key in an entry's subjects. Its value is the text of the signed statement."""
+"""Key in the subjects of a purge's ledger entry. The value is the text of the signed statement."""
 
 
 @dataclass(frozen=True)
 class PurgedFile:
-    """A removed file, with the path, size and SHA-256 in the artifact's manifest."""
+    """A file that a purge removed, with the path, size and SHA-256 from the artifact's manifest."""
 
     artifact: str
     path: str
@@ -371,7 +376,8 @@ class Purge:
 
 
 def purge_dates(session: Session) -> dict[str, datetime.date]:
-    """Return adapter -> day on which its weights were purged. For display only: signatures are not verified."""
+    """Return a mapping of adapter id to the day on which the adapter's weights were purged. For display only:
+    signatures are not verified."""
     query = select(AuditEntry.subjects["adapter"].as_string(), AuditEntry.at).where(AuditEntry.action == PURGED)
     found: dict[str, datetime.date] = {}
     for adapter, at in session.execute(query.order_by(AuditEntry.sequence)):
@@ -380,19 +386,20 @@ def purge_dates(session: Session) -> dict[str, datetime.date]:
 
 
 def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
-    """Return the purge of an adapter's weights, or None. Raises IntegrityError if no officer signed the purge."""
+    """Return the purge of an adapter's weights, or None if they were not purged. Raises IntegrityError if a purge is
+    logged, but no officer with the permission `MAY` signed exactly this purge."""
     query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
     entry = session.scalars(query).first()
     return _verified(session, trust, entry) if entry is not None else None
 
 
 def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
-    """Return the purges that removed files of an artifact, from their ledger entries. Does not verify signatures."""
+    """Return the ledger entries of the purges that removed files of an artifact. Does not verify signatures."""
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 
 def files_purged(session: Session, trust: Trust, artifact: str) -> dict[str, Purge]:
-    """Return path -> purge, for an artifact's removed files. Raises IntegrityError if no officer signed a purge."""
+    """Return a mapping of each purged file's path to the purge, for one artifact. Raises the errors of `purge_of`."""
     found: dict[str, Purge] = {}
     for entry in purges_of(session, artifact):
         purge = _verified(session, trust, entry)
@@ -441,7 +448,7 @@ WAIVED = "gate waived"
 
 @dataclass(frozen=True)
 class LedgerWaivers:
-    """The ledger's log of gate waivers. Opens the registry on first use."""
+    """Logs gate waivers in the ledger, and looks them up. The registry is opened on first use."""
 
     opened: Callable[[], Registry]
 
@@ -452,7 +459,7 @@ class LedgerWaivers:
             append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
 
     def index_of(self, statement: str) -> int | None:
-        """Return the ledger index of the waiver with this statement SHA-256, or None."""
+        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
         query = select(AuditEntry.sequence).where(
             AuditEntry.action == WAIVED, AuditEntry.subjects["statement"].as_string() == statement
         )

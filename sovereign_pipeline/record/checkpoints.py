@@ -1,4 +1,5 @@
-"""Manage the ledger's key, second copy and signed checkpoint. They reveal that an older registry was restored."""
+"""Manage the ledger's key, second copy and signed checkpoint. The copy and the checkpoint reveal that an older registry
+was restored."""
 
 import errno
 import hashlib
@@ -27,7 +28,7 @@ from sovereign_pipeline.record.tables import LedgerEntry, LedgerKey
 
 ORIGIN = "sovereign-pipeline/ledger"
 ID_BYTES = 8
-RESTORE = "Restore registry, home and keys from copies of the same time, and find out who changed them."
+RESTORE = "Restore the registry, SOVEREIGN_HOME and the keys from backups of the same time. Find out who changed them."
 
 
 def key_file(settings: Settings) -> Path:
@@ -39,19 +40,21 @@ def new_log() -> Signer:
 
 
 def keep(settings: Settings, signer: Signer) -> None:
-    """Write a new log key. Raises InputError if another account can enter its directory."""
+    """Write the new log's private key to `key_file`. Raises InputError if the file exists, or if another account can
+    enter its directory."""
     assert_private(settings)
     write_key(key_file(settings), signer)
 
 
 def assert_private(settings: Settings) -> None:
-    """Create the directory of keys if missing. Raises InputError if another account can enter it."""
+    """Create the directory of keys if it is missing. Raises InputError if another account can enter the directory."""
     settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_open(settings.keys)
 
 
 def write_key(path: Path, signer: Signer) -> None:
-    """Write a private key to a new file. Raises InputError if the file exists or its directory is not private."""
+    """Write a private key to a new file, and create the file's directory if needed. Raises InputError if the file
+    exists, if the directory's parent is missing, or if other accounts can enter the directory."""
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except FileNotFoundError:
@@ -61,7 +64,7 @@ def write_key(path: Path, signer: Signer) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InputError(
-            f"{path}: the file exists already.", "Choose a new file. Keys are never overwritten."
+            f"{path}: the file exists already.", "Choose a new file name. Keys are never overwritten."
         ) from None
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(signer.to_text() + "\n")
@@ -93,8 +96,9 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def verifier(session: Session | Connection, settings: Settings) -> Verifier | None:
-    """Return the log's public key, or None before the first act. Raises IntegrityError if the registry's value is
-    malformed or differs from the key file."""
+    """Return the log's public key from the registry or, if the registry has none, from the key file. Returns None if
+    both are missing, before the first act. Raises the errors of `read_key`, and IntegrityError if the registry's public
+    key is malformed or does not belong to the key file."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
@@ -112,7 +116,7 @@ def verifier(session: Session | Connection, settings: Settings) -> Verifier | No
 
 
 def is_stated(session: Session) -> bool:
-    """Return True if the registry contains its log's public key."""
+    """Return True if the registry contains the public key of its ledger."""
     return session.scalars(select(LedgerKey.verifier)).first() is not None
 
 
@@ -129,13 +133,13 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
-"""Number of bytes to read from the file's end in search of unconfirmed entries: the number for the first attempt, and
-the maximum."""
+"""Smallest and largest number of bytes to read from the end of the second copy."""
 MOST_TORN = 1_000
-"""Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
+"""Maximum number of unreadable lines at the end of the second copy. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
 FLOODED = (
-    "Find out which program. To start a new copy, move the file away and create an empty file; the next act logs this."
+    "Find out which program wrote them. To start a new copy, move this file away and create an empty file in its "
+    "place. The next act logs that the copy lacked entries."
 )
 
 
@@ -167,11 +171,11 @@ class Line:
 @dataclass
 class End:
     confirmed: Note | None = None
-    """The newest checkpoint."""
+    """The checkpoint that covers the most entries, or None if the part that was read contains no checkpoint."""
     entries: dict[int, bytes] = field(default_factory=dict)
-    """Number -> bytes of the newest entries that are not marked as void."""
+    """Maps the number of each entry that was read to the entry's bytes, without the entries that are marked as void."""
     torn: dict[str, bytes] = field(default_factory=dict)
-    """SHA-256 -> unreadable lines that are not marked as void yet."""
+    """Maps SHA-256 to content for each unreadable line that is not marked as void yet."""
     is_cut: bool = False
     """True if the last line has no line break."""
 
@@ -206,7 +210,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[BinaryIO]:
-    """Open the second copy. Raises OSError unless it is a regular file; does not block if it is a pipe."""
+    """Open the second copy. Raises OSError unless the path is a regular file. Does not block on a pipe."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -220,7 +224,8 @@ def _opened(path: Path, flags: int) -> Iterator[BinaryIO]:
 def entries_of(path: Path) -> Iterator[Line]:
     """Yield every entry that is not void. Raises IntegrityError for an unreadable line that is not marked as void.
 
-    Marks are unsigned, so a mark has no effect on an entry that an earlier checkpoint covers."""
+    The lines that mark other lines as void are unsigned. Such a line has no effect on an entry that an earlier
+    checkpoint covers."""
     void, size = dict[str | None, int](), 0
     for line in lines_of(path, b'{"void"', b'{"checkpoint"'):
         size = max(size, line.confirmed)
@@ -233,8 +238,8 @@ def entries_of(path: Path) -> Iterator[Line]:
         elif line.is_torn:
             raise IntegrityError(
                 f"{path}: line {number} cannot be read.",
-                "If it is the last line, a crash may have cut it off, and the next act marks it as void. Any other "
-                "unreadable line was changed: find out by whom.",
+                "If this is the last line, a crash may have truncated it, and the next act marks it as void. "
+                "Otherwise, find out who changed the line.",
             )
 
 
@@ -260,8 +265,8 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read enough of the second copy's end to contain every entry that may be uncommitted. Raises IntegrityError if it
-    would have to read too much, because another program wrote many lines."""
+    """Read the end of the second copy, including every entry that may be uncommitted. Raises IntegrityError if the file
+    cannot be read, or if this end has more than `LARGEST_LOOK` bytes or more than `MOST_TORN` unreadable lines."""
     with _reading(path) as stream:
         length, look = os.fstat(stream.fileno()).st_size, FIRST_LOOK
         while look <= LARGEST_LOOK:
@@ -278,7 +283,7 @@ def end_of(path: Path) -> End:
 
 @contextmanager
 def _stopping(path: Path) -> Iterator[None]:
-    """Raise IntegrityError, which cancels the act, if the second copy is missing or writing to it fails."""
+    """Raise IntegrityError if the second copy is missing or cannot be written. The error cancels the act."""
     if not path.exists():
         raise IntegrityError(
             f"{path}: the ledger's second copy is missing, so the act was cancelled.",
@@ -289,18 +294,19 @@ def _stopping(path: Path) -> Iterator[None]:
     except OSError as error:
         raise IntegrityError(
             f"{path}: the ledger's second copy cannot be written ({error.strerror}), so the act was cancelled.",
-            "Free space on its disk, or mount the disk for writing.",
+            "Free space on the copy's disk, or mount this disk for writing.",
         ) from None
 
 
 def add(
     path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int, kept: Note
 ) -> None:
-    """Append to the second copy the entries that are about to be committed, and flush them to its medium. First marks
-    the copy's entries that were never committed as void, and appends committed entries that the copy lacks.
+    """Append entries to the second copy just before their commit, and flush the file to disk. First mark unreadable
+    lines and never committed entries as void, and append committed entries that the copy lacks. Raises IntegrityError
+    if the copy is missing, cannot be written, or contradicts the committed entries.
 
     Args:
-        committed: returns the exact bytes of the committed entries between two numbers.
+        committed: function that returns the exact bytes of the committed entries from a first to a last number.
         size: number of committed entries.
         kept: the checkpoint of the committed entries.
     """
@@ -333,13 +339,12 @@ def confirm(path: Path, checkpoint: Note) -> None:
         raise IntegrityError(
             f"{path}: the checkpoint cannot be written to the ledger's second copy ({error.strerror}). "
             f"The act is logged, up to entry {parse_tree_head(checkpoint.text).size}.",
-            "Free space on its medium. The next act writes the checkpoint.",
+            "Free space on the copy's disk. The next act writes the checkpoint.",
         ) from None
 
 
 def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
-    """Yield the lines of entries, with the checkpoint's line after each MiB and at the end, so that `end_of` reads
-    little."""
+    """Yield the entries, and the checkpoint's line after each MiB and at the end, so that `end_of` can read little."""
     line, unconfirmed = canonical_json({CHECKPOINT: str(checkpoint)}), 0
     for each in entries:
         yield each
@@ -362,7 +367,7 @@ def _read_end(content: bytes) -> End:
         elif line.void is None:
             end.torn[line.sha256] = line.content
         elif line.void in by_digest:
-            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers the line, and marks are unsigned
+            if (by_digest[line.void] or 0) > end.size:  # an unsigned mark cannot remove a confirmed entry
                 end.entries.pop(by_digest[line.void] or 0, None)
         else:
             end.torn.pop(line.void, None)
@@ -384,7 +389,7 @@ READS, SECONDS_BETWEEN_READS = 20, 0.05
 """Number of attempts to read the first checkpoint while another process writes it, and the pause between two
 attempts."""
 HEAD = "/head"
-"""Suffix of the log's name in the signed head of the database. It distinguishes a head from a checkpoint."""
+"""Suffix of the log's name in the signed head in the database. The suffix distinguishes a head from a checkpoint."""
 
 
 class Readable(Protocol):
@@ -413,8 +418,8 @@ def checkpoint_file(settings: Settings) -> Path:
 
 
 def assert_not_older(registry: Readable) -> None:
-    """Raise IntegrityError if the registry lacks signed entries, or has other entries in their place. Call it before
-    any decision that depends on the registry."""
+    """Raise the errors of `registry.reading()`, for example if signed entries are missing or were replaced. If there is
+    no checkpoint, waits up to a second, because another process may be writing the first one."""
     for tries_left in reversed(range(READS)):
         try:
             with registry.reading():
@@ -427,7 +432,8 @@ def assert_not_older(registry: Readable) -> None:
 
 
 def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
-    """Verify the tree against every stored checkpoint. Returns the log's public key, or None before the first act."""
+    """Verify the ledger's tree against the checkpoints `kept`. Returns the log's public key, or None before the first
+    act. Raises IntegrityError if a checkpoint is missing, not signed with the ledger's key, or contradicts the tree."""
     log_verifier = verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
     if log_verifier is None and all(_says_what_is_there(session, each.head) for each in kept):
@@ -444,7 +450,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
 
 
 def all_kept(settings: Settings) -> list[Kept]:
-    """Return the stored checkpoints: from SOVEREIGN_HOME and, if there is one, from the second copy."""
+    """Return the stored checkpoints: the one in SOVEREIGN_HOME and, if there is a second copy, the newest one there."""
     found = []
     path = checkpoint_file(settings)
     if path.exists():
@@ -456,7 +462,7 @@ def all_kept(settings: Settings) -> list[Kept]:
 
 
 def read_note(path: Path) -> Note:
-    """Read a checkpoint file. Raises IntegrityError if it is not a checkpoint."""
+    """Read a checkpoint file. Raises IntegrityError if the file is not a checkpoint."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("not a file")
@@ -469,13 +475,15 @@ def read_note(path: Path) -> Note:
 
 @contextmanager
 def only_writer(settings: Settings) -> Iterator[None]:
-    """Lock the ledger, so that acts and their checkpoints run one at a time."""
+    """Lock the ledger while the context is open, so that only one act at a time is committed. Raises ConflictError if
+    another process holds the lock for `WAIT_SECONDS`."""
     with held_within(settings.ledger / "lock", WAIT_SECONDS):
         yield
 
 
 def prepare(session: Session, settings: Settings) -> None:
-    """Prepare a write transaction: reject an outdated or changed registry, and create the log's key if needed."""
+    """Prepare a write transaction. Raises IntegrityError if the registry is older than a checkpoint or was changed.
+    Creates the log's key before the first act, and the checkpoint of the committed state if it is missing."""
     kept = all_kept(settings)
     verifier = verified(session, settings, kept)
     log_signer = signer(settings)
@@ -499,7 +507,7 @@ def write_entries(session: Session, settings: Settings, named: Mapping[str, byte
     """Write the transaction's entries, and the signed head of the resulting state. Called before the commit.
 
     Args:
-        named: SHA-256 -> content that the entries refer to.
+        named: maps a SHA-256 to the content that the entries refer to.
     """
     log_signer = signer(settings)
     assert log_signer is not None  # `prepare` created it
@@ -509,8 +517,7 @@ def write_entries(session: Session, settings: Settings, named: Mapping[str, byte
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
-    """Append to the second copy, if there is one, the entries that are about to be committed. Called before the
-    commit."""
+    """Append the transaction's entries to the second copy, if there is one. Called before the commit."""
     if settings.ledger_copy is None:
         return
 
@@ -523,8 +530,8 @@ def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]
 
 
 def note_committed(session: Session, settings: Settings) -> Note:
-    """Sign the committed state, write the checkpoint if it is not written yet, and return the checkpoint. Called after
-    a commit.
+    """Return the signed checkpoint of the committed state, and write it to SOVEREIGN_HOME and the second copy if they
+    lack it. Called after a commit. Raises IntegrityError if the log's key is missing or writing fails.
 
     Args:
         session: a session that sees only committed state.
@@ -544,8 +551,8 @@ def note_committed(session: Session, settings: Settings) -> Note:
 
 
 def newest(session: Session, settings: Settings) -> Note:
-    """Return the checkpoint of the committed state or, if the log's key is missing, the last written checkpoint. Raises
-    NotFoundError before the first act."""
+    """Return the checkpoint of the committed state or, if this process cannot read the log's key, the last written
+    checkpoint. Raises NotFoundError if no checkpoint was written yet."""
     if signer(settings) is not None:
         return note_committed(session, settings)
     kept = all_kept(settings)
@@ -558,11 +565,11 @@ def newest(session: Session, settings: Settings) -> Note:
 def _keep_signed(
     settings: Settings, signer: Signer, head: TreeHead, kept: Sequence[Kept], outcome: str, then: str = ""
 ) -> Note:
-    """Return the checkpoint of the committed state, and write it if an act has not done so yet.
+    """Return the checkpoint of the committed state. If the checkpoint is not in SOVEREIGN_HOME yet, write it.
 
     Args:
-        outcome: last clause of the error message. It states whether the act is logged although the disk failed.
-        then: sentence that is appended to the error's hint.
+        outcome: end of the error message. It states whether the act was logged.
+        then: last sentence of the error's hint.
     """
     path = checkpoint_file(settings)
     note = next((each.note for each in kept if each.path == path and each.head == head), None)
@@ -596,19 +603,18 @@ def _assert_signed(kept: Kept, verifier: Verifier) -> None:
 
 
 def _says_what_is_there(session: Session, head: TreeHead) -> bool:
-    """Return True if a checkpoint covers exactly the current tree. Then no entry was lost after the checkpoint was
-    signed."""
+    """Return True if a checkpoint covers exactly the current tree: no entry is missing, and none was added later."""
     return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
 
 
 def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
-    """Assert that the tree of a checkpoint is a prefix of the current tree."""
+    """Assert that the ledger's current tree begins with the tree of a checkpoint."""
     head, size = kept.head, tree.size_of(session)
     if size < head.size:
         raise IntegrityError(
             f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
             f"missing: {missing_entries(settings, size + 1, head.size)}.",
-            "Restore the newest copy of the registry. With an older copy, later acts could be repeated.",
+            "Restore the newest backup of the registry. With an older one, the missing acts could be repeated.",
         )
     if head.size == 0:
         return
@@ -622,7 +628,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
 
 
 def missing_entries(settings: Settings, first: int, last: int) -> str:
-    """Format the numbers of missing entries, with their actions if the second copy has them."""
+    """Format the numbers of missing entries. Adds each entry's action if the second copy contains the entry."""
     copy = settings.ledger_copy
     known = {
         line.sequence: str(json.loads(line.content).get("action"))

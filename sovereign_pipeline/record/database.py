@@ -35,8 +35,8 @@ SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 _SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
 SQLITE_SILENT = {getattr(sqlite3, f"SQLITE_{name}") for name in _SILENT}
-"""SQLite's primary codes of errors about access to a file. All other codes, such as `SQLITE_NOTADB`, are about its
-content."""
+"""Primary SQLite error codes for failed access to a file. Codes about a file's content, such as `SQLITE_NOTADB`, are
+left out."""
 POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
@@ -48,9 +48,9 @@ class Registry:
     identity: tuple[object, ...]
     """Unique identifier of this database."""
     snapshot: Path | None
-    """Path of the stored snapshot of the replayed state. None replays every entry."""
+    """Path of the stored snapshot of the replayed state. If None, every entry is replayed."""
     under_any_trust: bool = False
-    """True if the trust root in the data root may differ from the logged one."""
+    """True skips the comparison of the data root's trust root and classification levels with the logged ones."""
 
     @property
     def view(self) -> View:
@@ -62,8 +62,9 @@ class Registry:
         """Open a session on the newest committed state. Loaded objects stay usable after the session is closed. A
         nested call in the same thread sees the state of the outer session.
 
-        Raises IntegrityError if the ledger's key did not sign the database's entries, if they are older than the last
-        checkpoint, or if the trust root in the data root is older than the logged one or unrelated to it.
+        Raises IntegrityError if the ledger's key did not sign the database's entries, if the entries are older than the
+        last checkpoint, or if `in_force.assert_not_put_back` rejects the trust root or the classification levels.
+        Raises RegistryUnreached if the database does not answer.
         """
         view = self.view
         with _errors_named(), view.lock, ExitStack() as stack:
@@ -88,13 +89,15 @@ class Registry:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Open the only write transaction. It is committed at the end, or rolled back on any error.
+        """Open a write transaction. Only one can be open at a time. The transaction is committed at the end, or rolled
+        back on any error.
 
         Added rows are a draft that only readers in the same thread see. At the end, the new entries are written to the
-        second copy, committed to the database, replayed from there, and covered by a new signed checkpoint.
+        second copy and committed to the database. Then they are replayed from the database, and a new signed checkpoint
+        covers them.
 
-        Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full, and
-        RegistryUnreached if its file was moved or replaced.
+        Raises IntegrityError if the registry is older than its last checkpoint or a disk is full, ConflictError if
+        another process writes for more than `WAIT_SECONDS`, and RegistryUnreached if the file was moved or replaced.
         """
         view = self.view
         # The view's lock comes first: while this process waits for its readers, other processes can write.
@@ -126,8 +129,7 @@ class Registry:
                         view.keep(self.snapshot, signer)
 
     def _assert_in_place(self) -> None:
-        """Raise RegistryUnreached if the SQLite file was moved or replaced, because open connections write into the old
-        file."""
+        """Raise RegistryUnreached if the SQLite file was moved or replaced. Open connections write to the old file."""
         if not (is_there(self.settings) and _identity(self.settings) == self.identity):
             raise RegistryUnreached(
                 f"{registry_url(self.settings).database}: the registry was moved or replaced while this program ran.",
@@ -135,8 +137,8 @@ class Registry:
             )
 
     def keep_anew(self) -> None:
-        """Replace the stored snapshot, if there is one, by the state that was just replayed. Without access to the
-        ledger's key, remove the snapshot."""
+        """Replace a stored snapshot by the view's current state. If this process has no access to the ledger's key,
+        remove the snapshot. Does nothing if there is no snapshot or no write access."""
         snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
         with self.view.lock, suppress(OSError):  # a process that only verifies has no write access
             if signer is None:
@@ -153,8 +155,8 @@ class Registry:
             yield disk
 
     def checkpoint(self) -> Note:
-        """Return the signed checkpoint of the committed state. Without access to the ledger's key, return the last
-        written checkpoint. Raises NotFoundError before the first act."""
+        """Return the signed checkpoint of the committed state. If this process has no access to the ledger's key,
+        return the last written checkpoint. Raises NotFoundError before the first act."""
         with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
 
@@ -176,25 +178,25 @@ def is_on_postgresql(url: str) -> bool:
 
 
 def place_of(url: str) -> tuple[object, ...]:
-    """Return a key that identifies a database on a server. Two URLs of the same database give equal keys."""
+    """Return the host, port, database name and `host` option of a URL, to compare the databases of two URLs."""
     parsed = make_url(url)
     return parsed.host, parsed.port, parsed.database, str(parsed.query.get("host", ""))
 
 
 def name_of_home(settings: Settings) -> str:
-    """Return the name that marks a database of MLflow or Dagster as belonging to this SOVEREIGN_HOME. A restore keeps
-    the name."""
+    """Return the name that an MLflow or Dagster database stores to show which SOVEREIGN_HOME it belongs to. Restoring a
+    backup does not change the name."""
     return keyed_digest(read_secret(settings.home_key), "home", b"").hex()
 
 
 def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_used: bool) -> None:
-    """Raise ConflictError if a database belongs to another SOVEREIGN_HOME. Two installations that share a database
-    would treat each other's runs and models as their own.
+    """Raise ConflictError if a database belongs to another SOVEREIGN_HOME or to another program. Two installations that
+    share a database would treat each other's runs and models as their own.
 
     Args:
         variable: environment variable with the database's URL.
         found: name of a SOVEREIGN_HOME (`name_of_home`) that is stored in the database; None if there is none.
-        is_used: whether the database has content.
+        is_used: True if the database has content.
     """
     if found == name_of_home(settings) or (found is None and not is_used):
         return
@@ -210,7 +212,7 @@ def kept_state(settings: Settings) -> Path:
 
 
 def _identity(settings: Settings) -> tuple[object, ...]:
-    """Return an identifier of a database. A new SQLite file at the same path has another identifier."""
+    """Return an identifier of a database. A new SQLite file at the same path has a different identifier."""
     url = registry_url(settings)
     if url.get_backend_name() != "sqlite":
         return settings.home, settings.registry_url
@@ -219,8 +221,7 @@ def _identity(settings: Settings) -> tuple[object, ...]:
 
 
 class RegistryUnreached(InputError):
-    """Raised while the registry's database does not answer. A database with wrong tables or entries raises another
-    error."""
+    """Raised if the registry's database cannot be reached. Wrong tables or entries in a database raise other errors."""
 
 
 class RegistryLocked(ConflictError, RegistryUnreached):
@@ -231,12 +232,11 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
     """Connect to the registry, and create the schema in an empty database. Safe to call in several processes at once.
 
     Args:
-        from_first_entry: replay every entry without a snapshot.
-        under_any_trust: do not compare the trust root with the logged one, because the caller replaces it.
+        from_first_entry: True to replay every entry without a snapshot.
+        under_any_trust: value of `Registry.under_any_trust`; True if the caller replaces the trust root.
 
-    Raises RegistryUnreached if the database does not answer, InputError if the database is not a registry or was
-    created by another version, and IntegrityError if the entries were changed or are older than the last checkpoint, or
-    if the trust root is older than the logged one.
+    Raises RegistryUnreached if the database does not answer, InputError if the database is not a registry or has
+    another format, and the errors of `Registry.reading`.
     """
     try:
         engine = _engine(settings)
@@ -264,7 +264,8 @@ def cannot_be_opened(error: Exception) -> InputError:
 
 
 def parsed_url(variable: str, address: str) -> URL:
-    """Parse a database URL. Raises InputError without the URL, which may contain a password."""
+    """Parse a database URL. Raises InputError for a malformed URL; the error does not quote the URL, because it may
+    contain a password."""
     try:
         return make_url(address)
     except (ArgumentError, ValueError):
@@ -311,9 +312,9 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _on_server(url: URL, read_only: bool = False) -> Engine:
-    """Connect to a database server, with the encoding UTF-8 and the schema `public`, or the schema in the URL's
-    options. A role's own defaults for these settings could lead to other tables. A connection is closed when its
-    session ends, because a process opens the registry many times and the server allows few connections."""
+    """Return an engine for a database server. Its connections use UTF-8, and the schema `public` unless the URL's
+    options name another schema. A role's own defaults could lead to tables of another schema. A connection is closed
+    when its session ends, because a process opens the registry many times and the server allows few connections."""
     engine = create_engine(url, connect_args={"client_encoding": "UTF8"}, poolclass=NullPool)
     settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
     settings += ["SET default_transaction_read_only TO on"] if read_only else []
@@ -330,8 +331,7 @@ def _on_server(url: URL, read_only: bool = False) -> Engine:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log. Retries while another process switches, because SQLite does not wait in this
-    case."""
+    """Switch to the write-ahead log. Retries for up to `WAIT_SECONDS` while another process is switching."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -355,8 +355,8 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert database errors: raise RegistryUnreached if the database does not answer, RegistryLocked if it is locked,
-    and IntegrityError for all other errors."""
+    """Convert database errors: raise RegistryUnreached if the database does not answer, RegistryLocked if the database
+    is locked, and IntegrityError otherwise. Violated constraints are not converted."""
     try:
         yield
     except Contradiction:
@@ -369,20 +369,22 @@ def _named(error: DBAPIError | PoolTimeout) -> SovereignError:
     orig = getattr(error, "orig", None)
     code, state = getattr(orig, "sqlite_errorcode", None), getattr(orig, "sqlstate", None)
     if code == sqlite3.SQLITE_FULL or state == POSTGRESQL_DISK_FULL:
-        return IntegrityError("The disk of the registry is full: nothing was logged or done.", "Free space on it.")
+        return IntegrityError(
+            "The disk of the registry is full, so nothing was logged or done.", "Free space on this disk."
+        )
     if code == sqlite3.SQLITE_BUSY or state == POSTGRESQL_LOCKED:
         return RegistryLocked(
             f"Another connection has kept the registry locked for {WAIT_SECONDS} seconds, so nothing was logged.",
-            "Try again. If it stays locked, end the program that locks it; on PostgreSQL, pg_locks names its session.",
+            "Try again. If the registry stays locked, end the program that locks it (on PostgreSQL, see pg_locks).",
         )
     if _is_silent(error):
         return RegistryUnreached(
             f"The registry does not answer ({type(orig or error).__name__}).", "Start its database, or try again."
         )
     return IntegrityError(
-        f"The registry's database is damaged, or rejects a statement of this program ({type(orig).__name__}): its "
-        f"tables or the role's rights were changed.",
-        "Run `sovereign doctor`, which lists the rights of each role. Restore a damaged file from a copy.",
+        f"The registry's database is damaged, or rejects a statement of this program ({type(orig).__name__}). The "
+        f"database's tables or the role's rights were changed.",
+        "Run `sovereign doctor`, which lists the rights of each role. Restore a damaged file from a backup.",
     )
 
 
@@ -405,8 +407,8 @@ def format_of(engine: Engine) -> int | None:
 
 def other_format(found: int | None) -> InputError:
     return InputError(
-        f"The registry has format {found}, and this version reads format {FORMAT}.",
-        "Use the version of this program that created it.",
+        f"The registry has format {found}, but this version of the program reads only format {FORMAT}.",
+        "Use the version of the program that created the registry.",
     )
 
 
@@ -419,9 +421,9 @@ def _create_tables(connection: Connection) -> None:
 def copy_registry(
     settings: Settings, to: Settings, copy: Callable[[Sequence[SqlTable], Connection, Connection], int]
 ) -> int:
-    """Copy a registry's tables into an empty database. Returns the result of `copy`.
-
-    The caller must lock the ledger before, and open the new registry afterwards to verify it."""
+    """Create a registry's tables in an empty database, and call `copy(tables, source, target)`, which copies all rows.
+    Returns the result of `copy`. The caller must lock the ledger before this call, and open the new registry after this
+    call. Opening verifies the copied rows."""
     engine = _engine(to)
     with _engine_read_only(settings) as source, source.connect() as read, _writing_connection(engine) as write:
         _create_tables(write)
@@ -432,8 +434,9 @@ def copy_registry(
 
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
-    """Open the registry for reading only. Raises the errors of `open_registry`. Raises ConflictError at the end if an
-    SQLite file was written meanwhile, because the data may mix two states."""
+    """Open the registry for reading only. Raises the errors of `open_registry`, and InputError if the SQLite file is
+    missing. On leaving the context, raises ConflictError if another process wrote to the file, because the data that
+    was read may mix two states."""
     with _engine_read_only(settings) as engine:
         try:
             found = format_of(engine)
@@ -479,7 +482,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
         yield _reading(path, "mode=ro&immutable=1")
         if _state(path) != before or log.exists():
             raise ConflictError(
-                f"{path}: another process wrote to the registry during the verification.", "Verify it again."
+                f"{path}: another process wrote to the registry during the verification.", "Repeat the verification."
             )
     elif _opens(path):
         yield _reading(path, "mode=ro")
@@ -552,7 +555,7 @@ _OWNED = text(
 
 def beyond_a_service(connection: Connection) -> list[str]:
     """Return a description of each database right that a service does not need. Covers the connected role, and all
-    other roles except owners and superusers. Empty for SQLite."""
+    other roles except owners and superusers. Returns an empty list for SQLite."""
     return [] if connection.dialect.name == "sqlite" else list(_beyond(connection))
 
 
@@ -564,7 +567,7 @@ def _beyond(connection: Connection) -> Iterator[str]:
     if is_superuser:
         yield f"{role} is a superuser"
     elif owned := connection.scalar(_OWNED, {"tables": tables}):
-        yield f"{role} owns {owned} of its {len(tables)} tables"
+        yield f"{role} owns {owned} of the registry's {len(tables)} tables"
     schema = connection.scalar(text("SELECT current_schema()"))
     granted = connection.execute(_RIGHTS, {"tables": tables, "kinds": list(TOO_MUCH)}).all()
     for (role, kind), rows in groupby(granted, key=lambda row: row[:2]):

@@ -48,12 +48,12 @@ WAIVE = "waive"
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
-"""Outcome of a gate -> kind of waiver for this outcome."""
+"""Maps a gate's outcome to the kind of waiver for this outcome."""
 
 
 class Waiver(Frozen):
-    """The content of `waiver.json`. The artifact's manifest adds the time (in `circumstances`) and the waived gate's
-    record (the artifact's only input)."""
+    """The content of `waiver.json`. The artifact's manifest also contains the time (in `circumstances`) and the record
+    of the waived gate (the artifact's only input)."""
 
     gate: str
     kind: WaiverKind
@@ -62,8 +62,8 @@ class Waiver(Frozen):
 
 
 def stated_waiver(artifact: Artifact) -> Waiver:
-    """Return the content of a waiver without verifying its signature. Raises IntegrityError if the file is not a waiver
-    or differs from its manifest."""
+    """Return the content of a waiver without verifying its signature. Raises IntegrityError if the file is not a
+    waiver, or if its gate or kind differs from the manifest."""
     path = artifact.file(WAIVER_FILE)
     try:
         waiver = Waiver.model_validate_json(path.read_bytes())
@@ -73,13 +73,13 @@ def stated_waiver(artifact: Artifact) -> Waiver:
         ) from None
     stated = artifact.manifest.producer.config
     if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
-        raise IntegrityError(f"{path}: the waiver's gate or kind is not the one in its manifest.")
+        raise IntegrityError(f"{path}: the waiver's gate or kind differs from that in the artifact's manifest.")
     return waiver
 
 
 def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
-    """Read a waiver and verify it. Raises IntegrityError unless the waiver is logged in the ledger, and signed by an
-    officer whom the trust root permits to waive at the artifact's classification level."""
+    """Read a waiver and verify it. Raises IntegrityError unless the waiver is logged in the ledger, and an officer with
+    the permission to waive gates at the artifact's classification level signed exactly this waiver."""
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
         raise IntegrityError(
@@ -108,7 +108,9 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
     (evaluated,) = store.read_manifest(store.input_ref(artifact.manifest, record)).inputs.values()
     expected = waiver_predicate(artifact.manifest.line, waiver, evaluated, artifact.manifest.inputs[record])
     if said != expected or verified.key.keyid != waiver.officer:
-        raise IntegrityError(f"{path}: the officer signed another waiver.", "Find out who created the waiver.")
+        raise IntegrityError(
+            f"{path}: this waiver differs from the one that the officer signed.", "Find out who created the waiver."
+        )
     return waiver
 
 
@@ -132,7 +134,7 @@ def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
-"""File with `Verdict.listed`, one JSON object per line. Missing if nothing is listed."""
+"""File with the objects of `Verdict.listed`, one per line as JSON. The file is missing if nothing is listed."""
 WAIVER_VERSION = "2"
 
 
@@ -173,7 +175,7 @@ def waiver_in(workplace: Workplace, ref: ArtifactRef) -> Waiver:
 
 
 def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> bool:
-    """Return True if an officer may waive this verdict on an artifact."""
+    """Return True if the verdict did not pass and an officer may waive its outcome (`Gate.permission`)."""
     return verdict.outcome != "pass" and allows(gate.permission(workplace, ref), verdict.outcome)
 
 
@@ -202,8 +204,8 @@ def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> I
 
 
 def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
-    """Return the identity of a waiver. It omits officer and reason, so that a gate's record can have only one waiver of
-    each kind."""
+    """Return the identity of a waiver. The identity omits officer and reason, so that a gate's record can have only one
+    waiver of each kind."""
     return Identity(
         kind=GATE_WAIVER,
         line=workplace.line.line,
@@ -217,10 +219,10 @@ def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdi
 
 
 def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
-    """Evaluate every gate of the stage for one artifact, and record the verdicts. Returns gate's name -> recorded
-    verdict, without `Verdict.listed`.
+    """Evaluate every gate of the stage for one artifact, and record the verdicts. Reuses a record with the same
+    identity. Returns a mapping of the gate's name to the recorded verdict, without `Verdict.listed`.
 
-    If a gate raises an error, no verdict is recorded, and the artifact cannot be used.
+    If a gate raises an error, this gate and the gates after it are not recorded, so the artifact cannot be used.
     """
     artifact = workplace.store.open(ref)
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
@@ -232,7 +234,7 @@ def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict
             verdict = gate.evaluate(workplace, artifact, inputs)
             if gate.external(workplace) != identity.external_inputs:
                 raise IntegrityError(
-                    f"A file that the gate '{gate.name}' reads was changed while it was read.", "Run again."
+                    f"A file that the gate '{gate.name}' reads was changed while it was read.", "Run the line again."
                 )
             content = {"outcome": verdict.outcome, "message": verdict.message, "evidence": verdict.evidence}
             (workspace / VERDICT_FILE).write_bytes(canonical_json(content) + b"\n")
@@ -254,19 +256,19 @@ def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
 
 
 def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, ArtifactRef]) -> None:
-    """Assert that the inputs of a stage, and everything upstream of them, are current and passed every gate.
+    """Assert that the inputs of a stage, and everything upstream, are current, and that each gate passed or was waived.
 
     A verdict must be recorded for exactly the artifact's digest under today's recipe. Files outside the store must be
-    unchanged, so that no artifact with a withdrawn or reclassified row is used. No artifact may have a lower
-    classification level than its input.
+    unchanged, so that no artifact with a withdrawn or reclassified row is used; this check is skipped for a stage with
+    `judges_what_is_recorded`. No artifact may have a lower classification level than its input.
 
     Args:
-        refs: kind of each input -> its artifact.
+        refs: maps the kind of each input to its artifact.
 
     Raises:
-        StaleInput: an artifact is not the current one, or a file outside the store changed.
+        StaleInput: an artifact is not the line's current one, or its outside files or settings for its rows changed.
         GateRefused: a gate has no record, or did not pass and was not waived.
-        IntegrityError: a manifest or a record was changed.
+        IntegrityError: a manifest or a record was changed, or an artifact has a lower level than its input.
     """
     usable = Usable(workplace)
     for upstream in stage.inputs_of(workplace.line):
@@ -279,8 +281,8 @@ class Usable:
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
         self._checked: dict[tuple[int, ArtifactRef, bool], Stage] = {}
-        """(`id` of the stage object, artifact, whether outside files were read) -> the stage. Two stages may have the
-        same name, hence the `id`."""
+        """The successful checks. A key contains the `id` of the stage object, the artifact, and True if outside files
+        were checked. The `id` is needed because two stages may have the same name."""
 
     def check(self, stage: Stage, ref: ArtifactRef, with_outside_files: bool = True) -> None:
         """Assert that an artifact and everything upstream of it may be used, by the rules of `assert_inputs_usable`.
@@ -319,7 +321,7 @@ class Usable:
         current = self._workplace.store.current(line, stage.kind)
         if current is not None and current.digest == ref.digest:
             return
-        now = f"the current one is {short(current.digest)}" if current else "there is no current artifact"
+        now = f"the current artifact is {short(current.digest)}" if current else "there is no current artifact"
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale; {now}.",
             f"Run the line again. It rebuilds every artifact that depends on {stage.kind}.",
@@ -379,11 +381,12 @@ class Usable:
 
 
 def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict:
-    """Return a gate's recorded verdict if it passed or was waived. Raises GateRefused otherwise."""
+    """Return a gate's recorded verdict if the gate passed or was waived. Raises GateRefused otherwise, and the errors
+    of `recorded_verdict`."""
     recorded = recorded_verdict(gate, workplace, ref)
     line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
     if recorded is None:
-        raise _no_record(workplace, stage, gate, ref, "it cannot be used")
+        raise _no_record(workplace, stage, gate, ref, "this artifact cannot be used")
     if recorded.passes:
         return recorded
     verdict = recorded.verdict
@@ -401,7 +404,7 @@ def _no_record(workplace: Workplace, stage: Stage, gate: Gate, ref: ArtifactRef,
     line = workplace.line.line
     return GateRefused(
         f"Line {line}: gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so {so}.",
-        f"Materialize {stage.kind}; its checks write the record.",
+        f"Materialize {stage.kind}. Its gates are then evaluated and recorded.",
         act="run_line",
         line=line,
     )
@@ -417,8 +420,8 @@ class GateStatus:
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
-    """Yield the status of every gate, for each stage that has a current artifact, in the given order of stages. Raises
-    IntegrityError if a gate's record or waiver was changed."""
+    """Yield the status of every gate, in the order of `stages`. Skips stages that have no current artifact or pass
+    their input through. Raises IntegrityError if a gate's record or waiver was changed."""
     for stage in stages:
         ref = workplace.store.current(workplace.line.line, stage.kind)
         if ref is None or stage.passthrough_of(workplace.line) is not None:
@@ -428,8 +431,8 @@ def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[Gat
 
 
 def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
-    """Return the gate named `gate` or `stage.gate`. Raises NotFoundError, which suggests the nearest name, if the name
-    is unknown or several stages have such a gate."""
+    """Return the status of the gate with this name, written as GATE or STAGE.GATE. Raises NotFoundError if several
+    stages have such a gate, or if there is none; the error then suggests the nearest name."""
     every = list(gate_statuses(stages, workplace))
     named = [each for each in every if name in (each.gate.name, _full_name(each))]
     if len(named) == 1:
@@ -437,10 +440,10 @@ def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateS
     line = workplace.line.line
     if named:
         full = ", ".join(map(_full_name, named))
-        raise NotFoundError(f"Line {line}: several gates have the name '{name}'.", f"Give one of {full}.")
+        raise NotFoundError(f"Line {line}: several gates have the name '{name}'.", f"Give one of these names: {full}.")
     if not every:
         raise NotFoundError(
-            f"Line {line}: there is no gate '{name}', because nothing is materialized yet.",
+            f"Line {line}: there is no gate '{name}', because no stage has been materialized yet.",
             "Run the line first.",
             act="run_line",
             line=line,
@@ -484,10 +487,9 @@ class WaiverProposal:
 
 
 def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str) -> WaiverProposal:
-    """Compose the waiver of a gate that an artifact did not pass.
-
-    Raises GateRefused if the gate has no record or the recipe permits no waiver, and InputError if the gate passed, was
-    waived already, or the reason is empty."""
+    """Compose the waiver of a gate that an artifact did not pass. Raises GateRefused if the gate has no record, or if
+    the recipe permits no waiver of the outcome. Raises InputError if the gate passed or was already waived, or if the
+    reason is empty."""
     line = workplace.line.line
     reason = officers.officers_words(reason, "A waiver")
     recorded = recorded_verdict(gate, workplace, ref)
@@ -513,11 +515,12 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
 
 
 def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver]:
-    """Sign a waiver, log it in the ledger, and store it as an artifact. Raises SignInError if the trust root does not
-    permit the officer to waive at the proposal's classification level.
+    """Sign a waiver, log it in the ledger, and store it as an artifact. Returns the artifact and the waiver. Raises
+    SignInError if the trust root does not permit the officer to waive at the proposal's classification level, and
+    ConflictError if another officer has already waived the verdict.
 
-    The waiver is bound to the gate's record. Another candidate, suite, incumbent or policy gives another record and
-    needs another waiver.
+    The waiver is bound to the gate's record. A different candidate, suite, incumbent or policy leads to a new record,
+    which needs a waiver of its own.
     """
     workplace, gate, recorded = proposal.workplace, proposal.gate, proposal.recorded
     trust = officers.trust_root(workplace.settings)

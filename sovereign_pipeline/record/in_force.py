@@ -38,12 +38,12 @@ class TrustOnRecord:
     root_version: int
     targets_version: int
     files: Mapping[str, str]
-    """Name -> SHA-256 of every file of the trust root."""
+    """Mapping of file name to SHA-256, for every file of the trust root."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A file of the institution's rules, as recorded in a ledger entry."""
+    """One version of a file with the institution's rules, as a ledger entry records it."""
 
     sequence: int
     since: datetime.datetime
@@ -54,9 +54,9 @@ class Rule:
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
-    """Add a ledger entry for each rule file that changed since its last entry, for a changed trust root, and for a
-    second copy that lacks entries. Raises IntegrityError if the trust root is missing, invalid, older than the logged
-    one or unrelated to it, or if classification levels changed their order.
+    """Add ledger entries for each rule file that changed since its last entry, for a changed trust root, and for a
+    second copy that lacks entries. Stores a copy of each changed rule file. Raises IntegrityError if classification
+    levels changed their order, or if the trust root is missing, invalid, older than the logged one or unrelated to it.
 
     Args:
         replaced_by: SHA-256 of a new trust root's first root, as confirmed by an administrator. None if the trust root
@@ -82,7 +82,7 @@ def put_on_record(session: Session, settings: Settings, replaced_by: str | None 
 
 
 def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
-    """Return the newest logged version of each rule file, now or at a time. Includes removed files."""
+    """Return the newest logged version of each rule file at time `at` (by default now). Includes removed files."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     found = {
         entry.subjects["file"]: Rule(entry.sequence, entry.at, entry.subjects["file"], entry.subjects["now"])
@@ -93,12 +93,12 @@ def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
 
 
 def rule_file(settings: Settings, sha256: str) -> Path:
-    """Return the path of the stored copy of a rule."""
+    """Return the path of the stored copy of a rule file with this SHA-256."""
     return settings.home / "policy" / f"{sha256}.yaml"
 
 
 def assert_rules_kept(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if the stored copy of a rule is missing or changed. The error names the copy."""
+    """Raise IntegrityError if the stored copy of a logged rule file is missing or changed. The error names the copy."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     for entry in session.scalars(query):
         sha256 = entry.subjects["now"]
@@ -108,16 +108,18 @@ def assert_rules_kept(session: Session, settings: Settings) -> None:
 
 
 def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
-    """Return the stored copy of the rule in an entry. Raises IntegrityError if the copy is missing or changed."""
+    """Return the stored copy of a rule file that a ledger entry logs. Raises IntegrityError if the copy is missing or
+    changed."""
     path = rule_file(settings, sha256)
     content = path.read_bytes() if path.is_file() else None
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
-        raise IntegrityError(f"{path}: the copy of {file}, in force since entry {sequence}, is missing or was changed.")
+        raise IntegrityError(f"{path}: this copy of {file} (logged in entry {sequence}) is missing or was changed.")
     return content
 
 
 def rules_digest(settings: Settings, line: str) -> dict[str, str]:
-    """Return file -> SHA-256 for `institution.yaml` and the line's recipe, to be logged with an act."""
+    """Return a mapping of path (relative to the data root) to SHA-256, for `institution.yaml` and the line's recipe.
+    Omits a missing file."""
     names = (INSTITUTION, f"lines/{line}.yaml")
     return {name: hashlib.sha256(content).hexdigest() for name, content in _rules(settings.data) if name in names}
 
@@ -133,8 +135,8 @@ def trust_on_record(session: Session) -> TrustOnRecord | None:
 
 
 def acts_of_revoked_keys(session: Session, trust: Trust) -> list[AuditEntry]:
-    """Return the entries of officers' acts that are invalid, because the officer's key is revoked from that entry or an
-    earlier one."""
+    """Return the ledger entries of officers' acts that are invalid, because the officer's key is revoked from the act's
+    entry or from an earlier entry on."""
     query = select(AuditEntry).order_by(AuditEntry.sequence)
     revoked = [key for key in trust.keys(OFFICER) if key.revoked_from is not None]
     return [
@@ -145,38 +147,37 @@ def acts_of_revoked_keys(session: Session, trust: Trust) -> list[AuditEntry]:
 
 
 def trust_named(trust: Trust) -> dict[str, Any]:
-    """Return the subjects that identify a trust root in an entry."""
+    """Return the keys and values that identify a trust root in an entry's subjects (`TRUST_NAMES`)."""
     return {TRUST_ROOT: trust.root_sha256, ROOT: trust.root_version, TARGETS: trust.targets_version}
 
 
 def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
-    """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or unrelated to it."""
+    """Raise IntegrityError if a trust root is older than the logged trust root, a fork of it, or unrelated to it."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
-            f"The trust root here begins with the root {trust.root_sha256}, but ledger entry {known.sequence} "
-            f"names the first root {known.root_sha256}.",
+            f"The trust root in the data root begins with the root {trust.root_sha256}, but ledger entry "
+            f"{known.sequence} names the first root {known.root_sha256}.",
             "Restore the logged trust root. If the new one is intended, an administrator must confirm its SHA-256.",
         )
     if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
         raise IntegrityError(
-            f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
-            f"{known.root_version} and targets {known.targets_version}, under which ledger entry {known.sequence} was "
-            f"added.",
-            "An older trust root was restored. Copy the newest one again.",
+            f"The trust root in the data root (root {trust.root_version}, targets {trust.targets_version}) is older "
+            f"than root {known.root_version} and targets {known.targets_version}, which ledger entry {known.sequence} "
+            f"names.",
+            "Copy the newest trust root into the data root again.",
         )
     newer = trust.targets_version > known.targets_version
     forked = [name for name, sha256 in known.files.items() if name[0].isdigit() and files.get(name) != sha256]
     if forked or (not newer and files != known.files):
         raise IntegrityError(
-            f"The trust root here has the same versions as the one in ledger entry {known.sequence}, but different "
-            f"files.",
+            f"The trust root in the data root is a fork: its files differ from those with the same version in ledger "
+            f"entry {known.sequence}.",
             "Two changes were made in parallel. Restore the logged trust root.",
         )
 
 
 def _copy(session: Session, settings: Settings) -> None:
-    """Log that the second copy lacks entries, because it is new or was truncated. The act that follows writes the
-    missing entries."""
+    """If the second copy lacks entries, log their numbers. The act that follows writes these entries to the copy."""
     copy, size = settings.ledger_copy, tree.size_of(session)
     newest = checkpoints.end_of(copy).newest(size) if copy is not None and copy.exists() else size
     if newest < size:
@@ -213,18 +214,19 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
     """Log the trust root in `data/trust` as the replacement of the trust root in force. Raises InputError if the new
-    trust root is already in force, or if its first root does not have the SHA-256 `root_sha256`."""
+    trust root is already in force, or if its first root does not have the SHA-256 `root_sha256`. Raises the errors of
+    `put_on_record`."""
     directory = settings.data / TRUST
     known = trust_on_record(session)
     if known is not None and known.root_sha256 == root_sha256:
-        raise InputError(f"The trust root {root_sha256} is the one in force.", "There is nothing to change.")
+        raise InputError(f"The trust root {root_sha256} is already in force.", "There is nothing to change.")
     from sovereign_pipeline.record.trust_root import load_trust
 
     here = load_trust(directory)
     if here.root_sha256 != root_sha256:
         raise InputError(
-            f"{directory}: the first root has the SHA-256 {here.root_sha256}, which is not the given one.",
-            "Give this SHA-256 after comparing it with the one from the trust root's holders.",
+            f"{directory}: the first root has the SHA-256 {here.root_sha256}, which differs from the given one.",
+            "If the trust root's holders confirm this SHA-256, give it to the command.",
         )
     put_on_record(session, settings, replaced_by=root_sha256)
 
@@ -245,7 +247,8 @@ def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
 
 def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
     """Log changes of rules and trust root, and assert that `trust` is in force. Raises IntegrityError if the trust root
-    is older than the logged one or unrelated to it, and ConflictError if its files changed after they were read."""
+    in the data root is older than the logged trust root or unrelated to it. Raises ConflictError if the trust root
+    changed after `trust` was read."""
     put_on_record(session, settings)
     known = trust_on_record(session)
     read = (trust.root_sha256, trust.root_version, trust.targets_version)
@@ -254,11 +257,11 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
-    """Assert that the trust root in the data root, if any, is the logged trust root or its successor. Also assert that
-    the levels in `institution.yaml` have the logged order. Adds no entry.
+    """Raise IntegrityError unless the trust root in the data root, if any, is the logged trust root or its successor,
+    and the levels in `institution.yaml` have the logged order. Adds no entry.
 
-    Raises IntegrityError otherwise: an older trust root would accept keys that have been revoked in the meantime, and
-    reordered levels would give access to documents of a higher level."""
+    An older trust root would accept keys that have been revoked in the meantime. Reordered levels would give access to
+    documents of a higher level."""
     _assert_order_of_levels(session, settings)
     known, directory = trust_on_record(session), settings.data / TRUST
     if known is None or not directory.is_dir():
@@ -272,8 +275,8 @@ def assert_not_put_back(session: Session, settings: Settings) -> None:
 
 
 def _assert_order_of_levels(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if a changed `institution.yaml` swaps the order of two classification levels. Compares it
-    with every version that was in force since the first registration."""
+    """Raise IntegrityError if a changed `institution.yaml` swaps the order of two classification levels. The file is
+    compared with every version that was in force since the first registration of an adapter."""
     path = settings.data / INSTITUTION
     of_file = AuditEntry.subjects["file"].as_string() == INSTITUTION
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED, of_file).order_by(AuditEntry.sequence.desc())
@@ -296,7 +299,7 @@ def _assert_order_of_levels(session: Session, settings: Settings) -> None:
             raise IntegrityError(
                 f"{path}: `classification` has the levels in the order {', '.join(now)}. In entry {entry.sequence} of "
                 f"the ledger, their order is {', '.join(before)}.",
-                "Restore the order. You may add or rename a level; registered adapters keep theirs.",
+                "Restore that order. You may add or rename levels; registered adapters keep their levels.",
             )
         if entry.sequence < first:
             return

@@ -38,14 +38,14 @@ variable, because other processes can read both."""
 
 SHORTEST_PASSPHRASE = 12
 ROUNDS = 600_000
-"""Number of PBKDF2 rounds with SHA-256. With `cryptography`'s default of 2,048, a passphrase could be guessed
-quickly."""
+"""Number of PBKDF2 rounds with SHA-256. With the 2,048 rounds that `cryptography` uses by default, an attacker could
+guess a passphrase quickly."""
 ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
 LONGEST_KEY_FILE = 1 << 16
 
 
 class Signer(Protocol):
-    """A key that can sign, in a file or on a token."""
+    """A signing key in a file or on a token."""
 
     @property
     def keyid(self) -> str: ...
@@ -54,7 +54,8 @@ class Signer(Protocol):
     def public_pem(self) -> str: ...
 
     def sign(self, content: bytes) -> bytes:
-        """Return a signature. P-256: ECDSA with SHA-256, DER-encoded, with low s. Ed25519: its 64 bytes."""
+        """Return a signature. P-256: ECDSA with SHA-256, DER-encoded, with low s. Ed25519: the 64 bytes of the
+        signature."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def is_low_s(signature: bytes) -> bool:
-    """Return True if a P-256 signature has the lower of two possible values of s. Anyone can turn (r, s) into (r, n -
-    s), which is also valid. If a signature's bytes identify an act, only the low form may be accepted."""
+    """Return True if a P-256 signature has the lower of two possible values of s. From a valid (r, s), anyone can get
+    (r, n - s), which is also valid. Where a signature's bytes identify an act, only the low form is accepted."""
     try:
         return decode_dss_signature(signature)[1] <= P256_ORDER // 2
     except ValueError:
@@ -148,16 +149,17 @@ def generate(algorithm: Algorithm = "p256") -> FileSigner:
 
 
 def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
-    """Write a new private key, and its public key to a `.pub` file beside it.
+    """Write a new private key to a file, and its public key to a `.pub` file beside it. Raises InputError if one of the
+    files exists, or if the passphrase has fewer than `SHORTEST_PASSPHRASE` characters.
 
     Args:
-        passphrase: None leaves the key unencrypted, for a service. Other accounts must then have no access to the
-            key's directory.
+        passphrase: None leaves the key unencrypted, for a service. InputError is then raised if other accounts have
+            access to the key's directory.
     """
     if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
         raise InputError(
             f"The passphrase for {path.name} is shorter than {SHORTEST_PASSPHRASE} characters.",
-            "Use several words.",
+            "Choose a passphrase of several words.",
         )
     public = path.with_name(path.name + ".pub")
     for each in (path, public):
@@ -176,7 +178,8 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
 
 
 def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
-    """Read a private key. Asks for the passphrase only if the file is encrypted."""
+    """Read a private key. Asks for the passphrase only if the file is encrypted. Raises the errors of
+    `read_private_file`, and InputError if the passphrase is wrong, or if the file is not a P-256 or Ed25519 key."""
     content = read_private_file(path)
     encrypted = ENCRYPTED_LABEL.encode() in content
     if not encrypted:
@@ -188,7 +191,7 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
             f"{path}: the passphrase does not decrypt this key."
             if encrypted
             else f"{path}: this is not a private key.",
-            "Check that it is the right key file.",
+            "Check that this is the right key file.",
         ) from None
     is_p256 = isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1)
     if isinstance(private, PrivateKey) and (is_p256 or isinstance(private, ed25519.Ed25519PrivateKey)):
@@ -202,14 +205,12 @@ def passphrase_from(path: Path) -> Passphrase:
 
 
 def read_private_file(path: Path) -> bytes:
-    """Return the bytes of a private file. Raises InputError if other accounts can read it or if it is a symbolic
-    link."""
+    """Return the bytes of a private file. Raises InputError if the file is missing, is not a regular file, belongs to
+    another account or can be read by other accounts. Raises OSError for a symbolic link or a lack of permission."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ValueError):
-        raise InputError(
-            f"{path}: the file does not exist.", "Check the path, and that the medium is mounted."
-        ) from None
+        raise InputError(f"{path}: the file does not exist.", "Check the path, and that the disk is mounted.") from None
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -234,7 +235,7 @@ def _refuse_open_directory(path: Path) -> None:
 
 
 def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
-    """Return the key as PKCS#8 with AES-256 and more rounds than `cryptography` uses. `openssl pkey` can read it."""
+    """Return the key as PKCS#8, encrypted with AES-256 and `ROUNDS` rounds of PBKDF2. OpenSSL can read this format."""
     from asn1crypto.algos import Pbkdf2Salt
     from asn1crypto.core import OctetString
     from asn1crypto.keys import EncryptedPrivateKeyInfo
@@ -281,7 +282,7 @@ MODULES = tuple(
 
 @dataclass(frozen=True)
 class TokenSigner:
-    """A key on a token with an open session."""
+    """A signing key on a token, with the open session."""
 
     keyid: str
     public_pem: str
@@ -289,7 +290,8 @@ class TokenSigner:
     private: Any = field(repr=False, compare=False)
 
     def sign(self, content: bytes) -> bytes:
-        """Sign content with the token. The program hashes the content, because tokens may not accept long messages."""
+        """Sign content with the token. The token receives only a hash of the content, because some tokens reject long
+        messages."""
         import PyKCS11
 
         digest = hashlib.sha256(content).digest()
@@ -297,14 +299,15 @@ class TokenSigner:
             raw = bytes(self.session.sign(self.private, digest, PyKCS11.Mechanism(PyKCS11.CKM_ECDSA)))
         except PyKCS11.PyKCS11Error as error:
             raise InputError(
-                f"The token failed to sign: {error}.", "Check that it is plugged in, and try again."
+                f"The token failed to sign: {error}.", "Check that the token is plugged in, and try again."
             ) from None
         half = len(raw) // 2
         return with_low_s(encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")))
 
 
 def open_token(label: str, name: str | None, module: Path | None, pin: Passphrase) -> TokenSigner:
-    """Log in to the token with this label, and return its signing key.
+    """Log in to the token with this label, and return its signing key. Raises InputError if there is not exactly one
+    such token and key, or if the token rejects the PIN.
 
     Args:
         name: the key's label on the token; None if the token has only one P-256 key.
@@ -314,7 +317,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         import PyKCS11
     except ImportError:
         raise InputError(
-            "Keys on tokens need the extra `pkcs11` of this package.", "Install it, or use a key file."
+            "Keys on tokens need the extra `pkcs11` of this package.", "Install this extra, or use a key file."
         ) from None
 
     library = PyKCS11.PyKCS11Lib()
@@ -325,7 +328,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         library.load(str(path))
         slots = [slot for slot in library.getSlotList(tokenPresent=True) if _label(library, slot) == label]
     except PyKCS11.PyKCS11Error as error:
-        raise InputError(f"{path}: the PKCS#11 module failed: {error}.", "Check the path.") from None
+        raise InputError(f"{path}: the PKCS#11 module failed: {error}.", "Check the path of the module.") from None
     if len(slots) != 1:
         raise InputError(
             f"{path} finds {len(slots)} tokens with the label '{label}'.", "Plug in exactly one token with this label."
@@ -334,7 +337,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
     try:
         session.login(pin())
     except PyKCS11.PyKCS11Error as error:
-        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # for another key of this token
+        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # the same token was opened for another key
             return _signer(session, label, name)
         raise InputError(
             f"Token '{label}': the PIN was rejected: {error}.", "Check the PIN. A few wrong PINs lock the token."
@@ -356,7 +359,8 @@ def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
     if len(found) != 1:
         named = f" named '{name}'" if name is not None else ""
         raise InputError(
-            f"Token '{label}' has {len(found)} elliptic-curve keys{named}.", "Select one with --token LABEL/NAME."
+            f"Token '{label}' has {len(found)} elliptic-curve keys{named}.",
+            "Select one with --token LABEL/NAME." if found else "Create one, or correct --token.",
         )
     (identifier,) = session.getAttributeValue(found[0], [PyKCS11.CKA_ID])
     pem = _public_pem(session, bytes(identifier), label)
@@ -377,7 +381,9 @@ def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
         # a DER OCTET STRING: two bytes of tag and length before the 65-byte point
         return public_pem_of(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes(point)[-65:]))
     except ValueError:
-        raise InputError(f"Token '{label}': its key is not P-256.", "Generate a key on the curve P-256.") from None
+        raise InputError(
+            f"Token '{label}': the key on this token is not P-256.", "Generate a key on the curve P-256."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -405,7 +411,8 @@ KeySource = KeyFile | TokenKey
 
 
 def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
-    """Return the key file or token in a command's options. Raises InputError unless exactly one of both is given."""
+    """Return the key file or the token that a command's options name. Raises InputError unless the options name exactly
+    one of the two."""
     if (key is None) == (token is None):
         raise InputError("Exactly one key is needed.", "Give --key FILE or --token LABEL.")
     if key is not None:
@@ -415,14 +422,15 @@ def key_source(key: Path | None, token: str | None, module: Path | None = None) 
 
 
 def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
-    """Open a key for signing. Asks for the file's passphrase or the token's PIN only when needed."""
+    """Open a key for signing. `passphrase` returns the passphrase of an encrypted file, or a token's PIN."""
     if isinstance(source, KeyFile):
         return read_key(source.path, passphrase)
     return open_token(source.label, source.name, source.module, passphrase)
 
 
 def read_public_file(path: Path) -> str:
-    """Read a public key file and return PEM. The file contains PEM or a C2SP key line of a log or witness."""
+    """Return the PEM of a public key file. Raises InputError unless the file contains a P-256 or Ed25519 key as PEM, or
+    the C2SP key line of a log or witness."""
     if not path.is_file():
         raise InputError(f"{path}: the file does not exist.", "Use the .pub file of the key.")
     with path.open("rb") as stream:
@@ -438,7 +446,7 @@ NOTE_KEYS = (1, 4)
 
 
 def _pem_of_line(line: str) -> str:
-    """Return the PEM of a key line `name+id+key`. The id is a prefix of the SHA-256 over name and key."""
+    """Return the PEM of a key line `name+id+key`. The id is a prefix of the SHA-256 of name and key."""
     name, _, rest = line.partition("+")
     identifier, _, encoded = rest.partition("+")
     try:
@@ -452,14 +460,15 @@ def _pem_of_line(line: str) -> str:
 
 
 def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
-    """Return a function that reads the passphrase from a file or, without one, from a hidden prompt."""
+    """Return a function that reads the passphrase from `file` or, if `file` is None, from a hidden prompt."""
     if file is not None:
         return passphrase_from(file)
     return lambda: _prompt(what)
 
 
 def new_passphrase(what: str, file: Path | None = None) -> str:
-    """Return the passphrase for a new key: from a file or, without one, typed twice at a prompt."""
+    """Return the passphrase for a new key from `file` or, if `file` is None, from a prompt. The prompt asks twice,
+    and raises InputError if the two inputs differ."""
     if file is not None:
         return passphrase_from(file)()
     first = _prompt(what)
@@ -473,5 +482,5 @@ def _prompt(what: str) -> str:
     import sys
 
     if not sys.stdin.isatty():
-        raise InputError(f"{what}: there is no terminal to enter it.", "Give --passphrase-file.")
+        raise InputError(f"{what}: there is no terminal for a prompt.", "Give --passphrase-file.")
     return getpass.getpass(f"{what}: ")

@@ -1,4 +1,5 @@
-"""Define an artifact's manifest, which of its files stay under the corpus root, and the interface for signatures."""
+"""Define an artifact's manifest, the interface for signatures, and which files are stored only under the corpus
+root."""
 
 import hashlib
 from collections.abc import Mapping
@@ -41,11 +42,11 @@ class Producer(Frozen):
     """The part of the recipe and of the institution's policy that the stage reads."""
     config_sha256: str
     libraries: dict[str, str]
-    """Distribution -> version, for distributions whose version affects the result."""
+    """Mapping of name to version, for each Python distribution whose version affects the result."""
 
 
 class Circumstances(Frozen):
-    """Facts that may differ between two runs of the same work. The artifact's digest does not cover them."""
+    """Facts that may differ between two builds of the same artifact. The artifact's digest does not cover them."""
 
     created_at: str
     """Time of creation: UTC, ISO 8601."""
@@ -53,7 +54,7 @@ class Circumstances(Frozen):
     """SHA-256 of the package's source code that ran."""
     measured: dict[str, float]
     input_manifests: dict[str, str]
-    """Kind of input -> SHA-256 of the manifest that was read."""
+    """Mapping of each input's kind to the SHA-256 of its manifest as it was read."""
     recorded: dict[str, str] = {}
     """Further facts, such as the fingerprint of the key that encrypted the originals. Omitted if empty."""
 
@@ -74,9 +75,9 @@ class Manifest(Frozen):
     """Classification levels of the institution, lowest first."""
     files: tuple[FileEntry, ...]
     inputs: dict[str, str]
-    """Kind -> digest of the input artifact."""
+    """Mapping of each input's kind to the input artifact's digest."""
     external_inputs: dict[str, str]
-    """Name of a file outside the store -> its SHA-256."""
+    """Mapping of name to SHA-256, for each file outside the store that was read."""
     producer: Producer
     summary: dict[str, Any]
     """Counts and other facts; never document text."""
@@ -107,11 +108,11 @@ class ReadManifest:
 
 MOST_DIGESTS = 50_000
 _digests: dict[str, str] = {}
-"""Cache: SHA-256 of a manifest's canonical bytes -> the artifact's digest."""
+"""Cache that maps the SHA-256 of a manifest's canonical bytes to the artifact's digest."""
 
 
 def read_manifest(path: Path) -> ReadManifest:
-    """Read and validate a manifest. Raises IntegrityError unless the file is in canonical form."""
+    """Read and validate a manifest. Raises IntegrityError if the file is missing, malformed or not canonical."""
     try:
         content = path.read_bytes()
         manifest = Manifest.model_validate_json(content)
@@ -133,8 +134,8 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),
     "classified_corpus": frozenset(),
 }
-"""Kind of artifact with unscrubbed text -> its files without such text. All other files of this kind of artifact are
-stored only under the corpus root."""
+"""Maps each kind of artifact with unscrubbed text to the files that contain no such text. All other files of these
+artifacts are stored only under the corpus root."""
 
 READABLE: Mapping[str, Mapping[str, str]] = {
     "raw_corpus": {"sources.json": "sources as read"},
@@ -153,10 +154,11 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "registered_adapter": {"record.json": "record"},
     "blind_review": {"review.md": "review"},
 }
-"""Kind of artifact -> file that a browser may display -> label of the link to the file."""
+"""For each kind of artifact, maps each file that a browser may display to the label of its link."""
 
 ARTIFACTS = "artifacts"
-"""Directory under the corpus root. Its subdirectory `<digest>/` has the confined files of one artifact."""
+"""Directory under the corpus root. Its subdirectory `<digest>/` has those files of one artifact that are stored only
+under the corpus root."""
 
 
 def confined_files(manifest: Manifest) -> tuple[FileEntry, ...]:
@@ -179,14 +181,15 @@ class Seals(Protocol):
         """Raise a SovereignError if signing is impossible. Called before work begins."""
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
-        """Write the signatures of an artifact beside its files while it is sealed."""
+        """Sign an artifact that is being sealed, and write the signatures beside its files."""
 
     def enter(self, manifest: Manifest) -> None:
         """Log the artifact in the ledger. Called before the artifact is renamed into place."""
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance of a stored artifact, and return the names of all its signature files. Raises
-        IntegrityError that names the invalid file."""
+        """Verify the signed provenance of a stored artifact, and return the names of all its signature files. Raises
+        IntegrityError if the provenance or its signature is invalid."""
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify all signatures except the provenance. Called after every file was verified. Raises IntegrityError."""
+        """Verify all signatures except that of the provenance. Called after every file was verified. Raises
+        IntegrityError if a signature is invalid."""

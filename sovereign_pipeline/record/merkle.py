@@ -10,7 +10,7 @@ EMPTY_ROOT = hashlib.sha256().digest()
 Node = tuple[int, int]
 """Level and position of a complete subtree."""
 Hashes = Callable[[Collection[Node]], Mapping[Node, bytes]]
-"""Function that returns the hashes of complete subtrees."""
+"""Function that takes complete subtrees, and returns a mapping of subtree to hash."""
 Range = tuple[int, int]
 """Half-open range of leaves: the first index, and the index after the last."""
 
@@ -24,7 +24,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Growth:
-    """A tree that leaves are appended to. Stores at most one hash for each bit of the number of leaves."""
+    """A Merkle tree that grows leaf by leaf. It stores at most one hash for each bit of the number of leaves."""
 
     def __init__(self, size: int = 0, peaks: Sequence[bytes] = ()) -> None:
         """Args:
@@ -38,7 +38,8 @@ class Growth:
         return Growth(self.size, self.peaks)
 
     def add(self, leaf: bytes) -> Iterator[tuple[Node, bytes]]:
-        """Append a leaf by its hash. Yields each subtree that it completes, lowest level first."""
+        """Append a leaf, given its hash. Yields each subtree that the leaf completes, with the subtree's hash, lowest
+        level first."""
         level, position, found = 0, self.size, leaf
         yield (0, position), found
         while position & 1:
@@ -62,21 +63,23 @@ def root(size: int, hashes: Hashes) -> bytes:
 
 
 def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
-    """Return the proof that the leaf at this index (from 0) is in the tree of this size."""
+    """Return the proof that the tree of this size contains the leaf at this index (from 0)."""
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
     return _hashes_of(list(_path(index, (0, size))), hashes)
 
 
 def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
-    """Return the proof that the tree of the new size begins with the old tree's leaves. Empty if the old size is 0."""
+    """Return the proof that the tree of the new size begins with the old tree's leaves. The proof is empty if the old
+    size is 0."""
     if not 0 <= old <= new:
         raise ValueError(f"a tree of {new} leaves has no earlier size of {old}")
     return _hashes_of(list(_consistent(old, (0, new), known=True)), hashes) if old else []
 
 
 def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
-    """Return True if the proof shows that the leaf's hash is in the tree with this root (RFC 9162, 2.1.3.2)."""
+    """Return True if the proof shows that the tree with this size and root has this leaf hash at this index (RFC 9162,
+    2.1.3.2)."""
     if not 0 <= index < size or not _are_hashes(leaf, root, *proof):
         return False
     left, last, found = index, size - 1, leaf
@@ -94,8 +97,8 @@ def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root
 
 
 def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
-    """Return True if the proof shows that the new tree begins with the old one (RFC 9162, 2.1.4.2). Returns False for
-    an old size of 0, because every tree begins with the empty tree."""
+    """Return True if the proof shows that the new tree begins with the old tree (RFC 9162, 2.1.4.2). Returns False for
+    an old size of 0, because nothing is proven: every tree begins with the empty tree."""
     if not 0 < old <= new or not _are_hashes(old_root, new_root, *proof):
         return False
     if old == new:
@@ -125,14 +128,13 @@ def _are_hashes(*given: bytes) -> bool:
 
 
 def _split(leaves: Range) -> int:
-    """Return the index at which RFC 6962 splits a range. The number of leaves before the index is the largest power of
-    two that is smaller than the range's number of leaves."""
+    """Return the end of a range's left subtree, whose size is the largest power of two below the range's size."""
     start, end = leaves
     return start + (1 << ((end - start - 1).bit_length() - 1))
 
 
 def _path(index: int, leaves: Range) -> Iterator[Range]:
-    """Yield the ranges whose hashes prove one leaf, lowest level first."""
+    """Yield the ranges of leaves whose hashes prove that the tree contains one leaf, lowest level first."""
     start, end = leaves
     if end - start == 1:
         return
@@ -146,11 +148,8 @@ def _path(index: int, leaves: Range) -> Iterator[Range]:
 
 
 def _consistent(old_end: int, leaves: Range, *, known: bool) -> Iterator[Range]:
-    """Yield the ranges of leaves whose hashes prove that a tree begins with the leaves before `old_end`.
-
-    Args:
-        known: True if the verifier knows the hash of the range from the start of `leaves` to `old_end`.
-    """
+    """Yield the ranges of leaves whose hashes prove that a tree begins with the leaves before `old_end`. `known` is
+    True if the verifier knows the hash of the range from the start of `leaves` to `old_end`."""
     start, end = leaves
     if old_end == end:
         if not known:
@@ -183,7 +182,7 @@ def _hashes_of(ranges: Sequence[Range], hashes: Hashes) -> list[bytes]:
 
 
 def _folded(hashes: Sequence[bytes]) -> bytes:
-    """Combine the hashes of adjacent subtrees, the largest first, into one hash."""
+    """Combine the hashes of adjacent subtrees into one hash. The largest subtree comes first."""
     *left, found = hashes
     for each in reversed(left):
         found = node_hash(each, found)

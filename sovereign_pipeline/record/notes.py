@@ -19,11 +19,11 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.record.merkle import HASH_BYTES
 
 SIGNS, COSIGNS = 0x01, 0x04
-"""Signature types of keys: a log signs, a witness cosigns."""
+"""C2SP signature types of keys: a log signs, a witness cosigns."""
 KEY_BYTES, ID_BYTES, TIME_BYTES = 32, 4, 8
 PRIVATE = "PRIVATE+KEY+"
 LONGEST_NOTE = 100_000
-"""Maximum number of characters, far above any real note. It limits the work that a malicious file can cause."""
+"""Maximum number of characters of a note, far above any real note. Limits the work that a malicious file can cause."""
 SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
 
 
@@ -150,7 +150,7 @@ def signed(text: str, signer: Signer) -> Signature:
 
 
 def cosigned(text: str, signer: Signer, at: int) -> Signature:
-    """Return a witness's cosignature, which signs a text and the time (seconds since 1970)."""
+    """Return a witness's cosignature. It covers the text and the time (seconds since 1970)."""
     return Signature(
         signer.name, signer.verifier.id, at.to_bytes(TIME_BYTES, "big") + signer.sign(_with_time(text, at))
     )
@@ -188,7 +188,8 @@ def parse_tree_head(text: str) -> TreeHead:
 
 
 def is_signed(note: Note, verifier: Verifier) -> bool:
-    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under the key's name."""
+    """Return True if the key signed the note. Raises IntegrityError for an invalid signature with the key's name and
+    id."""
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
     for each in mine:
         if not _holds(note.text, each, verifier):
@@ -200,7 +201,8 @@ def is_signed(note: Note, verifier: Verifier) -> bool:
 
 
 def cosigned_at(note: Note, verifier: Verifier) -> int | None:
-    """Return when a witness cosigned a note (seconds since 1970), or None. Raises the errors of `is_signed`."""
+    """Return the latest time (seconds since 1970) at which a witness cosigned a note, or None without a cosignature.
+    Raises the errors of `is_signed`."""
     if not is_signed(note, verifier):
         return None
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
@@ -214,7 +216,7 @@ def encoded(content: bytes) -> str:
 def decoded(text: str) -> bytes:
     content = _decoded(text)
     if content is None:
-        raise InputError("A line is not base64.", "Use the unchanged file.")
+        raise InputError("A line of the file is not base64.", "Use the unchanged file.")
     return content
 
 

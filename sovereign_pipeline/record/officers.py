@@ -1,5 +1,5 @@
-"""Check the permissions of officers and the pipeline, verify officers' signed acts, and store persons' names as salted
-commitments. The salts are in one private file and can be erased."""
+"""Check the permissions of officers and the pipeline, and verify officers' signed acts. Replace persons' names by
+salted commitments. Names and salts are in one private file, from which a person can be erased."""
 
 import hashlib
 import json
@@ -30,15 +30,16 @@ KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size and times of each file in a directory. This value changes when a file changes."""
+"""Name, inode, size and times (of modification and of the last status change) of each file in a directory."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Cache: directory -> stamp of its files, and the verified trust root. Opening an artifact needs the trust root."""
+"""Cache that maps a directory to the stamp of its files and to the verified trust root. Every opened artifact needs the
+trust root."""
 
 
 def trust_root(settings: Settings) -> Trust:
-    """Return the institution's verified trust root. Reloads it only if one of its files changed. Raises NotFoundError
-    if there is none, and IntegrityError if it is invalid or expired."""
+    """Return the institution's verified trust root. Its files are read again only if one of them changed. Raises
+    NotFoundError if there is no trust root, and IntegrityError if it is invalid or expired."""
     directory = settings.data / TRUST
     if not directory.is_dir():
         raise NotFoundError(
@@ -64,8 +65,8 @@ def _stamp(directory: Path) -> Stamp:
 
 
 def officer_of(trust: Trust, keyid: str) -> TrustedKey:
-    """Return the key of an officer. Raises IntegrityError if the key lacks the role `officer`, and SignInError if
-    it is revoked."""
+    """Return the officer's key with this id. Raises IntegrityError if the key does not have the role `officer` in the
+    trust root, and SignInError if the key is revoked."""
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
         raise SignInError(f"The key of {key.person} is revoked.", "Use the replacement key.")
@@ -73,13 +74,14 @@ def officer_of(trust: Trust, keyid: str) -> TrustedKey:
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
-    """Return the key that signs this installation's artifacts and acts. Raises NotFoundError if the key is not on this
-    machine, IntegrityError if the trust root does not list the key, and SignInError if the key is revoked."""
+    """Return the pipeline's key, which signs this installation's artifacts and acts. Raises NotFoundError if the key
+    file is missing, InputError if the file is malformed or open to other accounts, IntegrityError if the trust root
+    does not list the key, and SignInError if the key is revoked."""
     path = settings.keys / PIPELINE_KEY_FILE
     if not path.exists():
         raise NotFoundError(
             f"{path}: the pipeline's key is missing, so nothing can be signed or built.",
-            "Run as the account that can read the key, or store the key in the folder that SOVEREIGN_KEYS names.",
+            "Run this as the account that can read the key, or store the key in the directory SOVEREIGN_KEYS.",
         )
     signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)
@@ -97,7 +99,7 @@ def actor_of(keyid: str) -> str:
 
 
 def assert_may(officer: TrustedKey, act: str, levels: Iterable[str]) -> None:
-    """Raise SignInError unless the trust root permits the officer this act at each of these levels."""
+    """Raise SignInError unless the trust root gives the officer the permission `act` at each of these levels."""
     for level in sorted(set(levels)):
         if not officer.allows(act, level):
             raise SignInError(
@@ -116,26 +118,28 @@ def verify_act(
     sha256: str,
     at_index: int | None,
 ) -> Verified:
-    """Verify an officer's signed act at the act's ledger index, and return the signed statement. Raises IntegrityError
-    if the signature is invalid, or if the officer lacks the permission at one of the levels.
+    """Verify an officer's signed act, and return the signed statement with the officer's key. Raises IntegrityError if
+    the signature is invalid, or if the officer lacks the permission at one of the levels.
 
     Args:
         act: the permission that the officer needs in the trust root.
         sha256: SHA-256 of the file that the statement must be about.
-        at_index: ledger index of the act's entry; None if it has none yet.
+        at_index: ledger index of the act's entry, which decides whether the key is revoked. None if there is no entry
+            yet.
     """
     verified = verify_statement(bundle, trust, OFFICER, predicate_type=predicate_type, sha256=sha256, at_index=at_index)
     for level in sorted(set(levels)):
         if not verified.key.allows(act, level):
             raise IntegrityError(
-                f"{verified.key.person} signed this without the permission '{act}' at {level}.",
+                f"{verified.key.person} signed this act without the permission '{act}' at {level}.",
                 "Have an officer with this permission repeat the act.",
             )
     return verified
 
 
 def officer_shown(trust: Trust | None, officer: str) -> str:
-    """Return the name of the officer with this key id, or the start of the id if the trust root does not list it."""
+    """Return the name of the officer with this key id, or the start of the id if the trust root does not list the
+    key."""
     known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
     return known.get(officer) or officer_in_short(officer)
 
@@ -154,7 +158,7 @@ REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "P
 
 
 def officers_words(words: str, what: str) -> str:
-    """Join an officer's text into one line. Raises InputError if the text is empty.
+    """Join an officer's text into one line. Raises InputError if the text is empty or contains invisible characters.
 
     Args:
         what: subject of the error message, such as `A recall`.
@@ -189,7 +193,7 @@ class People:
         return self.settings.keys / "people.json"
 
     def commitment_of(self, name: str) -> str:
-        """Return a person's commitment. Writes a new person's name and salt to disk first."""
+        """Return a person's commitment. For a new name, first write the name and a random salt to disk."""
         with self._held():
             salts = self._read()
             if name not in salts:
@@ -202,7 +206,7 @@ class People:
         return _commitment(salt, name) if salt is not None else None
 
     def listed(self) -> dict[str, str]:
-        """Return name -> commitment of every known person, sorted by name."""
+        """Return a mapping of name to commitment for every known person, sorted by name."""
         return {name: _commitment(salt, name) for name, salt in sorted(self._read().items())}
 
     def shown(self, person: str, names: Mapping[str, str] | None = None) -> str:
@@ -215,11 +219,12 @@ class People:
         return by_commitment.get(person, person_in_short(person))
 
     def forget(self, name: str, refuse: Callable[[str], None]) -> str:
-        """Erase a person's name and salt. Returns the commitment, which can no longer be resolved. Raises NotFoundError
-        for an unknown name.
+        """Erase a person's name and salt, and return the commitment. Nobody can then find the name of this commitment.
+        Raises NotFoundError for an unknown name.
 
         Args:
-            refuse: raises an error if the commitment is still needed. No person can be added while this function runs.
+            refuse: function that raises an error if the commitment is still needed. No person can be added while it
+                runs.
         """
         with self._held():
             salts = self._read()
@@ -235,8 +240,8 @@ class People:
 
     @contextmanager
     def kept(self, persons: Iterable[str]) -> Iterator[None]:
-        """Prevent the erasure of these persons while the context is open. Raises ConflictError if a person was already
-        erased."""
+        """Prevent the erasure of persons, given as commitments, while the context is open. Raises ConflictError if a
+        person was already erased."""
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
@@ -271,7 +276,8 @@ class People:
 
 
 def person_in_short(person: str) -> str:
-    """Return the start of a commitment, or any other text (a name from an earlier release) unchanged."""
+    """Return the start of a commitment. Any other text, such as a name from an earlier release, is returned
+    unchanged."""
     return f"person {person.removeprefix(PREFIX)[:12]}" if COMMITMENT.fullmatch(person) else person
 
 

@@ -21,7 +21,7 @@ from sovereign_pipeline.record.stage import (
 )
 
 EVERY_LINE = "*"
-"""Value of `line` for parts, because all lines share them. A recipe's line cannot have this name."""
+"""Value of `line` in a part's identity, because all lines share parts. A recipe's line cannot have this name."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Part:
     config: Config
     """Settings that affect the result."""
     inputs: Mapping[str, str]
-    """Name -> digest of every input."""
+    """Mapping of each input's name to its digest."""
     libraries: tuple[str, ...]
-    """Distributions whose version affects the result."""
+    """Names of the Python distributions whose version affects the result."""
     classification: str
-    """Highest classification level of the part's inputs. The level belongs to the part's identity."""
+    """Highest classification level of the part's inputs. A part is reused only for inputs with this level."""
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
-    """Build the stage's artifact, or reuse a stored one. Stores nothing on an error.
+    """Build the stage's artifact, reuse a stored one, or pass an input through. Stores nothing on an error.
 
     Args:
-        inputs: kind -> artifact for each stage of `stage.inputs_of`.
+        inputs: maps the kind of each stage in `stage.inputs_of` to its artifact.
 
     Raises:
         RecipeError: the recipe has unfilled placeholders.
-        StaleInput: an input is stale.
-        GateRefused: an input did not pass a gate.
-        IntegrityError: a file changed.
-        Exception: any error of the build.
+        StaleInput: an input, or an artifact upstream of it, is stale.
+        GateRefused: one of these artifacts did not pass a gate, and the gate was not waived.
+        IntegrityError: a stored file was changed, or an outside file was changed while the build read it.
+        Exception: any error of the build or of `Seals.assert_ready`.
     """
     refuse_to_fill_in(workplace.line)
     opened = {kind: workplace.store.open(ref) for kind, ref in inputs.items()}
@@ -64,7 +64,9 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
     def build(workspace: Path) -> Built:
         built = stage.build(workplace, opened, workspace)
         if stage.external(workplace) != identity.external_inputs:
-            raise IntegrityError(f"A file that {stage.kind} reads was changed while it was read.", "Run again.")
+            raise IntegrityError(
+                f"A file that {stage.kind} reads was changed while it was read.", "Run the line again."
+            )
         return built
 
     return make_artifact(workplace, identity, build)
@@ -73,8 +75,8 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
     """Build a part of a stage's work, or reuse a stored one. Stores nothing on an error.
 
-    A part has no gates, and only one stage reads it. The gates of this stage check the result. Raises IntegrityError if
-    a file changed, and any error of the build.
+    A part has no gates. Only one stage reads it, and the gates of this stage check the result. Raises the errors of
+    `make_artifact`.
 
     Args:
         build: writes the part's files into the workspace and returns the summary.

@@ -1,7 +1,7 @@
 """Replay the ledger's entries into the view, an in-memory database for all reads of the registry.
 
-An entry counts only if the signed head covers the entry. A row counts only if such an entry contains the row's SHA-256.
-Changes that another program makes to the registry's database therefore affect no result.
+An entry is valid only if the signed head covers the entry. A row is valid only if a valid entry contains the row's
+SHA-256. Changes that another program makes to the registry's database therefore affect no result.
 """
 
 import datetime
@@ -32,8 +32,8 @@ from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged, written_by_
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": audit_log.SEALED})[:-1] + b","
-"""First bytes of an entry about a sealed artifact. The view omits these entries; nine of ten entries can be of this
-type."""
+"""First bytes of an entry about a sealed artifact. The view omits these entries, because nine of ten entries can be of
+this type."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
 NOTE_BYTES = 100_000
@@ -59,10 +59,10 @@ class View:
         self.draft: Connection | None = None
         """The transaction with a writer's uncommitted rows, or None."""
         self.drafted: dict[str, bytes] = {}
-        """SHA-256 -> content of a row or a signed statement in the draft."""
+        """Maps a SHA-256 to the content of a row or to a signed statement in the draft."""
         self._head = ""
         self._kept = 0
-        """Number of entries of the newest known snapshot."""
+        """Number of entries that the newest known snapshot covers."""
         self._memory = sqlite3.connect(":memory:", check_same_thread=False)
         self._memory.isolation_level = None  # `_begin` begins transactions
         for setting in ("foreign_keys", "query_only"):
@@ -76,7 +76,7 @@ class View:
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
-        """Open the only transaction that may change the view."""
+        """Open a transaction that may change the view. Outside such a transaction, the view is read-only."""
         self._memory.execute("PRAGMA query_only=OFF")
         try:
             with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
@@ -86,8 +86,8 @@ class View:
 
     @contextmanager
     def drafting(self, disk: Connection) -> Iterator[Connection]:
-        """Open a transaction that is always rolled back. Afterwards `catch_up` applies the committed entries to the
-        view."""
+        """Open a transaction for uncommitted rows. It is always rolled back; `catch_up` later applies the committed
+        entries to the view."""
         try:
             with self.changing() as self.draft:
                 self.disk = disk
@@ -103,8 +103,8 @@ class View:
 
         Args:
             disk: connection that sees one committed state of the database.
-            key: returns the public key of the ledger, or None before the first act.
-            snapshot: path of an earlier state, which is loaded only if the ledger's key signed it.
+            key: function that returns the public key of the ledger, or None before the first act.
+            snapshot: path of a stored state. It is loaded only if the ledger's key signed it.
         """
         with written_by_this_program():
             newest = disk.execute(_NEWEST).one_or_none()
@@ -132,11 +132,11 @@ class View:
 
     @property
     def is_due(self) -> bool:
-        """Return True if the state is many entries newer than the last snapshot."""
+        """True if at least `ENTRIES_AT_ONCE` entries were applied since the last snapshot."""
         return self.growth.size - self._kept >= ENTRIES_AT_ONCE
 
     def keep(self, snapshot: Path, signer: Signer) -> None:
-        """Write the state to a file, signed with the ledger's key."""
+        """Write the state to a snapshot file, and sign the file with the ledger's key."""
         content = self._memory.serialize()
         said = {
             "schema": SCHEMA,
@@ -152,7 +152,8 @@ class View:
         self._kept = self.growth.size
 
     def _load(self, snapshot: Path | None, log: Verifier) -> bool:
-        """Load the state from a file. Returns False if the file is missing or the ledger's key did not sign it."""
+        """Load the state from a file. Returns False if the file is missing, damaged, not signed with the ledger's key,
+        or written with another `SCHEMA`."""
         if snapshot is None or not snapshot.is_file():
             return False
         try:
@@ -176,7 +177,7 @@ class View:
         if size < self.growth.size or (self._head and size == self.growth.size):
             raise IntegrityError(
                 f"The registry does not continue the {self.growth.size} entries that this process has read: "
-                "it is an older or another registry.",
+                "it is an older registry, or a different one.",
                 RESTORE,
             )
         growth = self.growth.copy()
@@ -213,7 +214,8 @@ MOST_VIEWS = 4
 
 
 def view_of(*identity: object) -> View:
-    """Return this process's view of one database. Drops all but the most recently used views."""
+    """Return this process's view of one database. Unused views are dropped, except the `MOST_VIEWS` most recent
+    ones."""
     with _LOCK:
         known = _VIEWS.pop(identity, None)
         found = _VIEWS[identity] = known if known is not None else View()
@@ -232,8 +234,8 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 def _batches(disk: Connection, growth: Growth) -> Iterator[list[audit_log.Parsed]]:
-    """Yield batches of the database's entries after the tree's last entry. Adds every entry to the tree, but does not
-    yield entries about artifacts."""
+    """Yield the database's entries after the last entry of the tree `growth`, in batches. Adds every entry to the tree,
+    but does not yield entries about sealed artifacts."""
     found: list[audit_log.Parsed] = []
     query = _ENTRIES.where(LedgerEntry.sequence > growth.size)
     for sequence, data in disk.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)):
@@ -252,7 +254,7 @@ def _batches(disk: Connection, growth: Growth) -> Iterator[list[audit_log.Parsed
 
 
 def _is_signed(head: str | None, growth: Growth, log: Verifier | None) -> bool:
-    """Return True if the ledger's key signed the root hash of the entries."""
+    """Return True if `head` states the root hash of the entries and is signed with the ledger's key."""
     if not head or log is None:
         return False
     try:
@@ -264,7 +266,7 @@ def _is_signed(head: str | None, growth: Growth, log: Verifier | None) -> bool:
 
 
 def _not_signed(disk: Connection, size: int) -> IntegrityError:
-    """Return the error for entries whose root hash is not signed. It names the first inconsistent entry."""
+    """Return the error for entries whose root hash is not signed. It names the first inconsistent entry, if any."""
     last = audit_log.FIRST
     try:
         for sequence, data in disk.execute(_ENTRIES):
@@ -272,19 +274,19 @@ def _not_signed(disk: Connection, size: int) -> IntegrityError:
     except IntegrityError as error:
         return error
     return IntegrityError(
-        f"The registry's {size} entries are not those that the ledger's key signed last: another program "
+        f"The registry's {size} entries differ from those that the ledger's key signed last: another program "
         "changed, removed or added one.",
         RESTORE,
     )
 
 
 def apply(connection: Connection, disk: Connection, entries: Sequence[audit_log.Parsed]) -> None:
-    """Apply entries to the view: the entries' columns, and the rows that they refer to. Raises IntegrityError if a
-    row's content is missing or changed, or if the row exists already.
+    """Add entries to the view, with the rows that the entries refer to. Raises IntegrityError if a row's content is
+    missing or changed, or if a row contradicts its table or an earlier row.
 
     Args:
         connection: a transaction of `View.changing`.
-        disk: the database with the rows' content.
+        disk: connection to the database that stores the rows' content.
     """
     named = [
         (entry.sequence, table, key, digest)
@@ -324,14 +326,11 @@ _READ = ((DateTime, datetime.datetime.fromisoformat), (Date, datetime.date.fromi
 
 
 def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row's columns by name.
-
-    Args:
-        sha256: digest of the content.
-    """
+    """Return the columns of a row by name, from the row's content. `sha256` is the SHA-256 of the content. Raises
+    IntegrityError if the table is unknown or the row does not have the primary key `key`."""
     table = _BY_NAME.get(name)
     if table is None or not {*content} <= {*table.columns.keys()}:
-        raise audit_log.damaged_registry(sequence, f"names a row of the table {name}, which this version does not know")
+        raise audit_log.damaged_registry(sequence, f"names a row of the table {name}, which this release does not know")
     row = {column.name: _value(column.type, content.get(column.name), sha256) for column in table.columns}
     if key != "/".join(str(row[column.name]) for column in table.primary_key):
         raise audit_log.damaged_registry(sequence, f"names a row of the table {name} with a wrong key")
@@ -351,15 +350,12 @@ _BY_NAME: Mapping[str, SqlTable] = {table.name: table for table in view_tables()
 SIGNED: Mapping[str, list[str]] = {
     table.name: [column.name for column in table.columns if isinstance(column.type, Signed)] for table in view_tables()
 }
-"""Table of the view -> its columns with signed statements."""
+"""Maps each table of the view to the columns that contain signed statements."""
 
 
 def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
-    """Return SHA-256 -> bytes of stored content.
-
-    Args:
-        wanted: SHA-256 -> number of an entry that refers to it.
-    """
+    """Return stored content by SHA-256. Raises IntegrityError if some content is missing or changed. `wanted` maps each
+    SHA-256 to the number of an entry that refers to the content."""
     found = {sha256: data for sha256, data in read_blobs(disk, wanted)}
     for sha256, sequence in wanted.items():
         data = found.get(sha256)
@@ -373,12 +369,8 @@ _ONE_BLOB = select(Blob.data).where(Blob.sha256 == bindparam("sha256"))
 
 
 def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> bytes:
-    """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if the content is missing or
-    changed.
-
-    Args:
-        drafted: SHA-256 -> content that the transaction has not written yet.
-    """
+    """Return a signed statement or a row's content by SHA-256, from `drafted` (content that the transaction has not
+    written yet) or the database. Raises IntegrityError if the content is missing or changed."""
     found = drafted.get(sha256)
     if found is None:
         with written_by_this_program():

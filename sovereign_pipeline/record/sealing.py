@@ -31,7 +31,7 @@ PROVENANCE_BUNDLE = MANIFEST_FILE + statements.SUFFIX
 
 @dataclass(frozen=True)
 class Attestation:
-    """A signed statement about one file of an artifact."""
+    """A statement about one file of an artifact, to be signed or verified."""
 
     file: str
     predicate_type: str
@@ -45,11 +45,11 @@ class Attestation:
 
 @dataclass(frozen=True)
 class WeightsList:
-    """A signed list of the files in a weights directory, in the format of OpenSSF Model Signing."""
+    """The files in a weights directory. They are signed in the format of OpenSSF Model Signing."""
 
     directory: str
     files: Mapping[str, str]
-    """Relative path -> SHA-256."""
+    """Maps each file's relative path to its SHA-256."""
     name: str
 
     @property
@@ -86,13 +86,14 @@ ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
         "bill_of_materials.json": (statements.BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
-"""Kind of artifact -> file that has a separate statement -> predicate type, and function that builds the predicate."""
+"""For each kind of artifact, maps each file that has a separate statement to the predicate type and the function that
+builds the predicate."""
 
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
     "reward_model": ("reward",),
 }
-"""Kind of artifact -> its weights directories, which other programs load directly."""
+"""Maps each kind of artifact to its weights directories. Other programs load these directories without this package."""
 
 
 def bundles_of(manifest: Manifest) -> tuple[str, ...]:
@@ -116,14 +117,14 @@ def provenance_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def attestations_of(directory: Path, manifest: Manifest) -> Iterator[Attestation]:
-    """Yield an artifact's statements except the provenance. The artifact's files must already be verified."""
+    """Yield the statements about single files of an artifact (`ATTESTED`). The caller must have verified the files."""
     for name, sha256 in _attested_files(manifest).items():
         predicate_type, said = ATTESTED[manifest.kind][name]
         yield Attestation(name, predicate_type, sha256, said(manifest, json.loads((directory / name).read_bytes())))
 
 
 def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
-    """Yield the weights directories, each with its files from the manifest."""
+    """Yield an artifact's weights directories, each with the files that the manifest lists."""
     for directory in WEIGHTS.get(manifest.kind, ()):
         inside = f"{directory}/"
         files = {
@@ -136,7 +137,7 @@ def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
 def signatures(
     signer: Signer, directory: Path, manifest: Manifest, manifest_sha256: str
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield file name and bytes of every signature of an artifact that is being sealed."""
+    """Sign an artifact that is being sealed. Yields the file name and the bytes of every signature."""
     made = statements.Statement(
         (statements.Subject(MANIFEST_FILE, manifest_sha256),), statements.PROVENANCE, provenance_of(manifest)
     )
@@ -151,7 +152,7 @@ def signatures(
 
 
 def _attested_files(manifest: Manifest) -> dict[str, str]:
-    """Return name -> SHA-256, for the artifact's files that have a separate statement."""
+    """Return a mapping of file name to SHA-256, for the artifact's files that have a separate statement."""
     attested = ATTESTED.get(manifest.kind, {})
     return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
 
@@ -162,8 +163,8 @@ def pipeline_actor(settings: Settings) -> str:
 
 
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
-    """Return the number of the first ledger entry about an artifact, or None. Looks it up in the index of sealed
-    artifacts, and reads the whole log if the index is wrong or lacks the artifact."""
+    """Return the number of the first ledger entry about a sealed artifact, or None. The number comes from the index of
+    sealed artifacts. If the index is wrong or lacks the artifact, the whole log is searched."""
     wanted = (SEALED, ref.digest, ref.manifest_sha256)
 
     def stated(entry: Parsed) -> tuple[str, object, object]:
@@ -175,7 +176,8 @@ def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
         entry = proven_entry(session, sequence)
         if stated(entry) == wanted:
             return sequence
-    found = [each.sequence for each in stream_in(session) if stated(each) == wanted]  # to the end, to verify the root
+    # Read the log to its end, because `stream_in` verifies the root hash there.
+    found = [each.sequence for each in stream_in(session) if stated(each) == wanted]
     return found[0] if found else None
 
 
@@ -197,7 +199,7 @@ class LedgerSeals:
     """Signs and verifies one installation's artifacts. Implements `manifest.Seals`."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
-        """Args: opened: function that opens the registry. Called on first use."""
+        """`opened` is the function that opens the registry on first use."""
         self._settings = settings
         self._opened = opened
 
@@ -206,7 +208,7 @@ class LedgerSeals:
         return self._opened()
 
     def assert_ready(self) -> None:
-        """Raise NotFoundError, IntegrityError or SignInError if signing is impossible."""
+        """Raise an error of `trust_root` or `pipeline_signer` if signing is impossible."""
         pipeline_signer(self._settings, trust_root(self._settings))
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
@@ -229,7 +231,7 @@ class LedgerSeals:
                 session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance. Returns the names of all the artifact's signature files."""
+        """Verify the signed provenance of an artifact. Returns the names of all its signature files."""
         made = Attestation(MANIFEST_FILE, statements.PROVENANCE, ref.manifest_sha256, provenance_of(manifest))
         self._verify(directory, ref, made)
         return bundles_of(manifest)
@@ -246,7 +248,7 @@ class LedgerSeals:
                 statements.verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
     def _verify(self, directory: Path, ref: ArtifactRef, attested: Attestation) -> None:
-        """Raise IntegrityError unless the pipeline signed exactly this statement."""
+        """Raise IntegrityError unless a pipeline key signed exactly this statement."""
         path, trust = directory / attested.bundle, trust_root(self._settings)
         content = _read(path)
         kind, sha256 = attested.predicate_type, attested.sha256
@@ -263,8 +265,9 @@ class LedgerSeals:
         _counted.keep(trust, said, index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the artifact's ledger index if the signature's key is revoked. Otherwise return None, because the
-        signature is valid at any index. Raises IntegrityError if the entry was changed."""
+        """Return the artifact's ledger index if the key that signed `bundle` is revoked, or None if the artifact is not
+        logged. If the key is not revoked, return None, because the signature is valid at any index. Raises
+        IntegrityError if the ledger entry was changed."""
         if trust.counts(PIPELINE, statements.signed_by(bundle), None):
             return None
         with self._registry.reading() as session:
@@ -273,13 +276,13 @@ class LedgerSeals:
 
 
 Said_sealing = tuple[str, ...]
-"""Cache key of a verified signature: its type, the required subject digests, and the SHA-256 of its bytes."""
+"""Cache key of a verified signature: predicate type, and SHA-256 of the attested file, the manifest and the bundle."""
 
 
 class _Counted:
-    """Caches signatures that are valid under one trust root, so that a process verifies the same bytes once. Reloading
-    the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index decides
-    whether they are valid.
+    """Caches signatures that are valid under one trust root, so that a process verifies each signature only once.
+    Reloading the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index
+    decides whether they are valid.
     """
 
     MOST = 50_000

@@ -21,19 +21,20 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs
 from sovereign_pipeline.record.trust_root import Trust
 
 Config = dict[str, Any]
-"""A part of the recipe or of the institution's policy, as JSON. It belongs to an artifact's identity."""
+"""A part of the recipe or of the institution's policy, as JSON. It is part of an artifact's identity."""
 
 Inputs = Mapping[str, Artifact]
-"""Kind -> verified artifact for each input of a stage."""
+"""Mapping of kind to verified artifact, for each input of a stage."""
 
 Progress = Callable[[str], None]
 """Function that reports a stage's progress, without document text."""
 
 KindsIn = Callable[[str], Collection[Kind]]
-"""Function that returns the kinds of personal data in a value, except kinds that the institution keeps."""
+"""Function that returns the kinds of personal data in a value, except the kinds that the institution does not
+remove."""
 
 OutsideFiles = Callable[["Workplace"], dict[str, str]]
-"""Function that returns name -> SHA-256 of each file outside the store that a stage or gate reads."""
+"""Function that returns a mapping of name to SHA-256, for each file outside the store that a stage or gate reads."""
 
 
 class Launch(Protocol):
@@ -50,7 +51,7 @@ class WaiverLog(Protocol):
         """Log a waiver before its artifact is stored."""
 
     def index_of(self, statement: str) -> int | None:
-        """Return the ledger index of the waiver with this statement SHA-256, or None."""
+        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +63,26 @@ class Workplace:
     institution: Institution
     line: Line
     rules: Mapping[str, str]
-    """File -> SHA-256, of the files that `institution` and `line` were read from."""
+    """Mapping of file name to SHA-256, for the files from which `institution` and `line` were read."""
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Returns the SHA-256 of all weights of a line that lost their blind review. This function is injected, because
-    reviews depend on stages."""
+    """Takes a line's name, and returns the SHA-256 of each of the line's weights that lost a blind review. This
+    function is injected, because the review package depends on this module."""
     open_recalls: Callable[[str], Collection[str]]
-    """Returns the ids of the recalls that apply to an adapter. This function is injected, because recalls depend on
-    stages."""
+    """Takes an adapter's id, and returns the ids of the recalls that apply to the adapter. This function is injected,
+    because the release package depends on this module."""
     recalls_of_data: Callable[[Collection[str], Collection[str], Collection[str]], Collection[str]]
-    """Returns the ids of the recalls of some datasets and base models (digests) that were not waived for one of some
-    adapters."""
+    """Takes digests of datasets, digests of base models, and adapter ids. Returns the ids of the recalls of these
+    datasets and base models. Omits a recall that was waived for one of the adapters."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
-    """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. This
+    """Takes a raw corpus's configuration, and returns a function that finds personal data in a column's value. This
     function is injected, because the privacy package depends on the corpus package."""
     column_parts: Callable[[], dict[str, str]]
-    """Returns name -> digest of everything outside the recipe that `kinds_in_columns` reads."""
+    """Returns a mapping of name to digest, for everything outside the recipe that `kinds_in_columns` reads."""
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
-    """Returns the installation's secret for pseudonyms in columns. Created on first use."""
+    """Returns the installation's secret for pseudonyms in columns. The secret is created on first use."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,22 @@ class Built:
     workspace."""
 
     summary: dict[str, Any]
-    """Deterministic facts (counts, shares, names). They belong to the artifact's identity."""
+    """Deterministic facts (counts, shares, names). The artifact's digest covers them."""
     measured: dict[str, float] = field(default_factory=dict)
-    """Durations and rates; not part of the identity."""
+    """Durations and rates. The artifact's digest does not cover them."""
     classification: str | None = None
     """Classification level of data read from outside the store. The artifact's level is the highest of this level and
     the inputs' levels."""
     after_commit: Callable[[], None] = lambda: None
-    """Called after the artifact is stored, to remove the files for resuming an interrupted build."""
+    """Function that is called after the artifact is stored. It removes the files with which an interrupted build can
+    resume."""
     recorded: dict[str, str] = field(default_factory=dict)
-    """Further facts about this run; not part of the identity."""
+    """Further facts about this run. The artifact's digest does not cover them."""
 
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-"""Outcome of a gate. `inconclusive` means that the data support neither pass nor fail; it blocks like a failure."""
+"""Outcome of a gate. `inconclusive` means that the data support neither `pass` nor `fail`. Both `inconclusive` and
+`fail` block the artifact."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """A criterion for one artifact. Its verdict is recorded and bound to the artifact's digest."""
+    """A criterion for one artifact. The verdict is recorded, and is valid only for the artifact's digest."""
 
     name: str
     question: str
     """The criterion as a yes-or-no question, for display."""
     code_version: str
     evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
-    """Returns the verdict on an artifact. Recomputes all numbers instead of trusting those from the build."""
+    """Returns the verdict on an artifact. Recomputes all numbers instead of trusting the numbers from the build."""
     config: Callable[[Line], Config] = lambda line: {}
     """Returns the part of the recipe that decides the verdict."""
     external: OutsideFiles = lambda workplace: {}
@@ -151,13 +154,14 @@ class Gate:
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     """Returns the part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
-    """Returns the outcomes that the recipe lets an officer waive. They belong to the record's identity."""
+    """Returns the outcomes that the recipe lets an officer waive. They are part of the identity of the gate's
+    record."""
     agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
-    """Returns the outcomes that were agreed to be waivable before the evaluation. Loosening the recipe later has no
-    effect."""
+    """Returns the outcomes that an officer may waive according to an agreement before the evaluation. Loosening the
+    recipe after the evaluation therefore has no effect."""
 
     def recipe(self, line: Line) -> Config:
-        """Return the recipe's keys that decide the verdict and whether it may be waived."""
+        """Return the recipe's keys that decide the verdict, and `officer_may` unless its value is `nothing`."""
         may = self.officer_may(line)
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
@@ -171,14 +175,15 @@ class Stage:
     """The definition of one kind of artifact: its build function and everything that decides its bytes."""
 
     kind: str
-    """The asset's key and the artifact's kind."""
+    """Key of the asset, and kind of its artifact."""
     code_version: str
     build: Callable[[Workplace, Inputs, Path], Built]
     """Writes the artifact's files into a workspace directory."""
     inputs: tuple["Stage", ...] = ()
     """Stages whose artifacts this stage reads for every line."""
     optional_inputs: tuple["Stage", ...] = ()
-    """Stages whose artifacts this stage reads for some lines only. They belong to its identity for these lines."""
+    """Stages whose artifacts this stage reads for some lines only. For these lines, these inputs are part of the
+    identity of this stage's artifact."""
     reads_optional: Callable[[Line], Collection[str]] = lambda line: ()
     """Returns the kinds of the optional inputs that the stage reads for a line."""
     config: Callable[[Line], Config] = lambda line: {}
@@ -187,23 +192,24 @@ class Stage:
     """Returns exactly the part of `institution.yaml` that the build reads."""
     external: OutsideFiles = lambda workplace: {}
     libraries: tuple[str, ...] = ()
-    """Distributions whose version affects the result."""
+    """Names of the Python distributions whose version affects the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
-    """Returns the kind of the input that this stage passes through, if the stage has nothing to do for a line. Returns
-    None if the stage builds an artifact."""
+    """Returns the kind of the input that this stage passes through unchanged, if it has nothing to do for a line.
+    Returns None if the stage builds an artifact."""
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
-    """Returns False if this stage must also record its artifact elsewhere, such as in the registry, and has not done
-    so."""
+    """Returns False if this stage must also record its artifact in another place, such as the registry, and has not
+    done so."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
-    """Returns, for a message, the ids of rows that changed in files outside the store since the artifact was built."""
+    """Returns text for a message: the ids of rows that changed in files outside the store since the artifact was
+    built."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
     """Returns True if the stage reads or writes unscrubbed text, so that its process needs the corpus root."""
     selects_rows: bool = False
-    """True if the stage's settings decide which rows are used, and at which level. Stages downstream are not built from
-    its artifact once these settings have changed."""
+    """True if the stage's settings decide which rows are used, and at which level. If these settings change, downstream
+    stages reject the stage's artifact as stale."""
     judges_what_is_recorded: bool = False
-    """True if the stage evaluates an input as it was registered, and ignores later changes of the input's sources."""
+    """True if the stage evaluates an input as registered. Later changes of the input's sources are then ignored."""
 
     def inputs_of(self, line: Line) -> "tuple[Stage, ...]":
         """Return the stages whose artifacts this stage reads for a line."""
@@ -221,7 +227,7 @@ class Stage:
 
 
 class Place(Protocol):
-    """The store and the institution for which artifacts are built. `Workplace` implements it."""
+    """The store and the institution for which artifacts are built. `Workplace` implements this interface."""
 
     @property
     def store(self) -> ArtifactStore: ...
@@ -289,7 +295,7 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 @cache
 def source_digest() -> str:
-    """Return the SHA-256 of this package's source files and tables, so that a record states which code ran."""
+    """Return a digest of the paths and contents of this package's files, so that a record states which code ran."""
     package = Path(__file__).resolve().parent.parent
     files = sorted(file for file in package.rglob("*") if file.is_file() and file.parent.name != "__pycache__")
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in files})
@@ -297,24 +303,24 @@ def source_digest() -> str:
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
     """Return the stored artifact with exactly this identity, or None. Raises IntegrityError if the store's index points
-    to an artifact with another identity."""
+    to an artifact with a different identity."""
     ref = workplace.store.find(identity.fingerprint)
     if ref is None:
         return None
     if stated_identity(workplace.store.read_manifest(ref)).fingerprint != identity.fingerprint:
         raise IntegrityError(
             f"{workplace.store.root / '.index'}: an entry for {identity.kind} points to {short(ref.digest)}, which has "
-            "another identity. Another program changed the store's index.",
-            "Delete the index, run again, and find out who changed it.",
+            "a different identity. Another program changed the store's index.",
+            "Delete the index and run the line again. Find out who changed the index.",
         )
     return ref
 
 
 def make_artifact(workplace: Place, identity: Identity, build: Callable[[Path], Built]) -> Production:
-    """Build and store the artifact of an identity, or verify and reuse a stored one. Stores nothing on an error.
+    """Build and store the artifact with this identity, or verify and reuse a stored one. Stores nothing on an error.
 
-    Raises IntegrityError if a stored file changed, NotFoundError before any work if signing is impossible, and any
-    error of the build.
+    Raises IntegrityError if a stored file changed, and any error of the build. If signing is impossible, raises the
+    error of `Seals.assert_ready` before the build.
     """
     store = workplace.store
     stored = find_artifact(workplace, identity)

@@ -1,4 +1,4 @@
-"""Decide whether a stage would build another artifact now than its current one, and explain why.
+"""Decide whether a stage would now build an artifact that differs from its current one, and explain why.
 
 Compares the identity in the current artifact's manifest with the identity from today's recipe, sources and inputs.
 Builds nothing, and hashes no files of artifacts.
@@ -40,7 +40,8 @@ class Change:
 
     field: Field
     name: str
-    """Kind of input, dotted path of a recipe key, distribution or file. Empty for a single-valued field."""
+    """Which value of the field changed: an input's kind, a recipe key's dotted path, a distribution or a file. Empty if
+    the field has only one value."""
     before: str | None
     """The old value, shortened, or None if the field was absent."""
     now: str | None
@@ -59,7 +60,7 @@ class Change:
 class Reason:
     cause: Cause
     subject: str = ""
-    """Name of the gate, or kind of the upstream stage, that is the reason. Empty for all other reasons."""
+    """Name of the gate, or kind of the upstream stage, that is the reason. Empty for other causes."""
     changes: tuple[Change, ...] = ()
     """Changes since the artifact was built or, for a gate without a record, since the gate's last evaluation."""
 
@@ -76,9 +77,9 @@ _SENTENCES: Mapping[Cause, str] = {
     "gate without record": "gate {subject} was not evaluated{since}",
     "gate not passed": "gate {subject} did not pass",
     "identity changed": "{changes}",
-    "not in the index": "its inputs are unchanged, but the store's index has no artifact or another artifact for them",
-    "not usable": "downstream stages would reject it: an artifact upstream of it is not current",
-    "not recorded": "it is not in the registry",
+    "not in the index": "its inputs are unchanged, but the store's index has no artifact or a different one for them",
+    "not usable": "downstream stages would reject its artifact, because an artifact upstream is not current",
+    "not recorded": "its artifact is not in the registry",
 }
 
 
@@ -97,23 +98,23 @@ class StageExplanation:
 def stale_kinds(stages: Sequence[Stage], workplace: Workplace) -> list[str]:
     """Return the kinds of the stale stages, in the given order.
 
-    A stage is stale if materializing it now could give another artifact. Every stage downstream of a stale stage counts
-    as stale. If its inputs turn out equal when it runs, the downstream stage reuses its artifact. Raises RecipeError,
-    SourceError, NotFoundError or IntegrityError if staleness cannot be decided.
+    A stage is stale if materializing it now could give a different artifact. Every stage downstream of a stale stage
+    counts as stale. If a downstream stage then runs with unchanged inputs, it reuses its stored artifact. Raises
+    RecipeError, SourceError, NotFoundError or IntegrityError if staleness cannot be decided.
     """
     examination = _Examination(stages, workplace, in_detail=False)
     return [stage.kind for stage in stages if examination.reasons(stage)]
 
 
 def explain(stages: Sequence[Stage], workplace: Workplace) -> list[StageExplanation]:
-    """Return every stage with all reasons why the stage is stale, in the given order. Raises the errors of
-    `stale_kinds`."""
+    """Return one explanation for each stage, in the order of `stages`, with all reasons why the stage is stale. Raises
+    the errors of `stale_kinds`."""
     examination = _Examination(stages, workplace, in_detail=True)
     return [StageExplanation(stage.kind, examination.reasons(stage)) for stage in stages]
 
 
 def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
-    """Return every field in which two identities differ. Both have the same kind and the same line."""
+    """Return every field in which two identities differ. Both identities must have the same kind and the same line."""
     return (
         *_changes("code version", {"": before.code_version}, {"": now.code_version}),
         *_changes("classification ladder", {"": before.ladder}, {"": now.ladder}),
@@ -125,8 +126,8 @@ def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
 
 
 class _Examination:
-    """Finds out whether stages are stale, and examines each stage once. Stops at a stage's first reason unless details
-    are wanted."""
+    """Finds the reasons why stages are stale. Examines each stage once, and stops at its first reason unless
+    `in_detail` is True."""
 
     def __init__(self, stages: Sequence[Stage], workplace: Workplace, in_detail: bool) -> None:
         self._stages = {stage.kind: stage for stage in stages}
@@ -146,7 +147,7 @@ class _Examination:
             found = True
             yield reason
         current = self._current(stage)
-        # Consumers verify every manifest upstream of the artifact, so this function does too.
+        # Consumers verify every manifest upstream of the artifact, so this function verifies them too.
         if not found and current is not None and not self._is_usable(stage, current):
             yield Reason("not usable")
 
@@ -201,8 +202,8 @@ class _Examination:
             yield Reason("not recorded")
 
     def _is_usable(self, stage: Stage, current: ArtifactRef) -> bool:
-        """Return True if another stage could use the artifact. Verifies every manifest upstream of it. Raises
-        IntegrityError if a manifest or a record was changed."""
+        """Return True if a downstream stage could use the artifact. Verifies every manifest upstream of the artifact.
+        Raises IntegrityError if a manifest or a record was changed."""
         try:
             self._usable.check(stage, current, with_outside_files=False)
         except (GateRefused, StaleInput):
@@ -213,7 +214,7 @@ class _Examination:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
-        """Return the changes since the gate was last evaluated for the artifact. Empty if it was never evaluated."""
+        """Return the changes since the gate was last evaluated for the artifact, or an empty tuple if it never was."""
         earlier = [
             manifest
             for manifest in self._gate_records()
@@ -225,8 +226,7 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Yield the manifests of this line's gate records. Skips damaged manifests, because each of them raises an
-        error when its record is used."""
+        """Yield the manifests of this line's gate records. Skips damaged ones, which raise an error when used."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line == self._workplace.line.line:
                 with suppress(IntegrityError):

@@ -24,7 +24,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class InvalidStatement(IntegrityError):
-    """Raised when a bundle is malformed, or when its signature or statement is not the required one."""
+    """Raised when a bundle is malformed, its signature is invalid, or its statement is not the required one."""
 
     usual_hint = "Copy the bundle again from its source, or have it signed again."
 
@@ -49,8 +49,8 @@ def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
 
 
 def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
-    """Return the key id, the payload and the signature of a bundle. Raises IntegrityError unless the bundle's bytes are
-    canonical."""
+    """Return the key id, the payload and the signature of a bundle. Raises IntegrityError unless the bytes are a
+    sigstore bundle in canonical form with one signature."""
     content = json_object(bundle, "This is not a sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
         raise InvalidStatement(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.")
@@ -58,7 +58,7 @@ def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
     if not isinstance(hint, str) or not SHA256.fullmatch(hint):
         raise InvalidStatement("The bundle does not name the key that signed it (publicKey.hint).")
     if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
-        raise InvalidStatement(f"The envelope's payload is not {PAYLOAD}.")
+        raise InvalidStatement(f"The envelope's payload type is not {PAYLOAD}.")
     signatures = _at(content, "dsseEnvelope", "signatures")
     if not isinstance(signatures, list) or len(signatures) != 1:
         count = len(signatures) if isinstance(signatures, list) else 0
@@ -154,10 +154,10 @@ FIELDS: Mapping[str, frozenset[str]] = {
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
 }
-"""Predicate type -> its required fields. Further fields are allowed."""
+"""Maps each predicate type to its required fields. Additional fields are allowed."""
 DESCRIBES_FILES = frozenset({PROVENANCE, BILL_OF_MATERIALS, GATE, EVALUATION, RECORD, TECHNICAL_FILE, BACKUP})
-"""Predicate types without text by a person: the pipeline computes every text, or copies it from signed files. Texts of
-all other types have a maximum length."""
+"""Predicate types without text that a person wrote. The pipeline computes each text, or copies it from signed files. In
+all other types, texts have a maximum length."""
 
 
 def provenance(
@@ -169,14 +169,14 @@ def provenance(
     libraries: Mapping[str, str],
     finished_on: str,
 ) -> dict[str, Any]:
-    """Return the SLSA provenance of an artifact, for a statement about its manifest.
+    """Return the SLSA provenance of an artifact. It is the predicate of a statement about the artifact's manifest.
 
     Args:
         parameters: the parts of the recipe and the institution's policy that the stage reads.
-        inputs: name of each input -> SHA-256.
+        inputs: mapping of each input's name to its SHA-256.
         builder: digest of the source code that ran.
-        libraries: distribution -> version.
-        finished_on: UTC, RFC 3339.
+        libraries: mapping of each Python distribution to its version.
+        finished_on: time at which the artifact was finished (UTC, RFC 3339).
     """
     definition = {
         "buildType": BUILD_TYPE,
@@ -219,7 +219,7 @@ class Verified:
 
 def sign_statement(signer: Signer, statement: Statement) -> bytes:
     """Sign a statement and return the bundle's bytes (canonical JSON and a line break). Raises ValueError for a
-    malformed statement, and InputError if a person's text in it is too long."""
+    malformed statement or a key that is not P-256, and InputError if a person's text in the statement is too long."""
     if fault := _fault(statement):
         raise ValueError(f"this statement cannot be signed: {fault}")
     if statement.predicate_type not in DESCRIBES_FILES:
@@ -234,13 +234,14 @@ def sign_statement(signer: Signer, statement: Statement) -> bytes:
 def verify_statement(
     bundle: bytes, trust: Trust, role: str, *, predicate_type: str, sha256: str, at_index: int | None = None
 ) -> Verified:
-    """Verify that a key in this role signed a bundle's statement, and return the statement. Raises IntegrityError that
-    names the invalid part.
+    """Verify that a key in this role signed a bundle's statement. Returns the statement and the key. Raises
+    IntegrityError if the bundle or signature is invalid, if the key lacks the role or is revoked at `at_index`, or if
+    the statement has another type or is not about the file.
 
     Args:
         predicate_type: the type that the statement must have.
         sha256: SHA-256 of the file that the statement must be about.
-        at_index: ledger index of the statement's entry; None if it has none yet.
+        at_index: ledger index of the statement's entry; None if there is no entry yet.
     """
     keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
@@ -252,7 +253,7 @@ def verify_statement(
         raise IntegrityError(
             f"The key {keyid} of the role {role} is revoked from index {key.revoked_from} of the log on, so "
             f"it is not valid for {at}.",
-            "Have another key of this role sign it again.",
+            "Sign the statement again with another key of this role.",
         )
     statement = _statement_in(payload)
     if statement.predicate_type != predicate_type:
@@ -266,8 +267,8 @@ def verify_statement(
 
 
 def read_statement(bundle: bytes) -> Statement:
-    """Return a bundle's statement **without verification**, for display only. Raises IntegrityError if it is not a
-    bundle."""
+    """Return a bundle's statement **without verification**, for display only. Raises IntegrityError if the bytes are
+    not a bundle."""
     return _statement_in(bundle_parts(bundle)[1])
 
 
@@ -324,7 +325,7 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
     """Sign a model directory, given the digests of its files, and return the bundle's bytes.
 
     Args:
-        files: relative path -> SHA-256.
+        files: mapping of each file's relative path to its SHA-256.
         name: name of the model, such as an adapter's digest.
     """
     if algorithm_of(signer.public_pem) != "p256":
@@ -338,16 +339,17 @@ def verify_listed(
     bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
     """Verify that a key in this role signed exactly these files under this name. Returns the key. Raises IntegrityError
-    if the signature is invalid or a file differs; the error names the first such file."""
+    if the signature is invalid or a file differs from the signed list. The error names the first such file."""
     key, payload = _signed_by(bundle, trust, role, at_index)
     there = _statement(files, name)
     if canonical(there) != payload:
-        raise InvalidStatement(f"{name}: {_difference(json_object(payload, 'This is not a list'), there)}")
+        raise InvalidStatement(f"{name}: {_difference(json_object(payload, 'This is not a list of files'), there)}")
     return key
 
 
 def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> tuple[TrustedKey, bytes]:
-    """Verify a bundle's signature. Returns the key and the signed payload."""
+    """Verify a bundle's signature. Returns the key and the signed payload. Raises IntegrityError if the signature is
+    invalid, or if the key lacks the role or is revoked at `at_index`."""
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
@@ -381,7 +383,7 @@ def _hint(pem: str) -> str:
 
 
 def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
-    """Describe the first difference between a directory and the signed list."""
+    """Describe the first difference between the signed list and the files of a directory."""
     if signed.get("predicateType") != PREDICATE:
         return f"the statement has the type {signed.get('predicateType')}, not {PREDICATE}."
     try:
@@ -398,5 +400,5 @@ def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
         if names:
             return f"{min(names)} {what}."
     if name != (asked := there["subject"][0]["name"]):
-        return f"it was signed as {name}, not as {asked}."
+        return f"this directory was signed as {name}, not as {asked}."
     return "the list of files is not in canonical form."

@@ -1,4 +1,4 @@
-"""Store artifacts: seal them, open them after verifying every byte, and walk their lineage."""
+"""Seal artifacts, open stored artifacts after verifying every byte, and walk their lineage."""
 
 import hashlib
 import os
@@ -26,12 +26,12 @@ from sovereign_pipeline.record.manifest import (
     read_manifest,
 )
 
-_GIVE_THE_CORPUS = "Run this where SOVEREIGN_CORPUS is readable. Only the stages up to the split have access."
+_GIVE_THE_CORPUS = "Run this where SOVEREIGN_CORPUS can be read. Only the stages up to the split have access to it."
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact. Every byte was verified, except in the files of `withheld` and `purged`."""
+    """An opened artifact. Every byte was verified, except in the files that `withheld` and `purged` list."""
 
     ref: ArtifactRef
     path: Path
@@ -41,7 +41,7 @@ class Artifact:
     bundles: tuple[str, ...] = ()
     """Names of the artifact's signature files."""
     purged: tuple[FileEntry, ...] = ()
-    """Files that a logged purge removed, and that were therefore not verified."""
+    """Files that were not verified, because a logged purge removed them."""
 
     def file(self, name: str) -> Path:
         """Return the path of one of the artifact's files. Raises NotFoundError if the manifest does not list the file
@@ -49,9 +49,7 @@ class Artifact:
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
         if name in {entry.path for entry in self.purged}:
-            raise NotFoundError(
-                f"{self.path / name}: the file was purged.", "It cannot be restored unless you have a copy."
-            )
+            raise NotFoundError(f"{self.path / name}: the file was purged.", "It can be restored only from a backup.")
         if name not in {entry.path for entry in confined_files(self.manifest)}:
             return self.path / name
         if self.confined is None:
@@ -59,13 +57,14 @@ class Artifact:
         return self.confined / name
 
     def digests(self, below: Path) -> dict[Path, str]:
-        """Return path -> SHA-256 from the manifest, for one file or for all files in a directory of the artifact."""
+        """Return a mapping of path to SHA-256 (from the manifest), for one file or for all files in a directory of the
+        artifact."""
         paths = {self.path / entry.path: entry.sha256 for entry in self.manifest.files}
         return {path: digest for path, digest in paths.items() if path.is_relative_to(below)}
 
     @property
     def withheld(self) -> tuple[FileEntry, ...]:
-        """Files that were not verified because this process may not read unscrubbed text."""
+        """Files that were not verified, because this process may not read unscrubbed text."""
         return confined_files(self.manifest) if self.confined is None else ()
 
 
@@ -77,8 +76,9 @@ class ArtifactStore:
     """The corpus root, or None for a process that needs no unscrubbed text."""
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Open an artifact and verify every byte. Raises IntegrityError that names the first file that differs, and
-        CorpusWithheld if this process may not read the artifact's unscrubbed text."""
+        """Open an artifact and verify every byte. Raises IntegrityError if a file differs from the manifest or a
+        signature is invalid; the error names the file. Raises CorpusWithheld if this process may not read the
+        artifact's unscrubbed text."""
         artifact = self.open_as_given(ref)
         if artifact.withheld:
             raise _withheld(artifact)
@@ -86,7 +86,7 @@ class ArtifactStore:
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
         """Open an artifact and verify every byte, except unscrubbed text if this process may not read the corpus root.
-        Raises IntegrityError that names the first file that differs."""
+        Raises IntegrityError if a file differs from the manifest or a signature is invalid. The error names it."""
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)
@@ -101,7 +101,8 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, directory, bundles)
 
     def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
-        """Open an artifact whose files a logged purge may have removed, and verify the files that remain.
+        """Open an artifact from which a logged purge may have removed files, and verify the remaining files. Raises
+        IntegrityError if another file is missing, or if a file or signature is invalid.
 
         Args:
             may_be_gone: paths of the files that may be missing.
@@ -117,12 +118,14 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """Return the manifest after verifying its signature. Hashes no files. Raises IntegrityError."""
+        """Return an artifact's manifest after verifying its signature. Does not hash the artifact's files. Raises
+        IntegrityError if the manifest or its signature is invalid."""
         return self._signed_manifest(ref)[0]
 
     def read_file(self, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
-        """Return one file of an artifact after comparing it with the verified manifest. Raises NotFoundError if the
-        manifest does not list the file, and IntegrityError if the bytes differ."""
+        """Return one file's bytes after comparing their SHA-256 with the manifest. The caller must have verified the
+        manifest. Raises NotFoundError if the manifest does not list the file, and IntegrityError if the bytes
+        differ."""
         path = self.path_of(ref.digest) / name
         entry = next((each for each in manifest.files if each.path == name), None)
         if entry is None:
@@ -149,15 +152,15 @@ class ArtifactStore:
         return self.open(self.input_ref(manifest, kind))
 
     def ref_of(self, digest: str, manifest_sha256: str | None = None) -> ArtifactRef:
-        """Return the reference to a stored artifact. Raises NotFoundError if it is missing.
+        """Return the reference to a stored artifact. Raises NotFoundError if the artifact is missing.
 
         Args:
-            manifest_sha256: SHA-256 of the manifest as recorded elsewhere. None uses the SHA-256 of the stored
-            manifest.
+            manifest_sha256: SHA-256 of the manifest as another record states it. If None, the SHA-256 of the stored
+                manifest is used.
         """
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
-            raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
+            raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a backup.")
         read = read_manifest(path)
         return ArtifactRef(
             kind=read.manifest.kind,
@@ -171,10 +174,9 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self, kind: str | None = None) -> Iterator[Path]:
-        """Provide a build directory on the artifact's disk. It is removed afterwards unless `seal` moved it.
-
-        Its name begins with the process id, so that the next build can remove leftovers of a killed process. Raises
-        CorpusWithheld if this process may not read the kind's unscrubbed text.
+        """Provide a build directory on the disk of the stored artifacts. The directory is removed when the context is
+        left, unless `seal` moved it. The directory's name begins with the process id, so that the next build can remove
+        leftovers of a killed process. Raises CorpusWithheld if this process may not read the kind's unscrubbed text.
 
         Args:
             kind: kind of the artifact. An artifact with unscrubbed text is built under the corpus root.
@@ -195,8 +197,8 @@ class ArtifactStore:
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
         """Hash and sign a workspace's files, log the artifact in the ledger, and rename the workspace into place.
 
-        A stored artifact with the same digest is kept, with its first manifest. Unscrubbed text is moved into place
-        first, because the manifest's presence marks an artifact as stored.
+        If an artifact with the same digest is stored already, it stays unchanged, with its own manifest. Unscrubbed
+        text is moved into place first, because the manifest's presence marks an artifact as stored.
         """
         tree = _tree(workspace)
         manifest = describe(
@@ -251,15 +253,15 @@ class ArtifactStore:
         write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
 
     def indexed(self, kind: str) -> Iterator[ArtifactRef]:
-        """Yield every stored artifact of one kind, of all lines and in no particular order."""
+        """Yield every stored artifact of one kind, for all lines, in no particular order."""
         for entry in (self.root / ".index").glob("*/*.json"):
             ref = _read_ref(entry)
             if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
                 yield ref
 
     def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-        """Yield every artifact that contains a file with one of these SHA-256, sorted by digest. Reads every directory
-        of the store, not only the indexed ones. Raises IntegrityError if a manifest was changed."""
+        """Yield every artifact whose manifest contains one of these SHA-256, sorted by the artifacts' digests. Also
+        reads artifacts that are not in the index. Raises IntegrityError if such a manifest is invalid."""
         wanted = [sha256.encode() for sha256 in sha256s]
         for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
             content = path.read_bytes()
@@ -275,7 +277,7 @@ class ArtifactStore:
         """Set the line's current artifact.
 
         Args:
-            kind: kind of the asset, which differs from `ref.kind` for a passthrough.
+            kind: kind of the asset. It differs from `ref.kind` if the stage passed its input through.
         """
         write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
 
@@ -287,8 +289,8 @@ class ArtifactStore:
 
 
 def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str, ...] = (MANIFEST_FILE,)) -> None:
-    """Raise IntegrityError that names the first file or directory that is missing, extra, changed or a link. Links are
-    rejected, because their target can be replaced without touching the artifact.
+    """Raise IntegrityError if a file or directory is missing, extra, changed or a link; the error names the first. A
+    link is rejected, because its target can be replaced without touching the artifact.
 
     Args:
         entries: every file that must be present.
@@ -311,8 +313,8 @@ def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str,
 def _withheld(artifact: Artifact) -> CorpusWithheld:
     names = ", ".join(entry.path for entry in confined_files(artifact.manifest))
     return CorpusWithheld(
-        f"{artifact.ref.kind} {short(artifact.ref.digest)}: {names} contains unscrubbed text, and the corpus root is "
-        f"not readable here.",
+        f"{artifact.ref.kind} {short(artifact.ref.digest)}: this process cannot read the corpus root, which has the "
+        f"files with unscrubbed text ({names}).",
         _GIVE_THE_CORPUS,
     )
 
@@ -344,7 +346,7 @@ def _read_ref(path: Path) -> ArtifactRef:
         return ArtifactRef.model_validate_json(path.read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{path}: this file is not a reference to an artifact.", "Delete it and run again."
+            f"{path}: this file is not a reference to an artifact.", "Delete the file and run the line again."
         ) from None
 
 
@@ -359,8 +361,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield every artifact upstream of an artifact once, nearest first, with its verified manifest. Raises
-    IntegrityError if a manifest is missing or changed."""
+    """Yield each artifact upstream of `manifest` once, nearest first, with the upstream artifact's verified manifest.
+    Raises IntegrityError if a manifest is missing or changed."""
     waiting = deque(input_refs(manifest))
     seen: set[ArtifactRef] = set()
     while waiting:
@@ -374,8 +376,8 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """Yield references to an artifact's inputs, from its manifest alone. The `kind` of each reference is the input's
-    asset name."""
+    """Yield references to an artifact's inputs, as its manifest states them. The `kind` of a reference is the kind of
+    the input's asset. If that asset's stage passed its own input through, the artifact itself has another kind."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

@@ -1,4 +1,4 @@
-"""Define the tables of the registry's database, and the tables of the view that entries are replayed into."""
+"""Define the tables of the registry's database, and the tables of the in-memory view (`replay.py`)."""
 
 import datetime
 import hashlib
@@ -34,9 +34,9 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 STORED = "stored"
-"""Key in a table's `info` that marks a table of the database. Tables without it belong to the view."""
+"""Key in a table's `info` that marks a table of the database. Tables without this key belong to the view."""
 ENTRIES = {"info": {STORED: True}}
-"""Options of the tables with entries, and with the content that entries refer to. Their rows never change."""
+"""Options of the database's own tables, which store the ledger and its content. Rows of these tables never change."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
@@ -114,8 +114,8 @@ class Large(TypeDecorator[Any]):
 
 
 def stored_content(sha256: str) -> bytes:
-    """Return a signed statement or a row's content by its SHA-256, in a session of the registry. Raises IntegrityError
-    if it is missing or changed."""
+    """Return a signed statement or a row's content by its SHA-256. Raises IntegrityError if the content is missing or
+    changed, and RuntimeError outside a session of the registry."""
     if STORE.read is None:
         raise RuntimeError("signed statements and large values can only be loaded in a session of the registry")
     return STORE.read(sha256)
@@ -160,11 +160,11 @@ class Dataset(Table):
     created_at: Mapped[datetime.datetime]
     rows_held_out: Mapped[int]
     by_classification: Mapped[dict[str, int]]
-    """Classification level -> number of rows."""
+    """Mapping of classification level to number of rows."""
     tokens: Mapped[dict[str, Any]]
     """Token counts of the training rows and of the held-out rows, with the base model's tokenizer."""
     findings: Mapped[dict[str, int]]
-    """Name of a warning on the data card -> number of rows with it."""
+    """Mapping of each warning on the data card to the number of rows with this warning."""
     card_sha256: Mapped[str] = mapped_column(DIGEST)
 
 
@@ -192,7 +192,8 @@ class Adapter(Table):
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of the manifest of the adapter's artifact."""
     record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Digest of the record's artifact. All other artifacts are in its lineage."""
+    """Digest of the record's artifact. All artifacts from which the adapter was built are in the lineage of the
+    record's artifact."""
     record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
     preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
@@ -211,8 +212,7 @@ class Adapter(Table):
     source_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]] = mapped_column(Large("gate_records"))
-    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if the gate was
-    waived."""
+    """Stage, gate, digest and manifest SHA-256 of each gate's record. A waived gate also has its outcome and waiver."""
 
     @property
     def record_ref(self) -> ArtifactRef:
@@ -236,7 +236,8 @@ def numbers_of(version: str) -> tuple[int, int, int]:
 
 
 class AuditEntry(Table):
-    """A ledger entry, in columns (`audit_log.py`). The view has no entries about sealed artifacts."""
+    """A ledger entry with its fields as columns (`audit_log.py`). The view contains no entries about sealed
+    artifacts."""
 
     __tablename__ = "audit_entry"
 
@@ -247,11 +248,11 @@ class AuditEntry(Table):
     subjects: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST)
-    """Hash over all other columns."""
+    """SHA-256 of all other columns."""
 
 
 class LedgerEntry(Table):
-    """The bytes of an entry: a leaf of the ledger's tree."""
+    """The bytes of a ledger entry, which is a leaf of the ledger's Merkle tree."""
 
     __tablename__ = "entry"
     __table_args__ = (ENTRIES,)
@@ -287,7 +288,8 @@ class Blob(Table):
 
 
 class SealedEntry(Table):
-    """Index from artifact to entry number. Readers verify the entry itself (`sealing.sealed_at`)."""
+    """Maps the manifest of a sealed artifact to the number of its ledger entry. The entry must still be verified
+    (`sealing.sealed_at`)."""
 
     __tablename__ = "sealed"
     __table_args__ = (ENTRIES,)
@@ -310,7 +312,7 @@ class BlindReview(Table):
     __tablename__ = "blind_review"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Id of the review. It reveals nothing about the compared adapters, because operators' browsers receive it."""
+    """Id of the review. Operators' browsers receive this id, so it reveals nothing about the compared adapters."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
@@ -345,7 +347,8 @@ class SignInUse(Table):
 
 
 class Ballot(Table):
-    """An operator's ballot on one pair, by the displayed letters. Only the sealed seed reveals which arm was A."""
+    """An operator's ballot on one pair of answers, which were displayed as A and B. Only the sealed seed reveals which
+    arm was A."""
 
     __tablename__ = "ballot"
 
@@ -355,7 +358,7 @@ class Ballot(Table):
     preference: Mapped[str]
     """Preferred answer: `a`, `b` or `tie`."""
     ratings: Mapped[dict[str, int] | None]
-    """`a.accuracy` and so on -> rating from 1 to 5. NULL for identical answers, which are not rated."""
+    """Mapping of keys such as `a.accuracy` to ratings from 1 to 5. NULL for identical answers, which are not rated."""
     given_at: Mapped[datetime.datetime]
 
 
@@ -384,7 +387,7 @@ class ReviewClosing(Table):
     ballots_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of all ballots and guesses."""
     officer: Mapped[str | None]
-    """The officer who closed the review early, or NULL."""
+    """The officer who closed the review early. NULL if it was not closed early."""
     reason: Mapped[str | None]
 
 
@@ -394,7 +397,7 @@ class ReleaseRequest(Table):
     __tablename__ = "release_request"
 
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """SHA-256 of the signed statement. Approvals refer to it."""
+    """SHA-256 of the signed statement. Approvals refer to the request by this id."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]
@@ -416,7 +419,7 @@ class ReleaseDecision(Table):
 
 
 class Transition(Table):
-    """A change of an adapter's state. The primary key accepts only one of two simultaneous changes."""
+    """A change of an adapter's state. If two changes are made at once, the primary key rejects the second."""
 
     __tablename__ = "transition"
 
@@ -430,12 +433,12 @@ class Transition(Table):
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
     made_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """Statement signed by the pipeline, which names the request and the approvals."""
+    """Statement that names the request and the approvals, signed by the pipeline."""
 
 
 class Recall(Table):
-    """A recall that an officer opened. Only one of `document`, `source`, `dataset` and `base_model` is set; a
-    document's source may also be set."""
+    """A recall that an officer opened. One of `document`, `source`, `dataset` and `base_model` is set, or both
+    `document` and `source`."""
 
     __tablename__ = "recall"
 

@@ -21,7 +21,7 @@ from sovereign_pipeline.record.tables import Blob, LedgerEntry, LedgerNode
 class RegistryDamaged(IntegrityError):
     """Raised when the registry's database was changed by another program."""
 
-    usual_hint = "Restore the registry from a copy, and find out who changed it."
+    usual_hint = "Restore the registry from a backup, and find out who changed it."
 
 
 GROWTH = "the ledger's tree"
@@ -29,16 +29,16 @@ GROWTH = "the ledger's tree"
 APPENDED = "appended to the ledger"
 """Key in `Session.info` for the entries and nodes that a transaction appended (`Appended`)."""
 KNOWN = "hashes of the ledger's tree"
-"""Key in `Session.info` for a cache of subtree hashes. It never becomes stale: a session sees one state, and complete
-subtrees do not change."""
+"""Key in `Session.info` for a cache of subtree hashes. The cache never becomes stale: a session sees one state, and
+complete subtrees do not change."""
 AT_ONCE = 5_000
 """Number of rows in one bulk operation."""
 
 
 @dataclass
 class Appended:
-    """Entries and nodes that a transaction adds. They are written at the transaction's end, when the new root is
-    signed."""
+    """Entries and nodes that a transaction adds. They are written at the end of the transaction, when the new root hash
+    is signed."""
 
     entries: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, int | bytes]] = field(default_factory=list)
@@ -50,7 +50,7 @@ _NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
 
 @contextmanager
 def written_by_this_program() -> Iterator[None]:
-    """Convert errors from columns with values of a wrong type into an IntegrityError."""
+    """Raise IntegrityError if a column contains a value of a wrong type."""
     try:
         yield
     except (TypeError, ValueError, AttributeError):
@@ -63,7 +63,7 @@ def size_of(session: Session) -> int:
 
 
 def append(session: Session, data: bytes) -> None:
-    """Add the next leaf to the caller's transaction."""
+    """Append an entry as the tree's next leaf, in the caller's transaction."""
     appended: Appended = session.info.setdefault(APPENDED, Appended())
     grown = session.info[GROWTH].add(merkle.leaf_hash(data))
     appended.nodes += [{"level": level, "position": position, "hash": hash} for (level, position), hash in grown]
@@ -74,7 +74,7 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
     """Write the entries and nodes that the transaction appended, and the signed head of the resulting state.
 
     Args:
-        named: SHA-256 -> content that the entries refer to.
+        named: maps a SHA-256 to the content that the entries refer to.
     """
     appended: Appended = session.info[APPENDED]
     first, last = size_of(session) - len(appended.entries) + 1, size_of(session)
@@ -99,7 +99,8 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
 
 
 def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of the entries after a number, oldest first, with few in memory at a time."""
+    """Yield the number and the bytes of each entry with a number above `after`, oldest first. Fetches `AT_ONCE` entries
+    at a time. Raises IntegrityError if an entry's content is not bytes."""
     columns = LedgerEntry.__table__.c
     query = select(columns.sequence, columns.data).where(columns.sequence > after, columns.sequence <= size_of(session))
     for sequence, data in session.execute(query.order_by(columns.sequence).execution_options(yield_per=AT_ONCE)):
@@ -109,12 +110,12 @@ def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def peaks_at(session: Session, size: int) -> list[bytes]:
-    """Return the hashes of the largest complete subtrees that the tree had at a size."""
+    """Return the hashes of `merkle.peaks_of(size)`, for the tree when it had `size` leaves."""
     return list(_hashes(session, merkle.peaks_of(size)).values())
 
 
 def root_at(session: Session, size: int) -> bytes:
-    """Return the root hash that the tree had at a size."""
+    """Return the root hash of the tree when it had `size` leaves."""
     growth: Growth = session.info[GROWTH]
     if size == growth.size:
         return growth.root()
@@ -138,7 +139,7 @@ def damaged(node: Node, problem: str) -> IntegrityError:
 
 
 def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
-    """Return the hashes of nodes in the given order. Raises IntegrityError if one is missing."""
+    """Return a mapping of node to hash, in the given order. Raises IntegrityError if a hash is missing."""
     known: dict[Node, bytes] = session.info.setdefault(KNOWN, {})
     if asked := [node for node in nodes if node not in known]:
         rows = session.execute(_NODES.where(_PLACE.in_(asked)))
@@ -154,16 +155,16 @@ HEADER = "c2sp.org/tlog-proof@v1"
 
 @dataclass(frozen=True)
 class Proven:
-    """An entry whose presence in the log was proven."""
+    """An entry that a valid proof shows to be in the log."""
 
     entry: dict[str, Any]
     head: TreeHead
-    """Content of the checkpoint that the proof refers to."""
+    """Size and root hash in the checkpoint that the proof refers to."""
     note: Note
 
 
 def prove(session: Session, sequence: int, note: Note) -> str:
-    """Return a proof, as text, that a checkpoint's tree contains an entry. Raises NotFoundError if the checkpoint does
+    """Return a text that proves that a checkpoint's tree contains an entry. Raises NotFoundError if the checkpoint does
     not cover the entry, and IntegrityError if the entry was changed."""
     head = notes.parse_tree_head(note.text)
     row = session.get(LedgerEntry, sequence) if 0 < sequence <= head.size else None
@@ -175,13 +176,13 @@ def prove(session: Session, sequence: int, note: Note) -> str:
     data = bytes(row.data)
     proof = inclusion_proof(session, sequence, head.size)
     if not merkle.is_included(sequence - 1, head.size, merkle.leaf_hash(data), proof, head.root):
-        raise RegistryDamaged(f"Entry {sequence} differs from the signed one. Another program changed the registry.")
+        raise RegistryDamaged(f"Entry {sequence} differs from the signed entry. Another program changed the registry.")
     lines = [HEADER, f"extra {notes.encoded(data)}", f"index {sequence - 1}", *map(notes.encoded, proof)]
     return "\n".join(lines) + f"\n\n{note}"
 
 
 def check(text: str, log: Verifier) -> Proven:
-    """Verify a proof with only the log's public key. Raises InputError if the text is not a proof, and IntegrityError
+    """Verify a proof, using only the log's public key. Raises InputError if the text is not a proof, and IntegrityError
     if the proof is invalid."""
     header, _, rest = text.partition("\n\n")
     lines = header.split("\n")

@@ -30,11 +30,12 @@ def create_trust(
     now: datetime | None = None,
     demonstration: bool = False,
 ) -> trust_root.Trust:
-    """Create a trust root. Add officers afterwards with `add_officer`.
+    """Create a trust root. Add officers afterwards with `add_officer`. Raises ConflictError if the directory is not
+    empty or a key is listed twice, and InputError for a key of the wrong type or an impossible threshold.
 
     Args:
         roots: the root keys, which sign the trust root.
-        keys: role -> public keys in PEM.
+        keys: public keys (PEM) of each role.
         threshold: number of root keys that must sign a change.
     """
     refuse_full(directory)
@@ -64,7 +65,8 @@ def create_trust(
 def add_key(
     directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> trust_root.Trust:
-    """Add a key to a role other than `officer`."""
+    """Add a key to a role other than `officer`. Raises InputError if the role or the key's type is wrong, and
+    ConflictError if the key already has a role."""
     if role == "officer":
         raise InputError(
             "An officer's key needs a person and the acts that the person may approve.", "Use `add-officer`."
@@ -82,7 +84,8 @@ def add_officer(
     *,
     now: datetime | None = None,
 ) -> trust_root.Trust:
-    """Add a person's key to the role `officer`.
+    """Add a person's key to the role `officer`. Raises ConflictError if the key already has a role, or if the name of
+    another officer looks like this name.
 
     Args:
         may: transitions and other acts that the person may approve; `*` means all.
@@ -109,7 +112,7 @@ def revoke(
     directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> trust_root.Trust:
     """Revoke a key. Its signatures become invalid at the ledger index `from_index` and later. Earlier signatures stay
-    valid."""
+    valid. Raises ConflictError if the key is already revoked from an earlier index on."""
     role = _role_of(read_trust(directory), keyid)
     return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
 
@@ -117,10 +120,10 @@ def revoke(
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> trust_root.Trust:
-    """Add a new key to a role, and revoke the role's other keys, starting at a ledger index. For officers, add the new
-    key with `add_officer` and revoke the old one."""
+    """Add a new key to a role, and revoke the role's other keys from the ledger index `from_index` on. For officers,
+    add the new key with `add_officer` and revoke the old one."""
     if role == "officer":
-        raise InputError("An officer's key is not rotated.", "Add the new key, and revoke the old one.")
+        raise InputError("An officer's key cannot be rotated.", "Add the new key, and revoke the old one.")
     old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
 
     def change(targets: Targets, root: Root) -> None:
@@ -158,8 +161,8 @@ def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> trust_root.Trust:
     """Install a trust root that was changed on the offline machine. Raises IntegrityError if the new trust root is
-    invalid, older than the installed trust root or unrelated to it, and ConflictError if a file differs at the same
-    version."""
+    invalid, older than the installed trust root or unrelated to it. Raises ConflictError if a file differs from the
+    installed file of the same version."""
     new = trust_root.load_trust(source, now=now)
     files = trust_root.read_files(source)
     if directory.is_dir() and (here := trust_root.read_files(directory)):
@@ -170,13 +173,13 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> tr
         for name in here:
             if name not in (trust_root.ROOT, TARGETS) and files.get(name) != here[name]:
                 raise ConflictError(
-                    f"{source}/{name}: this file differs from the trust root in force here.",
-                    "Ask the root keys' holders.",
+                    f"{source}/{name}: this file differs from the same file in {directory}.",
+                    "Ask the root keys' holders which file is right.",
                 )
         if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
             raise ConflictError(
-                f"{source}/{TARGETS}: version {new.targets_version} is in force here with different content.",
-                "Two changes were made in parallel. Repeat the second change on a copy of the trust root in force.",
+                f"{source}/{TARGETS}: {directory} has the same version {new.targets_version} with different content.",
+                "Two changes were made in parallel. Repeat the second change on a copy of the installed trust root.",
             )
     trust_root.write_files(directory, files)
     return new
@@ -189,7 +192,8 @@ def refuse_full(directory: Path) -> None:
 
 
 def read_trust(directory: Path) -> trust_root.Trust:
-    """Read and verify a trust root in order to change it. Accepts an expired one, so that it can be renewed."""
+    """Read and verify a trust root in order to change it. Accepts an expired trust root, so that it can be renewed.
+    Raises NotFoundError if the directory is missing, and IntegrityError if a file is invalid."""
     if not directory.is_dir():
         raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
     return trust_root.verified(trust_root.read_files(directory), where=str(directory))
@@ -273,8 +277,8 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
 
 
 def _refuse_second_spelling(targets: Targets, person: str) -> None:
-    """Raise ConflictError if an officer's name looks like this one but is spelled differently. Approvals are counted by
-    person, so a person with two spellings would count twice."""
+    """Raise ConflictError if a listed officer's name looks like `person` but is spelled differently. Approvals are
+    counted by person, so a person with two spellings would count twice."""
     for key in _delegations(targets)[0].values():
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
@@ -285,8 +289,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """Return two normalised forms of a name, without case, spaces and combining marks, and with confusable letters
-    mapped to one letter. There are two forms because a capital I may be read as an l."""
+    """Return two normalised forms of a name. They ignore case, spaces and combining marks, and map confusable letters
+    to one letter. The second form also maps I, 1 and | to l, and 0 to o."""
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings
@@ -316,7 +320,7 @@ def _role_of(trust: trust_root.Trust, keyid: str) -> str:
 
 
 def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
-    """Raise InputError before anything is signed if a key is not a root key, or if there are too few root keys."""
+    """Raise InputError if a signer's key is not a root key, or if there are fewer signers than the threshold."""
     ids = {signer.keyid for signer in signers}
     if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
         raise InputError(f"The key {strangers[0]} is not a root key of this trust root.", "Use one of its root keys.")
@@ -347,7 +351,7 @@ def _signed(content: Root | Targets, signers: Sequence[Signer]) -> bytes:
 
 
 def _write(directory: Path, files: trust_root.Files) -> trust_root.Trust:
-    """Verify the files, then write them, so that only a valid trust root is written."""
+    """Verify the files before writing them, so that only a valid trust root is written."""
     trust = trust_root.verified(files, where=str(directory))
     trust_root.write_files(directory, files)
     return trust
@@ -369,7 +373,7 @@ def demonstration_trust(
     Keeps an existing trust root and existing keys.
 
     Args:
-        others: role -> further public keys in PEM, such as those of the log and its witnesses.
+        others: additional public keys (PEM) of each role, such as those of the log and its witnesses.
     """
     if directory.is_dir() and any(directory.iterdir()):
         return trust_root.load_trust(directory, now=now)

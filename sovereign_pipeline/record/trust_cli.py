@@ -302,11 +302,8 @@ def _new_roots(
     files: list[Path] | None,
     rehearse: Callable[[Sequence[Signer]], object],
 ) -> list[Signer]:
-    """Create a root key in each directory and open the tokens' keys.
-
-    Args:
-        rehearse: called with all keys before any is written. An error cancels the creation.
-    """
+    """Create a root key in each directory, open the tokens' keys, and return all keys. Calls `rehearse` with all keys
+    before writing a key. If `rehearse` raises an error, no key is written."""
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
         raise InputError("Two root keys would be in one directory.", "Give each key a directory on its own medium.")
@@ -339,12 +336,8 @@ def _signers(
 
 
 def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, count: int) -> list[Signer]:
-    """Open keys.
-
-    Args:
-        files: passphrase files, one for all keys or one for each of `count` keys.
-        first: position of the first source among the `count` keys, from 0.
-    """
+    """Open keys. `files` are passphrase files: one for all keys, or one for each of `count` keys. `first` is the
+    position of the first source among the `count` keys, from 0."""
     return [
         open_signer(source, asked_passphrase(f"Passphrase of {source}", _file_for(files, number, count)))
         for number, source in enumerate(sources, start=first)
@@ -356,7 +349,7 @@ def _file_for(files: list[Path] | None, number: int, count: int) -> Path | None:
         return None
     if len(files) not in (1, count):
         raise InputError(
-            f"{len(files)} passphrase files were given for {count} keys.", "Give one, or one for each key."
+            f"{len(files)} passphrase files were given for {count} keys.", "Give one file, or one file for each key."
         )
     return files[0] if len(files) == 1 else files[number]
 

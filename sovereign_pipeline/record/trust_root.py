@@ -23,7 +23,7 @@ from sovereign_pipeline.record.keys import Algorithm, Signer, keyid_of, public_p
 
 
 class InvalidTrustRoot(IntegrityError):
-    """Raised when a file of the trust root is malformed or lacks a required signature."""
+    """Raised when a file of the trust root is malformed, or contains an invalid signature or key."""
 
     usual_hint = "Copy the file again from its source."
 
@@ -35,7 +35,7 @@ ROLES: Mapping[str, Algorithm] = {
     "officer": "p256",
     "bundle": "p256",
 }
-"""Role -> algorithm of its keys. The C2SP formats require Ed25519 for checkpoints and cosignatures."""
+"""Maps each role to the algorithm of its keys. The C2SP formats require Ed25519 for checkpoints and cosignatures."""
 ANY = "*"
 DEMONSTRATION_KEYS = "demonstration keys"
 """Note in every output that depends on a demonstration's trust root."""
@@ -48,14 +48,15 @@ class TrustedKey:
     person: str = ""
     """Name of the person who holds the key. Required for an officer's key; may be empty for other keys."""
     may: tuple[str, ...] = ()
-    """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` is all."""
+    """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` means
+    all."""
     levels: tuple[str, ...] = ()
-    """Classification levels at which the officer may decide; `*` is all."""
+    """Classification levels at which the officer may decide; `*` means all."""
     revoked_from: int | None = None
-    """Ledger index from which the key's signatures are invalid. None if the key is not revoked."""
+    """First ledger index at which the key's signatures are invalid. None if the key is not revoked."""
 
     def allows(self, transition: str, level: str) -> bool:
-        """Return True if the officer may approve a transition at a classification level."""
+        """Return True if the officer has the permission for a transition or another act at a classification level."""
         return bool({transition, ANY} & {*self.may}) and bool({level, ANY} & {*self.levels})
 
 
@@ -64,7 +65,7 @@ class TrustedRole:
     name: str
     threshold: int
     keys: tuple[TrustedKey, ...]
-    """The role's keys, including revoked ones, because their earlier signatures are still valid."""
+    """The role's keys, including revoked keys, whose earlier signatures are still valid."""
     version: int
     expires: datetime
 
@@ -72,7 +73,7 @@ class TrustedRole:
 @dataclass(frozen=True)
 class Trust:
     root_sha256: str
-    """SHA-256 of the first root's file, from which an auditor starts."""
+    """SHA-256 of the first root's file. An audit starts from this value."""
     root_version: int
     targets_version: int
     is_demonstration: bool
@@ -87,7 +88,7 @@ class Trust:
         return self.roles[role]
 
     def keys(self, role: str) -> tuple[TrustedKey, ...]:
-        """Return the role's keys, including revoked ones."""
+        """Return the role's keys, including revoked keys."""
         return self.role(role).keys
 
     def key(self, role: str, keyid: str) -> TrustedKey:
@@ -101,10 +102,10 @@ class Trust:
         return found
 
     def counts(self, role: str, keyid: str, at_index: int | None) -> bool:
-        """Return True if a signature by this key is valid at a ledger index.
+        """Return True if this key has the role and is not revoked at a ledger index.
 
         Args:
-            at_index: ledger index of the signed act; None if it is not logged yet.
+            at_index: ledger index of the signed act. None if the act is not logged yet: any revocation then counts.
         """
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
@@ -112,12 +113,12 @@ class Trust:
         return found.revoked_from is None or (at_index is not None and at_index < found.revoked_from)
 
     def is_revoked_at(self, role: str, keyid: str, index: int) -> bool:
-        """Return True if this key had the role and is revoked from this ledger index or an earlier one."""
+        """Return True if this key has the role and is revoked at this ledger index."""
         return any(each.keyid == keyid for each in self.keys(role)) and not self.counts(role, keyid, index)
 
 
 Files = Mapping[str, bytes]
-"""Name of a file -> content of the file."""
+"""Mapping of file name to content."""
 T = TypeVar("T", Root, Targets)
 
 ROOT, TARGETS = "root.json", "targets.json"
@@ -132,7 +133,8 @@ def root_name(version: int) -> str:
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
-    """Return the trust root's files in a directory, ignoring other files."""
+    """Return the trust root's files in a directory, ignoring other files. Raises IntegrityError if one of them is not a
+    regular file or is larger than `LARGEST_FILE` bytes."""
     found: dict[str, bytes] = {}
     for path in sorted(directory.iterdir()):
         if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
@@ -143,7 +145,7 @@ def read_files(directory: Path) -> dict[str, bytes]:
 
 
 def write_files(directory: Path, files: Files) -> None:
-    """Write new and changed files. Flushes all content to disk before renaming the first file into place."""
+    """Write new and changed files. All content is flushed to disk before the first file is renamed into place."""
     directory.mkdir(parents=True, exist_ok=True)
     changed = [
         name
@@ -166,17 +168,17 @@ def written(metadata: Metadata[Any]) -> bytes:
 
 
 def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
-    """Parse a metadata file. Raises IntegrityError unless it is canonical metadata of this kind."""
+    """Parse a metadata file. Raises IntegrityError unless the file is canonical TUF metadata of this type."""
     try:
         metadata = cast(Metadata[T], Metadata.from_bytes(content))
         spelled = written(metadata)
     except (RepositoryError, ValueError, RecursionError):
         raise InvalidTrustRoot(f"{name}: this is not TUF metadata.") from None
     if not isinstance(metadata.signed, kind):
-        raise InvalidTrustRoot(f"{name}: this is not TUF's {kind.type}.")
+        raise InvalidTrustRoot(f"{name}: this is not TUF metadata of the type {kind.type}.")
     lowercase = all(SPELLING.fullmatch(each.signature) for each in metadata.signatures.values())
     if spelled != content or not lowercase:
-        raise InvalidTrustRoot(f"{name}: its bytes are not canonical.")
+        raise InvalidTrustRoot(f"{name}: the file's bytes are not canonical.")
     return metadata
 
 
@@ -188,14 +190,15 @@ def dated(text: object, name: str) -> datetime:
 
 
 def tuf_key(pem: str, **fields: Any) -> Key:
-    """Return a public key as a TUF key, under its key id."""
+    """Return a public key as a TUF key with its key id."""
     key = SSlibKey.from_crypto(read_public_key(pem), keyid=keyid_of(pem))
     key.unrecognized_fields.update({name: value for name, value in fields.items() if value not in (None, [], ())})
     return key
 
 
 def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
-    """Return a key's PEM and algorithm. Raises IntegrityError if the key's id is not derived from the key."""
+    """Return a key's PEM and algorithm. Raises IntegrityError if the key is neither P-256 nor Ed25519, or if its id is
+    not derived from the key."""
     public = key.keyval.get("public")
     try:
         if (key.keytype, key.scheme) == ("ed25519", "ed25519"):
@@ -231,16 +234,18 @@ class RootSigner(TufSigner):
 
 
 DEMONSTRATION = "demonstration"
-"""Field that marks the root of a demonstration, whose keys are on the same machine."""
+"""Field that marks the root of a demonstration. All keys of a demonstration are on the same machine."""
 ROOT_VERSION = "root_version"
-"""Field in `targets.json`: version of the root whose keys signed it. It reveals a rollback of the root alone."""
+"""Field in `targets.json`: version of the root whose keys signed this file. If the newest root has a lower
+version, an older root was restored."""
 KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
 ROLE_FIELDS = {"version", "expires"}
 
 
 def verified(files: Files, root_sha256: str | None = None, where: str = "trust") -> Trust:
-    """Verify a trust root's files, ignoring expiry, and return the trust root. Raises IntegrityError that names the
-    invalid file."""
+    """Verify a trust root's files and return the trust root. Does not check expiry. Raises IntegrityError if a file is
+    missing or malformed, if too few keys signed a file, or if the SHA-256 of the first root differs from `root_sha256`.
+    Error messages name the file, in the directory `where`."""
     first = files.get(root_name(1))
     if first is None:
         raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Copy the complete trust root.")
@@ -256,14 +261,13 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
 
 
 def _verified_roots(files: Files, where: str) -> list[Root]:
-    """Verify every root, from the first on. Each root must meet its own threshold and the threshold of the previous
-    root."""
+    """Verify every root, oldest first. Each root must meet its own threshold and the threshold of the previous root."""
     count = sum(name != ROOT and name.endswith(ROOT) for name in files)
     roots: list[Root] = []
     for version in range(1, count + 1):
         name = f"{where}/{root_name(version)}"
         if root_name(version) not in files:
-            raise IntegrityError(f"{name}: this root is missing, but later ones exist.", "Copy all roots.")
+            raise IntegrityError(f"{name}: this root is missing, but later roots exist.", "Copy all roots.")
         metadata = metadata_in(files[root_name(version)], Root, name)
         root = metadata.signed
         _refuse_foreign_keys(root.keys, name)
@@ -286,7 +290,8 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
         roots.append(root)
     if files.get(ROOT) != files[root_name(count)]:
         raise IntegrityError(
-            f"{where}/{ROOT}: it differs from the newest root, {root_name(count)}.", "Copy the complete trust root."
+            f"{where}/{ROOT}: this file differs from the newest root, {root_name(count)}.",
+            "Copy the complete trust root.",
         )
     return roots
 
@@ -299,29 +304,28 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     result = root.get_verification_result(Targets.type, metadata.signed_bytes, metadata.signatures)
     if not result:
         raise IntegrityError(
-            f"{name}: {len(result.signed)} of the {result.threshold} required keys of root {root.version} signed it.",
-            "Have its holders sign it again on the offline machine.",
+            f"{name}: {len(result.signed)} of the {result.threshold} required keys of root {root.version} signed this "
+            f"file.",
+            "Have the root keys' holders sign it again on the offline machine.",
         )
     _refuse_other_signatures(metadata, set(result.signed), name)
     made_under = metadata.signed.unrecognized_fields.get(ROOT_VERSION)
     if not isinstance(made_under, int) or made_under > root.version:
         raise IntegrityError(
-            f"{name}: it was signed under root {made_under}, but the newest root here is {root.version}.",
-            "An older root was restored. Copy the newest one again.",
+            f"{name}: this file was signed under root {made_under}, but the newest root here is {root.version}.",
+            "An older root was restored. Copy the newest root again.",
         )
     return metadata.signed
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError if the metadata has an invalid signature in addition to enough valid ones. Every byte must
-    be verified."""
+    """Raise IntegrityError if the metadata has a signature by a key that is not in `good`, the keys that signed it."""
     if other := sorted(set(metadata.signatures) - good):
         raise InvalidTrustRoot(f"{name}: the signature by key {other[0]} is invalid.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
-    """Raise IntegrityError for a key whose id is not derived from the key. A key with two ids would be counted
-    twice."""
+    """Raise IntegrityError for a key whose id is not derived from the key: a key with two ids would count twice."""
     for keyid, key in keys.items():
         pem_of(keyid, key, name)
 
@@ -330,14 +334,16 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
     delegations = targets.delegations
     delegated = delegations.roles if delegations is not None else None
     if delegations is None or delegated is None or {*delegated} != {*ROLES}:
-        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "Use the release that wrote the file.")
+        raise IntegrityError(f"{name}: the roles are not exactly {', '.join(ROLES)}.", "Use the release that wrote it.")
     _refuse_foreign_keys(delegations.keys, name)
     roles: dict[str, TrustedRole] = {}
     held = dict.fromkeys(roots[-1].keys, "root")
     for role, algorithm in ROLES.items():
         fields = delegated[role].unrecognized_fields
         if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):
-            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "Use the release that wrote it.")
+            raise IntegrityError(
+                f"{name}: role {role} has no valid version and expiry.", "Use the release that wrote the file."
+            )
         keys = []
         for keyid in delegated[role].keyids:
             if keyid not in delegations.keys:
@@ -369,7 +375,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     fields = key.unrecognized_fields
     if unknown := {*fields} - KEY_FIELDS:
         raise IntegrityError(
-            f"{name}: the key {key.keyid} has the field {min(unknown)}, which is unknown here.",
+            f"{name}: the key {key.keyid} has a field that this release does not know: {min(unknown)}.",
             "Use the release that wrote the file.",
         )
     person, revoked_from = fields.get("person"), fields.get("revoked_from")
@@ -395,12 +401,13 @@ def load_trust(
     now: datetime | None = None,
     at_least: tuple[int, int] = (1, 1),
 ) -> Trust:
-    """Read and verify a trust root. Raises NotFoundError if there is no trust root, and IntegrityError if it is
-    expired, too old or invalid; the error names an invalid file.
+    """Read and verify a trust root. Raises NotFoundError if there is no trust root. Raises IntegrityError if the trust
+    root is expired, too old or invalid; the error names an invalid file.
 
     Args:
-        root_sha256: expected SHA-256 of the first root's file; None accepts any.
-        now: time at which the trust root must be valid; None for the current time. To verify a past act, give its time.
+        root_sha256: expected SHA-256 of the first root's file; None accepts any first root.
+        now: time at which the trust root must be valid; None for the current time. To verify a past act, pass the act's
+            time.
         at_least: versions of root and targets that were installed before. Older versions are rejected.
     """
 
@@ -415,7 +422,7 @@ def load_trust(
         raise IntegrityError(
             f"{directory}: root {seen[0]} and targets {seen[1]} are older than root {at_least[0]} and targets "
             f"{at_least[1]}, which were installed before.",
-            "An older trust root was restored. Copy the newest one again.",
+            "An older trust root was restored. Copy the newest trust root again.",
         )
     return trust
 
@@ -426,5 +433,5 @@ def refuse_expired(trust: Trust, now: datetime, where: str) -> None:
         of = f" (roles {', '.join(late)})" if late else ""
         raise IntegrityError(
             f"{where}: the trust root{of} expired on {trust.expires:%Y-%m-%d}.",
-            "Have its holders sign it again on the offline machine.",
+            "Have the root keys' holders sign it again on the offline machine.",
         )

@@ -24,7 +24,7 @@ from sovereign_pipeline.record.witnesses import Policy
 
 @dataclass(frozen=True)
 class Claim:
-    """A signed root hash of the tree at a size, and the name of the signature's source for error messages."""
+    """A signed size and root hash of the tree. `said_by` names the source of the signature in error messages."""
 
     said_by: str
     head: TreeHead
@@ -51,14 +51,16 @@ class Report:
     """Number of entries covered by the newest checkpoint that enough witnesses cosigned. None if no policy was
     given."""
     cosigned: Mapping[str, int]
-    """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
+    """Mapping of witness to the time of its cosignature on the checkpoint that `witnessed` is about, in seconds since
+    1970."""
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, the content of registrations, checkpoints and the second copy. With a policy, also verify the
-    witnesses' cosignatures. Raises IntegrityError at the first difference."""
+    """Verify the ledger, the stored contents of registered datasets, checkpoints and the second copy. With a policy,
+    also verify the witnesses' cosignatures. Raises IntegrityError at the first difference, or if no checkpoint has the
+    cosignatures that the policy requires."""
     settings = registry.settings
-    # Read these before the database, because another process may write meanwhile.
+    # Read these before the database, because another process may write in the meantime.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
     if (copy := settings.ledger_copy) is not None and copy.exists() and (note := checkpoints.largest_in(copy)):
         kept.append(checkpoints.Kept(copy, note))
@@ -89,11 +91,12 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
 
 
 def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
-    """Verify every entry and hash of the ledger. Raises IntegrityError that names the first wrong entry or checkpoint.
+    """Verify every entry and hash of the ledger. Raises IntegrityError at the first difference; the error names the
+    entry, hash or checkpoint.
 
     Args:
         claims: signed checkpoints that the tree must match.
-        copy: path of the second copy.
+        copy: path of the second copy, whose entries must equal the ledger's; None if there is no second copy.
     """
     growth, nodes, copied = Growth(), _Nodes(), _Copied(copy)
     by_size: dict[int, list[Claim]] = defaultdict(list)
@@ -116,15 +119,15 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
         raise IntegrityError(
-            f"{claim.said_by}: covers {claim.head.size} entries, but the ledger has {growth.size}.",
-            "Restore the newest copy of the registry, and find out who restored an older one.",
+            f"{claim.said_by}: the checkpoint covers {claim.head.size} entries, but the ledger has {growth.size}.",
+            "Restore the newest backup of the registry, and find out who restored an older one.",
         )
     return Verified(audit_log.Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
 
 
 def rows_beside(session: Session) -> dict[str, int]:
-    """Return table -> number of rows that no entry refers to, for tables with such rows. Another program wrote these
-    rows, and readers ignore them."""
+    """Return a mapping of table to the number of rows that no entry refers to. Tables without such rows are omitted.
+    Another program wrote these rows, and readers ignore them."""
     named = {digest for each in session.scalars(select(AuditEntry.subjects)) for digest in _digests_in(each)}
     for table, columns in SIGNED.items():
         for column in columns:
@@ -159,14 +162,14 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
     for claim in claims:
         if claim.head.root != root:
             raise IntegrityError(
-                f"{claim.said_by}: the ledger's first {claim.head.size} entries differ from the signed ones.",
+                f"{claim.said_by}: the ledger's first {claim.head.size} entries differ from the signed entries.",
                 "The log was forked. Find out which version was changed.",
             )
 
 
 class _Nodes:
-    """Compares computed subtree hashes with the stored ones. Each level's hashes are combined into one digest, so that
-    millions of hashes need no memory."""
+    """Compares computed subtree hashes with the stored hashes. The hashes of each level are combined into one digest,
+    so that millions of hashes need little memory."""
 
     def __init__(self) -> None:
         self._levels: list[Any] = []
@@ -178,7 +181,7 @@ class _Nodes:
             self._levels[level].update(hash)
 
     def assert_stored(self, session: Session) -> None:
-        """Raise IntegrityError that names the first stored hash that is missing, different or without an entry."""
+        """Raise IntegrityError if a stored hash is missing, differs from the computed hash, or belongs to no entry."""
         columns = LedgerNode.__table__.c
         query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
         found = [hashlib.sha256() for _ in self._levels]
@@ -197,7 +200,8 @@ class _Nodes:
 
 
 def _wrong_node(session: Session) -> IntegrityError:
-    """Return the error for the first stored hash that is missing or different."""
+    """Return the error for the first stored hash that is missing or different or, if there is none, for hashes that
+    belong to no entry."""
     growth, columns = Growth(), LedgerNode.__table__.c
     levels: dict[int, Iterator[Any]] = {}
     for _, data in tree.leaves(session):
@@ -209,18 +213,20 @@ def _wrong_node(session: Session) -> IntegrityError:
             if stored is None or (stored.position, stored.hash) != (position, hash):
                 return tree.damaged((level, position), "is missing or was changed")
     return IntegrityError(
-        "The ledger's tree: it has hashes of entries that do not exist. Another program changed the registry.",
-        "Restore the registry from a copy, and find out who changed it.",
+        "The ledger's tree contains hashes of entries that do not exist. Another program changed the registry.",
+        "Restore the registry from a backup, and find out who changed it.",
     )
 
 
 class _Copied:
-    """Compares the second copy's valid entries with the ledger's, one at a time."""
+    """Compares the second copy's valid entries with the ledger's entries, one at a time."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._count = path, 0
         if path is not None and not path.exists():
-            raise IntegrityError(f"{path}: the ledger's second copy is missing.", "Mount its medium.")
+            raise IntegrityError(
+                f"{path}: the ledger's second copy is missing.", "Mount the disk that holds this copy."
+            )
         self._lines = iter(checkpoints.entries_of(path)) if path is not None else iter(())
         self._next = next(self._lines, None)
 

@@ -27,16 +27,16 @@ SEPARATOR = re.compile("[ \t]+")
 
 @dataclass(frozen=True)
 class Policy:
-    """The accepted logs and witnesses, and how many witnesses must cosign."""
+    """The accepted logs and witnesses, and the rule for how many witnesses must cosign."""
 
     logs: tuple[Verifier, ...]
     witnesses: Mapping[str, Verifier]
     groups: Mapping[str, tuple[int, tuple[str, ...]]]
-    """Name of a group -> required number of cosigning members, and all members."""
+    """Mapping of a group's name to two values: the number of members that must cosign, and the names of all members."""
     quorum: str
 
     def is_met(self, cosigned: Collection[str]) -> bool:
-        """Return True if cosignatures by these witnesses are enough."""
+        """Return True if cosignatures by these witnesses meet the policy."""
         return self.quorum == NONE or self._has(self.quorum, cosigned)
 
     def _has(self, name: str, cosigned: Collection[str]) -> bool:
@@ -46,14 +46,15 @@ class Policy:
         return sum(self._has(member, cosigned) for member in members) >= needed
 
     def cosigned(self, note: Note) -> dict[str, int]:
-        """Return witness -> time of its cosignature on a note (seconds since 1970). Raises IntegrityError for an
-        invalid cosignature."""
+        """Return a mapping of witness to the time of its cosignature on a note, in seconds since 1970. Raises
+        IntegrityError for an invalid cosignature."""
         found = {name: notes.cosigned_at(note, verifier) for name, verifier in self.witnesses.items()}
         return {name: at for name, at in found.items() if at is not None}
 
 
 def read_policy(path: Path) -> Policy:
-    """Read a policy file (c2sp.org/tlog-policy). Raises InputError that names the invalid line."""
+    """Read a policy file (c2sp.org/tlog-policy). Raises InputError if the file cannot be read, if a line is invalid
+    (the error names the line), or if the quorum is missing."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
@@ -84,11 +85,11 @@ def read_policy(path: Path) -> Policy:
                 case ["quorum", name] if quorum is None and name in {NONE, *witnesses, *groups}:
                     quorum = name
                 case _:
-                    raise InputError("is not a valid line, or uses a name that is not defined above it")
+                    raise InputError("this line is invalid, or uses a name that is not defined above it")
         except InputError as error:
             raise InputError(
                 f"{path}: line {number}: {error.message}.",
-                "Lines are: log, witness, group, quorum (c2sp.org/tlog-policy).",
+                "Begin each line with log, witness, group or quorum (c2sp.org/tlog-policy).",
             ) from None
     if quorum is None:
         raise InputError(f"{path}: the quorum is missing.", "Add a line such as: quorum none")
@@ -96,7 +97,8 @@ def read_policy(path: Path) -> Policy:
 
 
 def request(session: Session, note: Note, old: int) -> str:
-    """Return a request that asks a witness to cosign a checkpoint. The request contains a consistency proof.
+    """Return a request that asks a witness to cosign a checkpoint, with the proof of consistency since the size `old`.
+    Raises InputError if the checkpoint is smaller than `old`.
 
     Args:
         old: size of the checkpoint that the witness cosigned last; 0 if none.
@@ -115,13 +117,13 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
     """Cosign the checkpoint of a request, as a witness. Returns the signature line for the log.
 
     Args:
-        logs: public keys of the logs that the witness is configured for.
-        state: directory with the checkpoint that the witness cosigned last, for each log.
-        at: seconds since 1970.
+        logs: public keys of the logs whose checkpoints the witness may cosign.
+        state: directory that contains, for each log, the last checkpoint that the witness cosigned.
+        at: time of the cosignature, in seconds since 1970.
 
-    Raises InputError for a malformed request or an unknown log, IntegrityError if the log did not sign the checkpoint
-    or was forked, and ConflictError, with the expected size, if the request does not begin at the size that was
-    cosigned last.
+    Raises InputError for a malformed request or an unknown log, and IntegrityError if the log did not sign the
+    checkpoint or was forked. Raises ConflictError, which names the expected size, if the request does not begin at the
+    size that the witness cosigned last.
     """
     old, proof, note = _parse_request(request)
     head = notes.parse_tree_head(note.text)
@@ -137,7 +139,7 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
     if old > head.size:
         raise InputError(
             f"The request's old size, {old} entries, is larger than its checkpoint's size, {head.size}.",
-            "Have the log write the request again.",
+            "Ask the log's operator for a new request.",
         )
     file = state / f"{hashlib.sha256(head.origin.encode()).hexdigest()}.checkpoint"
     with held_within(state / "lock", WAIT_SECONDS):
@@ -158,7 +160,7 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
         if old == 0 and proof:
             raise InputError(
                 "The request contains a consistency proof, but its old size is 0, so there is nothing to prove.",
-                "Create the request again.",
+                "Ask the log's operator for a new request.",
             )
         cosignature = notes.cosigned(note.text, signer, at)
         write_atomically(file, str(note.also([cosignature])))
@@ -166,23 +168,23 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
 
 
 def asked(settings: Settings) -> list[Note]:
-    """Return the checkpoints whose cosignatures were requested, with the cosignatures received so far, newest
-    checkpoint first."""
+    """Return the checkpoints for which cosignatures were requested, each with the cosignatures received so far. The
+    newest checkpoint comes first."""
     found = [read_note(path) for path in _directory(settings).glob("*.note")]
     return sorted(found, key=lambda note: notes.parse_tree_head(note.text).size, reverse=True)
 
 
 def note_asked(settings: Settings, note: Note) -> None:
-    """Store a checkpoint whose cosignatures are requested."""
+    """Store a checkpoint for which cosignatures are requested."""
     path = _path(settings, note)
     if not path.exists():
         write_atomically(path, str(note))
 
 
 def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[Note, list[str]]:
-    """Add a witness's cosignature to the stored checkpoint that it signs. Returns the checkpoint, and the witnesses
-    that cosigned it. Raises IntegrityError if no cosignature of this checkpoint was requested, or if the witness is not
-    in the policy.
+    """Add a witness's cosignature to the stored checkpoint that the cosignature signs. Returns the checkpoint, and the
+    names of all witnesses that cosigned it. Raises IntegrityError if no cosignature of this checkpoint was requested,
+    or if the witness is not in the policy.
 
     Args:
         lines: the witness's answer.
@@ -196,7 +198,7 @@ def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[No
             return extended, sorted(policy.cosigned(extended))
     raise IntegrityError(
         "The answer is not a cosignature of a requested checkpoint by a witness in the policy.",
-        "Check that the policy has the witness's key, and request again.",
+        "Check that the policy has the witness's key, and request the cosignature again.",
     )
 
 
@@ -238,14 +240,14 @@ def _parse_request(text: str) -> tuple[int, list[bytes], Note]:
     first, *proof = header.split("\n")
     old = re.fullmatch(r"old (0|[1-9][0-9]{0,18})", first)
     if not separator or old is None or len(proof) > MOST_PROOF_LINES:
-        raise InputError("This is not a witness request.", "Use the file that the log wrote.")
+        raise InputError("This is not a witness request.", "Use the request file from the log's operator.")
     return int(old[1]), notes.decoded_hashes(proof), notes.parse_note(note)
 
 
 def _key(text: str, kind: int, known: Sequence[Verifier]) -> Verifier:
     verifier = parse_verifier(text)
     if verifier.kind != kind:
-        raise InputError("the key is for another purpose")
+        raise InputError("the key has the wrong type for this kind of line")
     if verifier.key in {each.key for each in known}:
         raise InputError("the key is already listed, under this or another name")
     return verifier
@@ -274,11 +276,13 @@ class Witnessed:
     entries: int
     """Number of entries covered by the newest checkpoint that enough witnesses cosigned."""
     at: Mapping[str, int]
-    """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
+    """Mapping of witness to the time of its cosignature on the checkpoint that `entries` is about, in seconds since
+    1970."""
 
 
 def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
-    """Raise IntegrityError if the log's key lacks the role `log`, or is revoked at the newest entry's index."""
+    """Raise IntegrityError if the log's key lacks the role `log`, or is revoked at the ledger index of the newest
+    entry."""
     key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
     if key is None:
         raise IntegrityError(
@@ -333,4 +337,4 @@ def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
 
 def _raw(key: TrustedKey) -> bytes:
     public = load_pem_public_key(key.public_pem.encode())
-    return public.public_bytes_raw()  # type: ignore[union-attr]  # of the kind Ed25519, as reading the trust root asserts
+    return public.public_bytes_raw()  # type: ignore[union-attr]  # Ed25519, as verified when the trust root was read

@@ -52,7 +52,8 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
     Returns the run's id.
 
     Metrics: every number of the training log by step, the measurements in the manifest, and a trial's loss on the
-    selection side. Parameters: the recipe keys that the stage reads. Tags: the digests.
+    selection side. Parameters: the recipe keys that the stage reads. Tags: line, stage, classification,
+    digests and library versions.
     """
     manifest = adapter.manifest
 
@@ -68,7 +69,8 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
     """Log an evaluation report as a run in its line's experiment, regardless of the outcome. Returns the run's id.
 
-    Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
+    Metrics: each criterion's value for the candidate, and difference. Tags: line, stage, classification, digests and
+    outcome. The description links to the report.
     """
     manifest = report.manifest
     note = _report_link(settings, report.ref.digest, manifest.classification)
@@ -101,11 +103,11 @@ def _mirror(
 
 
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
-    """Add a registered adapter as a version of the MLflow model that has the name of the adapter's line. Returns
-    MLflow's version number.
+    """Add a registered adapter as a version of the MLflow model that is named after the line, unless the version
+    exists. The highest version gets the alias `LATEST`. Returns MLflow's version number.
 
-    Tags: the columns of the adapter's row. Source: the adapter's artifact. MLflow's run has the recipe as parameters,
-    and a link to the evaluation report.
+    Tags: the columns of the adapter's row. Source: the adapter's artifact. The version's run in MLflow has the recipe
+    as parameters, and a link to the evaluation report.
     """
     from mlflow.exceptions import MlflowException
 
@@ -182,8 +184,8 @@ def mirrored(settings: Settings) -> Iterator[Any]:
 
 
 def _claim(client: Any, settings: Settings) -> None:
-    """Write the name of SOVEREIGN_HOME into the database. Raises ConflictError if the database has the name of another
-    SOVEREIGN_HOME."""
+    """Write the name of SOVEREIGN_HOME into the database. Raises ConflictError if the database has the name of a
+    different SOVEREIGN_HOME, or has models but no such name."""
     first = client.get_experiment(FIRST_EXPERIMENT)
     is_used = bool(client.search_registered_models(max_results=1))
     claim_for_home(settings, VARIABLES["mlflow_url"], first.tags.get(HOME), is_used=is_used)
@@ -297,7 +299,7 @@ ALIASES: Mapping[str, frozenset[State]] = {
     "staging": frozenset({"staged"}),
     "production": frozenset({"production"}),
 }
-"""Alias -> states of an adapter. The newest version whose adapter is in one of these states gets the alias."""
+"""Maps each alias to states. The newest version whose adapter is in one of these states gets the alias."""
 
 _QUERY = """
 SELECT v.name, v.version, v.source, mirrored.value, named.value, a.alias
@@ -331,7 +333,7 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """MLflow's version, if it mirrors an adapter wrongly or a second time. None for all other differences."""
+    """The version that mirrors an adapter wrongly or twice, or mirrors none. None for a missing version or an alias."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
@@ -365,7 +367,7 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
 
 
 def follow(registry: Registry, settings: Settings, line: str) -> None:
-    """Set a line's aliases in MLflow to match the registry's states. Does nothing if MLflow was never used."""
+    """Set a line's aliases in MLflow to match the registry's states. Does nothing if the line has no version."""
     if not _is_there(settings):
         return
     with registry.reading() as session:
@@ -394,7 +396,7 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
         follow(registry, settings, line)
     except Exception as error:  # any error of MLflow, its database or its disk
         failed = f"MLflow does not show the state of line {line} yet ({type(error).__name__}); the act is logged"
-        tell(f"{failed}. `sovereign adapters mlflow --repair` corrects it.")
+        tell(f"{failed}. `sovereign adapters mlflow --repair` corrects MLflow.")
         return failed
     return None
 
@@ -436,15 +438,16 @@ class Registered(NamedTuple):
 
 
 def expected_aliases(adapters: Sequence[Registered], state: Mapping[str, State]) -> dict[str, Registered]:
-    """Return alias -> the adapter that should have the alias. Omits an alias that no adapter should have."""
+    """Return a mapping of alias to the adapter that should have the alias. Omits an alias that no adapter should
+    have."""
     ordered = sorted(adapters, key=lambda adapter: numbers_of(adapter.version))
     found = {alias: each for alias, of in ALIASES.items() for each in ordered if state[each.id] in of}
     return found | ({LATEST: ordered[-1]} if ordered else {})
 
 
 def _registered(session: Session, line: str | None) -> dict[str, list[Registered]]:
-    """Return line -> its adapters, for one line or for every line. Reads few columns, because loading a row's large
-    values would take most of the time."""
+    """Return a mapping of line to the line's adapters, for one line or for all lines. Reads few columns, because
+    loading a row's large values would take most of the time."""
     query = select(Adapter.line, Adapter.id, Adapter.version, Adapter.adapter_digest, Adapter.record_digest)
     found = defaultdict[str, list[Registered]](list)
     for each, *columns in session.execute(query if line is None else query.where(Adapter.line == line)):
@@ -480,10 +483,8 @@ def _differences_of(
             found.append(Difference(line, f"{adapter.id} has no version"))
     for record, others in by_record.items():
         for version in others:
-            what = f"mirrors {short(record)}" if record is not None else "mirrors nothing"
-            found.append(
-                Difference(line, f"version {version.number} {what}, but no such adapter is registered", version)
-            )
+            what = f"mirrors {short(record)}, which is not registered" if record is not None else "mirrors no adapter"
+            found.append(Difference(line, f"version {version.number} {what}", version))
     has = {alias: version for version in versions for alias in version.aliases}
     expected = expected_aliases(adapters, state)
     for alias in (*ALIASES, LATEST):
@@ -497,8 +498,8 @@ def _differences_of(
 
 
 def _versions(settings: Settings) -> list[Version]:
-    """Return every version with its tags and aliases. Uses one SQL query, which is sixty times as fast as MLflow's own
-    search."""
+    """Return all model versions in MLflow, with one SQL query, which is sixty times as fast as MLflow's own search.
+    Raises NotFoundError if the database cannot be read."""
     if not _is_there(settings):
         return []
     engine = create_engine(settings.mlflow_url)

@@ -29,13 +29,13 @@ class DatasetFacts(Frozen):
     sources: tuple[dict[str, Any], ...]
     """The institution's source files, each with its SHA-256."""
     rows_held_out: int
-    """Number of held-out rows. This field and the following ones come from the data card."""
+    """Number of held-out rows. This field and the next three are copied from the data card."""
     by_classification: dict[str, int]
-    """Classification level -> rows."""
+    """Number of rows at each classification level."""
     tokens: dict[str, Any]
     """Token counts of the training rows and of the held-out rows, with the base model's tokenizer."""
     findings: dict[str, int]
-    """Name of a warning on the data card -> number of rows with it."""
+    """Number of rows with each warning on the data card, by the warning's name."""
     card_sha256: str
 
 
@@ -98,11 +98,11 @@ class LearnedRewardFacts(Frozen):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> a digest over everything except the replies that decides the part's scores.
-    The digest of a part that is a reward model is the reward model's artifact digest.
-    """
+    """Maps the name of each part of the reward to a digest over everything that decides the part's scores, except the
+    replies. For a reward model, this is the digest of its artifact."""
     code: dict[str, str]
-    """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
+    """Maps the recipe path of each program and file to its SHA-256. Includes the machine's files that a command
+    uses."""
 
 
 class AdapterRecord(Frozen):
@@ -126,7 +126,7 @@ class AdapterRecord(Frozen):
     evaluation: dict[str, Any]
     """Numbers of the evaluation report and of its scores."""
     lineage: dict[str, str]
-    """Kind -> digest of every artifact upstream of the adapter and its evaluation."""
+    """Maps each kind to the digest of the artifact of this kind, for all artifacts upstream of the record."""
     gates: tuple[GateFacts, ...]
     parent_adapter: ParentAdapterFacts | None = None
     """The parent adapter. None if training started from the base model."""
@@ -175,7 +175,7 @@ def read_record(artifact: Artifact) -> AdapterRecord:
 
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
     """List the contradictions between a record and the manifests and gate records of its lineage. Reads only manifests
-    and verdicts. Raises IntegrityError if an artifact was changed.
+    and verdicts. Raises IntegrityError if one of them was changed.
 
     Args:
         manifest: the manifest of the record's own artifact.
@@ -266,7 +266,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """Return the facts of a waiver, or None if the waiver's artifact is for another gate record or another outcome.
+    """Return the facts of a waiver, or None if the waiver's artifact is for a different gate record or outcome.
 
     Raises IntegrityError if a file changed. Does not verify the officer's signature (`gates.read_waiver` does).
     """
@@ -306,7 +306,7 @@ def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
     """Build an adapter's bill of materials in the CycloneDX format.
 
     The adapter is the subject. The components are the base model, parent adapter, reward model, datasets and libraries.
-    A digest identifies each component; a package URL identifies each library.
+    A library is identified by its package URL, any other component by its digest.
     """
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [

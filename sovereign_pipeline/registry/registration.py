@@ -1,8 +1,8 @@
 """Build an adapter's record as an artifact, and register the adapter with the datasets and base models it depends on.
 
-An adapter counts as trained on three groups of datasets: its own, those of every parent adapter, and those of its base
-model if the base model was tuned here. Held-out documents are not counted as trained on. Canaries are rows, so they
-count.
+An adapter counts as trained on its own datasets and on the datasets of its parent adapters. If this installation tuned
+the base model, the base model's datasets count too. Held-out documents do not count. Canaries count, because they are
+training rows.
 """
 
 import datetime
@@ -98,8 +98,8 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises StaleInput if a stage would build another upstream artifact today, GateRefused if an upstream artifact did
-    not pass a gate, and IntegrityError if a dataset has no raw_corpus in its lineage.
+    Raises StaleInput if a stage would build a different upstream artifact today, GateRefused if an upstream artifact
+    neither passed a gate nor was waived, and IntegrityError if a dataset has no raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
     assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
@@ -132,8 +132,8 @@ def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef)
 
 
 def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Return the verdict of the record's gate. Derives every fact from the artifacts again, hashes the weights, and
-    reads the record of each gate."""
+    """Return the verdict of the record's gate: a pass if every fact can be derived again from the artifacts, each
+    upstream gate has a record, and the adapter's level is not above the line's ceiling. Hashes the weights."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
     evaluated = {(each.stage, each.gate) for each in record.gates}
@@ -169,7 +169,6 @@ def _outcomes(gates: tuple[GateFacts, ...]) -> str:
 
 
 def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
-    """Return the line's purpose, owner and method, and the code version and recipe keys of every upstream gate."""
     return {
         "purpose": line.purpose,
         "owner": line.owner,
@@ -202,7 +201,8 @@ def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Yield each upstream stage once, earliest first, with the artifact that the stage built for this line."""
+    """Yield these stages and all stages upstream of them, each once with its artifact for this line, earliest first.
+    Leaves out a stage that passes an input through."""
     seen: set[str] = set()
 
     def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
@@ -321,7 +321,8 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """Return the report's summary. Adds the summary of the adapter's scores, keyed by kind of scores artifact."""
+    """Return the report's summary, with the summary of each scores artifact of the adapter under that artifact's
+    kind."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -339,17 +340,18 @@ def register(
 ) -> Adapter:
     """Register the adapter of a record, or return its row if it is already registered.
 
-    First asserts all gates again, compares the identity of every artifact in the lineage (including files outside the
-    store) with today's, and hashes every file. Skips only unscrubbed text that this machine cannot read. Writes nothing
-    on an error.
+    First checks again that every gate passed or was waived. Then checks that each stage would give its artifact in the
+    lineage the same identity today (which covers files outside the store), and hashes every file except unscrubbed text
+    that this machine cannot read. Writes nothing on an error.
 
     Raises:
-        StaleInput: a stage would build another artifact of the lineage today.
+        StaleInput: a stage would build a different artifact today than the one in the lineage.
+        NotFoundError: the parent adapter is not registered.
         GateRefused: an artifact neither passed a gate nor was waived.
-        IntegrityError: a file changed, artifacts do not belong together, or another adapter is registered under the
+        IntegrityError: a file changed, artifacts do not belong together, or a different adapter is registered under the
             parent adapter's id.
-        InputError: the base model is registered under another name or licence, or the institution's engine cannot serve
-            the adapter.
+        InputError: the base model is registered under a different name or licence, or the institution's engine cannot
+            serve the adapter.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -418,7 +420,7 @@ def register(
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
     """Assert that the parent adapter in a record is the adapter that is registered under its id. Raises NotFoundError
-    if the id is not registered, and IntegrityError if the id belongs to another adapter.
+    if the id is not registered, and IntegrityError if the id belongs to a different adapter.
 
     Args:
         artifact: the record's artifact.
@@ -482,8 +484,8 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
 
 
 def _add_base_model(session: Session, base: BaseModelFacts) -> None:
-    """Add the base model's row if the model is new. Raises InputError if the model is registered under another name or
-    licence."""
+    """Add the base model's row if the model is new. Raises InputError if the model is registered under a different
+    name or licence."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
@@ -521,12 +523,12 @@ def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[
 def as_entered(
     store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the datasets and base models in an adapter's lineage for the registration's ledger entry, and the
-    documents and sources of each dataset. These are stored with the entry, and recalls search them.
+    """Return two values for the ledger entry of a registration: the datasets and base models in the adapter's lineage,
+    and the documents and sources of each dataset as bytes. Recalls search these bytes, which are stored with the entry.
 
     `directly` is True for a dataset that the adapter itself was trained on, and False if only a parent adapter or the
-    base model was. `base_models` maps each base model's digest to True if it is the adapter's own base model, and to
-    False otherwise.
+    base model was trained on it. `base_models` maps each base model's digest to True if it is the adapter's own base
+    model, and to False otherwise.
 
     Args:
         own: digests of the datasets that the adapter's record names.

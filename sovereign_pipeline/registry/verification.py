@@ -44,7 +44,7 @@ class Checked:
     path: str
     files: int
     bytes: int
-    """Total size, including the manifest."""
+    """Total size; for an artifact, including manifest and signatures."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Withheld:
 
 
 Examined = Checked | ChangedSource | str
-"""The result for a source file or suite: verified, a changed source file, or a note about a changed suite."""
+"""The result for a source file or suite: a verified file, a changed source file, or a note about a changed suite."""
 
 
 def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
@@ -155,7 +155,7 @@ class CardOfDataset:
 
 def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
     """Return the registered data card of a dataset. Raises NotFoundError if the store lacks the artifact, and
-    IntegrityError that names the first changed file.
+    IntegrityError if a file was changed or the card is not the registered one.
 
     Args:
         row: the dataset's row, as returned by `show_dataset`.
@@ -174,7 +174,8 @@ def card_of(artifact: Artifact) -> CardOfDataset:
 
 
 def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
-    """Open and verify the artifact of a registered dataset. Raises the errors of `card_of_dataset`."""
+    """Open and verify the artifact of a registered dataset. Raises NotFoundError if the artifact is missing, and
+    IntegrityError if a file changed."""
     return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
@@ -230,8 +231,7 @@ class VerificationReport:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """`verified`, and one more outcome each if sources changed, if the corpus is withheld, and if weights were
-        purged."""
+        """Return `verified`, followed by `sources changed`, `corpus withheld` and `weights purged` if they apply."""
         further: dict[Outcome, object] = {
             "sources changed": self.changed_sources,
             "corpus withheld": self.withheld,
@@ -296,7 +296,7 @@ def verify_dataset(
     registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = silent
 ) -> VerificationReport:
     """Hash a registered dataset and everything upstream of it, and compare its registry row with its card and files.
-    Raises IntegrityError at the first difference, and NotFoundError if no such dataset is registered.
+    Reports changed source files. Raises IntegrityError for any other change, and NotFoundError for an unknown dataset.
 
     Args:
         digest: digest of the dataset, or a prefix.
@@ -369,7 +369,7 @@ def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress, 
 
 
 def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress, opening: Open) -> Iterator[Artifact]:
-    """Yield the artifacts from which a base model was built here, and everything upstream of them."""
+    """Yield the artifacts from which this installation built a base model, and everything upstream of them."""
     for ref, _ in artifacts_of(store, base_model.manifest.external_inputs):
         artifact = opening(ref)
         ancestors = _open_lineage(store, artifact, progress, opening)
@@ -389,8 +389,8 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
 
 
 def _checked_verification(artifact: Artifact) -> Iterator[Read]:
-    """Yield a result for the artifact's directory in the store, and one for its directory under the corpus root, if it
-    has one."""
+    """Yield a result for the artifact's directory in the store. Yield a second result for its directory under the
+    corpus root, if it has one."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
@@ -453,9 +453,8 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Read]:
-    """Verify each gate's record and waiver against the manifests in the registry, and yield a result for each. Raises
-    IntegrityError if the registry and the adapter's record name different manifests, or if an officer's signature is
-    invalid."""
+    """Verify each gate's record and waiver, and yield a result for each. Raises IntegrityError if a file was changed,
+    if an officer's signature is invalid, or if registry row and adapter record differ in a gate record or waiver."""
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
     missing = named.keys() - registered.keys()
@@ -480,8 +479,8 @@ def _gate_records(
 
 
 def assert_waivers_count(registry: Registry, store: ArtifactStore, row: Adapter) -> None:
-    """Verify the officers' signatures of an adapter's gate waivers. Raises IntegrityError, also for a key that was
-    revoked before the waiver."""
+    """Verify the officers' signatures of an adapter's gate waivers. Raises IntegrityError if a signature is invalid, or
+    if its key was revoked before the waiver."""
     for each in row.gate_records:
         if "waiver" in each:
             _waiver(registry, store, row, each["waiver"])

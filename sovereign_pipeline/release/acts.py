@@ -63,11 +63,11 @@ class Acted(Generic[R]):
 def enter_act(
     session: Session, settings: Settings, signer: Signer, act: Act, acted: Acted[R], further: Iterable[Table] = ()
 ) -> None:
-    """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError if the trust
-    root does not permit the officer this act at the level of every adapter.
+    """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError unless the
+    officer has the act's permission at the level of every adapter.
 
     Args:
-        further: more rows to add, which refer to the act's row.
+        further: additional rows to add. They refer to the act's row.
     """
     trust = officers.trust_root(settings)
     about = _about(session, acted.adapters)
@@ -84,8 +84,9 @@ def enter_act(
 
 
 def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]]) -> list[R]:
-    """Return the rows of valid acts of one type. Omits an act if its key was already revoked at the act's ledger
-    entry. Raises IntegrityError for the first remaining act that no permitted officer signed."""
+    """Return the rows of valid acts of one type. Omits an act if the key that signed it was already revoked at its
+    ledger entry. Raises IntegrityError if an act has no ledger entry, or if no permitted officer signed exactly its
+    facts."""
     acted = list(rows)
     if not acted:
         return []
@@ -129,8 +130,7 @@ def _assert_signed(
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Return a mapping of adapter id to the adapter's classification level and the SHA-256 of its record's manifest,
-    sorted by id."""
+    """Return a mapping of adapter id to classification level and SHA-256 of the record's manifest, sorted by id."""
     query = select(Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
     ids = sorted(adapters)
     found: dict[str, tuple[str, str]] = {}
@@ -143,12 +143,13 @@ def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, 
 ADDED = "known issue added"
 ADDING = Act(ADDED, "issue", KNOWN_ISSUE, lambda said: f"known issue {said['number']} of {said['adapter']}")
 LONGEST = 500
-"""Maximum number of characters: enough to describe an issue, and too few to paste a document."""
+"""Maximum number of characters of a known issue: enough to describe it, and too few to paste a document."""
 
 
 def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) -> KnownIssue:
-    """Record a known issue of an adapter, signed by an officer. Raises InputError if the text is empty or too long,
-    NotFoundError for an unknown adapter, and SignInError if the officer lacks the permission at the adapter's level."""
+    """Record a known issue of an adapter, signed by an officer. Raises InputError if the text is empty or too long, and
+    NotFoundError for an unknown adapter. Raises SignInError if the officer lacks the permission at the adapter's
+    level."""
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     issue = KnownIssue(adapter_id=adapter_id, text=words_of_issue(text), added_at=now)
     return enter_numbered(registry, signer, ADDING, issue, now)
@@ -169,7 +170,7 @@ def issues_by_adapter(
     omitted. Raises the errors of `acts_that_count`.
 
     Args:
-        adapter_id: return the issues of this adapter only.
+        adapter_id: return only the issues of this adapter; None for all adapters.
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
     issues = session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id))

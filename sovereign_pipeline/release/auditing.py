@@ -68,8 +68,8 @@ def audit_adapter(
         registry: an open registry; read-only is enough.
         root_sha256: SHA-256 of the trust root's first root.
 
-    Raises IntegrityError at the first invalid file, entry, row or signature, which the message names; and NotFoundError
-    if the adapter is not registered.
+    Raises IntegrityError if a file, ledger entry, row or signature is invalid; the error names the first. Raises
+    NotFoundError if the adapter is not registered.
     """
     trust = load_trust(settings.data / TRUST, root_sha256)
     ledger = verify_registry(registry).ledger
@@ -89,8 +89,9 @@ def audit_adapter(
 def verify_with_acts(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Progress
 ) -> VerificationReport:
-    """Verify an adapter and its inputs, and every signed act about its line, using the trust root in the data root.
-    Raises the errors of `verify_adapter`, and IntegrityError that names the first invalid act."""
+    """Verify an adapter and its inputs, and every signed act about its line and its parents' lines. Uses the trust root
+    in the data root. Raises the errors of `verify_adapter`, and IntegrityError if an act is invalid; the error names
+    the first such act."""
     report = verify_adapter(registry, store, settings, adapter_id, progress)
     _verify_acts(registry, store, settings, trust_root(settings), adapter_id)
     return report

@@ -40,7 +40,7 @@ from sovereign_pipeline.release.acts import Act, acts_that_count, enter_numbered
 from sovereign_pipeline.release.recall import open_recalls
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-"""Files of a base model that decide how a conversation is formatted for it."""
+"""Files of a base model that decide how a conversation is formatted for the model."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _base_superseded(session: Session, given: Registered) -> Iterator[str]:
         name = given.line.training.base_model
         digest = digest_of(load_card(given.settings, name).files)
         yield (
-            f"the line's base model is {name} {short(digest)} now, and the adapter's is {given.adapter.base_model} "
+            f"the line's base model is now {name} {short(digest)}, but the adapter's is {given.adapter.base_model} "
             f"{short(given.adapter.base_model_digest)}"
         )
 
@@ -95,8 +95,8 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
-    """Return the base-model files whose SHA-256 in today's card differs from the SHA-256 in the adapter's base model. A
-    file counts as changed if only one of the two lists it."""
+    """Return the names of base-model files whose SHA-256 in today's card differs from that in the registry's row of the
+    adapter's base model. A file is also returned if only the card or only the row lists it."""
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -112,7 +112,7 @@ def _source_withdrawn(session: Session, given: Registered) -> Iterator[str]:
             if source["name"] not in named:
                 yield f"the recipe no longer names the source '{source['name']}'"
             elif not (given.settings.data / source["path"]).is_file():
-                yield f"{source['path']} is gone"
+                yield f"{source['path']} no longer exists"
     for recall in open_recalls(session, given.settings, adapter.id):
         yield f"{recall.id} applies to the adapter"
 
@@ -128,7 +128,7 @@ def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
             now = {str(kind): each for kind, each in given.institution.treatments(given.line.line).items()}
             differing = sorted(kind for kind in then.keys() & now.keys() if then[kind] != now[kind])
             if differing:
-                yield f"{and_more(differing)} is treated differently"
+                yield f"the treatment of {and_more(differing)} changed"
 
 
 def _manifest(given: Registered, digest: str) -> Manifest:
@@ -162,9 +162,9 @@ class Due:
     """Due date by the calendar."""
     state: State
     causes: tuple[Cause, ...]
-    """Events that make the review due before `on`."""
+    """Events that make the review due even if `on` is in the future."""
     retrain: bool
-    """True if the recipe allows the line to be run again."""
+    """True if a due review also runs the line again."""
     has_recipe: bool
     """False if the line's recipe is missing or invalid."""
     key: str | None
@@ -221,8 +221,7 @@ def _due(
 
 
 def _newest_adapters(session: Session, line: str | None) -> list[Adapter]:
-    """Return each line's adapter with the highest version, ignoring rejected, recalled and retired adapters. Sorted by
-    line."""
+    """Return each line's adapter with the highest version, ignoring final states (`ENDED`), sorted by line."""
     adapters, state = select(Adapter.id, Adapter.line, Adapter.version), states(session, line)
     newest: dict[str, tuple[tuple[int, int, int], str]] = {}
     for each, of, version in session.execute(adapters if line is None else adapters.where(Adapter.line == line)):

@@ -63,9 +63,9 @@ def plan_purge(
 ) -> Plan:
     """List the files that a purge would remove: weights that no other adapter needs. Verifies each file.
 
-    Raises NotFoundError for an unknown adapter, ConflictError if the adapter is in use, needed by another one or purged
-    already, and IntegrityError if a file differs from the registered one or the dependent adapters cannot be
-    determined.
+    Raises NotFoundError for an unknown adapter. Raises ConflictError if the adapter is not retired, rejected or
+    recalled, if it was already purged, or if another adapter or a base model needs its weights. Raises IntegrityError
+    if a file differs from the registered file, or if the dependent adapters cannot be determined.
     """
     adapter = catalog.find_adapter(registry, adapter_id)
     with registry.reading() as session:
@@ -76,13 +76,14 @@ def plan_purge(
         needed = _needed(session, store, progress)
     if adapter.adapter_digest in needed:
         raise ConflictError(
-            f"{needed[adapter.adapter_digest]} needs the weights of {adapter_id}.", "Retire that adapter first."
+            f"{needed[adapter.adapter_digest]} needs the weights of {adapter_id}.",
+            "First retire the adapter that needs them.",
         )
     files: list[catalog.PurgedFile] = []
     for ref in _trained(store, adapter):
         if ref.digest not in needed:
             files += _weights(store, ref)
-            store.open(ref)  # Verify the files that the purge entry will list.
+            store.open(ref)  # Verify the files that the purge's ledger entry will list.
     _assert_no_base_model(settings, adapter_id, files)
     return Plan(adapter, state, tuple(files))
 
@@ -90,9 +91,9 @@ def plan_purge(
 def purge(
     registry: Registry, store: ArtifactStore, settings: Settings, signer: Signer, plan: Plan, reason: str
 ) -> catalog.Purge:
-    """Log a signed purge in the ledger, then remove the files. Needs the permission `retire`. Raises SignInError
-    without it, InputError for an empty reason, and ConflictError if the registry changed since the purge was
-    planned."""
+    """Log a signed purge in the ledger, then remove the files. Raises SignInError if the officer lacks the permission
+    `retire`, InputError for an empty reason, and ConflictError if, since the plan was made, the adapter was purged or
+    another adapter needs a file."""
     reason = officers_words(reason, "A purge")
     trust, adapter = trust_root(settings), plan.adapter
     officer = officer_of(trust, signer.keyid)
@@ -129,9 +130,9 @@ def purge(
 def finish_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
 ) -> tuple[catalog.Purge, int] | None:
-    """Remove the files of a logged purge. Returns the purge and the number of bytes removed now, or None if no purge is
-    logged. Raises IntegrityError if no officer signed the purge, and ConflictError if an adapter needs the weights
-    now."""
+    """Remove the files of a logged purge. Returns the purge and the number of bytes that this call removed, or None if
+    no purge is logged. Raises IntegrityError if no officer signed the purge, and ConflictError if an adapter or a base
+    model now needs the weights."""
     trust = trust_root(settings)
     with registry.reading() as session:
         recorded = catalog.purge_of(session, trust, adapter_id)
@@ -171,17 +172,14 @@ def _assert_ended(session: Session, adapter: Adapter) -> catalog.State:
     if state not in catalog.ENDED:
         raise ConflictError(
             f"{adapter.id} is {state}, so its weights cannot be purged.",
-            "Only a retired, rejected or recalled adapter can be purged.",
+            "First retire, reject or recall the adapter.",
         )
     return state
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return a mapping of artifact to the id of an adapter that needs the artifact. Retired, rejected and recalled
-    adapters are ignored.
-
-    The inputs are read from the artifacts' own manifests, which the registry cannot misstate.
-    """
+    """Return a mapping of artifact digest to the id of an adapter that needs the artifact. Ignores retired, rejected
+    and recalled adapters. Reads an artifact's inputs from its signed manifest, not from the registry."""
     state = catalog.states(session)
     living = [
         each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in catalog.ENDED
@@ -200,12 +198,12 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
         if file.artifact in needed:
             raise ConflictError(
                 f"{needed[file.artifact]} needs the weights of {plan.adapter.id} ({short(file.artifact)}).",
-                "Retire that adapter first.",
+                "First retire the adapter that needs them.",
             )
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[catalog.PurgedFile]) -> None:
-    """Raise ConflictError if the card of a base model lists one of the files: a tuned model can be a base model."""
+    """Raise ConflictError if the card of a base model lists one of the files. A tuned model can be a base model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem
@@ -239,8 +237,8 @@ def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
 
 
 def _remove(store: ArtifactStore, file: catalog.PurgedFile) -> int:
-    """Remove a file if it exists, and its directory if the directory becomes empty. Returns the number of bytes
-    removed."""
+    """Remove a file if it exists, and its directory if it becomes empty. Returns the number of bytes removed. Raises
+    IntegrityError unless the file is in the manifest of an artifact with trained weights."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
         raise IntegrityError(

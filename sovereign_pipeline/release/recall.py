@@ -49,7 +49,7 @@ class Question:
 
     @property
     def given(self) -> dict[str, str]:
-        """Mapping of each field that is set to its value."""
+        """Mapping of field name to value, for each field that is set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -68,14 +68,14 @@ class TrainingData:
     """Mapping of a dataset's digest to `directly` and `contents`. `directly` is False if only a parent adapter or the
     base model was trained on the dataset. `contents` is the digest of the dataset's documents and sources."""
     base_models: Mapping[str, bool]
-    """Mapping of a base model's digest to True if it is the adapter's own base model."""
+    """Mapping of a base model's digest to True if it is the adapter's own base model, otherwise to False."""
 
 
 def training_data(session: Session, adapter_id: str | None = None, after: int = 0) -> dict[str, TrainingData]:
     """Return a mapping of adapter id to the adapter's training data.
 
     Args:
-        adapter_id: return this adapter only.
+        adapter_id: return only this adapter's data; None for all adapters.
         after: return only adapters registered after the ledger entry with this number.
     """
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED, AuditEntry.sequence > after)
@@ -93,7 +93,7 @@ def holders(session: Session, question: Question, stated: Mapping[str, TrainingD
     documents and sources do not match the ledger.
 
     Args:
-        question: exact ids and full digests, as the datasets have them.
+        question: the search, with exact ids and full digests as in the datasets.
         stated: the adapters to search, from `training_data`.
     """
     if question.base_model is not None:
@@ -128,8 +128,7 @@ def _matches(content: bytes, question: Question) -> bool:
 
 
 def _names_in(session: Session, stated: Mapping[str, TrainingData], what: str) -> set[str]:
-    """Return the names of all documents, or of all sources, that any of the adapters was trained on. what: `documents`
-    or `sources`."""
+    """Return the names of all `documents` or all `sources` (`what`) that any of the adapters was trained on."""
     contents = {said["contents"] for data in stated.values() for said in data.datasets.values()}
     return {name for _, each in contents_in(session, contents) for name in json.loads(each)[what]}
 
@@ -166,15 +165,16 @@ class Answer:
     """The search with normalised ids and full digests."""
     holders: tuple[Holder, ...]
     also: tuple[str, ...] = ()
-    """Further ids in the datasets that are other spellings of the document's id, or its pseudonym. A recall of the
-    document does not cover these ids."""
+    """Other spellings of the document's id in the datasets, or its pseudonym. A recall of the document does not cover
+    these ids."""
 
 
 def ask(registry: Registry, question: Question) -> Answer:
     """Return the adapters that were trained on the searched data. A digest prefix needs at least 6 digits.
 
-    Raises NotFoundError if no adapter has the source, dataset or base model; InputError if no field is set or the set
-    fields cannot be combined; and IntegrityError if a dataset's documents and sources do not match the ledger.
+    Raises NotFoundError if no adapter has the source, dataset or base model, or if several digests have the prefix.
+    Raises InputError if no field is set, if the set fields cannot be combined, or if a value is malformed or several
+    document ids match it. Raises IntegrityError if a dataset's documents and sources do not match the ledger.
     """
     with registry.reading() as session:
         return _answer(session, registry.settings, question)
@@ -184,7 +184,7 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
     """Open a recall, signed by an officer who was shown the search result.
 
     Raises InputError for an empty search result or reason, ConflictError if the search result changed since it was
-    shown, and SignInError if the officer lacks the permission at the level of every adapter.
+    shown, and SignInError if the officer lacks the permission at the level of one of the adapters.
     """
     reason = officers_words(reason, "A recall")
     assert_holders(asked)
@@ -209,7 +209,8 @@ def assert_holders(answer: Answer) -> None:
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
     """Record an officer's signed waiver, which exempts one adapter from a recall. Raises the errors of
-    `recall_to_waive`, and SignInError if the officer lacks the permission at the adapter's level."""
+    `recall_to_waive`, InputError for an empty reason, and SignInError if the officer lacks the permission at the
+    adapter's level."""
     reason = officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall_to_waive(session, registry.settings, recall_id, adapter_id)
@@ -220,23 +221,27 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Si
 
 
 def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:
-    """Return a recall that may be waived for an adapter. Raises NotFoundError for an unknown recall, InputError if it
-    does not apply to the adapter, and ConflictError if it is already waived."""
+    """Return a recall that may be waived for an adapter. Raises NotFoundError for an unknown recall, InputError if the
+    recall does not apply to the adapter, and ConflictError if it is already waived."""
     recall = session.get(Recall, recall_id)
     if recall is None:
         known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
         raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
         raise ConflictError(
-            f"{recall_id} was already waived for {adapter_id}. The waiver is invalid if its key has been revoked."
+            f"{recall_id} was already waived for {adapter_id}. The waiver is invalid if the key that signed it "
+            f"has been revoked."
         )
     if recall not in open_recalls(session, settings, adapter_id):
-        raise InputError(f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter that it applies to.")
+        raise InputError(
+            f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter to which this recall applies."
+        )
     return recall
 
 
 def open_recalls(session: Session, settings: Settings, adapter_id: str, state: State | None = None) -> list[Recall]:
-    """Return the recalls that apply to an adapter, oldest first. They forbid its release. Empty for a retired adapter.
+    """Return the recalls that apply to an adapter, oldest first. They forbid the adapter's release. No recall applies
+    to a retired adapter.
 
     Args:
         state: the adapter's state, if the caller knows it already.
@@ -263,10 +268,10 @@ def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
 def ids_of_recalls_of_data(
     registry: Registry, datasets: Collection[str], base_models: Collection[str], adapters: Collection[str]
 ) -> list[str]:
-    """Return the recalls of some datasets and base models, oldest first, regardless of the state of the adapters that
-    were trained on them. Leaves out a recall that was waived for one of `adapters`.
+    """Return the ids of the recalls of these datasets and base models, oldest first. The states of the adapters that
+    were trained on them have no effect. Omits a recall that was waived for one of `adapters`.
 
-    Data that no registered adapter was trained on is in no recall yet. Raises the errors of `open_recalls`.
+    No recall exists for data that no registered adapter was trained on. Raises the errors of `open_recalls`.
     """
     with registry.reading() as session:
         recalls = [each for each in _on_record(session, registry.settings) if not each.waivers.keys() & {*adapters}]
@@ -285,11 +290,11 @@ def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) ->
 def recalls_in_force(
     session: Session, settings: Settings, state: Mapping[str, State] | None = None
 ) -> dict[str, list[Recall]]:
-    """Return a mapping of adapter id to the recalls that apply to the adapter, oldest first. Raises the errors of
-    `open_recalls`.
+    """Return a mapping of adapter id to the recalls that apply to the adapter, oldest first. Omits retired adapters and
+    adapters without recalls. Raises the errors of `open_recalls`.
 
     Args:
-        state: the state of each adapter to return; None returns all adapters.
+        state: the states of the adapters to return, by adapter id; None for all adapters.
     """
     recalls = _with_entries(session, settings)
     if not recalls:
@@ -307,13 +312,13 @@ def recalls_in_force(
 
 @dataclass(frozen=True)
 class Answering:
-    """The adapters of a line that could answer users, from one change until the next."""
+    """The adapters of a line that could answer users from the time `at` until the line's next change."""
 
     at: datetime.datetime
     production: str | None
     staged: str | None
     recalls: Mapping[str, tuple[str, ...]]
-    """Mapping of each adapter that answered nobody because of recalls to the ids of these recalls."""
+    """Mapping of adapter id to the ids of the recalls that stopped the adapter from answering users."""
 
     @property
     def adapters(self) -> list[str]:
@@ -322,11 +327,11 @@ class Answering:
 
 
 def answering(session: Session, settings: Settings, line: str) -> list[Answering]:
-    """Return the periods of a line, oldest first, each with the adapters that could answer users. Raises the errors of
-    `open_recalls`.
+    """Return the periods between changes of a line, oldest first, each with the adapters that could answer users.
+    Raises the errors of `open_recalls`.
 
-    Before the line's first flag, the transitions decide which adapters answer; after it, the flag does. An adapter
-    under a recall or in a final state answers nobody.
+    Before the line's first flag, the adapter in production answers. Then the newest flag decides which adapters answer.
+    An adapter under a recall, or in a state that is not in `_ANSWERS`, does not answer.
     """
     recalls_entered = _with_entries(session, settings)
     recalled = {
@@ -365,14 +370,15 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
 
 
 def answering_at(session: Session, settings: Settings, line: str, at: datetime.datetime | None) -> Answering | None:
-    """Return which adapters of a line could answer users at a time. If `at` is None, the time is now. Returns None for
-    a time before the line's first change."""
+    """Return the adapters of a line that could answer users at a time. If `at` is None, the time is now. Returns None
+    for a time before the line's first change."""
     steps = answering(session, settings, line)
     return next((each for each in reversed(steps) if at is None or each.at <= at), None)
 
 
 def _is_of_revoked_key(change: AuditEntry, settings: Settings) -> bool:
-    """Return whether the pipeline's key that signed a flag's change was revoked before the change was logged."""
+    """Return True if a flag's change is marked as `OVERTAKEN`, and the pipeline's key that signed the change was
+    revoked before the change was logged."""
     keyid = change.actor.removeprefix(f"{PIPELINE}:")
     return OVERTAKEN in change.subjects and trust_root(settings).is_revoked_at(PIPELINE, keyid, change.sequence - 1)
 
@@ -381,16 +387,13 @@ ENTERED_LATE = datetime.timedelta(seconds=5)
 """Longest usual delay between an act and its ledger entry. A longer delay means that the registry was down at the time
 of the act."""
 _ANSWERS = ("production", "staged", "superseded")
-"""States of adapters that a flag may give to users. `superseded` is included, because an officer's rollback changes the
-flag before it makes the transition."""
+"""States in which an adapter may answer users through a flag. `superseded` is included, because an officer's rollback
+changes the flag before the transition."""
 
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
-    """Return the time at which an act took effect. A flag can change while the registry is down; its entry follows.
-
-    Args:
-        entered: the entry's time in the log's order (`in_order`).
-    """
+    """Return the time at which an act took effect: the act's own time if that is more than `ENTERED_LATE` before the
+    entry's time, otherwise `entered`, the entry's time in the log's order (`in_order`)."""
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
     own = entry.at if own is None else datetime.datetime.fromisoformat(own)
     return own if entry.at - own > ENTERED_LATE else entered
@@ -434,7 +437,8 @@ def _exact(session: Session, settings: Settings, asked: Question, stated: Mappin
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
         raise InputError(
-            "Search for a document, a source, a document of a source, a dataset or a base model.", "Give one of these."
+            "A search names a document, a source, a document of a source, a dataset or a base model.",
+            "Give exactly one of these.",
         )
     if asked.document is not None and not normal_id(asked.document):
         raise InputError("The id of a document is empty.", "Give the id from the document's row.")
@@ -452,9 +456,9 @@ def _exact(session: Session, settings: Settings, asked: Question, stated: Mappin
 
 
 def _stored_id(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> str:
-    """Return a document's id as the datasets have it: the id that was searched, another spelling of it, or its
-    pseudonym if it has personal data. If no dataset has any of these, return the searched id. Raises the errors of
-    `_ids_of`, and InputError if several other ids match."""
+    """Return a document's id as the datasets have it: the given id, another spelling of it, or its pseudonym if the id
+    contains personal data. If the datasets have none of these, return the given id. Raises the errors of `_ids_of`, and
+    InputError if several other ids match."""
     from sovereign_pipeline.corpus.values import normal_id
 
     given = normal_id(document)
@@ -467,9 +471,9 @@ def _stored_id(session: Session, settings: Settings, document: str, stated: Mapp
 
 
 def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> list[str]:
-    """Return the ids in the datasets that are a spelling or the pseudonym of a document's id. Raises IntegrityError if
-    no spelling matches, the datasets contain pseudonyms, and this account cannot read the secret with which pseudonyms
-    are computed."""
+    """Return the ids in the datasets that are a spelling of a document's id, or the pseudonym of this id. Raises
+    IntegrityError if no spelling matches, the datasets contain pseudonyms, and this account cannot read the secret with
+    which pseudonyms are computed."""
     from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
     from sovereign_pipeline.corpus.values import link_key
     from sovereign_pipeline.privacy.detection import column_secret
@@ -528,9 +532,9 @@ def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
     found = sorted(each for each in known if each.startswith(digits))
     if len(found) == 1:
         return found[0]
-    problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter was trained on a {what}"
+    problem = f"{len(found)} {what} digests begin with" if found else f"No registered adapter was trained on a {what}"
     told = and_more(digest[:12] for digest in found or sorted(known))
-    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more digits of it: {told or 'none'}.")
+    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these digests, or a longer prefix: {told or 'none'}.")
 
 
 def _now() -> datetime.datetime:

@@ -83,9 +83,9 @@ def propose(
 ) -> Proposal:
     """Compose a request, and run every check that is possible before officers approve it.
 
-    Raises InputError for an empty reason, NotFoundError for an unknown adapter, ConflictError if the adapter's state or
-    an open recall forbids the transition, GateRefused if the blind review or the trial does not allow it, and
-    IntegrityError if a file changed.
+    Raises InputError for an empty reason, and NotFoundError for an unknown adapter. Raises ConflictError if the
+    adapter's state or an open recall forbids the transition, and GateRefused if the blind review or the trial forbids
+    it. Raises IntegrityError if a file of the adapter or its inputs changed.
     """
     if not reason.strip():
         raise InputError("A request needs a reason.", "Give a reason; every page about the adapter shows it.")
@@ -112,7 +112,7 @@ def unsigned_request(
     """Return the content of a request without its reason and expiry. Raises the errors of `evidence_of`.
 
     Args:
-        incumbent: id of the line's adapter in production, with which the candidate is compared; None if there is none.
+        incumbent: id of the line's adapter in production, or None. The candidate is compared with this adapter.
     """
     return {
         "line": adapter.line,
@@ -129,8 +129,9 @@ def unsigned_request(
 
 
 def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, asked: Arrow) -> dict[str, Any]:
-    """Return the evidence for a transition, by digest. Raises GateRefused if a required blind review is missing or did
-    not pass, or if the trial does not allow the promotion."""
+    """Return the evidence for a transition, mostly as digests of artifacts. Raises GateRefused if a required blind
+    review is missing, is open or did not pass, or if the trial does not allow the promotion. Raises ConflictError for
+    an urgent promotion if the trial allows an ordinary one."""
     evidence: dict[str, Any] = {
         "record": adapter.record_digest,
         "adapter": adapter.adapter_digest,
@@ -177,13 +178,14 @@ def find_request(session: Session, request: str) -> ReleaseRequest:
     hexadecimal, and NotFoundError unless exactly one request matches."""
     if not _DIGITS.fullmatch(request):
         raise InputError(
-            f"'{request[:64]}' is not the id of a request.", f"Give its first {FEWEST_DIGITS} digits or more."
+            f"'{request[:64]}' is not the id of a request.",
+            f"Give the first {FEWEST_DIGITS} digits of the id, or more.",
         )
     found = list(session.scalars(select(ReleaseRequest).where(ReleaseRequest.id.startswith(request, autoescape=True))))
     if len(found) == 1:
         return found[0]
-    problem = f"{len(found)} requests begin with" if found else "There is no request"
-    raise NotFoundError(f"{problem} '{request}'.", "Give its id, or more digits of it.")
+    problem = f"{len(found)} request ids begin with" if found else "There is no request"
+    raise NotFoundError(f"{problem} '{request}'.", "Give the complete id, or a longer prefix.")
 
 
 def enter_rollback(
@@ -200,8 +202,9 @@ def enter_rollback(
         bundle: the officer's signed request.
         records: mapping of the id of each permitted adapter to the SHA-256 of its record's manifest.
 
-    Returns a message if no transition was made, because another decision came first: a recall of the adapter to
-    restore, other rules, or the revocation of the officer's key.
+    Returns None if the transition was made. Otherwise returns a message with the reason. For example, the adapter to
+    restore was recalled, the rules changed, or the officer's key was revoked. Raises IntegrityError if the request is
+    not validly signed, or is not about one of the permitted adapters.
     """
     assert_in_force(session, workplace.settings, trust)
     officer = trust.key(officers.OFFICER, signed_by(bundle))
@@ -214,7 +217,7 @@ def enter_rollback(
     rules = rules_on_record(session, registry.settings)
     needed = max(predicate["approvals"], rules.approvals_for(None, asked.name, levels, predicate["from"]))
     if needed:
-        return f"'{asked.name}' needs {needed} approvals, and a rollback has none."
+        return f"'{asked.name}' needs {needed} approvals, but this rollback has none."
     row = enter_signed_request(session, trust, officer, adapter, asked, bundle)
     standing = standing_of(session, workplace.settings, trust, row)
     try:
@@ -225,7 +228,7 @@ def enter_rollback(
     try:
         _assert_waivers_count(registry, workplace, adapter, asked)
     except IntegrityError:
-        return f"A gate of {adapter.id} was waived, and the waiver does not count."
+        return f"A gate of {adapter.id} was waived, but the waiver is not valid."
     make_transition(session, registry, workplace, trust, standing)
     return None
 
@@ -233,8 +236,8 @@ def enter_rollback(
 def _requested(
     session: Session, trust: Trust, bundle: bytes, records: Mapping[str, str]
 ) -> tuple[Adapter, Mapping[str, Any]]:
-    """Return the adapter and the content of an officer's signed request. Raises IntegrityError if the request is about
-    none of `records`."""
+    """Return the adapter and the content of an officer's signed request. Raises IntegrityError if the request is not
+    about one of the adapters in `records`."""
     for name, record_manifest in records.items():
         adapter = session.get(Adapter, name)
         if adapter is None or adapter.record_manifest_sha256 != record_manifest:
@@ -245,15 +248,15 @@ def _requested(
             continue
         return adapter, verified.statement.predicate
     raise IntegrityError(
-        f"The officer's request that is stored with a flag is not about {', '.join(records)}.",
+        f"A flag contains an officer's request that is not about {' or '.join(records)}.",
         "Find out who wrote the request.",
     )
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
-    """Return the digest of the result of the newest blind review of these weights. Returns None if there is none and
-    the rules require none. Raises GateRefused if the review is open, is required but missing, or did not pass and was
-    not waived.
+    """Return the digest of the result of the newest blind review of the adapter's weights. Returns None if there is no
+    review and the rules require none. Raises GateRefused if the review is open, has no result yet, is required but
+    missing, or did not pass and was not waived.
 
     The registry determines which review is the newest. The store's index is used only to locate that review's result.
     """
@@ -268,7 +271,7 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
         if workplace.institution.release.blind_review == "not_required":
             return None
         raise GateRefused(
-            f"{adapter.id}: it has no blind review result.",
+            f"{adapter.id}: this adapter has no blind review result.",
             "Open a review, close it once it is rated, and materialize its result.",
             act="open_review",
             line=line,
@@ -294,20 +297,19 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 
 
 def _assert_waivers_count(registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow) -> None:
-    if asked.stops_at_recall:  # an adapter can be withdrawn regardless of its waivers
+    if asked.stops_at_recall:  # other transitions only withdraw the adapter
         assert_waivers_count(registry, workplace.store, adapter)
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
-    """Raise ConflictError if the adapter's state or the incumbent differs from the state or incumbent in the
-    request."""
+    """Raise ConflictError if the adapter's state, or the line's adapter in production, is not as in the request."""
     before, incumbent = catalog.state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
             f"Request {request.id[:12]} was made when {adapter.id} was {predicate['from']} and "
-            f"{predicate['incumbent'] or 'nothing'} was in production; now it is {before}, and "
+            f"{predicate['incumbent'] or 'nothing'} was in production; now the adapter is {before}, and "
             f"{incumbent or 'nothing'} is in production.",
-            "Request it again.",
+            "Request the transition again.",
         )
 
 
@@ -318,7 +320,9 @@ KEY_CHANGED = "pipeline key changed"
 def make_transition(
     session: Session, registry: Registry, workplace: Workplace, trust: Trust, standing: Standing
 ) -> None:
-    """Make the transition of an approved request. A promotion or rollback also supersedes the incumbent."""
+    """Make the transition of an approved request. A promotion or rollback also supersedes the adapter in production.
+    Raises ConflictError if states, recalls, required approvals or evidence changed since the request, or if the adapter
+    has not been staged long enough. Raises IntegrityError if the adapter's artifacts or waivers are invalid."""
     row, predicate = standing.request, standing.predicate
     adapter = session.get_one(Adapter, row.adapter_id)
     assert_still_so(session, row, predicate, adapter)
@@ -329,7 +333,7 @@ def make_transition(
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
             f"The evidence that request {row.id[:12]} is based on has changed.",
-            "Read the new evidence, and request it again.",
+            "Read the new evidence, and request the transition again.",
         )
     for digest in (adapter.record_digest, adapter.adapter_digest):
         workplace.store.open(workplace.store.ref_of(digest))
@@ -374,7 +378,7 @@ def make_transition(
 
 
 def _note_new_key(session: Session, keyid: str) -> None:
-    """Add a ledger entry if the current pipeline key differs from the key that signed the last transition."""
+    """Add a ledger entry if the pipeline key differs from the key in the newest such entry, or if there is none."""
     query = select(AuditEntry).where(AuditEntry.action == KEY_CHANGED).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     before = last.subjects["key"] if last is not None else None
@@ -397,15 +401,15 @@ def _assert_enough_by_the_rules_of_now(
     if stated[0] != adapter.classification or stated[1] < needed:
         raise ConflictError(
             f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, but "
-            f"'{asked.name}' needs {needed} at {adapter.classification}.",
-            "Request it again.",
+            f"'{asked.name}' needs {needed} approvals at {adapter.classification}.",
+            "Request the transition again.",
         )
 
 
 def assert_staged_long_enough(
     workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
 ) -> None:
-    """Raise ConflictError for a promotion before the adapter was staged for the required hours."""
+    """Raise ConflictError for a promotion if the adapter has not been staged for the required hours."""
     hours = workplace.institution.release.staged_hours
     if asked.name not in ("promote", catalog.URGENT) or not hours:
         return
@@ -423,7 +427,8 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     """Record a signed request. If no other officer must approve it, make the transition too.
 
     The whole ledger is verified first, because the decision depends on its entries. Raises IntegrityError if the ledger
-    is invalid, and SignInError if the trust root does not permit this officer.
+    is invalid, SignInError if no other officer must approve and the officer lacks the permission, ConflictError if the
+    rules changed since the workplace was opened, and the errors of `make_transition`.
     """
     trust, adapter = officers.trust_root(workplace.settings), proposal.adapter
     officer = officers.officer_of(trust, signer.keyid)
@@ -469,9 +474,10 @@ def decide(
         now: time for the expiry check; the current time if None.
 
     Raises:
-        ConflictError: the request is closed or outdated, the same person approved or withdrew already, or the rules
-            changed since the workplace was opened.
-        SignInError: the officer may not decide about it. A requester may not approve their own request.
+        ConflictError: the request is closed or outdated, the officer has already approved or withdrawn, the officer has
+            no decision to withdraw, or the rules changed since the workplace was opened.
+        SignInError: the officer may not decide about the request. A requester may not approve their own request.
+        NotFoundError: no request, or more than one, has this id or prefix.
     """
     trust = officers.trust_root(workplace.settings)
     officer = officers.officer_of(trust, signer.keyid)
@@ -482,7 +488,7 @@ def decide(
         row = find_request(session, request_id)
         standing = standing_of(session, workplace.settings, trust, row, now)
         if standing.ended is not None:
-            raise ConflictError(f"Request {row.id[:12]} is closed: {standing.ended}.", "Request it again.")
+            raise ConflictError(f"Request {row.id[:12]} is closed: {standing.ended}.", "Request the transition again.")
         _assert_may_decide(standing, officer, decision)
         statement = Statement(
             (Subject("request.sigstore.json", row.id),),
@@ -542,6 +548,6 @@ def _assert_may_decide(standing: Standing, officer: TrustedKey, decision: Decisi
     if decision == "approve" and officer.person in standing.withdrawn:
         raise ConflictError(
             f"{officer.person} has withdrawn their approval of request {row.id[:12]}.",
-            "Have another officer approve it, or request it again.",
+            "Have another officer approve it, or request the transition again.",
         )
     officers.assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])

@@ -44,7 +44,8 @@ class Arrow:
     before: frozenset[catalog.State]
     after: catalog.State
     needs_evidence: bool = False
-    """True if the transition needs a passed or waived blind review, and hashes every file of the adapter again."""
+    """True if the transition requires a passed or waived blind review, and a new verification of every file of the
+    adapter."""
     takes_production: bool = False
     """True if the transition also supersedes the line's adapter in production."""
     stops_at_recall: bool = True
@@ -64,13 +65,13 @@ ARROWS: tuple[Arrow, ...] = (
 )
 
 SUPERSEDE = "supersede"
-"""Name of the transition of the adapter that a promotion or rollback replaces. No officer requests this transition
-separately."""
+"""Name of the transition that the adapter in production makes when a promotion or rollback replaces it. No officer
+requests this transition separately."""
 
 
 def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
-    """Return the state change that a transition makes from a state. Raises InputError for an unknown transition, and
-    ConflictError for a transition that is not allowed from this state."""
+    """Return the transition with this name, for an adapter in the state `before`. Raises InputError for an unknown
+    transition, and ConflictError for a transition that is not allowed from this state."""
     names = [each.name for each in ARROWS]
     found = next((each for each in ARROWS if each.name == name), None)
     if found is None:
@@ -79,7 +80,7 @@ def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
         return found
     allowed = [each.name for each in ARROWS if before in each.before]
     raise ConflictError(
-        f"{adapter} is {before}, but '{name}' needs {' or '.join(sorted(found.before))}.",
+        f"{adapter} is {before}, but '{name}' is only allowed from {' or '.join(sorted(found.before))}.",
         f"Allowed from {before} {'is' if len(allowed) == 1 else 'are'}: {', '.join(allowed)}."
         if allowed
         else f"From {before}, no transition is allowed.",
@@ -92,22 +93,24 @@ class RulesOnRecord:
 
     settings: Settings
     since: Sequence[tuple[int, str | None]]
-    """(number of the ledger entry, new SHA-256) of each change of `institution.yaml`, oldest first."""
+    """Each change of `institution.yaml`, oldest first: the number of its ledger entry, and the file's new SHA-256 (None
+    if the file was removed)."""
 
     def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str], before: str) -> int:
-        """Return how many officers besides the requester must approve a transition. If the numbers for `levels` differ,
-        the highest applies.
+        """Return how many officers besides the requester must approve a transition. If the levels require different
+        numbers, the highest number applies.
 
         Args:
             at_index: ledger index at which the rules are read; None for the current rules. Before the first change of
                 the rules, the default rules apply.
             before: the adapter's state before the transition.
 
-        Raises IntegrityError if the copy of the rules is missing or changed, or if the transition does not exist.
+        Raises IntegrityError if the stored copy of the rules is missing, changed or invalid, or if the transition does
+        not exist.
         """
         if not is_transition(transition):
             raise IntegrityError(
-                f"The registry: there is no transition '{transition[:40]}'.", "Find out who signed it."
+                f"The registry: there is no transition '{transition[:40]}'.", "Find out who requested it."
             )
         rules = self._rules(at_index)
         return max(rules.approvals_for(transition, level, before) for level in levels)
@@ -122,7 +125,7 @@ class RulesOnRecord:
         except ValueError:
             raise IntegrityError(
                 f"The rules of entry {sequence} of the audit log have no valid section on releases.",
-                "No release can have been requested under these rules. Find out who logged them.",
+                "No release can be requested under these rules. Find out who logged them.",
             ) from None
 
 
@@ -174,8 +177,9 @@ class Standing:
 
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
-    """Return the status of every request of a line, oldest first. Omits requests whose key was revoked before they were
-    signed. Raises IntegrityError for the first request or decision that differs from its ledger entry."""
+    """Return the status of every request of a line, oldest first. Omits a request if its key was revoked before the
+    request was logged. Raises IntegrityError if a request or decision has no ledger entry, is not validly signed, or
+    differs from its signed statement."""
     return _counting(_read(session, settings, line), trust)
 
 
@@ -211,7 +215,9 @@ def standings_of_adapter(session: Session, settings: Settings, trust: Trust, ada
 def standing_of(
     session: Session, settings: Settings, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None
 ) -> Standing:
-    """Return the status of a request after verifying every signature at its ledger index.
+    """Return the status of a request after verifying its signature and those of its decisions, each at its ledger
+    index. Raises the errors of `standings`, and IntegrityError if the request's key was revoked before the request was
+    logged.
 
     Args:
         now: time for the expiry check; the current time if None.
@@ -221,15 +227,15 @@ def standing_of(
 
 
 def assert_signed(session: Session, settings: Settings, trust: Trust, line: str) -> list[Transition]:
-    """Return the transitions of a line, oldest first. Raises IntegrityError for the first one that was not signed,
-    requested and approved."""
+    """Return the transitions of a line, oldest first. Raises IntegrityError for the first transition that the pipeline
+    did not sign, or that was not requested and approved exactly so."""
     return [row for row, _ in signed_transitions(session, settings, trust, line)]
 
 
 def signed_transitions(
     session: Session, settings: Settings, trust: Trust, line: str
 ) -> list[tuple[Transition, Standing]]:
-    """Return every transition of a line with its request's status, oldest first. Raises the error of
+    """Return every transition of a line, oldest first, each with the status of its request. Raises the error of
     `assert_signed`."""
     rows = catalog.transitions_of(session, line)
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
@@ -246,7 +252,7 @@ def signed_transitions(
         standing = known[asked.id]
         moves[asked.id, row.transition == SUPERSEDE] += 1
         if not _was_asked_for(row, standing.predicate) or moves[asked.id, row.transition == SUPERSEDE] > 1:
-            raise RegistryDamaged(f"{where}: it differs from request {asked.id[:12]}.")
+            raise RegistryDamaged(f"{where}: this transition differs from request {asked.id[:12]}.")
         is_approved = statements <= {*standing.approval_statements} and standing.is_complete
         if not is_approved or len(statements) < standing.needed:
             raise RegistryDamaged(f"{where}: its approvals are not logged.")
@@ -254,8 +260,8 @@ def signed_transitions(
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
-    """Return the adapter that was in production before the current adapter, or None if a rollback to that adapter is
-    not allowed.
+    """Return the id of the adapter that was superseded last. Returns None if there is none, or if no rollback to this
+    adapter is allowed, because it is no longer `superseded` or an open recall applies to it.
 
     Args:
         rows: the line's transitions, oldest first.
@@ -291,7 +297,7 @@ class _OnRecord:
     rules: RulesOnRecord
 
     def index_of(self, row: ReleaseRequest | ReleaseDecision | Transition) -> int:
-        """Return the ledger index of a row. Raises IntegrityError if no entry about requests added it."""
+        """Return the ledger index of a row. Raises IntegrityError if no entry about requests added the row."""
         sequence = self.entries.get((row.__tablename__, key_of(row)))
         if sequence is None:
             request = row.id if isinstance(row, ReleaseRequest) else row.request_id
@@ -302,7 +308,7 @@ class _OnRecord:
 def _read(
     session: Session, settings: Settings, line: str | None = None, requests: Sequence[str] | None = None
 ) -> _OnRecord:
-    """Read the rows about requests: of all lines, of one line, or only of these requests."""
+    """Read the rows about the requests of one line (None: of all lines), or only about the requests with these ids."""
     asked, decisions, made = select(ReleaseRequest), select(ReleaseDecision).join(ReleaseRequest), select(Transition)
     about = select(Adapter.id, Adapter.line, Adapter.record_manifest_sha256, Adapter.classification)
     of_entries = []
@@ -332,7 +338,7 @@ def _read(
 
 
 def _counting(on_record: _OnRecord, trust: Trust) -> list[Standing]:
-    """Return the status of each request. Omits requests whose key was revoked before they were signed."""
+    """Return the status of each request. Omits a request if its key was revoked before the request was logged."""
     now = datetime.datetime.now(datetime.UTC)
     counting = (row for row in on_record.requests.values() if not _was_revoked(on_record, trust, row))
     return [_standing(on_record, trust, row, now) for row in counting]
@@ -448,8 +454,7 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
 
 
 def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
-    """Return True if a request requests this transition, or if this transition supersedes the incumbent that the
-    request names."""
+    """Return True if a request asks for this transition, or if this transition supersedes the request's incumbent."""
     if row.transition == SUPERSEDE:
         return (
             row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"
@@ -467,7 +472,7 @@ def _adapter(on_record: _OnRecord, row: ReleaseRequest | Transition, where: str)
 
 
 def _differs(what: str, where: str) -> IntegrityError:
-    return RegistryDamaged(f"The registry: {what} differs from the signed {where}.")
+    return RegistryDamaged(f"The registry: {what}: the {where} differs from the signed statement.")
 
 
 COMPARED = (
@@ -490,8 +495,8 @@ COMPARED = (
 def history_of(
     session: Session, settings: Settings, trust: Trust, line: str, adapter_id: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return each transition of a line, or of one adapter: time, requester, approvers, reason and evidence. Raises
-    IntegrityError for the first one that was not signed, requested and approved."""
+    """Return the states, time, requester, approvers, reason and evidence of each transition of a line, or of one of its
+    adapters. Raises the error of `assert_signed`."""
     rows = signed_transitions(session, settings, trust, line)
     return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
 

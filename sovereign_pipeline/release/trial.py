@@ -36,7 +36,7 @@ from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 
 ACCEPTED_SUFFIX = f".accepted{SUFFIX}"
-LOOK = "`sovereign adapters hold LINE` shows the state of the trial. Stage the adapter again to start another one."
+LOOK = "`sovereign adapters hold LINE` shows the state of the trial. Stage the adapter again to start a new trial."
 
 
 class Bound(Frozen):
@@ -67,7 +67,7 @@ class Judgement(Frozen):
     """`reported` means that the trial is open and a user reported severity 1."""
     because: str
     expected: str
-    """If the result is inconclusive, a sentence about when more data could decide the trial; otherwise empty."""
+    """A sentence that states when more data could decide an inconclusive trial. Empty for any other outcome."""
     days: float
     users: tuple[int, int]
     """Number of users of the staged adapter, and number of users of the adapter in production."""
@@ -76,7 +76,7 @@ class Judgement(Frozen):
     severe: int
     bounds: tuple[Bound, ...]
     observations: str = Field(pattern="^[0-9a-f]{64}$")
-    """SHA-256 of the observations file, which is stored beside the gateways' counts."""
+    """SHA-256 of the observations file, which is stored with the gateways' counts."""
     at: datetime.datetime
 
 
@@ -107,7 +107,7 @@ def judgement_files(settings: Settings, line: str, adapter: str | None = None, b
 
 
 def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, record_manifest: str) -> Signed:
-    """Sign a trial result and write it to its file. The caller holds the lock of the line's flag.
+    """Sign a trial result and write it to its file. The caller must hold the lock of the line's flag.
 
     Args:
         record_manifest: SHA-256 of the manifest of the adapter's record.
@@ -119,16 +119,16 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
     directory = settings.home / "serving" / "holds" / judgement.line / f"{judgement.adapter}-{judgement.began:08d}"
     path = directory / f"{judgement.number:04d}{SUFFIX}"
     write_atomically(path, bundle)
-    path.chmod(0o644)  # officers read it from their own accounts
+    path.chmod(0o644)  # officers read this file from their own accounts
     return Signed(judgement, bundle, path)
 
 
 def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int | None = None) -> Signed:
-    """Read a trial result and verify the pipeline's signature. Raises IntegrityError if result or signature is invalid,
-    or belongs to another path.
+    """Read a trial result and verify the pipeline's signature. Raises IntegrityError if the result or the signature is
+    invalid, or if the file's path belongs to another result.
 
     Args:
-        at_index: ledger index of the result's entry; None if it has none yet.
+        at_index: ledger index of the result's entry; None if there is no entry yet.
     """
     bundle = read_bounded(path, statements.LARGEST_BUNDLE, LOOK)
     verified = statements.verify_statement(
@@ -140,13 +140,15 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
         raise IntegrityError(f"{path}: this is not a trial result that this release can read.", LOOK) from None
     said = (judgement.line, f"{judgement.adapter}-{judgement.began:08d}", f"{judgement.number:04d}{SUFFIX}")
     if said != (path.parent.parent.name, path.parent.name, path.name):
-        raise IntegrityError(f"{path}: it was signed as the result of another trial.", "Find out who wrote the file.")
+        raise IntegrityError(
+            f"{path}: this file was signed as the result of another trial.", "Find out who wrote the file."
+        )
     return Signed(judgement, bundle, path)
 
 
 JUDGED, ACCEPTED, REPORTED = "hold judged", "hold accepted", "severity 1 reported"
 GATEWAY = "gateway"
-"""Actor in the ledger entries that gateways write."""
+"""Value of `actor` in the ledger entries that gateways write."""
 JUDGEMENT_FILE = "judgement.sigstore.json"
 """Name of the subject in the signed statement of an acceptance."""
 
@@ -157,9 +159,9 @@ class Held:
 
     signed: Signed
     accepted_by: str | None
-    """Officer who accepted the result, or None."""
+    """Officer who accepted the result, or None if nobody has accepted it."""
     acceptance: str | None
-    """SHA-256 of the officer's signed acceptance, or None."""
+    """SHA-256 of the officer's signed acceptance, or None if there is none."""
 
     @property
     def lets_through(self) -> bool:
@@ -168,8 +170,8 @@ class Held:
 
 @dataclass(frozen=True, order=True)
 class Report:
-    """A user's report of severity 1 about an adapter. Until an officer accepts a trial that counted the report, the
-    adapter's weights cannot be promoted."""
+    """A user's report of severity 1 about an adapter. Where a trial is required, an ordinary promotion of the adapter's
+    weights then needs a trial that counted the report and that an officer accepted."""
 
     line: str
     adapter: str
@@ -178,7 +180,7 @@ class Report:
 
 
 def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
-    """Add the missing ledger entries about severity-1 reports, also for adapters that are no longer staged."""
+    """Add a ledger entry for each severity-1 report that has none yet, even if the adapter is no longer staged."""
     with registry.reading() as session:
         new = {*reports} - {Report(**each) for each in _subjects(session, REPORTED)}
     if new:
@@ -188,8 +190,8 @@ def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
-    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Skips results whose key has
-    been revoked in the meantime. Raises IntegrityError if the pipeline did not sign a result."""
+    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Skips results that a revoked
+    key signed, and results of unregistered adapters. Raises IntegrityError if the pipeline did not sign a result."""
     files = judgement_files(settings, line)
     with registry.reading() as session:
         entered = [each.subjects for each in _entries(session, JUDGED, line)]
@@ -201,7 +203,7 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
             continue
         bundle = read_bounded(path, statements.LARGEST_BUNDLE, LOOK)
         if trust.key(officers.PIPELINE, signed_by(bundle)).revoked_from is not None:
-            continue  # it does not count, and the line's flag is signed again, which begins another comparison
+            continue  # not valid; the line's flag is signed again, which begins a new comparison
         signed = read_judgement(path, trust, records[adapter])
         judged = signed.judgement
         with registry.writing() as session:
@@ -217,8 +219,8 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
 
 
 def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held | None:
-    """Return the newest result of the current comparison, with its acceptance, or None if there is none. Raises
-    IntegrityError if a file differs from its ledger entry."""
+    """Return the newest logged result of the adapter's current comparison with `incumbent`, and its acceptance. Returns
+    None if there is no result. Raises IntegrityError if a file is missing or differs from its ledger entry."""
     staged_by, flag = _staged_by(session, adapter), _newest_flag(session, adapter)
     found: Held | None = None
     for entry in _entries(session, JUDGED, adapter.line):
@@ -232,14 +234,12 @@ def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter
 
 
 def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
-    """Return the trial's evidence for a promotion, by digest.
+    """Return the trial's evidence for a promotion, by digest, or the reason why no trial is needed.
 
-    Raises GateRefused if:
-    - the adapter was withdrawn from users;
-    - the trial is open, used laxer rules, did not count every severity-1 report, or is inconclusive and not accepted;
-      or
-    - the level requires a trial, and the adapter to compare with was recalled, which can need fewer approvals than a
-      promotion.
+    Raises GateRefused if the adapter was withdrawn from users or, where a trial is required, if:
+    - the trial is open, has a date in the future, does not meet the current rules, or missed severity-1 reports;
+    - the trial is inconclusive, and no officer accepted it; or
+    - a recall removed the adapter that the trial would compare with.
     """
     settings = workplace.settings
     with registry.reading() as session:
@@ -278,7 +278,7 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     short = _short_of(judged, rules, is_searched=is_searched)
     if judged.outcome == "promote" and short:
         raise GateRefused(
-            f"{adapter.id}: its trial used laxer rules than those in force, in {', '.join(short)}.",
+            f"{adapter.id}: its trial does not meet the current rules for {', '.join(short)}.",
             "Stage it again, or stage another version.",
         )
     if not held.lets_through:
@@ -297,7 +297,7 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
 def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
     """Return the evidence for an urgent promotion, which does not wait for the trial. Later reports and results do not
-    change this evidence, but a withdrawal for harm does.
+    change this evidence, but a withdrawal of the adapter from users does.
 
     Raises ConflictError if the trial allows an ordinary promotion.
     """
@@ -318,14 +318,14 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
     if last and last[0].transition != "retire":
         raise GateRefused(
             f"{adapter.id}: '{last[0].transition}' took {last[0].adapter_id} out of production, so no trial "
-            "can compare the two.",
+            "can compare these two adapters.",
             "Roll back to an earlier adapter, or promote this one urgently.",
         )
 
 
 def _reports(session: Session, adapter: Adapter) -> int:
-    """Return the number of users who reported severity 1 about these weights in any staging: either the users in logged
-    reports, or the highest number that one trial counted, whichever is larger."""
+    """Return the number of users who reported severity 1 about the adapter's weights, in any staging. This is the
+    number of users in logged reports, or the highest number that a trial counted, whichever is larger."""
     same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
     users = {each["user"] for each in _subjects(session, REPORTED) if each["adapter"] in same}
     counted = (int(each["severe"]) for each in _subjects(session, JUDGED) if each["adapter"] in same)
@@ -333,11 +333,8 @@ def _reports(session: Session, adapter: Adapter) -> int:
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
-    """Return the names of the current trial rules that a trial result does not meet.
-
-    Args:
-        is_searched: True if the line's answers are scanned for personal data.
-    """
+    """Return the names of the current trial rules that a trial result does not meet. If `is_searched` is False, the
+    line's answers are not scanned for personal data, and the rule about personal data is skipped."""
     there = {"days": judged.days, "users": min(judged.users), "answers": min(judged.answers)}
     at_most = {each.measure: each.at_most for each in judged.bounds}
     short = [name for name, number in there.items() if number < getattr(rules, name)]
@@ -359,7 +356,7 @@ def accept_hold(
 
     Raises:
         SignInError: the trust root does not permit the officer to promote at the adapter's level.
-        ConflictError: no result can be accepted, or a newer result exists than the one that was shown.
+        ConflictError: no result can be accepted, or there is a newer result than the one that was shown.
     """
     settings = workplace.settings
     trust, adapter = officers.trust_root(settings), find_adapter(registry, adapter_id)
@@ -391,8 +388,8 @@ def accept_hold(
 
 
 def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held:
-    """Return the trial's result if it is inconclusive and nobody has accepted it yet. Raises ConflictError
-    otherwise."""
+    """Return the trial's result if nobody has accepted it yet, and it is inconclusive or, without an adapter in
+    production, `reported`. Raises ConflictError otherwise."""
     held = hold_of(session, settings, trust, adapter, incumbent)
     if held is None:
         raise ConflictError(f"{adapter.id}: no trial result is logged that could be accepted.", LOOK)
@@ -457,8 +454,8 @@ def taken_back(session: Session, adapter: Adapter) -> str | None:
 
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
-    """Return the newest change of the line's flag for the adapter's latest staging, or None. Later changes may be about
-    another adapter. A change that does not count is returned only if it is a stop."""
+    """Return the newest change of the line's flag for the adapter's latest staging, or None. Changes about other
+    adapters are skipped. A change without effect is returned only if it is a stop."""
     now = (adapter.id, _staged_by(session, adapter))
     found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
     about = (dict(each) for each in found if (each["staged"], each["staged_by"]) == now)
@@ -475,4 +472,4 @@ def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
 
 
 def _differs(what: str) -> IntegrityError:
-    return IntegrityError(f"{what}: it differs from the ledger.", "Find out who changed it.")
+    return IntegrityError(f"{what}: this file differs from its ledger entry.", "Find out who changed the file.")

@@ -1,4 +1,5 @@
-"""Sign the acts of a review, append them to the ledger and read them, and store the review's seed and signing key."""
+"""Sign a review's acts (such as sign-ins and ballots), append the acts to the ledger, and read them. Store the review's
+seed and signing key."""
 
 import hashlib
 import os
@@ -33,7 +34,7 @@ _NOTED = re.compile(r"^(\d+) ([0-9a-f]{64})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class SignedAct:
-    """The number and digest of an act, as recorded outside the registry after the act was signed."""
+    """The number and digest of a signed act, as stored in a file outside the registry."""
 
     number: int
     digest: str
@@ -76,8 +77,8 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 
 
 def secrets_directory(settings: Settings) -> Path:
-    """Return the directory of the secrets, and create it if it is missing. Raises InputError if another account can
-    enter it."""
+    """Return the directory of the secrets, and create it if it is missing. Raises InputError if its permissions give
+    other accounts access."""
     directory = settings.review_secrets
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
@@ -94,14 +95,14 @@ def keep_secrets(settings: Settings, review: str, drawn: ReviewSecrets) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only this process's account can read."""
+    """Create a file that only this process's account can read. Raises FileExistsError if the file exists."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read the seed. Raises IntegrityError if the seed does not match the commitment made when the review was
-    opened."""
+    """Read a review's seed. Raises IntegrityError if the seed is missing, or does not match the commitment in the
+    registry."""
     missing = "the sealed seed of this review is missing. Without it, the answers cannot be unblinded."
     path, seed = _secret(settings, review, SEED, missing)
     if commitment(seed) != review.seed_sha256:
@@ -110,7 +111,7 @@ def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
 
 
 def signing_key(settings: Settings, review: BlindReview) -> bytes:
-    """Read the private key. Raises IntegrityError if this key does not belong to the review's public key."""
+    """Read a review's private key. Raises IntegrityError if it is missing, or does not match the public key."""
     path, key = _secret(settings, review, KEY, "the key that signs this review's acts is missing.")
     if len(key) != SECRET_BYTES or public_key_of(key) != review.act_key:
         raise IntegrityError(f"{path}: this is not the key of this review.")
@@ -129,15 +130,15 @@ def is_key_kept(settings: Settings, review: str) -> bool:
 
 
 def forget_key(settings: Settings, review: str) -> None:
-    """Delete the private key of a closed review, so that nobody can sign for it any more."""
+    """Delete the private key of a closed review, so that nobody can sign further acts."""
     (settings.review_secrets / f"{review}{KEY}").unlink(missing_ok=True)
 
 
 def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> None:
     """Append committed acts to the review's file of signed acts.
 
-    Each call is a single append, so that lines of two processes are not mixed. Each record starts on a new line, so
-    that a line truncated by a crash does not damage the next record.
+    Each call is a single append, so that the lines of two processes are not mixed. Each record starts on a new line, so
+    that a line that a crash truncated does not damage the next record.
     """
     content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
     path = secrets_directory(settings) / f"{review}{SIGNED}"
@@ -147,7 +148,7 @@ def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> N
 
 
 def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
-    """Return the acts in the review's file of signed acts, in order; empty if there is no act."""
+    """Return the acts in a review's file of signed acts, sorted by number; an empty list if the file is missing."""
     path = settings.review_secrets / f"{review}{SIGNED}"
     noted = _NOTED.findall(path.read_text(encoding="utf-8")) if path.is_file() else []
     return sorted((SignedAct(int(number), digest) for number, digest in noted), key=lambda act: act.number)
@@ -194,8 +195,8 @@ def find_all_open(registry: Registry) -> list[BlindReview]:
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
-    """Return the line's open review. If no review is open, return the review that was opened last. Raises NotFoundError
-    if the line has had no review."""
+    """Return two values: the line's open review, or else the review that was opened last, and its closing (None if the
+    review is open). Raises NotFoundError if the line has had no review."""
     with registry.reading() as session:
         query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
         review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
@@ -205,8 +206,7 @@ def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing
 
 
 def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews in the order in which the ledger has their closings, regardless of
-    timestamps."""
+    """Return the line's closed reviews, in the order of their closings in the ledger. Timestamps are ignored."""
     query = (
         select(BlindReview, ReviewClosing)
         .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
@@ -216,13 +216,13 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
     with registry.reading() as session:
         entry_of = audit.entries_of_rows(session, (REVIEW_CLOSED, REVIEW_CLOSED_EARLY))
         closed = [(review, closing) for review, closing in session.execute(query)]
-    # A closing without an entry was inserted. It sorts first, so that each later result reads it and is rejected.
+    # A closing without a ledger entry is forged. It is sorted first: every later result reads it and is rejected.
     return sorted(closed, key=lambda each: entry_of.get((ReviewClosing.__tablename__, each[0].id), 0))
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews of candidates with these weights, regardless of their artifact or registered
-    version. After a change of the recipe or the program, the same weights may be registered again.
+    """Return the line's closed reviews whose candidate has these weights, in any artifact or registered version. The
+    same weights may be registered again after a change of the recipe or the program.
 
     Args:
         weights: SHA-256 of the weights (`Adapter.adapter_sha256`).
@@ -238,7 +238,7 @@ LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"
 BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
 REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
-"""Value of `by` in a sign-in's act, if the institution's proxy named the operator."""
+"""Value of `by` in a sign-in's act if the institution's proxy, and not a link, identified the operator."""
 
 Row = TypeVar("Row", bound=Table)
 HINT = "Restore registry and secrets from the same backup, and find out who changed the registry."
@@ -286,7 +286,8 @@ class Entering:
 
 @contextmanager
 def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes) -> Iterator[Entering]:
-    """Open a transaction for the first acts of a new review."""
+    """Open a transaction for the first acts of a new review. After the commit, the acts are added to the file of signed
+    acts."""
     with registry.writing() as session:
         entering = Entering(session, review, key, SignedAct(0, audit.FIRST))
         yield entering
@@ -296,9 +297,8 @@ def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes
 @contextmanager
 def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Iterator[Entering]:
     """Open a transaction for further acts of an open review. After the commit, the acts are added to the file of signed
-    acts. Raises ConflictError if the review is closed, and IntegrityError if the review's key is missing or if earlier
-    acts differ from the file of signed acts.
-    """
+    acts. Raises ConflictError if the review is closed. Raises IntegrityError if the review's key is missing or wrong,
+    or if the last act in the ledger contradicts the file of signed acts."""
     with registry.writing() as session:
         assert_open(session, review_id)
         review = session.get_one(BlindReview, review_id)
@@ -349,14 +349,14 @@ def digest_of_row(row: Table) -> str:
 
 
 def rows_added(acts: Iterable[Act]) -> dict[tuple[str, str], str]:
-    """Return a mapping from (table, primary key) of each row that these acts added to the row's SHA-256."""
+    """Return the SHA-256 of each row that these acts added, keyed by table and primary key."""
     named = [audit.named_rows(act.subjects) for act in acts]
     return {(table, key): sha256 for tables in named for table, keys in tables.items() for key, sha256 in keys.items()}
 
 
 def without_act(rows: Iterable[Row], acts: Iterable[Act]) -> list[Row]:
     """Return the rows that no act added, and the rows that differ from what their act added. Rows replayed from the
-    ledger never differ, but a snapshot that somebody forged with the log's key may contain changed rows."""
+    ledger never differ. A snapshot that somebody forged with the log's key may contain changed rows."""
     added = rows_added(acts)
     return [row for row in rows if added.get((row.__tablename__, audit.key_of(row))) != _sha256_of(row)]
 
@@ -367,11 +367,11 @@ def _sha256_of(row: Table) -> str:
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
     """Return the review's last act. Raises IntegrityError if the review's newest ledger entry is unsigned, or if the
-    file of signed acts contains a later act."""
+    file of signed acts contains a later act or a different act with the same number."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]
     # After a crash between the commit and the append, the ledger has one act more than the file.
     if not acts or (noted and acts != noted and acts[0].number <= noted[0].number):
-        raise IntegrityError(f"Review {review.id}: its newest ledger entry is not the last signed act.", HINT)
+        raise IntegrityError(f"Review {review.id}: the review's newest ledger entry is not the last signed act.", HINT)
     return acts[0]

@@ -39,12 +39,11 @@ class SignedIn:
 
 
 def issue_link(entering: custody.Entering, operator: str, days: int, actor: str) -> str:
-    """Create a one-time sign-in link, within the transaction of an act. Returns the link's token; only the token's hash
-    is stored.
+    """Create a one-time sign-in link in the transaction `entering`. Returns the link's token; only its hash is stored.
 
     Args:
         days: number of days until the link expires.
-        actor: the person who requests the link. The ledger names this person, who could use the link.
+        actor: the person who requests the link. The ledger names this person, because the person could use the link.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -77,8 +76,8 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return a person's stored identifier (a commitment or an operator number), or None if `persons` does not contain
-    the person."""
+    """Return the identifier (a commitment or an operator number) under which `persons` contains the person `name`, or
+    None. A commitment is not accepted as a name."""
     if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
@@ -86,8 +85,8 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raise ConflictError if an open review still needs a person's commitment. The review needs the commitments of its
-    operators, of the officers who may close it early, and of the persons who act in its ledger entries."""
+    """Raise ConflictError if an open review still needs a person's commitment. A review needs the commitments of its
+    operators, of the officers who may close it early, and of the persons in its ledger entries."""
     for review in custody.find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -102,14 +101,14 @@ def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: s
 
 
 def link_url(page: str, token: str) -> str:
-    """Return the URL that an operator opens. Browsers do not send the part after `#`, so proxies cannot log the
-    token."""
+    """Return the URL that an operator opens. Browsers do not send the token after `#`, so proxies cannot log it."""
     return f"{page.rstrip('/')}/sign-in#{token}"
 
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
-    """Use a link's token and return its operator. A token can be used once. Raises SignInError if the token is unknown,
-    used, expired or replaced by a newer token, or if no signed act issued the token's link."""
+    """Sign in with a link's token, and return the operator. A token can be used once. Raises SignInError if the token
+    is unknown, used, expired or replaced by a newer token, or if no signed act issued the token's link. Raises the
+    errors of `acts.entering_acts`, such as ConflictError for a closed review."""
     digest = _sha256(token)
     with registry.reading() as session:
         link = session.get(SignInLink, digest)
@@ -126,7 +125,7 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
             raise SignInError("There is a newer link for you.", "Open the newer link; no rating is lost.")
         now = datetime.datetime.now(datetime.UTC)
         if now >= link.expires_at:
-            raise SignInError("This link is too old.", "Ask the sender for a new link; no rating is lost.")
+            raise SignInError("This link has expired.", "Ask the sender for a new link; no rating is lost.")
         use = SignInUse(token_sha256=digest, used_at=now)
         entering.session.add(use)
         entering.session.flush()
@@ -135,15 +134,14 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
 
 
 def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
-    """Raise SignInError if a link that was issued later has ended this sign-in."""
+    """Raise SignInError if the operator has a newer link, which ended this sign-in."""
     newest = _newest_link(session, review, who.operator)
     if who.sign_in is not None and (newest is None or newest.number > who.sign_in):
-        raise SignInError("A newer link has ended this session.", "Open that link; no rating is lost.")
+        raise SignInError("A newer link has ended this session.", "Open the newer link; no rating is lost.")
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> custody.Act | None:
-    """Return the act that issued an operator's newest link, or None. Ignores unsigned entries, so that an unsigned
-    entry cannot end a session."""
+    """Return the signed act that issued an operator's newest link, or None. An unsigned entry cannot end a session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
@@ -154,7 +152,7 @@ def _issuing(session: Session, review: BlindReview) -> list[custody.Act]:
 
 
 def _not_ours() -> SignInError:
-    return SignInError("This link is not one of ours.", "Copy the complete link, or ask its sender for a new one.")
+    return SignInError("This link is invalid.", "Copy the complete link, or ask its sender for a new one.")
 
 
 def _sha256(token: str) -> str:
@@ -174,13 +172,13 @@ class Progress:
     operator: str
     ballots: int
     pairs: int
-    """Number of pairs that the operator must rate."""
+    """Number of pairs that the operator is asked to rate."""
     guesses: int
 
 
 @dataclass(frozen=True)
 class Given:
-    """Ids of an operator's pairs with a recorded ballot or guess."""
+    """The ids of the pairs for which an operator has given a ballot or a guess."""
 
     ballots: frozenset[str]
     guesses: frozenset[str]
@@ -194,11 +192,10 @@ def give_ballot(
     preference: Preference,
     ratings: Mapping[str, int],
 ) -> None:
-    """Record one ballot and its act. The caller must first authenticate the operator, and check that the operator was
-    assigned the pair.
+    """Record a ballot and its act. The caller must first authenticate the operator and check that the pair is theirs.
 
     Args:
-        ratings: name of a rating, such as `a.accuracy` -> 1 to 5.
+        ratings: mapping of a rating's name, such as `a.accuracy`, to a value from 1 to 5.
 
     Raises ConflictError for a second ballot, even an equal one, or if the review is closed. Raises IntegrityError if
     the registry was changed.
@@ -215,16 +212,15 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record a guess: which answer of a pair an operator believes to be the candidate's. Raises the errors of
-    `give_ballot`."""
+    """Record which answer of a pair an operator believes to be the candidate's. Raises the errors of `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has given a ballot, and those with a guess. Pairs with identical answers
-    count as rated. Raises IntegrityError if the records differ from the operator's acts."""
+    """Return the ids of the pairs for which an operator has given a ballot, and of the pairs with a guess. Pairs with
+    identical answers count as rated. Raises IntegrityError if the rows differ from the operator's acts."""
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
@@ -274,8 +270,7 @@ def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Return True if an operator gave this ballot or guess, and False for a tie that was recorded automatically because
-    both answers are identical."""
+    """Return True if an operator gave this ballot or guess, and False for an automatic tie of identical answers."""
     return isinstance(record, Guess) or record.ratings is not None
 
 
@@ -310,8 +305,7 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: custody.Entering, who: SignedIn) -> int:
-    """Return the number of the act that logs an operator's sign-in by the proxy. If there is no such act yet, append
-    it."""
+    """Return the number of the act that logs the operator's sign-in by the proxy. If no such act exists, append one."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (custody.SIGNED_IN, who.operator) and act.subjects.get("by") == custody.PROXY:
             return act.number

@@ -1,8 +1,8 @@
 """Verify a review against its signed acts, and close it: reveal its seed, and reject further acts.
 
-A review has no findings if all of this is true: every act in the ledger is signed with the review's key, no act is
-missing or moved, the rows are exactly those that acts added, a sign-in precedes every ballot, and the ledger contains
-every act in the file of signed acts.
+A review has no findings if all of the following is true: every act in the ledger is signed with the review's key, no
+act is missing or moved, the rows are exactly those that acts added, a sign-in precedes every ballot, and the ledger
+contains every act in the file of signed acts.
 """
 
 import datetime
@@ -50,7 +50,7 @@ from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, plan_of
 CLOSE = "close"
 """Permission in the trust root that an officer needs to close a review early."""
 STATEMENT = "statement"
-"""Key in an early closing's entry. Its value is the officer's signed statement."""
+"""Key in the ledger entry of an early closing. The value is the officer's signed statement."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ReviewRows:
 
     @property
     def asked(self) -> int:
-        """Number of ballots that operators gave."""
+        """Number of ballots that operators gave. Automatic ties do not count."""
         return sum(map(was_asked, self.ballots))
 
 
@@ -88,9 +88,9 @@ def close(
             must list the officer.
         reason: the officer's reason; required with `signer`.
 
-    Raises GateRefused for too few ballots, InputError for a key without a reason, SignInError for an officer who may
-    not close early, ConflictError if the review is closed, and IntegrityError that lists every difference between the
-    registry's rows and the signed acts.
+    Raises GateRefused for too few ballots, InputError for a key without a reason or a reason without a key, SignInError
+    for an officer who may not close early, and ConflictError if the review is closed. Raises IntegrityError with a list
+    of all differences between the registry's rows and the signed acts.
     """
     people, said = People(settings), on_one_line(reason or "")
     try:
@@ -149,10 +149,10 @@ def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) ->
 def findings_in(
     rows: ReviewRows, contents: PlanContents, settings: Settings, noted: Sequence[SignedAct] = ()
 ) -> list[str]:
-    """Return the findings about one review, one sentence each; empty if there are none.
+    """Return the findings about one review, one sentence each. Return an empty list if there are none.
 
     Args:
-        noted: the acts in the file of signed acts (`acts.signed_acts`); empty if the file cannot be read.
+        noted: the acts in the file of signed acts (`acts.signed_acts`); empty to skip the comparison with it.
     """
     key = contents.plan.act_key
     if rows.review.act_key != key:
@@ -174,7 +174,7 @@ def assert_none(review: str, findings: Sequence[str]) -> None:
 
 
 def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) -> dict[str, list[str]]:
-    """Return review id -> findings. Reviews without findings are left out."""
+    """Return a mapping of review id to findings. Reviews without findings are left out."""
     reviews = custody.find_all(registry)
     with registry.reading() as session:
         log = read_log(session)
@@ -182,7 +182,7 @@ def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) ->
     found = {id: _examined(each, store, settings) for id, each in rows.items()}
     absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()
     for id in sorted(absent | (set(custody.noted_reviews(settings)) - rows.keys())):
-        found[id] = ["the log or the stored acts name this review, but the registry has no row about it"]
+        found[id] = ["the log or the file of signed acts names this review, but the registry has no row for it"]
     return {id: findings for id, findings in found.items() if findings}
 
 
@@ -198,8 +198,7 @@ def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> lis
 
 
 def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings about the chain: entries without a valid signature, and acts that are missing, repeated or
-    moved."""
+    """Yield findings about ledger entries without a valid signature, and acts that are missing, repeated or moved."""
     signed = {act.sequence for act in acts}
     for entry in entries:
         if entry.sequence not in signed:
@@ -219,7 +218,7 @@ def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
 
 
 def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: rows without an act, rows that were changed, and acts whose rows are missing."""
+    """Yield findings about rows without an act, rows that were changed, and acts whose rows are missing."""
     kinds: dict[str, Sequence[Table]] = {
         "the review's row": [rows.review],
         "a link": rows.links,
@@ -237,7 +236,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: operators who gave a ballot or guess before their first sign-in."""
+    """Yield findings about operators who gave a ballot or guess without an earlier sign-in of their own."""
     sign_ins = {act.number: act for act in acts if act.action == custody.SIGNED_IN}
     without: Counter[str] = Counter()
     for act in acts:
@@ -246,32 +245,32 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
             if sign_in is None or sign_in.actor != act.actor or sign_in.number > act.number:
                 without[act.actor] += 1
     for operator, count in without.items():
-        yield f"{person_in_short(operator)} gave {count} without having signed in"
+        yield f"{person_in_short(operator)} gave ballots or guesses ({count}) without having signed in"
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
-    """Yield findings: ballots about pairs that the plan did not assign to the operator, and automatic ties that are not
-    in the plan."""
+    """Yield findings about ballots and guesses on pairs that the plan did not assign to the operator, and about
+    automatic ties that differ from the plan's."""
     planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]
     if {(each.operator, each.pair) for each in unasked} != ties or any(each.preference != "tie" for each in unasked):
-        yield "the logged ties for identical answers differ from the plan"
+        yield "the recorded ties for identical answers differ from the ties in the plan"
     given: list[Ballot | Guess] = [*filter(was_asked, rows.ballots), *rows.guesses]
     if not {(each.operator, each.pair) for each in given} <= planned.keys() - ties:
-        yield "a ballot is about a pair that its operator was never shown"
+        yield "a ballot or guess is for a pair that the plan does not assign to its operator"
 
 
 def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings about the closing: entries after it, ballots that differ from the ballots that it covers, and an
-    early closing without an officer's signature."""
+    """Yield findings about the closing: ledger entries after it, ballots that differ from the closing's digest, and an
+    early closing without an officer's valid signature."""
     closing, last = rows.closing, acts[-1] if acts else None
     if closing is None:
         return
     if last is None or last.action not in (custody.REVIEW_CLOSED, custody.REVIEW_CLOSED_EARLY):
-        yield "there are entries after the closing"
+        yield "the log has entries after the closing"
     if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
-        yield "the ballots differ from the ballots at the closing"
+        yield "the ballots are not the ballots that the closing covers"
     if closing.officer is None:
         if rows.asked < rows.review.ballots:
             yield "it was closed before the pre-registered number of ballots was cast, and not by an officer"
@@ -311,7 +310,8 @@ def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
 def _signed(
     entering: Entering, settings: Settings, review: BlindReview, closing: ReviewClosing, signer: Signer
 ) -> dict[str, str | int]:
-    """Return the additional fields of an early closing's entry: the signed statement and the trust root's versions."""
+    """Return the further fields of an early closing's ledger entry: the signed statement and the trust root's
+    versions."""
     trust = trust_root(settings)
     assert_in_force(entering.session, settings, trust)
     subject = Subject("review_plan/manifest.json", review.plan_manifest_sha256)
@@ -329,8 +329,8 @@ def _assert_may_close_early(
 ) -> None:
     if (signer is None) != (not reason):
         raise InputError(
-            "Closing early needs both an officer's key and a reason.",
-            "Add the missing one.",
+            "Closing a review early needs both an officer's key and a reason.",
+            "Add the missing key or reason.",
             act="close_review_early",
             line=review.line,
         )
@@ -340,8 +340,8 @@ def _assert_may_close_early(
     if stands_for(people, officer.person, named) is None:
         allowed = ", ".join(_names(people, named))
         raise SignInError(
-            f"{officer.person} may not close this review of line {review.line} early. The recipe that applied at its "
-            f"opening allows {allowed or 'nobody'} (gates.review.may_close_early).",
+            f"{officer.person} may not close this review of line {review.line} early. When the review was opened, "
+            f"the recipe allowed {allowed or 'nobody'} to close it early (gates.review.may_close_early).",
             "Wait for the missing ballots, or have one of these officers close it."
             if allowed
             else "Wait for the missing ballots.",
@@ -362,7 +362,7 @@ def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) 
     if not plan.may_close_early:
         return GateRefused(
             message,
-            "Wait for the missing ballots. The recipe that applied at its opening lets nobody close the review early "
+            "Wait for the missing ballots. When the review was opened, the recipe allowed nobody to close it early "
             "(gates.review.may_close_early).",
             act="review_status",
             line=review.line,
@@ -370,7 +370,7 @@ def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) 
     allowed = " or ".join(_names(people, plan.may_close_early))
     return GateRefused(
         message,
-        f"Wait for the missing ballots, or have {allowed} close it early with a reason.",
+        f"Wait for the missing ballots, or have {allowed} close the review early, with a reason.",
         act="close_review_early",
         line=review.line,
     )

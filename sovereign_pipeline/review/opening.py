@@ -46,12 +46,11 @@ class ReviewRequest:
     candidate_stage: Stage
     """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()
-    """Names of the operators, if the recipe only states how many there are. Identifiers are stored instead of the
-    names."""
+    """Names of the operators, if the recipe states only their number. Identifiers are stored instead of the names."""
     prompt_file: Path | None = None
     """File of prompts to use instead of the held-out documents, or None."""
     adapter_id: str | None = None
-    """Id of the candidate, which must be the line's current registered adapter. None means the same adapter."""
+    """Id of the candidate. Only the line's current registered adapter is accepted; None means this adapter."""
     opponent: str | None = None
     """Id of the adapter to compare with, or `base`. If None, the rule chooses the opponent (`choose_opponent`)."""
     open_contenders: OpenContenders = open_contenders
@@ -76,9 +75,10 @@ class _Match:
 def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest) -> Opened:
     """Generate the answers, then seal and pre-register a review of the line's registered adapter.
 
-    After an error, no review is open. Raises ConflictError if the line has an open review, or if candidate and opponent
-    were compared before. Raises StaleInput or GateRefused if the candidate may not be used, InputError for too few
-    prompts or operators, and the errors of reading the prompts.
+    If an error is raised, no review was opened. Raises ConflictError if the line has an open review, or if candidate
+    and opponent were compared before. Raises NotFoundError if the line has no registered adapter, StaleInput if
+    `adapter_id` is not this adapter, and InputError for too few prompts or a wrong number of operators. Also raises the
+    errors of `choose_opponent`, `file_prompts` and `produce`.
     """
     line = workplace.line.line
     with registry.reading() as session:
@@ -130,7 +130,7 @@ def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
     """Raise ConflictError if the candidate or opponent changed while the answers were generated.
 
     A review on another machine can change candidate or opponent, because the file lock covers only this machine. Call
-    this function in the transaction that opens the review. The transaction excludes other writers.
+    this function in the transaction that opens the review, because the transaction excludes other writers.
     """
     if before != now:
         raise ConflictError(
@@ -144,7 +144,8 @@ def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
 def _register(
     entering: acts.Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str
 ) -> None:
-    """Add the rows of a new review: the review with its act, and a tie for every pair of identical answers."""
+    """Add a new review to the database: its row, the act of its opening, and the ballots for pairs with identical
+    answers. Each operator's ballot for such a pair is a tie."""
     plan, now, session = contents.plan, datetime.datetime.now(datetime.UTC), entering.session
     opponent = match.opponent.adapter
     row = BlindReview(
@@ -187,8 +188,8 @@ def _register(
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Lock the line while a review is being opened. Raises ConflictError at once if another process has the lock, so
-    that no time is spent on answers."""
+    """Lock the line on this machine while a review is being opened. If another process has the lock, raises
+    ConflictError at once, before any answers are generated."""
     with held_if_free(acts.secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
@@ -219,7 +220,8 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return operator's name -> stored identifier. The identifier of an operator without a name is a number."""
+    """Return a mapping of each operator's name to the stored identifier. If neither the recipe nor the request names
+    the operators, name and identifier are the same label, such as `operator-1`."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -256,17 +258,17 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
 def _assert_not_reviewed_yet(
     registry: Registry, store: ArtifactStore, candidate: Adapter, opponent: Adapter | None
 ) -> None:
-    """Raise ConflictError if the same weights were compared before, in any artifact and version.
+    """Raise ConflictError if a closed review compared the same weights, in any artifact and version.
 
-    If reviews could be repeated, any candidate would pass in the end. A review may only be repeated if no ballot
-    counted, because it then has no result.
+    If reviews could be repeated, any candidate would pass in the end. A review may be repeated only if none of its
+    ballots counted, because such a review has no result.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, acts.find_closed(registry, candidate.line)):
         reviewed = closed.contents.plan
         same_arms = (reviewed.candidate_weights, reviewed.opponent_weights) == (candidate.adapter_sha256, against)
         if same_arms and is_counted(closed):
-            same = "" if reviewed.adapter == candidate.id else f" (then {reviewed.adapter}, the same weights)"
+            same = "" if reviewed.adapter == candidate.id else f" (as {reviewed.adapter}, with the same weights)"
             raise ConflictError(
                 f"{candidate.id}{same} was reviewed against {opponent.id if opponent else candidate.base_model} "
                 f"already. That result is final.",
@@ -277,5 +279,5 @@ def _assert_not_reviewed_yet(
 def _assert_none_is_open(session: Session, line: str) -> None:
     if acts.find_open(session, line) is not None:
         raise ConflictError(
-            f"Line {line} already has an open review.", "Close it first.", act="review_status", line=line
+            f"Line {line} already has an open review.", "Close that review first.", act="review_status", line=line
         )

@@ -33,13 +33,12 @@ class Prompt(Frozen):
     text: str
     """The prompt as operators see it. Models also get the line's instruction."""
     messages: tuple[Message, ...] = Field(default=(), exclude_if=lambda messages: not messages)
-    """Turns of a conversation before the answer; empty for a letter."""
+    """Messages of a conversation before the answer; empty for a letter."""
     tools: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=lambda tools: not tools)
 
 
 def readable(message: Message) -> str:
-    """Format a turn for people: the turn's text, with JSON as lines of `name: value`, and then the turn's tool
-    calls."""
+    """Format a message for people: its text, followed by its tool calls. JSON is shown as lines of `name: value`."""
     value = None
     with suppress(ValueError, RecursionError):
         value = json.loads(message.content)
@@ -68,7 +67,7 @@ class AnswerPair(Frozen):
 
 class PlannedPair(Frozen):
     pair: str
-    """Random id of the pair, different for each operator, so that it reveals nothing."""
+    """Random id of the pair. It differs between operators, so it does not reveal the prompt."""
     prompt: str
     shared: bool
     """True if every operator rates this prompt."""
@@ -80,8 +79,8 @@ class OpponentChoice(Frozen):
     named_by: str | None
     """Stored identifier of the person who named the opponent; None if the rule chose the opponent."""
     by_rule: str
-    """The opponent that the rule chooses: id of the line's newest other adapter that was reviewed and did not lose. If
-    there is none, the base model's name."""
+    """The opponent that the rule chooses: the id of the line's newest other adapter that was reviewed and did not lose.
+    If there is no such adapter, the name of the base model."""
     is_reviewed: bool | None
     """True if the opponent was reviewed and did not lose; None for the base model."""
     never_reviewed: tuple[str, ...]
@@ -95,11 +94,10 @@ class ReviewPlan(Frozen):
     adapter: str
     """Id of the candidate adapter."""
     opponent: str | None
-    """Id of the adapter that the candidate would replace; None for the base model."""
+    """Id of the adapter that the candidate is compared with; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Digest of the artifact with the weights that generated the candidate's answers. Several registered versions may
-    share this artifact."""
+    """Digest of the artifact that generated the candidate's answers. Several registered versions may share it."""
     opponent_digest: str
     candidate_weights: str
     """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). The same weights are reviewed only once against an
@@ -115,12 +113,13 @@ class ReviewPlan(Frozen):
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """Stored identifier or number of an operator (`record/officers.py`) -> the operator's pairs in display order."""
+    """Stored identifier or number of an operator (`record/officers.py`) -> the pairs that the operator rates, in
+    display order."""
     ballots: int
-    """Number of ballots at which the review may be closed, not counting ties for identical answers."""
+    """Number of ballots that are required to close the review. Automatic ties for identical answers do not count."""
     margin: float
-    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the next
-    two fields."""
+    """The recipe's margin when the review was opened. Later changes of the recipe do not affect `margin`, `officer_may`
+    and `may_close_early`."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
@@ -154,14 +153,13 @@ def commitment(seed: bytes) -> str:
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts at random from the seed, and assign them to the operators. Return operator -> pairs in display
-    order.
+    """Choose prompts pseudorandomly from the seed, and assign them to the operators. Return a mapping of operator to
+    pairs in display order.
 
-    The prompts of each language are dealt to the operators in turn, so that all operators get the same mix of
-    languages.
+    Each language's prompts are dealt to the operators in turn, so that all get nearly the same mix of languages.
 
     Args:
-        languages: prompt id -> its language; at least `review.prompts` of them.
+        languages: prompt id -> language of the prompt. At least `review.prompts` prompts are required.
     """
     chosen = sorted(languages, key=lambda id: _rank(seed, "prompt", id))[: review.prompts]
     shared, own = chosen[: review.shared_prompts], chosen[review.shared_prompts :]
@@ -178,8 +176,8 @@ def deal(
 
 
 def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
-    """Return pair -> position of the candidate's answer. The candidate is A in exactly half of an operator's own pairs
-    and in exactly half of the shared pairs."""
+    """Return a mapping of pair id to the position of the candidate's answer. The candidate is A in exactly half of an
+    operator's own pairs and in exactly half of the shared pairs."""
     positions: dict[str, Position] = {}
     planned = list(pairs)
     for is_shared in (False, True):
@@ -198,7 +196,7 @@ def pairs_to_guess(
     of the chosen pairs.
 
     Args:
-        identical: ids of prompts with identical answers. These prompts are not chosen, because nobody can guess.
+        identical: ids of prompts with identical answers. Their pairs are not chosen, because the answers look the same.
     """
     planned = list(pairs)
     positions = candidate_positions(seed, operator, planned)
@@ -234,20 +232,20 @@ class PlanContents:
     classification: str
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
-        ties."""
+        """Return the pairs that an operator rates, in display order. Pairs with identical answers are left out, because
+        they count as ties."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
 
 def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
-    """Encrypt the answers with a key from the seed (ChaCha20-Poly1305, RFC 8439)."""
+    """Encrypt the answers with a key that is derived from the seed (ChaCha20-Poly1305, RFC 8439)."""
     content = canonical_json([each.model_dump() for each in answers])
     return ChaCha20Poly1305(_answers_key(seed)).encrypt(ONLY_NONCE, content, None)
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
-    """Open and verify a plan. Raises IntegrityError if the plan's bytes changed, or if its files contradict each
-    other."""
+    """Open and verify a plan. Raises IntegrityError if a file was changed or is invalid, or if `plan.json` and
+    `prompts.jsonl` list different prompts."""
     artifact = store.open(ref)
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
@@ -257,13 +255,14 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
         raise _no_plan(artifact) from None
     used = {each.prompt for pairs in plan.operators.values() for each in pairs}
     if used != prompts.keys() or not identical <= used:
-        problem = "plan, prompts and answers contradict each other"
+        problem = f"{PLAN_FILE} and {PROMPTS_FILE} list different prompts"
         raise IntegrityError(f"{artifact.path}: {problem}.", "Open the review again.")
     return PlanContents(plan, prompts, identical, artifact.manifest.classification)
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
-    """Read the registered plan of a review. Raises IntegrityError if the plan does not match the registry's row."""
+    """Read the registered plan of a review. Raises the errors of `read_plan`, and IntegrityError if the plan and the
+    registry's row disagree."""
     ref = ref_of_plan(review)
     contents = read_plan(store, ref)
     plan = contents.plan
@@ -275,15 +274,15 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
         review.ballots,
     ):
         raise RegistryDamaged(
-            f"{store.path_of(ref.digest)}: the registry's row of this review differs in adapter, seed or "
-            "number of ballots. Another program changed the registry."
+            f"{store.path_of(ref.digest)}: this plan and the registry's row of the review disagree on line, "
+            "adapter, opponent, seed or number of ballots. Another program changed the registry."
         )
     return contents
 
 
 def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
-    """Decrypt the answers of candidate and opponent, by prompt id. Raises IntegrityError if the artifact's bytes
-    changed, or if the answers were sealed with another seed."""
+    """Return a mapping of prompt id to the decrypted answers of candidate and opponent. Raises IntegrityError if the
+    artifact was changed, or if the answers were sealed with a different seed."""
     artifact = store.open(ref_of_plan(review))
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(
@@ -311,4 +310,4 @@ def _answers_key(seed: bytes) -> bytes:
 
 
 def _no_plan(artifact: Artifact) -> IntegrityError:
-    return IntegrityError(f"{artifact.path}: this is not a review plan.", "Open the review again.")
+    return IntegrityError(f"{artifact.path}: this is not a valid review plan.", "Open the review again.")

@@ -1,4 +1,4 @@
-"""Compute the result of a closed review: unblinded ballots, statistics, the verdict and its tables."""
+"""Compute the result of a closed review: the unblinded ballots, the statistics, the verdict and its tables."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -30,7 +30,8 @@ POWER = 0.8
 
 
 class Estimate(Frozen):
-    """A mean with its interval over clusters. The confidence is 95 % unless the field's docstring states another."""
+    """A mean with its confidence interval. The interval takes clusters of dependent values into account. Its confidence
+    is 95 % unless the docstring of a field states another."""
 
     mean: float
     low: float | None
@@ -54,26 +55,30 @@ class Agreement(Frozen):
 class RankedVersion(Frozen):
     version: str
     strength: float
-    """Logarithm of the Bradley-Terry parameter; 0 for the lowest version. One version beats another with probability 1
-    / (1 + exp(-difference))."""
+    """Logarithm of the Bradley-Terry parameter; 0 for the lowest version. A version beats another with probability 1 /
+    (1 + exp(-d)), where d is the difference of their strengths."""
     pairs: int
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
-    """Return the mean of values and its interval over clusters at `confidence`, clipped to the values' bounds.
+    """Return the mean of the values with a confidence interval at `confidence`, clipped to `bounds`.
+
+    The variance is the larger of two variances. The first is the variance between clusters, Σ_g (Σ_i∈g (x_i - x̄))² ·
+    G/(G-1) / n². The second is the variance of independent values, with half a value added at each bound. The quantile
+    is Student's with G-1 degrees of freedom.
+
+    With clusters of equal size, the first variance gives the t-interval of the cluster means. This interval keeps its
+    level for few clusters, even if their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
+    and Heterogeneity Robust Inference", section 2). With clusters of different sizes, the first variance is the
+    cluster-robust variance (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section
+    VI.D). A percentile bootstrap, which the automated scores use, is too narrow below some 20 clusters.
+
+    The second variance is needed if all operators agree, because the interval would otherwise have no width (half
+    values as in Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions").
 
     Args:
-        clusters: the cluster of each value.
-
-    The variance is the larger of two. The first is the variance between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) /
-    n². The second is the variance of independent values, with half a value added at each bound. The quantile is
-    Student's with G-1 degrees of freedom. With clusters of equal size, the first variance gives the t-interval of the
-    cluster means, which keeps its level for few clusters, even if their variances differ (Ibragimov and Müller 2010,
-    "t-Statistic Based Correlation and Heterogeneity Robust Inference", section 2). Otherwise it is the cluster-robust
-    variance (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
-    bootstrap, which the automated scores use, is too narrow below some 20 clusters. The second variance is needed for
-    unanimous operators, whose interval would otherwise have no width (half values as in Agresti and Min 2005, "Simple
-    improved confidence intervals for comparing matched proportions").
+        clusters: the cluster of each value. Values of one cluster are dependent.
+        bounds: the lowest and the highest possible value.
 
     Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """
@@ -81,7 +86,7 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
     from scipy.special import stdtrit
 
     if not values or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
+        raise ValueError(f"each value needs one cluster: {len(values)} values, {len(clusters)} clusters")
     x = np.asarray(values, dtype=np.float64)
     names, membership = np.unique(clusters, return_inverse=True)
     mean, count = float(x.mean()), len(names)
@@ -106,8 +111,12 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
 def agreement(
     ratings: Sequence[tuple[str, Hashable, float]], level: Literal["nominal", "ordinal", "interval"]
 ) -> Agreement:
-    """Compute Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 is agreement by chance. A rater
-    need not have rated every unit. Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"."""
+    """Compute Krippendorff's alpha: 1 is perfect agreement, 0 is agreement by chance. Source: Krippendorff 2011,
+    "Computing Krippendorff's Alpha-Reliability".
+
+    Args:
+        ratings: tuples of rater, unit and value. A rater need not have rated every unit.
+    """
     import evalica
     import pandas as pd
 
@@ -125,14 +134,16 @@ def agreement(
 
 
 def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[RankedVersion]:
-    """Return the Bradley-Terry strengths of the versions that are linked to `of` by comparisons, strongest first.
+    """Return the Bradley-Terry strengths of all versions that comparisons link to `of`, directly or indirectly. The
+    strongest version is first.
 
     Strengths of versions that are not linked cannot be compared. Each pair of compared versions gets one additional
-    tie, because the strength of a version that always won or lost would be infinite. Source: Bradley and Terry 1952;
-    Agresti 2002, section 10.6.
+    tie, because a version that always won or lost would otherwise have an infinite strength. Source: Bradley and Terry
+    1952; Agresti 2002, section 10.6.
 
     Args:
-        outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie).
+        outcomes: tuples of version, other version and result. The result is 1 if the first version wins, 0 if it loses,
+        and 0.5 for a tie.
     """
     import evalica
 
@@ -184,7 +195,7 @@ class ClosedReview:
 
     @property
     def opponent(self) -> str:
-        """Id of the adapter that the candidate would replace, or name of the base model."""
+        """Id of the adapter that the candidate is compared with, or name of the base model."""
         return self.contents.plan.opponent or self.contents.plan.base_model
 
 
@@ -201,7 +212,7 @@ class UnblindedBallot(Frozen):
     preference: int
     """1 for the candidate, -1 for the opponent, 0 for a tie."""
     candidate: dict[Criterion, int]
-    """Criterion -> 1 to 5; empty for identical answers, which are not rated."""
+    """Criterion -> rating of the candidate's answer, 1 to 5; empty for identical answers, which are not rated."""
     opponent: dict[Criterion, int]
 
     @property
@@ -215,12 +226,12 @@ class UnblindedGuess(Frozen):
     operator: str
     pair: str
     right: bool
-    """True if the operator correctly guessed which answer is the candidate's."""
+    """True if the operator guessed correctly which answer is the candidate's."""
 
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
     """Return every ballot of a closed review with the candidate's position. Raises IntegrityError if the seed does not
-    match its commitment, or if a ballot does not fit the plan."""
+    match its commitment, or if a ballot contradicts the plan."""
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
         raise RegistryDamaged(f"Review {closed.review}: the revealed seed does not match its commitment.")
@@ -229,9 +240,9 @@ def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
     for ballot in closed.ballots:
         key = (ballot.operator, ballot.pair)
         if key not in planned:
-            raise _planted(closed, "a ballot is about a pair that was never shown")
+            raise _planted(closed, "a ballot is for a pair that the plan does not contain")
         if (ballot.ratings is None) != (planned[key].prompt in closed.contents.identical):
-            raise _planted(closed, "a tie was recorded without a rating, or a pair of identical answers was rated")
+            raise _planted(closed, "a ballot lacks ratings, or has ratings for identical answers")
         position = positions[key]
         ballots.append(
             UnblindedBallot(
@@ -257,10 +268,9 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 
 
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
-    """Return the ballots that count: those on unshared pairs, of every operator who rated at least one such pair.
+    """Return the ballots that count: the ballots on unshared pairs, of operators who rated at least one such pair.
 
-    Ties for identical answers are recorded even for operators who never took part. Such ties must not count as
-    opinions.
+    Ties for identical answers are recorded even for operators who never took part. Such ties must not count.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -291,7 +301,7 @@ def _ratings_at(ballot: Ballot, position: Position) -> dict[Any, int]:
 
 
 class CriterionResult(Frozen):
-    """Mean ratings (1 to 5) of candidate and opponent by one criterion, and the mean of the paired differences."""
+    """Mean ratings (1 to 5) of candidate and opponent on one criterion, and the mean of the paired differences."""
 
     candidate: float
     opponent: float
@@ -299,7 +309,7 @@ class CriterionResult(Frozen):
 
 
 class ReviewResult(Frozen):
-    """The content of `review.json`. All values except `agreement` are computed over the counted ballots
+    """The content of `review.json`. Wins, losses, ties, preference and ratings are computed over the counted ballots
     (`counted_ballots`)."""
 
     review: str
@@ -307,11 +317,11 @@ class ReviewResult(Frozen):
     adapter: str
     """Id of the candidate."""
     opponent: str
-    """Id of the adapter that the candidate would replace, or name of the base model."""
+    """Id of the adapter that the candidate is compared with, or name of the base model."""
     opponent_chosen: str
-    """Reason for the choice of the opponent, with a note if the opponent itself was not reviewed."""
+    """Reason for the choice of the opponent, and a note if nobody has reviewed the opponent."""
     seed: str
-    """Revealed seed, 64 hex digits. Every position can be derived from it again."""
+    """Revealed seed, 64 hex digits. The position of every answer can be derived from the seed."""
     operators: int
     ballots: int
     ballots_registered: int
@@ -323,25 +333,25 @@ class ReviewResult(Frozen):
     identical: int
     """Number of ties for identical answers, which are not rated."""
     net_preference: Estimate
-    """(wins - losses) / pairs; ties count 0. The confidence of the estimate's interval depends on `look`."""
+    """(wins - losses) / pairs, where ties count as 0. The confidence of the interval depends on `look`."""
     criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
     """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
-    """Share of correct guesses. Chance alone gives one half, because the candidate is A in half of the pairs."""
+    """Share of correct guesses. One half is expected by chance, because the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
-    """Ranking of the versions linked to this candidate by comparisons, over all reviews of the line so far. Weights
+    """Ranking of all versions that comparisons link to this candidate, over all reviews of the line so far. Weights
     that are registered as several versions are listed once, as the newest version."""
     look: int = Field(default=1, exclude_if=lambda number: number == 1)
-    """Number of this review (from 1) among the line's reviews with a counted ballot that share a prompt with this
-    review."""
+    """Number of this review, from 1, among the line's reviews that share a prompt with it. Only reviews with a counted
+    ballot are numbered."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
     """Compute every value of one review's result.
 
     Args:
-        earlier: the line's reviews that were closed before, for the ranking and for `look`.
+        earlier: the reviews of the line that were closed earlier. They are needed for the ranking and for `look`.
 
     Raises GateRefused if no operator rated an unshared pair, and the errors of `unblind_ballots`.
     """
@@ -384,8 +394,7 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def _prompts(closed: ClosedReview) -> set[str]:
-    """Return the ids and the texts of a review's prompts. The text identifies a prompt that has another id in another
-    review."""
+    """Return the ids and texts of a review's prompts. Texts identify prompts whose ids differ between reviews."""
     asked = {each.prompt for pairs in closed.contents.plan.operators.values() for each in pairs}
     return asked | {normal_text(each.text) for each in closed.contents.prompts.values() if each.id in asked}
 
@@ -400,8 +409,8 @@ def has_lost(closed: ClosedReview) -> bool:
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Return "fail" for a negative mean, "pass" if the whole interval is at or above -margin, and otherwise
-    "inconclusive". A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
+    """Return "fail" for a negative mean. Otherwise return "pass" if the whole interval is at or above -margin, or else
+    "inconclusive". If the true net preference is -margin or worse, at most 2.5 % of reviews pass."""
     if net.mean < 0:
         return "fail"
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
@@ -462,7 +471,7 @@ def as_markdown(result: ReviewResult) -> str:
         result.opponent_chosen,
         "",
         f"{result.ballots} of {result.ballots_registered} pre-registered ballots by {result.operators} operators; "
-        f"{result.wins} won, {result.losses} lost, {result.ties} tied ({result.identical} identical, not asked).",
+        f"{result.wins} won, {result.losses} lost, {result.ties} tied ({result.identical} identical, not rated).",
         "",
         "| candidate minus opponent | candidate | opponent | difference | 95 % interval over operators |",
         "|---|---:|---:|---:|---|",
@@ -486,10 +495,10 @@ def as_markdown(result: ReviewResult) -> str:
         "|---|---:|---:|",
         *(f"| {each.version} | {each.strength:.3f} | {each.pairs} |" for each in result.ranking),
         "",
-        "Which answer was the new one was not guessed."
+        "No operator guessed which answer was the new one."
         if result.guesses is None
-        else f"Which answer was the new one was guessed right in {result.guesses.mean:.0%} of {result.guesses.values} "
-        f"pairs (95 % interval {_interval(result.guesses)}); by chance it is 50 %.",
+        else f"Operators guessed correctly which answer was the new one in {result.guesses.mean:.0%} of "
+        f"{result.guesses.values} pairs (95 % interval {_interval(result.guesses)}); 50 % is expected by chance.",
     ]
     if result.closed_early is not None:
         rows += ["", f"Closed early by {_officer(result.closed_early.officer)}: {result.closed_early.reason}"]
@@ -501,8 +510,7 @@ def _confidence(result: ReviewResult) -> str:
 
 
 def _officer(officer: str) -> str:
-    """Shorten an officer's key id. Early reviews store the officer's identifier or name instead, which is returned
-    unchanged."""
+    """Return a short form of the officer's key id."""
     return officer_in_short(person_in_short(officer))
 
 
@@ -536,7 +544,7 @@ def _guesses(closed: ClosedReview) -> Estimate | None:
 
 
 def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot]) -> dict[str, Agreement]:
-    """Compute the operators' agreement on an ordinal scale, on which loss, tie and win are ordered."""
+    """Compute the operators' agreement on ordinal scales. For the preference, the order is loss, tie, win."""
     preferences = [(each.operator, each.prompt, float(each.preference)) for each in shared]
 
     def rated(criterion: Criterion) -> list[tuple[str, tuple[str, str], float]]:
@@ -553,7 +561,7 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot])
 
 
 def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
-    """Rank the last review's candidate among all versions that comparisons link to it, directly or indirectly.
+    """Rank all versions that comparisons link to the last review's candidate, directly or indirectly.
 
     Args:
         reviews: the line's closed reviews in the order of closing.

@@ -1,5 +1,5 @@
-"""Define the stages `review_plan` (choose prompts, generate the answers of candidate and opponent, and seal them) and
-`blind_review` (read closed reviews, and count their ballots)."""
+"""Define two stages. `review_plan` chooses prompts, generates the answers of candidate and opponent, and seals them.
+`blind_review` reads closed reviews and counts their ballots."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -84,7 +84,7 @@ class ReviewsToDate:
     earlier: Sequence[Rows]
 
     def digests(self) -> dict[str, str]:
-        """Name -> digest of every input of the review's result."""
+        """Return a mapping of name to digest for every input of the review's result."""
         review, closing = self.newest
         return {
             "review_plan": review.plan_digest,
@@ -98,8 +98,8 @@ class ReviewsToDate:
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
-    """Find the closed reviews of the weights in a line's current registered_adapter artifact. Raises NotFoundError if
-    no review of these weights is closed."""
+    """Find the newest closed review of the weights in a line's current registered_adapter artifact, and the line's
+    earlier reviews. Raises NotFoundError if no review of these weights is closed."""
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
     found = reviews_of(registry, adapter) if adapter is not None else None
@@ -114,8 +114,8 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
-    """Return the newest closed review of an adapter's weights and all earlier closed reviews of the line, or None if
-    these weights were not reviewed. The weights may belong to any artifact or version."""
+    """Return the newest closed review of an adapter's weights, in any artifact or version, and all earlier closed
+    reviews of the line. Return None if no review of these weights is closed."""
     closed = find_closed(registry, adapter.line)
     ids = {review.id for review, _ in find_closed_of(registry, adapter.line, adapter.adapter_sha256)}
     numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
@@ -123,7 +123,8 @@ def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """Return SHA-256 of reviewed weights -> True if the weights lost their newest review that has counted ballots.
+    """Return a mapping of the SHA-256 of reviewed weights to a boolean: True if the weights lost their newest review
+    with counted ballots.
 
     The key is the weights' digest, because a changed recipe can result in another artifact with the same weights.
     Raises IntegrityError if a review was changed.
@@ -133,14 +134,14 @@ def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, 
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of all weights of the line that lost their newest blind review. Such an adapter cannot be the
-    incumbent. Raises IntegrityError if a review was changed."""
+    """Return the SHA-256 of all weights of the line that lost their newest blind review. An adapter with these weights
+    cannot be the incumbent. Raises IntegrityError if a review was changed."""
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
-    """Read closed reviews, and compare each review with its acts in the ledger. Raises IntegrityError that lists every
-    difference."""
+    """Read closed reviews, and compare each review with its acts in the ledger. Raises IntegrityError with all
+    differences of the first review that was changed."""
     if not closed:
         return []
     with registry.reading() as session:
@@ -208,7 +209,7 @@ def choose_opponent(
 
 
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
-    """Return the line's adapters in use whose weights differ from the candidate's, newest first."""
+    """Return the line's adapters in use (not in `ENDED`) whose weights differ from the candidate's, newest first."""
     with registry.reading() as session:
         adapters, state = adapters_of(session, candidate.line), states(session, candidate.line)
     others = [
@@ -299,15 +300,15 @@ def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Bui
 
 
 def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) -> Verdict:
-    """Recompute the result from the registry's ballots, the plan and the seed, and compare the result with the
-    artifact."""
+    """Recompute the result from the registry's ballots, the plan and the seed. Return its verdict, or a fail if the
+    stored result is different."""
     closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
     result = review_result(closed, earlier)
     verdict = evaluate_net_preference(result)
     if artifact.file(RESULT_FILE).read_bytes() == _as_bytes(result):
         return verdict
     return Verdict(
-        False, f"{RESULT_FILE} differs from what the ballots give. Materialize blind_review again.", verdict.evidence
+        False, f"{RESULT_FILE} does not match the ballots. Materialize blind_review again.", verdict.evidence
     )
 
 
@@ -337,15 +338,15 @@ class UsablePrompts:
     classification: str | None
     """Highest classification level of the prompts. None means the split's level."""
     trained_by_opponent: int
-    """Number of prompts that are left out because the opponent was trained on the prompt's document or case."""
+    """Number of prompts that are left out because the opponent was trained on their document or case."""
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
-    """Return the candidate's held-out documents as prompts.
+    """Return the candidate's held-out documents, without preferences, as prompts.
 
     Args:
         trained_by_opponent: the splits of the opponent and of its parent adapters. Documents and cases on the training
-            sides of these splits are left out, because they would favour the opponent.
+            side of these splits are left out, because they would favour the opponent.
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
@@ -363,23 +364,23 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     Args:
         trained: every split on which candidate or opponent was trained.
 
-    Raises SourceError if the file or a row cannot be read, if a classification level is unknown, or if a row equals a
-    training document (with or without its subject, ignoring punctuation and spacing). Raises CeilingExceeded for a row
-    above the line's ceiling.
+    Raises the errors of `read_items`, SourceError if a classification level is unknown, and CeilingExceeded for a row
+    above the line's ceiling. Raises SourceError if a row equals the request (with or without its subject) or a user
+    message of a training document, ignoring punctuation and spacing.
     """
     rows = read_items(path, PromptRow)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
     for row in rows:
         if row.classification not in ladder:
             raise SourceError(
-                f"{path}: row {row.id} is classified as '{row.classification}', which is not a level of the "
-                "institution.",
+                f"{path}: row {row.id} is classified as '{row.classification}', which is not a classification "
+                "level of the institution.",
                 f"Use one of {', '.join(ladder.levels)}.",
             )
         if ladder.exceeds(row.classification, ceiling):
             raise CeilingExceeded(
-                f"{path}: row {row.id} is {row.classification}. The ceiling of line {workplace.line.line} is "
-                f"{ceiling}.",
+                f"{path}: row {row.id} has the level {row.classification}, but the ceiling of line "
+                f"{workplace.line.line} is {ceiling}.",
                 "Remove the row, or set `ceiling` in the line's recipe to the row's level or a higher one.",
             )
     texts = {
@@ -439,8 +440,7 @@ class Contenders(Protocol):
     def dtype(self) -> str: ...
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Return True if the whole prompt and `max_new_tokens` more tokens fit into the context windows of both
-        candidate and opponent."""
+        """Return True if the whole prompt and `max_new_tokens` more tokens fit into the contexts of both models."""
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
@@ -450,7 +450,8 @@ class Contenders(Protocol):
 
 
 OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
-"""Function that loads the models from two registered_adapter artifacts: the candidate's, and the opponent's or None."""
+"""Function that loads the models from two registered_adapter artifacts, the candidate's and the opponent's. The second
+is None if the opponent is the base model."""
 
 
 @dataclass(frozen=True)
@@ -459,8 +460,7 @@ class LoadedContenders:
     """The line's instruction. It precedes every prompt, as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
-    """Loaded models of the opponent, and the opponent's arm. If candidate and opponent have the same base model, the
-    loaded models are the candidate's."""
+    """Loaded models and arm of the opponent. Contenders with the same base model share the loaded models."""
     replaces: bool
     """True if a system message replaces the line's instruction (`dataset.jsonl.replaces_instruction`)."""
 
@@ -505,10 +505,10 @@ def _called(form: ToolForm, text: str) -> str:
 
 @contextmanager
 def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
-    """Load the adapters of candidate and opponent. Without an opponent, the base model takes its place.
+    """Load the adapters of candidate and opponent. If `opponent` is None, the candidate's base model is the opponent.
 
     If candidate and opponent have different base models, both are loaded. Raises InputError if a model cannot be
-    loaded, and IntegrityError if a model's bytes changed.
+    loaded, and IntegrityError if a model's files were changed.
     """
     store = workplace.store
     loaded = partial(
@@ -547,7 +547,7 @@ Pairs = Mapping[str, Sequence[PlannedPair]]
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The inputs of a plan besides the recipe."""
+    """The inputs of a plan that are not in the recipe."""
 
     registry: Registry
     candidate: Adapter
@@ -572,8 +572,8 @@ class PlanRequest:
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """Return the stage `review_plan` of one review. Its identity includes the seed's commitment, so each review gets a
-    new plan."""
+    """Return the stage `review_plan` of one review. The stage's identity includes the seed's commitment, so each review
+    gets a new plan."""
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -612,12 +612,12 @@ def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, wo
     if opponent_record is not None:
         _assert_below_ceiling(workplace, opponent_record)
     usable = _usable_prompts(request, workplace, record, opponent_record)
-    where = "The held-out slice" if request.prompt_file is None else str(request.prompt_file)
+    where = "The held-out side of the split" if request.prompt_file is None else str(request.prompt_file)
     assert_enough(line.line, len(usable.prompts), review, where)
     workplace.progress("Loading the candidate and its opponent.")
     with request.open_contenders(workplace, record, opponent_record) as contenders:
         fitting = [each for each in usable.prompts if contenders.fits(each, review.max_new_tokens)]
-        assert_enough(line.line, len(fitting), review, f"{where}, without what is too long for a model,")
+        assert_enough(line.line, len(fitting), review, f"{where}, without the prompts that are too long for a model,")
         pairs = deal(request.drawn.seed, {each.id: each.language for each in fitting}, request.operators, review)
         used = {each.prompt for planned in pairs.values() for each in planned}
         prompts = [each for each in fitting if each.id in used]
@@ -694,13 +694,14 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """Return the number of ballots at which the review may be closed: the recipe's number, or the number of pairs to
-    rate if that is smaller. Raises InputError if operators would rate no pairs, or only shared pairs."""
+    """Return the number of ballots that are required to close the review: the recipe's number, or the number of pairs
+    to rate if that is smaller. Raises InputError if operators would rate no pairs, or only shared pairs."""
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):
         raise InputError(
-            f"Line {line}: candidate and opponent gave the same answer to every prompt. No pairs are left to compare.",
+            f"Line {line}: candidate and opponent gave the same answer to every prompt that is not shared, so "
+            f"there are no pairs to compare.",
             "Use a prompt file with other prompts, or train a candidate that differs.",
             act="open_review_with_prompts",
             line=line,
@@ -729,10 +730,12 @@ def _usable_prompts(
 
 
 def _training_splits(store: ArtifactStore, record: Artifact) -> list[Artifact]:
-    """Return the splits that an adapter was trained on, its own first, then those of its parent adapters and of a base
-    model that was tuned here."""
-    beneath = all_that_is_beneath(store, record.ref, set())  # breadth first, so its own comes first
+    """Return the splits that an adapter was trained on. Its own split is first. The splits of its parent adapters
+    follow, and the splits of its base model if the base model was tuned in this installation."""
+    beneath = all_that_is_beneath(store, record.ref, set())  # breadth first, so the adapter's own split comes first
     found = [store.open(ref) for ref, _ in beneath if ref.kind == "leakage_safe_split"]
     if not found:
-        raise IntegrityError(f"{record.path}: its inputs lack a leakage_safe_split.", "Register the adapter again.")
+        raise IntegrityError(
+            f"{record.path}: the adapter's inputs do not include a leakage_safe_split.", "Register the adapter again."
+        )
     return found

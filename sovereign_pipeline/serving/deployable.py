@@ -1,6 +1,7 @@
-"""Decide which adapters may be loaded: verify state, signatures, approvals and every byte.
+"""Decide which adapters may be loaded: verify each adapter's state, signatures, approvals and file hashes.
 
-If an adapter is rejected, the reason is reported, and the other adapters are still returned.
+Each rejected adapter is reported with the reason, and the other adapters can still be loaded. If the registry rows or
+signatures of a line fail verification, all adapters of the line are rejected.
 """
 
 import json
@@ -35,7 +36,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
-"""Exceptions that the verification of an adapter raises. They include errors for an unreadable or malformed file."""
+"""Exceptions that the verification of an adapter can raise, including those for an unreadable or malformed file."""
 SERVED: tuple[State, ...] = ("production", "staged")
 
 
@@ -44,7 +45,7 @@ class VerifiedAdapter:
     """An adapter that may be loaded, with its verified artifacts."""
 
     deployable: Deployable
-    """The adapter's description for an engine, without its fingerprint."""
+    """Description of the adapter for an engine, without a fingerprint."""
     artifact: Artifact
     record: ArtifactRef
     state: State
@@ -52,7 +53,7 @@ class VerifiedAdapter:
 
 
 class WithdrawnAdapter(Frozen):
-    """A staged or production adapter that is not served because of an open recall."""
+    """An adapter that is not served because of an open recall."""
 
     adapter: str
     line: str
@@ -62,37 +63,37 @@ class WithdrawnAdapter(Frozen):
 
 @dataclass(frozen=True)
 class FoundAdapters:
-    """The adapters that may be loaded, and the staged or production adapters that were rejected."""
+    """The adapters that may be loaded, and the adapters and lines that were rejected."""
 
     verified: tuple[VerifiedAdapter, ...]
-    """Verified adapters, those in production first."""
+    """Verified adapters: first those in production, last those kept for a rollback."""
     refused: Mapping[str, SovereignError]
     """Mapping of each rejected adapter's id, or rejected line's name, to the error that caused the rejection."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
-    """The rejected adapters that are recalled."""
+    """The rejected adapters that have an open recall."""
     entries: int = 0
-    """Number of entries in the ledger that this result is based on."""
+    """Number of ledger entries up to which this result is valid."""
     root: str = ""
-    """Root hash of the ledger's tree with this number of entries."""
+    """Root hash of the ledger's tree with these entries; empty if the registry was down."""
     decision: int = 0
-    """Sequence number of the newest ledger entry whose subject is not an artifact."""
+    """Result of `newest_decision`; 0 if the registry was down."""
     rules: str = ""
-    """SHA-256 of the file with the institution's rules that this gateway has read."""
+    """SHA-256 of the institution file that the gateway which verified the adapters had read at its start."""
 
 
 def newest_decision(session: Session) -> int:
-    """Return the sequence number of the newest ledger entry whose subject is not an artifact. Only such entries can
-    change which adapters are served."""
+    """Return the sequence number of the newest ledger entry that is not about a sealed artifact, or 0. Only such
+    entries can change which adapters are served."""
     return session.scalar(select(func.max(AuditEntry.sequence))) or 0
 
 
 def find_deployable(
     registry: Registry, store: ArtifactStore, trust: Trust, answering: Collection[str] = ()
 ) -> FoundAdapters:
-    """Verify the staged and production adapters of every line.
+    """Verify the adapters of every line that are staged, in production or kept for a rollback.
 
-    answering: adapters that currently answer users. If one of them is superseded, it is returned too: the gateway may
-    not have applied the promotion yet.
+    answering: ids of adapters that currently answer users. They are verified even if they are superseded, because the
+        gateway may not have applied the promotion yet.
 
     Raises RegistryUnreached if the registry stops answering during the search.
     """
@@ -141,8 +142,8 @@ def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]
 def _held(
     session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
 ) -> Iterator[tuple[Adapter, State]]:
-    """Yield a line's adapters that are served or kept for a rollback, each with its state. Verifies the line's registry
-    rows and signatures first."""
+    """Yield a line's adapters that are served, kept for a rollback or in `answering`, each with its state. Verifies the
+    line's registry rows and signatures first."""
     rows = {adapter.id: adapter for adapter in adapters_of(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
@@ -152,8 +153,8 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """Convert a verification error to a SovereignError. name: adapter or line, for the message of an unexpected error.
-    Raises RegistryUnreached unchanged, because it concerns all adapters."""
+    """Return a verification error as a SovereignError. name: adapter id or line name for the message of an unexpected
+    error. RegistryUnreached is raised instead, because a registry failure concerns all adapters."""
     if isinstance(error, RegistryUnreached):
         raise error
     if isinstance(error, SovereignError):
@@ -162,7 +163,8 @@ def named(name: str, error: Exception) -> SovereignError:
 
 
 def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> VerifiedAdapter:
-    """Verify an adapter from its record to every byte of its weights. Raises one of NOT_VERIFIED."""
+    """Verify and return an adapter's artifacts. Raises one of NOT_VERIFIED if the registry row differs from the
+    adapter's record, if a file does not have its recorded hash, or if the model is fully fine-tuned."""
     record_ref = ArtifactRef(
         kind="registered_adapter",
         line=adapter.line,
@@ -177,7 +179,7 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
     tuned = tuned_model(weights)
     if (tuned_ref.manifest_sha256, tuned.weights_sha256) != (adapter.manifest_sha256, adapter.adapter_sha256):
         raise IntegrityError(
-            f"{weights.path}: this is not the adapter that is registered as {adapter.id}.", "Restore it from a copy."
+            f"{weights.path}: these files are not the ones registered as {adapter.id}.", "Restore them from a copy."
         )
     if tuned.holds != "adapter":
         raise EngineRefused(
@@ -223,7 +225,7 @@ def _files(artifact: Artifact) -> dict[str, str]:
 
 
 class Noted(Frozen):
-    """A verified adapter, as saved for times when the registry is down."""
+    """One entry of `LastVerified`: a verified adapter."""
 
     adapter: str
     line: str
@@ -234,14 +236,14 @@ class Noted(Frozen):
 
 
 class LastVerified(Frozen):
-    """The saved adapters. They were verified when a gateway last read the ledger."""
+    """The saved list of adapters verified last. Gateways serve these adapters while the registry is down."""
 
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
-    """Number of entries that the ledger had when the adapters were verified."""
+    """Number of ledger entries up to which this list is valid."""
     rules: str = ""
-    """SHA-256 of the institution's rules when the adapters were verified."""
+    """SHA-256 of the institution file that this gateway had read at its start."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
@@ -273,9 +275,9 @@ def forget(settings: Settings) -> None:
 
 
 def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> FoundAdapters:
-    """Verify the saved adapters again, and return those that the signed flags still name.
+    """Verify the saved adapters again, and reject those that the signed flags do not name.
 
-    flags: mapping of line name to the line's flag in force.
+    flags: mapping of line name to the line's current flag.
 
     Raises IntegrityError if the file of saved adapters cannot be read or is an older copy.
     """
@@ -284,9 +286,9 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
     last = _read(settings)
     if last.adapters and last.entries < (newest := HighWaterMarks.of(settings).ledger[0]):
         raise IntegrityError(
-            f"{_file(settings)}: the file is based on {last.entries} ledger entries. This gateway has verified "
-            f"{newest}.",
-            "Somebody restored an older file. Remove it, and start the registry's database.",
+            f"{_file(settings)}: the file is based on {last.entries} ledger entries, but this gateway has already "
+            f"verified {newest} entries.",
+            "Somebody restored an older copy of the file. Remove the file, and start the registry's database.",
         )
     withdrawn = {each.adapter for each in last.withdrawn}
     for noted in last.adapters:
@@ -326,7 +328,7 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """Return the ids of the adapters that answer users, and of those to which an officer can roll back."""
+    """Return the ids of the flag's production and staged adapters (None if there is none) and prepared rollbacks."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
@@ -342,7 +344,7 @@ def _read(settings: Settings) -> LastVerified:
         return LastVerified()
     except (OSError, ValidationError):
         raise IntegrityError(
-            f"{path}: the gateway's last verified state cannot be read.",
+            f"{path}: the list of adapters that the gateway verified last cannot be read.",
             "Remove the file, and start the registry's database.",
         ) from None
 
@@ -358,8 +360,8 @@ def _write(settings: Settings, now: LastVerified) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove the file of saved adapters. Called if the file cannot be overwritten, because adapters in it may have been
-    rejected after it was written."""
+    """Remove the file of saved adapters, so that no gateway serves from an outdated or unprotected list. Raises
+    IntegrityError if the file cannot be removed."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -370,8 +372,8 @@ def _remove(path: Path) -> None:
 
 
 def lines_in_production(settings: Settings) -> list[str]:
-    """List the lines that have an adapter in production according to the registry. No signature is verified. Raises the
-    errors of `open_registry`."""
+    """List the lines that have an adapter in production according to the registry; none if there is no registry. No
+    signature is verified. Raises the errors of `open_registry`."""
     if not is_there(settings):
         return []
     with open_registry(settings).reading() as session:

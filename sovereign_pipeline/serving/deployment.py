@@ -1,4 +1,4 @@
-"""Load and unload an engine's adapters so that it has exactly those that the ledger allows.
+"""Load and unload adapters so that the engine has exactly the adapters that the ledger allows.
 
 While the registry is down, the gateway serves the adapters that it verified last. It stops serving them if the
 checkpoint in SOVEREIGN_HOME covers a ledger entry that the gateway has not verified. If the registry can be reached but
@@ -80,10 +80,10 @@ class FingerprintStore:
     compute: Callable[[Job], Fingerprint] = compute_apart
 
     def fingerprint_of(self, verified: VerifiedAdapter) -> Fingerprint:
-        """Return an adapter's fingerprint. If no fingerprint is stored, compute it, which takes seconds.
+        """Return an adapter's fingerprint. If none is stored, compute and store one, which takes seconds.
 
-        Raises IntegrityError if the base model or the fingerprint was changed, EngineRefused if the adapter cannot
-        be distinguished from its base model, and WorkerKilled.
+        Raises IntegrityError if the base model or the fingerprint was changed, EngineRefused if the adapter cannot be
+        distinguished from its base model, and WorkerKilled if the process that computes the fingerprint is killed.
         """
         asked = conversations(verified.deployable.instruction or "")
         made = make_artifact(self, self._identity(verified, asked), lambda where: self._build(verified, asked, where))
@@ -91,12 +91,12 @@ class FingerprintStore:
         try:
             fingerprint = Fingerprint.model_validate_json(path.read_bytes())
         except ValueError:
-            raise IntegrityError(f"{path}: this is not a fingerprint.", "Remove the artifact.") from None
+            raise IntegrityError(f"{path}: this file is not a valid fingerprint.", "Remove the artifact.") from None
         name, problem = verified.deployable.adapter, problem_of(fingerprint)
         if problem is not None:
             raise EngineRefused(
                 f"{name} cannot be distinguished from its base model: {problem}.",
-                "Train it longer or on other rows, so that the gateway can check that an engine uses the adapter.",
+                "Train it longer or on different rows. Otherwise the gateway cannot check that an engine uses it.",
             )
         return fingerprint
 
@@ -119,7 +119,7 @@ class FingerprintStore:
     def _build(self, verified: VerifiedAdapter, asked: tuple[Conversation, ...], workspace: Path) -> Built:
         adapter = verified.deployable
         base = open_base_model(self.settings, verified.base_model, self.progress)
-        self.progress(f"{adapter.adapter}: computing its fingerprint with training's libraries")
+        self.progress(f"{adapter.adapter}: computing its fingerprint with the training libraries")
         fingerprint = self.compute(Job(base, adapter.digest, adapter.directory, asked))
         (workspace / FILE).write_bytes(canonical_json(fingerprint.model_dump(mode="json")) + b"\n")
         return Built({"tokens": sum(len(mark.tokens) for mark in fingerprint.marks)})
@@ -129,12 +129,12 @@ OF_ALL = ("registry", "last verified", "deployment")
 """Keys of `Deployed.refused` that concern all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_NOTICE = 0.2
-"""Seconds between two reads of the checkpoint in SOVEREIGN_HOME. The checkpoint changes with each new ledger entry."""
+"""Seconds between two checks of the checkpoint in SOVEREIGN_HOME, which changes with each new ledger entry."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which all adapters are verified again, because files can change without a new ledger entry."""
 
 TIMES_AS_LONG = 20
-"""Pause between two full verifications of the ledger, as a multiple of a verification's duration."""
+"""Minimum interval between two full verifications of the ledger, as a multiple of the first one's duration."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,14 @@ class Deployed:
     """The adapters that are served, and the rejected adapters with the reason for each."""
 
     served: tuple[Deployable, ...] = ()
-    """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
-    in production."""
+    """Verified adapters. Each answers requests once the engine has loaded it."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Mapping of adapter id, line name or a key of `OF_ALL` to the reason why it is not served. If the registry is
-    down, the key `registry` has the reason, and `served` lists the adapters verified last."""
+    """Maps an adapter id, a line name or a key of `OF_ALL` to the reason for the rejection. If the registry is down,
+    the key `registry` has the error, and `served` lists the adapters verified last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
-    """The rejected adapters that officers recalled."""
+    """The rejected adapters that have an open recall."""
     unreached_at: float | None = None
-    """Time (`time.monotonic`) of the first check that did not reach the registry; None if the latest check reached
-    it."""
+    """Time (`time.monotonic`) since which no check has reached the registry. None if the latest check reached it."""
 
 
 UNREACHED = (RegistryUnreached, OSError)
@@ -169,13 +167,13 @@ UNREACHED = (RegistryUnreached, OSError)
 
 
 def _assert_follows(session: Session, accepted: tuple[int, str | None]) -> None:
-    """Raise IntegrityError unless the ledger contains the entries that this gateway verified last."""
+    """Raise IntegrityError unless the ledger begins with the accepted entries. accepted: their number and root hash."""
     (entries, root), size = accepted, tree.size_of(session)
     if size >= entries and root in (None, tree.root_at(session, entries).hex()):
         return
     raise IntegrityError(
-        f"The registry has {size} entries, which do not include the {entries} that this gateway has verified. The "
-        f"registry is an older copy, or was continued from an older copy.",
+        f"This gateway has verified {entries} entries of the registry, but the registry's present {size} entries do "
+        f"not include them. The registry is an older copy, or was continued from an older copy.",
         "Restore the newest copy. If you restored an older one on purpose, remove the gateway's high-water-marks.json.",
     )
 
@@ -193,12 +191,10 @@ class Sources:
         progress: Progress = silent,
         compute: Callable[[Job], Fingerprint] = compute_apart,
     ) -> None:
-        """Read the institution file, once for the whole gateway, and open the stores.
+        """Read the institution file, once for the whole gateway, and open the stores. Raises RecipeError for an invalid
+        institution file, and InputError if other accounts can enter the gateway's directory.
 
-        `compute`: function that computes a fingerprint in the training environment.
-
-        Raises RecipeError for an invalid institution file, and InputError if other accounts can enter the gateway's
-        directory.
+        compute: function that computes a fingerprint with the training libraries.
         """
         self._settings, self._progress = settings, progress
         self._store = open_store(settings)
@@ -210,11 +206,11 @@ class Sources:
         self._fingerprints = FingerprintStore(self._store, self.institution, settings, progress, compute)
         self._registry: Registry | None = None
         self._base_models: dict[str, Artifact] = {}
-        """Digest -> base model, for all adapters found."""
+        """Maps the digest of each base model found so far to its artifact."""
         serving_directory(settings)
         self._marks = HighWaterMarks.of(settings)
         self._found: FoundAdapters | None = None
-        """The adapters found last, with the number of ledger entries up to which the result is valid."""
+        """Result of the latest search. Its `entries` is the ledger size up to which the result is valid."""
         self._verify_ledger_at = 0.0
 
     def stamp(self) -> Stamps:
@@ -222,8 +218,8 @@ class Sources:
         return stamps([checkpoint_file(self._settings)])
 
     def moved(self) -> tuple[int, ...]:
-        """Return a value that changes whenever a decision is added to the ledger, or the trust root has a new version.
-        Raises the errors of `find`."""
+        """Return a value that changes with each version of the trust root, and with each ledger entry that can change
+        which adapters are served (`newest_decision`). Raises the errors of `find`."""
         with self._forgetting():
             accepted = self._marks.ledger
             with self._opened().reading() as session:
@@ -236,10 +232,10 @@ class Sources:
         return (decision, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
-        """Find the adapters that may be served; see `find_deployable`.
+        """Verify the ledger, find the adapters that may be served (`find_deployable`), and save the result.
 
-        Raises IntegrityError if the registry fails verification, and RegistryUnreached or OSError if the registry is
-        down.
+        Raises IntegrityError if the registry fails verification or the institution file was changed, and
+        RegistryUnreached or OSError if the registry is down.
         """
         with self._forgetting():
             accepted, registry = self._marks.ledger, self._opened()
@@ -253,7 +249,8 @@ class Sources:
         return self._with_bases(found)
 
     def find_last(self) -> FoundAdapters:
-        """Find the adapters that may be served while the registry is down. Raises SovereignError and OSError."""
+        """Find the saved adapters that may be served while the registry is down. Raises SovereignError or OSError if a
+        file fails verification, or if the ledger or institution file changed since the adapters were verified."""
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
         found = self._with_bases(find_last_verified(self._settings, self._store, flags))
@@ -281,7 +278,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Delete the saved adapters if the registry can be reached but fails verification."""
+        """Delete the saved adapters if the block raises a SovereignError other than RegistryUnreached."""
         try:
             yield
         except RegistryUnreached:
@@ -292,7 +289,7 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Verify the ledger's second copy and all entries. Skip this if the previous verification was too recent."""
+        """Verify all entries of the ledger and the ledger's second copy, unless they were verified recently."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -301,8 +298,8 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def _log_rules(self, registry: Registry) -> None:
-        """Log the institution's rules. Raises IntegrityError if the logged rules are not the rules that this gateway
-        read at its start. In this case, the file was changed after the start."""
+        """Log the institution's rules, unless they are logged. Raises IntegrityError if the institution file was
+        changed after this gateway read it."""
         if self._are_rules_logged:
             return
         with registry.reading() as session:
@@ -326,8 +323,8 @@ class Sources:
             )
 
     def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
-        """Add an adapter's fingerprint; computing one takes seconds. Raises the errors of
-        `FingerprintStore.fingerprint_of`."""
+        """Return a verified adapter's description with its fingerprint. If the fingerprint must be computed, this takes
+        seconds. Raises the errors of `FingerprintStore.fingerprint_of`."""
         before, fingerprint = self.stamp(), self._fingerprints.fingerprint_of(verified)
         if self.stamp() != before:
             with contextlib.suppress(*UNREACHED):  # the new entry is about the fingerprint that was stored just now
@@ -335,12 +332,12 @@ class Sources:
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
-        """Return the base model whose engine is started first: the base model with the most adapters in production. If
-        several have the same number, returns the one with the most adapters overall. Returns None if every adapter is
-        recalled. The gateway then starts no engine.
+        """Return the base model whose engine is started first: the one with the most adapters in production, then with
+        the most adapters. Returns None if no adapter may be served and at least one is recalled. The gateway then
+        starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
-        adapters verified last; if there are none, raises the errors of `find`.
+        adapters verified last. If no adapter was verified before, raises the errors of `find`.
         """
         try:
             found = self.find()
@@ -361,14 +358,14 @@ class Sources:
         return self.base_of(max(by_digest, key=lambda digest: _in_production_and_all(by_digest[digest])))
 
     def base_of(self, digest: str) -> ServingBase:
-        """Verify every file of an adapter's base model. Raises IntegrityError if a file differs from its record."""
+        """Verify every file of a base model that was found before. Raises IntegrityError if a file was changed."""
         artifact = self._base_models[digest]
         directory = open_base_model(self._settings, artifact, self._progress)
         return ServingBase(str(artifact.manifest.summary.get("name", directory.name)), directory, digest)
 
     def _trust(self) -> Trust:
-        """Load the trust root. Raises IntegrityError if it is older than the version in the ledger or than the newest
-        version that this gateway has accepted."""
+        """Load the trust root. Raises IntegrityError if the file is older than the version in the ledger, or older than
+        the newest version that this gateway has accepted."""
         with self._opened().reading():  # compares the trust root with the logged one
             trust = trust_root(self._settings)
         self._marks.accept_trust(trust, is_on_record=True)
@@ -385,8 +382,7 @@ def _in_production_and_all(held: Sequence[VerifiedAdapter]) -> tuple[int, int]:
 
 
 class Deployment:
-    """A loop that loads and unloads the engine's adapters, so that it has exactly the adapters that the ledger
-    allows."""
+    """A loop that loads and unloads adapters, so that the engine has exactly the adapters that the ledger allows."""
 
     def __init__(
         self,
@@ -395,8 +391,7 @@ class Deployment:
         progress: Progress = silent,
         answering: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """Create the loop. answering: function that returns the adapters that currently answer users, according to the
-        flags."""
+        """Create the loop. answering: function that returns the ids of the adapters that flags give to users."""
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
@@ -408,7 +403,8 @@ class Deployment:
         """Result of the latest check."""
 
     async def keep(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
-        """Run `look` at intervals and after each new ledger entry, until cancelled. A failure does not end the loop."""
+        """Run `look` at intervals and after each new ledger entry, until cancelled. An unexpected error unloads all
+        adapters, but does not end the loop."""
         while True:
             seen = await asyncio.to_thread(self._sources.stamp)
             try:
@@ -423,7 +419,8 @@ class Deployment:
                     break
 
     async def look(self) -> Deployed:
-        """Make the engine load exactly the adapters that may be served now."""
+        """Load and unload adapters, so that the engine has exactly those that may be served. Returns the new
+        `deployed`."""
         try:
             moved = await asyncio.to_thread(self._sources.moved)
             files = await asyncio.to_thread(_identities, self.deployed.served)
@@ -439,8 +436,8 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, error: Exception) -> Deployed:
-        """While the registry is down, continue with the loaded adapters, unless the ledger has new entries. If the
-        engine was restarted, load the adapters that were verified last."""
+        """While the registry is down, keep the loaded adapters. If they are not the served ones, load those that were
+        verified last. If this fails, or if the ledger has new entries, unload all adapters."""
         why = {"registry": _message(error)}
         since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False
@@ -464,8 +461,8 @@ class Deployment:
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
-        """Load the adapters that may be served, and unload all others. An adapter that still answers users stays
-        loaded, so a promotion causes no outage."""
+        """Load the adapters that may be served, and unload all others. Adapters that still answer users are among those
+        in `found`, so a promotion causes no outage."""
         await self._unload_all_but([each.deployable for each in found.verified])
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
@@ -488,7 +485,7 @@ class Deployment:
         return self._say(Deployed(tuple(served), refused, found.withdrawn))
 
     async def _unload_all_but(self, kept: Sequence[Deployable]) -> None:
-        """Unload all adapters except `kept`, and stop serving those that the engine has lost."""
+        """Stop serving all adapters except `kept`, and unload them from the engine."""
         before, names = self.deployed.served, {each.adapter for each in kept}
         known = {*self._engine.loaded(), *(each.digest for each in before)}
         self._say(replace(self.deployed, served=tuple(each for each in before if each.adapter in names)))

@@ -1,4 +1,4 @@
-"""Compute fingerprints: an adapter's outputs for fixed prompts, which an engine must reproduce."""
+"""Compute an adapter's fingerprint: its outputs for fixed prompts. An engine must reproduce these outputs."""
 
 import importlib.metadata
 import logging
@@ -22,27 +22,28 @@ PROMPTS = (
     "Why? 🙂",
     "The inspection of 12 May found nothing. May I open again, and by when must the form be returned?",
 )
-"""Invented letters in both languages of the demonstration. They include an emoji, one character of several tokens."""
+"""Invented prompts in English and Arabic. One contains an emoji, which is encoded as several tokens."""
 NEW_TOKENS = 16
-"""Maximum number of continuation tokens per prompt. The continuation is shorter if the turn ends, or if two tokens are
+"""Maximum number of tokens of a greedy continuation. It ends earlier at the end of the turn, or where two tokens are
 about equally likely."""
 TOP = 5
 """Number of likeliest tokens that are compared at each position."""
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
-"""Allowed difference of log-probabilities in nats: the largest difference in float32, the mean difference in bfloat16,
-where rounding changes single values by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16.
-Another adapter of the line differed by 0.6. The same adapter at 0.9 times its scale differed by 0.34."""
+"""Maximum difference of log-probabilities, in nats. In float32, the limit applies to each value. In bfloat16, where
+rounding changes single values by 0.5, it applies to the mean. Measured between PEFT and vLLM: below 0.0005 in float32,
+0.07 in bfloat16. A wrong adapter of the same line differed by 0.6, a wrong scale (0.9 times) by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
-"""Smallest difference, in nats, by which an adapter and its base model can be distinguished."""
+"""Smallest difference between an adapter's and its base model's log-probabilities, in nats, at which the two can be
+distinguished."""
 
 LogProbabilities = tuple[tuple[float, ...], ...]
 """Log-probabilities in nats: one tuple per position."""
 
 
 class Conversation(Frozen):
-    """A prompt, in the form of a dataset's rows."""
+    """A prompt, in the message format of dataset rows."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -54,29 +55,28 @@ class Mark(Frozen):
     prompt: tuple[int, ...]
     """Token ids of the conversation in the chat template."""
     tokens: tuple[int, ...]
-    """Greedy continuation of the prompt: at each position, the likeliest token after the prompt and the earlier
-    tokens."""
+    """Greedy continuation of the prompt: at each position, the likeliest token after all earlier ones."""
     top: tuple[tuple[int, ...], ...]
     """Ids of the likeliest tokens at each position of `tokens` and at the position after the last."""
     adapter: LogProbabilities
     """Log-probabilities of `top`, with the adapter."""
     base: LogProbabilities
-    """Log-probabilities of `top` by the base model alone, after the same tokens."""
+    """Log-probabilities of `top`, computed by the base model without the adapter."""
 
 
 class Fingerprint(Frozen):
-    """The values that training's libraries compute with an adapter for fixed prompts."""
+    """An adapter's outputs for fixed prompts, computed with the training libraries."""
 
     adapter: str
     conversations: tuple[Conversation, ...]
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
-    """Mapping of each library that computed the values to its version."""
+    """Maps the name of each library that was used to its version."""
 
 
 def conversations(instruction: str) -> tuple[Conversation, ...]:
-    """Return a line's fixed conversations: one for each of `PROMPTS`, one of three turns, and one with a tool call.
-    `compute` omits the conversation with a tool call if the chat template cannot write tool calls."""
+    """Return the fixed conversations of a line with this instruction: one for each of `PROMPTS`, one of three turns,
+    and one with a tool call. `compute` omits the last one if the chat template does not support tool calls."""
     turns = [[_turn("user", prompt)] for prompt in PROMPTS]
     turns.append([_turn("user", PROMPTS[0]), _turn("assistant", "At the quay office."), _turn("user", PROMPTS[1])])
     function = {"name": "permit_status", "arguments": {"permit": "QW-2024/17"}}
@@ -101,43 +101,44 @@ def _turn(role: str, content: str) -> dict[str, Any]:
 
 
 def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> str | None:
-    """Return the reason why a fingerprint cannot identify its adapter; None if it can."""
+    """Return the reason why a fingerprint cannot identify its adapter. Returns None if there is no such reason."""
     effect = _apart([(mark.adapter, mark.base) for mark in fingerprint.marks], precision)
     if effect < LEAST_EFFECT[precision]:
         return (
-            f"the adapter's log-probabilities differ from its base model's by {effect:.1g}, and {precision} needs at "
-            f"least {LEAST_EFFECT[precision]}"
+            f"the adapter's log-probabilities differ from its base model's by {effect:.1g}, but a check in {precision} "
+            f"needs a difference of at least {LEAST_EFFECT[precision]}"
         )
     return None
 
 
 def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
-    """Describe how an engine's values differ from the expected ones; None if it reproduces them.
+    """Describe how an engine's values differ from the expected ones, or why the fingerprint cannot identify its adapter
+    in this precision. Returns None if the engine reproduces the values.
 
-    measured: the engine's values after the expected tokens. Their `tokens` are the engine's own greedy tokens, which
-    are compared in float32 only.
+    measured: the values that the engine computed for the expected tokens. `tokens` has the engine's own greedy tokens,
+        which are compared only in float32.
     """
     tolerance = TOLERANCE[precision]
     pairs = list(zip(expected.marks, measured, strict=True))
     if any(mark.prompt != found.prompt for mark, found in pairs):
-        return "the engine renders the conversation into other tokens: its chat template or tokenizer differs"
+        return "the engine encodes the conversation as different tokens: its chat template or tokenizer differs"
     of_base = _apart([(mark.base, found.base) for mark, found in pairs], precision)
     if not of_base <= tolerance:
-        return f"its base model differs (log-probabilities differ by {of_base:.3g}; the limit is {tolerance})"
+        return f"the engine's base model differs (log-probabilities differ by {of_base:.3g}; the limit is {tolerance})"
     of_adapter = _apart([(mark.adapter, found.adapter) for mark, found in pairs], precision)
     if not of_adapter <= tolerance:
         if _apart([(found.adapter, found.base) for _, found in pairs], precision) <= tolerance:
-            return "the adapter has no effect: the engine computes its base model"
+            return "the adapter has no effect: the engine's outputs are those of the base model"
         apart = f"log-probabilities differ by {of_adapter:.3g}; the limit is {tolerance}"
-        return f"its adapter, or the adapter's scale, differs ({apart})"
+        return f"the engine's adapter, or the adapter's scale, differs ({apart})"
     if precision == "float32" and any(mark.tokens != found.tokens for mark, found in pairs):
-        return "its likeliest tokens differ"
+        return "the engine's most likely tokens differ"
     return problem_of(expected, precision)
 
 
 def _apart(pairs: Iterable[tuple[LogProbabilities, LogProbabilities]], precision: Precision) -> float:
     """Return the difference of log-probabilities: the largest difference in float32, or the mean difference in
-    bfloat16. Returns infinity if shapes differ or a value is NaN."""
+    bfloat16. Returns infinity if there are no values, shapes differ or a value is NaN."""
     found: list[float] = []
     for one, other in pairs:
         if [len(each) for each in one] != [len(each) for each in other]:
@@ -165,7 +166,7 @@ class Job:
 
 
 def compute_apart(job: Job) -> Fingerprint:
-    """Compute a fingerprint in another process. Raises WorkerKilled."""
+    """Compute a fingerprint in a separate process. Raises WorkerKilled if that process is killed."""
     with WorkerPool(1, _begin) as pool:
         return next(pool.over(iter([job]), compute))
 

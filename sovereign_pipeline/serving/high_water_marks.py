@@ -1,8 +1,8 @@
 """Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
 The high-water marks are stored in the gateway's own directory, outside SOVEREIGN_HOME. An account that can write to
-SOVEREIGN_HOME could restore older files there. The ledger contains only the trust root of the last act. If an older
-root replaces a newer one before any act, only the high-water marks detect this.
+SOVEREIGN_HOME could restore older files there. The ledger shows which trust root was valid at its last entry. If a
+newer root is replaced by that one before the next entry, only the high-water marks detect the replacement.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ class FlagMark(Frozen):
     sha256: Digest
 
     def is_older_than(self, other: "FlagMark") -> bool:
-        """Return True if this change is older than the other change, or if both have the same number but differ."""
+        """Return True if this change has a smaller number than `other`, or the same number and a different digest."""
         return self.sequence < other.sequence or (self.sequence == other.sequence and self.sha256 != other.sha256)
 
 
 class _Marks(Frozen):
     root_sha256: Digest | None = None
-    """SHA-256 of the trust root's first version. If another first root appears, it is valid only if the ledger confirms
-    it."""
+    """SHA-256 of the first version of the trust root. A trust root with a different first version is accepted only if
+    the ledger contains it."""
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})
     entries: int = Field(default=0, ge=0)
-    """Number of entries that the ledger had when adapters were verified last."""
+    """Number of ledger entries at the last verification of adapters."""
     entries_root: Digest | None = None
-    """Root hash of the ledger's tree at that time. A forked ledger has another root hash."""
+    """Root hash of the ledger at the last verification of adapters. A forked ledger has a different root hash."""
 
 
 class HighWaterMarks:
-    """The newest versions of trust root, flags and ledger that the gateways with this directory have accepted. Older
-    versions are rejected."""
+    """The newest versions of the trust root, the flags and the ledger that the gateways of this directory have
+    accepted. Older versions are rejected."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,8 +61,8 @@ class HighWaterMarks:
         return cls(settings.serving / FILE)
 
     def trust(self, settings: Settings) -> Trust:
-        """Load the trust root. Raises IntegrityError if the root differs from the accepted one or its version is
-        older."""
+        """Load the trust root. Raises IntegrityError if its first version differs from the accepted first version, or
+        if its newest version is older than the accepted one."""
         marks = self._read()
         at_least = (marks.root_version, marks.targets_version)
         return load_trust(settings.data / TRUST, marks.root_sha256, at_least=at_least)
@@ -70,26 +70,27 @@ class HighWaterMarks:
     def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
         """Save this trust root as the newest. Raises IntegrityError if it is older than the accepted one.
 
-        is_on_record: True if the ledger contains this trust root. A trust root in the ledger may differ from the
-            accepted one.
+        is_on_record: True if the ledger contains this trust root. If False, IntegrityError is also raised if the root's
+            first version differs from the accepted one.
         """
         with self._changing() as marks:
             _assert_follows(trust, marks, may_be_another=is_on_record)
             self._write(marks, _marked(marks, trust))
 
     def flag(self, line: str) -> FlagMark | None:
-        """Return the newest accepted change of a line's flag."""
+        """Return the newest accepted change of a line's flag; None if no change was accepted."""
         return self._read().flags.get(line)
 
     def accept_flag(self, line: str, mark: FlagMark, trust: Trust) -> None:
-        """Save a line's flag, and the trust root that verified it, as the newest."""
+        """Save a line's flag, and the trust root that verified it, as the newest. Raises IntegrityError if this trust
+        root is older than the accepted one or has a different first version."""
         with self._changing() as marks:
             _assert_follows(trust, marks)
             self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
 
     @property
     def ledger(self) -> tuple[int, str | None]:
-        """Return the ledger's number of entries and root hash at the time when adapters were verified last."""
+        """Return the ledger's size and root hash when adapters were verified last; (0, None) if they never were."""
         marks = self._read()
         return marks.entries, marks.entries_root
 
@@ -116,7 +117,7 @@ class HighWaterMarks:
             return _Marks()
         except (OSError, ValidationError):
             raise IntegrityError(
-                f"{self._path}: the trust root, flags and ledger size that this gateway has accepted cannot be read.",
+                f"{self._path}: the file with the accepted trust root, flags and ledger size cannot be read.",
                 "Find out who changed the file. If you delete it, an older trust root, flag or ledger goes unnoticed.",
             ) from None
 
@@ -143,13 +144,13 @@ def _assert_follows(trust: Trust, marks: _Marks, *, may_be_another: bool = False
         if may_be_another:
             return
         raise IntegrityError(
-            f"The trust root begins with root {trust.root_sha256}, but this gateway accepted root {marks.root_sha256} "
-            f"before.",
-            "Start the registry's database: the ledger shows which first root is valid.",
+            f"The first version of this trust root has the SHA-256 {trust.root_sha256}. The first version that this "
+            f"gateway accepted has the SHA-256 {marks.root_sha256}.",
+            "Start the registry's database: the ledger shows which first version is valid.",
         )
     if trust.root_version < marks.root_version or trust.targets_version < marks.targets_version:
         raise IntegrityError(
-            f"The trust root, root {trust.root_version} and targets {trust.targets_version}, is older than root "
+            f"This trust root (root {trust.root_version}, targets {trust.targets_version}) is older than root "
             f"{marks.root_version} and targets {marks.targets_version}, which this gateway accepted before.",
             "Somebody restored an older trust root. Copy the newest trust root again.",
         )

@@ -1,7 +1,7 @@
 """Decrypt transcripts, and turn rated answers into review prompts and preference rows.
 
-Anyone with the public key can encrypt invented records. So a record counts only if its digest is in the gateway's
-journal. The ledger has the digest of each hourly file of that journal.
+Anyone with the public key can encrypt invented records. A record therefore counts only if its digest is in the
+gateway's journal. The ledger has the digest of each hourly file of this journal.
 """
 
 import hashlib
@@ -51,44 +51,42 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """Mapping of answer identifier (`given` of a transcript) to the newest feedback, according to the time in the
-    encrypted rating."""
+    """Mapping of answer identifier (`given` of a transcript) to the newest feedback by its encrypted time."""
     spoilt: int
-    """Number of invalid lines, such as those cut by a crash."""
+    """Number of lines that are invalid, for example truncated by a crash, or that the key does not decrypt."""
     foreign: int
     """Number of records that are not in the journal."""
     twice: int
     """Number of lines that repeat a record."""
     missing: int
-    """Number of records that no file contains, although the journal lists them after the oldest transcript."""
+    """Number of records that the journal lists but no file contains: transcripts since the oldest hour of the files,
+    and ratings of known answers."""
     unsure: frozenset[str]
-    """Identifiers of answers whose newest feedback is unknown, because one of their ratings is in no file."""
+    """Identifiers of answers whose newest feedback is unknown, because at least one of their ratings is missing."""
 
 
 @dataclass(frozen=True)
 class JournalCopy:
-    """The records of an adapter line in a copy of the gateway's journal. Only hours that the ledger has are
-    included."""
+    """A line's records in a copy of the gateway's journal, from those hours that are in the ledger."""
 
     transcripts: Mapping[str, str]
     """Mapping of a sealed transcript's SHA-256 to the hour of its answer."""
     ratings: Mapping[str, str]
     """Mapping of a sealed rating's SHA-256 to the identifier of the rated answer, in the order of the journal."""
     lacking: frozenset[str]
-    """Hours of the line that the ledger has and the journal lacks."""
+    """Hours that the ledger lists for the line, but for which the journal has no matching file."""
     not_entered: int
-    """Number of journal files whose hour is not in the ledger yet. Their records do not count."""
+    """Number of journal files that are ignored, because their hour is not in the ledger yet."""
     ends: str
     """Number and time of the newest entry in the copy of the ledger."""
 
 
 def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy) -> Opened:
-    """Open every transcript file of a line.
+    """Decrypt every transcript file of a line. Raises PrivacyError if the key is invalid or decrypts no record of a
+    file, InputError if there are no files, and IntegrityError if the journal lacks an hour that the ledger lists. Hours
+    before the oldest transcript do not matter.
 
-    journal: digests of the genuine records.
-
-    Raises PrivacyError if the key is invalid or decrypts no record of a file, InputError if there are no files, and
-    IntegrityError if the journal lacks an hour that the ledger has.
+    journal: a copy of the journal, which lists the digests of the genuine records.
     """
     import pyrage
 
@@ -113,7 +111,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
         if opened and all(record is None for _, record in opened):
             raise PrivacyError(
                 f"{file}: the private key decrypts no record in this file.",
-                "Use the private key of the public key with which the file was encrypted, or restore the file.",
+                "Use the private key that belongs to the public key of this file, or restore the file from a copy.",
             )
         spoilt += cut + sum(record is None for _, record in opened)
         for sha256, record in opened:
@@ -149,12 +147,13 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
     """Read a line's records from a copy of the gateway's journal, and compare each hour with the ledger.
 
     Args:
+        directory: copy of the journal.
         ledger: an export of the audit log, with its checkpoint in the same folder.
         log: public key of the log.
 
     Raises:
         IntegrityError: the log's key did not sign the export, or a finished hour differs from the ledger.
-        InputError: a file is missing, or is no export, checkpoint or key.
+        InputError: a file is missing, or is not a valid export, checkpoint or key.
     """
     entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
     hours = [each for each in entered if each.get("line") == line]
@@ -172,7 +171,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
             hours.remove(facts)
         elif not path.name.endswith(".jsonl"):
             raise IntegrityError(
-                f"{path}: this hour of the journal differs from the ledger.",
+                f"{path}: the records of this hour differ from the ledger's entry for the hour.",
                 "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
             )
         else:
@@ -188,7 +187,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
 
 
 def prompt_of(transcript: Transcript) -> str | None:
-    """Return the prompt of a single-turn conversation; None for any other conversation."""
+    """Return the prompt of a single-turn conversation; None for any other conversation or a blank prompt."""
     if len(transcript.messages) != 1 or transcript.messages[0].role != "user":
         return None
     return transcript.messages[0].content.strip() or None
@@ -216,11 +215,11 @@ Layout = Literal["columns", "sharegpt"]
 
 
 class RatedRow(Frozen):
-    """A preference pair or a labelled row, in the layout `columns` for letters or `sharegpt` for conversations."""
+    """A preference pair or a row with a label. The layout is `columns` for letters and `sharegpt` for conversations."""
 
     id: str
     case: str
-    """Case id, which all rows of one question share. The split keeps a case's rows together."""
+    """Case id. All rows of one question have the same case id, so the split keeps them together."""
     date: str
     classification: str
     language: str
@@ -240,14 +239,14 @@ _FIELDS: Mapping[tuple[Role, Layout], set[str]] = {
     ("preferences", "sharegpt"): {"messages", "tools", "chosen", "rejected"},
     ("labels", "sharegpt"): {"messages", "tools", "label"},
 }
-"""Mapping of role and layout to the fields of such rows, in addition to the fields in `_COMMON`."""
+"""Maps a role and a layout to the fields that such rows have in addition to those in `_COMMON`."""
 _COMMON = {"id", "case", "date", "classification", "language"}
 
 
 @dataclass
 class RatedRows:
-    """The rows made from rated answers, and the number of omitted answers per reason. If one row is a conversation, all
-    rows are written as conversations."""
+    """The rows built from rated answers, and the number of omitted answers per reason. If at least one row is a
+    conversation, all rows are conversations."""
 
     rows: list[RatedRow]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -257,7 +256,7 @@ class RatedRows:
 class _Rated:
     transcript: Transcript
     document: Document
-    """The conversation and its answer, with the caller's own text in place of placeholders."""
+    """The conversation with its answer. The caller's original texts are in place of the placeholders."""
     thumb: Thumb
 
     @property
@@ -270,8 +269,7 @@ class _Rated:
 
 
 def preferences_of(opened: Opened, role: Role) -> RatedRows:
-    """Build rows from transcripts and their feedback. role: role of the source that will contain the rows,
-    `preferences` or `labels`."""
+    """Build rows from rated transcripts, for a source with this role (`preferences` or `labels`)."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
     for transcript in opened.transcripts:
@@ -301,7 +299,7 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
 
 
 _TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
-"""Regular expression for the sequence of roles in a conversation that can be trained on. Each role is written as its
+"""Regular expression for the order of roles in a conversation that can be trained on. Each role is represented by its
 first letter."""
 
 
@@ -331,8 +329,8 @@ def _changed(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
-    """Yield pairs of a liked and a disliked answer, in the order of `of`. Two equal answers form no pair. Both answers
-    of a pair have the same classification level, because a row has one level."""
+    """Pair liked with disliked answers to one question. Equal answers are not paired. Both answers of a pair have the
+    same classification level, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
@@ -342,10 +340,10 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
 
 
 def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
-    """Make a preference pair if `other`, the rejected answer, is not None. Otherwise make a labelled row.
+    """Build a preference pair if `other`, the rejected answer, is not None. Otherwise build a row with a label.
 
-    first: the first answer to this question. The case id is made from this answer's id, because a digest of the
-        question would let anyone test a guessed question.
+    first: the first answer to this question. The case id is built from this answer's id. A digest of the question
+        would let anyone test whether a guessed question was asked.
     """
     transcript = rated.transcript
     facts: dict[str, Any] = {
@@ -374,22 +372,23 @@ class TakenFile:
     name: str
     """Name of the source."""
     path: Path
-    """Path below the data directory, as a recipe names it."""
+    """Path relative to the data directory, as written in a recipe."""
     role: Role
     layout: Layout
     rows: int
     classification: str
-    """Highest classification level of its rows."""
+    """Highest classification level of the file's rows."""
 
 
 def take_rated(
     registry: Registry, institution: Institution, line: Line, file: Path, actor: str, reason: str
 ) -> TakenFile:
-    """Log the import of a file of rated answers, then copy the file into the data directory. The line trains on it once
-    its recipe names it.
+    """Log the import of a file of rated answers, then copy the file into the data directory. To train on these rows,
+    the line's recipe must name the copy as a source.
 
-    Raises InputError if the line does not permit preferences from rated answers, SourceError for an invalid file,
-    CeilingExceeded for a row above the line's ceiling, and ConflictError if the file was imported before.
+    Raises InputError if the line does not permit preferences from rated answers or the reason is missing, SourceError
+    for an invalid file, CeilingExceeded for a row above the line's ceiling, and ConflictError if the file was imported
+    before.
     """
     if not institution.serving.makes_preferences(line.line):
         raise InputError(
@@ -412,7 +411,7 @@ def take_rated(
     target = registry.settings.data / path
     if target.exists():
         raise ConflictError(
-            f"{target}: these rows were already imported.", "Name this file in the recipe, or import other rows."
+            f"{target}: these rows were already imported.", "Name this file in the recipe, or import different rows."
         )
     told = {
         "line": line.line,
@@ -431,8 +430,9 @@ def take_rated(
 
 
 def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
-    """Read all rows, which must have the same role and layout. Errors quote no row."""
-    hint = "Give a file of `sovereign-transcripts preferences`, unchanged."
+    """Return a file's rows, and their common role and layout. Raises SourceError, which quotes no row, if a row is
+    invalid, if ids repeat, or if roles or layouts differ."""
+    hint = "Pass an unchanged file that `sovereign-transcripts preferences` wrote."
     rows: list[RatedRow] = []
     kinds: set[tuple[Role, Layout]] = set()
     for number, line in enumerate((line for line in content.split(b"\n") if line), start=1):
@@ -442,7 +442,7 @@ def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
         except (ValidationError, StopIteration):
             raise SourceError(f"{file}: line {number} is not a row of rated answers.", hint) from None
     if len(kinds) != 1 or len({row.id for row in rows}) < len(rows):
-        wrong = "no rows" if not rows else "rows of several roles or layouts" if len(kinds) > 1 else "a duplicate id"
+        wrong = "no rows" if not rows else "rows of different roles or layouts" if len(kinds) > 1 else "a duplicate id"
         raise SourceError(f"{file}: the file has {wrong}.", hint)
     return rows, *kinds.pop()
 
@@ -459,15 +459,15 @@ def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
-    """Return the highest classification level of the rows. served: the levels of the line's adapters. Each row must
-    have one of these levels. Empty if they are unknown."""
+    """Return the rows' highest classification level. served: the levels of the line's adapters, or empty if unknown.
+    Raises SourceError for a row with any other level, and CeilingExceeded for a row above the line's ceiling."""
     ladder = institution.ladder
     for row in rows:
         if row.classification not in ladder or (served and row.classification not in served):
             raise SourceError(
-                f"{file}: row {row.id} has a classification level that no adapter of line {line.line} has, or that is "
-                f"not one of the institution's.",
-                f"The institution's levels: {', '.join(ladder.levels)}.",
+                f"{file}: the classification level of row {row.id} is not one of the institution's levels, or no "
+                f"adapter of line {line.line} has this level.",
+                f"The institution's levels are {', '.join(ladder.levels)}.",
             )
     highest = ladder.highest(row.classification for row in rows)
     if ladder.exceeds(highest, line.ceiling):

@@ -49,7 +49,7 @@ _MOST_MASKINGS = 3
 
 @dataclass(frozen=True)
 class LineDetectors:
-    """The search settings of a line."""
+    """The settings for finding personal data in one adapter line's texts."""
 
     line: str
     privacy: Privacy
@@ -58,7 +58,7 @@ class LineDetectors:
 
     def language_of(self, text: str) -> str:
         """Return the language whose detectors are used for a text: the first language in the recipe that is written in
-        the text's script."""
+        the text's script or, if there is none, Arabic or English."""
         in_arabic = is_arabic(text)
         return next(
             (each for each in self.privacy.detected if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text)
@@ -73,13 +73,13 @@ class Detection:
     end: int
     kind: Kind
     value: str
-    """The found value, in a form that is equal for equal values in texts that were searched together."""
+    """Identifies the found value: equal values in texts that were searched together have the same `value`."""
     quote: str = ""
-    """Quotation mark that the placeholder needs, because it replaces a number in JSON; otherwise empty."""
+    """Quotation mark to put around the placeholder if it replaces a number in JSON. Otherwise empty."""
 
 
 class TextDetectors:
-    """Searches texts with the loaded detectors of one line. Findings are not stored."""
+    """Searches texts for personal data with the detectors of one line. Does not store the findings."""
 
     def __init__(self, detectors: LineDetectors) -> None:
         self._detectors = detectors
@@ -89,11 +89,12 @@ class TextDetectors:
 
     def find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
         """Return the personal data in each text of one conversation, in order and without overlaps. JSON is searched
-        value by value. tools: the one text that is a list of tools, or ""; its schemas are not searched.
+        value by value. Placeholders are ignored, because models trained on scrubbed documents write them.
 
-        Placeholders are ignored, because models trained on scrubbed documents write them.
+        tools: the element of `texts` that is a list of tools, or "". The schemas in this list are not searched.
 
-        Raises PrivacyError if a detector raises or misses its canary.
+        Raises PrivacyError if a detector raises an error or misses its canary, or if a disguised placeholder cannot be
+        masked.
         """
         masked = [_masked(text) for text in texts]
         listed = [bool(tools) and text == tools for text in texts]
@@ -130,13 +131,13 @@ class TextDetectors:
 
 
 def _searched(document: Document) -> str:
-    """Return the only text of a document that was built by `TextDetectors`."""
+    """Return the single text of a document that `TextDetectors._document` built."""
     return "".join(document.texts.values())
 
 
 def _masked(text: str) -> str:
-    """Mask text that looks like a placeholder, such as `NAME_1`, without changing the position of other characters. If
-    more than three digits follow the kind's name, the digits are not masked."""
+    """Mask everything that looks like a placeholder, such as `NAME_1`, with a mask of the same length. If more than
+    three digits follow the kind's name, the digits are not masked. Raises PrivacyError if a placeholder remains."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [*PLACEHOLDER.finditer(normalised.text)]
@@ -146,27 +147,29 @@ def _masked(text: str) -> str:
             whole = _WHOLE_PLACEHOLDER.match(normalised.text, begun.start())
             start, end = normalised.original_span(begun.start(), whole.end() if whole else begun.end() - 1)
             text = text[:start] + _NO_LETTER * (end - start) + text[end:]
-    raise PrivacyError("A text contains a disguised placeholder that cannot be masked.", "Write it plainly.")
+    raise PrivacyError(
+        "A text contains a disguised placeholder that cannot be masked.",
+        "Write the placeholder in plain characters, such as NAME_1.",
+    )
 
 
 SECONDS_TO_SEARCH = 15.0
-"""Seconds allowed for a search, including the wait for a process. If a search takes longer, it fails."""
+"""Maximum seconds for a search, including the wait for a process. A longer search fails."""
 SECONDS_TO_LOAD = 120.0
-"""Seconds allowed for loading the detectors in a new process."""
+"""Maximum seconds for loading the detectors in a new process."""
 SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
-"""Maximum number of characters in one search. Searching this many takes one core about three seconds."""
+"""Maximum number of characters in one search. A search of this size takes about three seconds on one core."""
 LONG = 10_000
-"""Requests with at least this many characters are searched one at a time, so that shorter requests do not wait for
-them."""
+"""Requests with at least this many characters are searched one at a time, so that shorter ones need not wait."""
 
 _Work = tuple[str, Sequence[str], str]
-"""The line, the texts to search, and the text among them that is a list of tools ("" if there is none)."""
+"""The line, the texts to search, and the one text that is a list of tools ("" if there is none)."""
 
 
 class Scanner:
-    """A pool of processes that searches the texts of some lines. Use it from one event loop. The thread of the event
-    loop must live as long as the processes."""
+    """A pool of processes that searches the texts of some lines. Use an instance from only one event loop. The event
+    loop's thread must live as long as the processes."""
 
     def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
         self._lines, self._processes = dict(lines), processes
@@ -178,8 +181,8 @@ class Scanner:
         """Number of times the processes were started."""
 
     def start(self) -> None:
-        """Start the processes, and search sample texts for each line, so that all its detectors are loaded. Raises
-        ScannerLost and the errors of loading."""
+        """Start the processes, and load each line's detectors by searching sample texts. Raises ScannerLost if the
+        processes end or loading takes too long, and PrivacyError if a detector cannot be loaded."""
         pool = self._running()
         texts = ("Good morning.", "صباح الخير")
         begun = [pool.begin(_find, (line, texts, "")) for line in self._lines for _ in range(self._processes)]
@@ -194,7 +197,8 @@ class Scanner:
         self._heard_at = time.monotonic()
 
     async def find(self, line: str, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
-        """Find personal data in the texts of one conversation, see `TextDetectors`. Raises ScannerLost."""
+        """Find personal data in the texts of one conversation, as `TextDetectors.find` does. Raises ScannerLost if the
+        search fails or takes too long."""
         try:
             async with asyncio.timeout(SECONDS_TO_SEARCH):
                 work = (line, texts, tools)
@@ -229,8 +233,8 @@ class Scanner:
             self._heard_at = time.monotonic()
 
     def _watch(self, pool: WorkerPool, begun: "Future[list[list[Detection]]]") -> None:
-        """Watch a search whose caller no longer waits for it. If no search at all finishes within the allowed time,
-        stop the processes, because they hang."""
+        """Watch a search whose caller was cancelled. If no search finishes within the allowed time, the processes hang,
+        so stop them."""
         if begun.done():
             return
         allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
@@ -245,11 +249,11 @@ class Scanner:
             self._pool.kill()
 
     def _running(self) -> WorkerPool:
-        """Return the pool of processes. Starts the processes if none is running. Raises ScannerLost if the last start
-        was too recent."""
+        """Return the pool of processes, and start one if none is running. Raises ScannerLost if the last start was too
+        recent."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
-                raise ScannerLost("The search for personal data is being started again.")
+                raise ScannerLost("The search for personal data is restarting.")
             self._pool = WorkerPool(self._processes, _begin_worker, self._lines)
             self._started_at = time.monotonic()
             self.starts += 1
@@ -277,8 +281,8 @@ def _begin_worker(lines: Mapping[str, LineDetectors]) -> None:
 
 @cache
 def _detectors() -> dict[str, TextDetectors]:
-    """Create the detectors at the first search. An error at the process's start would break the pool without a
-    message."""
+    """Create the detectors at the first search rather than when the process starts. An error during the start would
+    break the pool without a message."""
     made = {line: TextDetectors(each) for line, each in _lines.items()}
     gc.freeze()
     return made

@@ -1,7 +1,8 @@
 """Report, replace or stop personal data in one request and its streamed answer.
 
-Streaming delay: the last 120 characters of an answer are buffered. After every 60 new characters, the buffer is
-searched together with up to 600 characters before it, so that an identifier split across pieces is found.
+If the rule for answers is to replace or stop, the last 120 characters of an answer are buffered. After every 60 new
+characters, the buffer and up to 600 characters before it are searched, so an identifier that is split across pieces is
+found.
 """
 
 import json
@@ -27,11 +28,12 @@ from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
 SHORTEST_NUMBER = 6
-"""Minimum length of values that are compared without their separators. Shorter values occur in any long number."""
+"""Minimum length of values that are compared without separators. Shorter ones occur by chance in long numbers."""
 
 
 class OwnText:
-    """The caller's own texts. An answer that repeats a value from these texts discloses nothing."""
+    """The texts that the caller sent. An answer that repeats a value from these texts discloses nothing to the
+    caller."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -70,12 +72,11 @@ class Placeholders:
     """The placeholders of one request and its answer."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """Collect the placeholders that the caller wrote, so that their numbers are not used again. texts: texts of the
-        request."""
+        """Collect the placeholders in `texts`, the texts of the request, so that their numbers are not used again."""
         self._last: dict[str, int] = {}
         self._given: dict[tuple[Kind, str], str] = {}
         self.originals: dict[str, str] = {}
-        """Placeholder -> first text of the caller that it replaced."""
+        """Maps each placeholder to the first text of the caller that it replaced."""
         for text in texts:
             for kind, number in _WRITTEN.findall(text) if "_" in text else ():
                 self._last[kind] = max(self._last.get(kind, 0), int(number))
@@ -88,8 +89,8 @@ class Placeholders:
         return self._given[kind, value]
 
     def in_place(self, text: str, found: Sequence[Detection], *, may_be_put_back: bool) -> str:
-        """Replace findings with placeholders. may_be_put_back: True if the caller wrote the text. The answer may then
-        contain the original values."""
+        """Replace findings with placeholders. may_be_put_back: True if the caller wrote the text. Placeholders in the
+        answer are then replaced with the original values."""
         pieces, position = [], 0
         for each in found:
             placeholder = self.of(each.kind, each.value)
@@ -101,12 +102,12 @@ class Placeholders:
 
 
 def _unescaped(value: str, text: str) -> str:
-    """Return a value. If the text that contains it is JSON, remove the value's JSON escapes."""
+    """Return `value`, without its JSON escapes if `text`, which contains it, is JSON."""
     return str(json.loads(f'"{value}"')) if "\\" in value and is_json(text) else value
 
 
 class PuttingBack:
-    """A filter for a streamed answer. It replaces each placeholder with the caller's own text."""
+    """A filter for a streamed answer. It replaces each placeholder with the caller's original text."""
 
     def __init__(self, originals: dict[str, str]) -> None:
         self._originals = originals
@@ -132,7 +133,7 @@ class PuttingBack:
 
 
 def with_originals(text: str, originals: Mapping[str, str]) -> str:
-    """In a complete text, replace each placeholder with the caller's own text."""
+    """In a complete text, replace each placeholder with its original in `originals`."""
     putting = PuttingBack(dict(originals))
     return putting.feed(text) + putting.end()
 
@@ -155,7 +156,7 @@ HELD_BACK = 120
 """Number of buffered characters of an answer. The beginning of a longer identifier may be sent before it is found."""
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
-"""Number of characters before the new text that are searched with it, for context."""
+"""Number of characters before the new text that are searched together with the new text, as context."""
 _WORD = re.compile(r"\S+")
 _OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
 
@@ -172,15 +173,15 @@ class SentTexts:
 
     @cached_property
     def document(self) -> Document:
-        """Return the sent texts as a document, which gives each text a name. Its last message is empty."""
+        """Return the sent texts as a document, in which each text has a name. The document's last message is empty."""
         as_tool = {"type": "function", "function": {"name": "response", "parameters": self.schema}}
         tools = [*self.tools, *([as_tool] if self.schema is not None else ())]
         return document_with([*map(message_of, self.messages), Message(role="assistant")], tools)
 
     @cached_property
     def names(self) -> str:
-        """Return the parts of tools in which no placeholder can replace a value, such as names of functions and
-        properties."""
+        """Return, as one text, the names that no placeholder can replace: names of tools, parameters, message authors
+        and called functions, and schema keywords."""
         found = [*names_in_tools(self.document.tools)]
         for message in self.document.messages:
             found += [message.name or "", *(call.name for call in message.tool_calls)]
@@ -223,22 +224,22 @@ class Screen:
         self._changes_answers = rules.answers in ("replace", "stop")
         applies_stops = self._changes_answers or bool(sent.tools)  # a stop text must not end a tool call
         self.stops: tuple[str, ...] = () if applies_stops else tuple(stops)
-        """Stop texts that the engine applies: all or none. If none, this class applies them."""
+        """Stop texts that the engine applies: all of them, or none. In the second case, this class applies them."""
         self._stopping = StopTexts(stops if applies_stops else ())
         self.sent = sent
         """Texts for the engine, with placeholders once `take_request` has replaced findings."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False
-        """True if all text that the caller got was searched."""
+        """True if all text that was sent to the caller was searched."""
         self.is_stopped = False
         """True if the answer was stopped because of a finding."""
         self.is_at_stop_text = False
         """True if the answer ended at a stop text."""
         self.with_placeholders: list[str] = []
-        """Text sent so far, with placeholders."""
+        """Pieces of the text sent so far, with placeholders."""
         self.calls_with_placeholders: tuple[ToolCall, ...] = ()
-        """Calls that were sent, with placeholders."""
+        """Tool calls that were sent, with placeholders."""
         self.failures = 0
         """Number of failed searches under the rule `report`. Under other rules, a failed search raises an error."""
         self._line, self._scanner = line, scanner
@@ -255,7 +256,9 @@ class Screen:
         return self._changes_answers or self.rules.requests == "replace"
 
     async def take_request(self) -> bool:
-        """Search the request, and return whether it may be answered. Raises ScannerLost and TextTooLong."""
+        """Search the request, replace findings if the rule is `replace`, and return whether the request may be
+        answered. Unless the rule is `report`, raises ScannerLost if the search fails and TextTooLong if the text is too
+        long."""
         if self.rules.requests is None:
             return True
         texts, names = self._of_caller.document.texts, self._of_caller.names
@@ -282,7 +285,8 @@ class Screen:
         return True
 
     async def take_calls(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
-        """Search the answer's tool calls, and return those that may be sent. Raises ScannerLost and TextTooLong."""
+        """Search the answer's tool calls, and return those that may be sent: all, or none if the answer is stopped.
+        Unless the rule is `report`, raises ScannerLost if the search fails and TextTooLong if the text is too long."""
         if not calls or self.is_over:
             return []
         answer = document_with([Message(role="assistant", tool_calls=tuple(calls))])
@@ -310,10 +314,8 @@ class Screen:
         return [_with_arguments(each, put_back) for each in taken]
 
     async def take(self, text: str) -> str:
-        """Add a piece of the answer, and return the text that may be sent now, which may be "".
-
-        Raises ScannerLost if a search fails. The unsearched text is then never returned.
-        """
+        """Add a piece of the answer, and return the text that may be sent now (possibly ""). Unless the rule is
+        `report`, raises ScannerLost if a search fails. The unsearched text is then never returned."""
         self._raw += text
         if not self._changes_answers:
             passed = self._pass(text)
@@ -324,7 +326,8 @@ class Screen:
         return passed + self._rest() if self.is_over else passed
 
     async def end(self, *, is_cut: bool = False) -> str:
-        """Return the rest of the answer. is_cut: whether the answer ended at its length limit. Raises ScannerLost."""
+        """Return the rest of the answer that may be sent. is_cut: True if the answer ended at its length limit. Unless
+        the rule is `report`, raises ScannerLost if the search fails."""
         if self._changes_answers:
             rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
             self.is_answer_searched = True
@@ -341,7 +344,7 @@ class Screen:
 
     @property
     def originals(self) -> dict[str, str]:
-        """Return a mapping of each placeholder in the request to the text that the caller wrote there."""
+        """Return a mapping of each placeholder in the request to the caller's text that it replaced."""
         return dict(self._placeholders.originals)
 
     def _pass(self, text: str) -> str:
@@ -373,7 +376,7 @@ class Screen:
         return PuttingBack({name: json.dumps(text, ensure_ascii=False)[1:-1] for name, text in originals})
 
     async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
-        """Search the new text, and return the part that may be sent."""
+        """Search the text added since the last search, and return the text that may be sent now."""
         raw = self._raw if self.sent.schema is None else _ESCAPE.sub("  ", self._raw)
         begin = _word_begins(raw, self._passed - READ_BEFORE)
         text = raw[begin:]
@@ -395,8 +398,8 @@ class Screen:
                 upto = each.start
         upto = max(upto, self._passed)
         new = [each for each in of_others if self._passed < each.end <= upto]
-        # Later text may reveal a finding in text that was sent. Near the beginning of a cut context its label may be
-        # missing, so such findings are ignored.
+        # Later text may reveal a finding in text that was already sent. If the context was cut, a finding near its
+        # beginning may lack its label, so such findings are ignored.
         late = [
             each for each in of_others if each.end <= self._passed and (not begin or each.start >= begin + HELD_BACK)
         ]
@@ -412,8 +415,8 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Detection, text: str) -> Detection:
-        """Return a finding with its position in the whole answer. Its value becomes the text as written, which is the
-        same in each search."""
+        """Return a finding with its position in the whole answer. Its `value` is set to the text as written, which does
+        not change between searches."""
         written = text[found.start : found.end]
         return Detection(begin + found.start, begin + found.end, found.kind, written, found.quote)
 
@@ -444,7 +447,7 @@ class Screen:
 
 
 def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Document:
-    """Return a document that has only messages and tools, and gives each text a name."""
+    """Return a document that has only messages and tools. In a document, each text has a name."""
     columns = ("id", "source", "case", "department", "author", "date", "classification", "language", "subject")
     return Document.model_validate({**dict.fromkeys(columns, ""), "messages": [*messages], "tools": [*tools]})
 
@@ -459,7 +462,7 @@ def in_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 _ESCAPE = re.compile(r'\\["\\/bfnrt]')
-"""A JSON escape of two characters. Two spaces replace it before a search."""
+"""A JSON escape of two characters. It is replaced with two spaces before a search."""
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:
@@ -475,8 +478,8 @@ def _word_begins(text: str, position: int) -> int:
 
 
 def _identifier_begins(text: str) -> int:
-    """Return the position at which a number or an address may begin at the text's end. Returns the text's length if the
-    last word cannot belong to one."""
+    """Return the position at which a number or an address at the end of the text may begin. Returns the text's length
+    if the last word cannot belong to a number or an address."""
     words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
     while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
         place = words.pop().start()
@@ -484,16 +487,17 @@ def _identifier_begins(text: str) -> int:
 
 
 def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
-    """Load the detectors of all lines whose requests or answers are searched. Returns the screening rules of each line,
-    with the scanner.
+    """Load the detectors of all lines whose requests or answers are searched. Returns the scanner and the screening
+    rules of each line.
 
-    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost.
+    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost if the
+    processes end or loading takes too long.
     """
     screened = {line: served.privacy for line, served in institution.serving.lines.items()}
     searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]
     if not searched:
         return Screens(None, screened)
-    report(f"loading the detectors of personal data for {', '.join(searched)}")
+    report(f"loading the detectors of personal data for the lines {', '.join(searched)}")
     scanner = Scanner(
         {line: _detectors(settings, institution, line) for line in searched}, institution.serving.scanners
     )

@@ -31,7 +31,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback
 class Transcript(Frozen):
     kind: Literal["transcript"] = "transcript"
     given: Digest
-    """Identifier of the answer: a digest of the answer's id and the caller."""
+    """Identifies the answer: a digest of the answer's id and the caller."""
     line: str
     adapter: str
     classification: str
@@ -41,13 +41,13 @@ class Transcript(Frozen):
     """Messages as the caller sent them, without the line's instruction. If the line replaces personal data in requests,
     the messages contain placeholders."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Tools that the answer could call."""
+    """Tools in the request, which the model could call."""
     answer: str
-    """Text of the answer, with the request's placeholders."""
+    """Text of the answer. It contains the request's placeholders instead of the originals."""
     calls: tuple[ToolCall, ...] = ()
     """Tool calls in the answer."""
     originals: dict[str, str]
-    """Mapping of each placeholder in the request to the text that the caller wrote there."""
+    """Mapping of each placeholder in the request to the caller's text that it replaced."""
 
 
 class Rating(Frozen):
@@ -64,7 +64,7 @@ _RECORDS: TypeAdapter[Transcript | Rating] = TypeAdapter(Record)
 
 
 class Sealed(Frozen):
-    """An encrypted record. Only the private key decrypts it."""
+    """An encrypted record. It can be decrypted only with the private key."""
 
     content: bytes
 
@@ -74,8 +74,8 @@ class Sealed(Frozen):
 
     @property
     def line(self) -> bytes:
-        """Return the record as a line of a file. It begins with a newline, so that a truncated record does not damage
-        the next record."""
+        """Return the record as a line of a file. The line begins with a newline, so that a truncated record before it
+        does not damage this one."""
         return b"\n" + base64.b64encode(self.content) + b"\n"
 
 
@@ -114,14 +114,14 @@ def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"
 FILES_IN_ALL = 10
-"""Minimum number of full files within a line's size limit: a file takes at most 1/FILES_IN_ALL of the limit. The oldest
-file is always removed as a whole."""
+"""Minimum number of full files within a line's size limit: a file takes at most 1/FILES_IN_ALL of the limit. Files are
+removed as a whole, the oldest first."""
 MEGABYTE = 1_000_000
 
 
 @dataclass
 class TranscriptFiles:
-    """Writes the transcripts of an installation. Several gateways can write at once."""
+    """Writes the transcripts of an installation. Several gateways can write at the same time."""
 
     directory: Path
     recipient: str = ""
@@ -134,17 +134,17 @@ class TranscriptFiles:
         return line in self.rules
 
     def keep(self, record: Transcript) -> str:
-        """Seal and write one answer. Returns the digest of the sealed record. If the disk fails, the record stays in
-        memory until `is_whole` has written it."""
+        """Encrypt and write one answer. Returns the digest of the encrypted record. If the disk fails, the record stays
+        in memory until `is_whole` writes it."""
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> str | None:
-        """Seal and write feedback, and return the digest of the sealed record. If the adapter line does not build
+        """Encrypt and write feedback, and return the digest of the encrypted record. If the adapter line does not build
         preference rows from feedback, do nothing and return None."""
         return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:
-        """Retry a line's unwritten records. Return True if all are written now."""
+        """Try to write a line's unwritten records. Return True if no unwritten record is left."""
         missed = self._missed.get(line, [])
         while missed:
             try:
@@ -155,7 +155,8 @@ class TranscriptFiles:
         return True
 
     def remove_oldest(self) -> None:
-        """Remove files that exceed the age or size limit of their line, or the default limits. Raises OSError."""
+        """Remove each line's files that exceed the line's limits of age and size, or the defaults for a line without
+        transcripts. Raises OSError if a file cannot be removed."""
         for directory in self.directory.iterdir() if self.directory.is_dir() else ():
             self._remove_oldest(directory, self.rules.get(directory.name) or Transcripts())
 
@@ -194,7 +195,7 @@ NOTHING_KEPT = TranscriptFiles(Path(os.devnull))
 
 
 def _file_of(directory: Path, rules: Transcripts, size: int) -> tuple[Path, bool]:
-    """Return the file of this hour that has room for another record of `size` bytes, and whether the file is new."""
+    """Return this hour's file for the next record of `size` bytes, and True if the file must be created."""
     hour = _now().strftime(HOUR)
     parts = sorted(directory.glob(f"{hour}-*{SUFFIX}"))
     if parts and parts[-1].stat().st_size + size <= rules.megabytes * MEGABYTE / FILES_IN_ALL:
@@ -208,8 +209,8 @@ def _now() -> datetime.datetime:
 
 
 def transcript_files(settings: Settings, institution: Institution) -> TranscriptFiles:
-    """Return the transcript files of an installation. Raises PrivacyError if a line keeps transcripts, and the public
-    key is missing or differs from `serving.transcripts_key`."""
+    """Return the transcript files of an installation. Raises PrivacyError if a line keeps transcripts and the public
+    key is missing or its fingerprint differs from `serving.transcripts_key`."""
     directory, serving = settings.serving / "transcripts", institution.serving
     rules = {line: each.transcripts for line, each in serving.lines.items() if each.transcripts is not None}
     if not rules:

@@ -1,5 +1,5 @@
-"""`sovereign-transcripts` decrypts transcripts, on the machine with the private key. It writes prompts for a blind
-review, and rated answers as training rows. `sovereign-vault keygen` makes the key pair.
+"""`sovereign-transcripts` decrypts transcripts on the machine with the private key. It writes prompts for a blind
+review, and rated answers as training rows. `sovereign-vault keygen` generates the key pair.
 
 Exit status: 0 success; 1 the transcripts could not be opened; 2 wrong input or usage.
 """
@@ -30,7 +30,7 @@ from sovereign_pipeline.serving.rated_answers import (
 AUDIT_FILE = "audit.jsonl"
 
 Directory = Annotated[Path, typer.Argument(help="Copy of the directory `transcripts` in SOVEREIGN_SERVING.")]
-OfLine = Annotated[str, typer.Option("--line", help="The line.")]
+OfLine = Annotated[str, typer.Option("--line", help="Name of the line.")]
 Key = Annotated[Path, typer.Option(help="The private key file.")]
 Out = Annotated[Path, typer.Option(help="The file to write; it must not exist.")]
 JournalDirectory = Annotated[
@@ -55,7 +55,7 @@ def prompts(
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`. The act is logged in audit.jsonl.
+    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`. Each run is logged in audit.jsonl.
 
     Conversations of several turns are omitted. A repeated question is written once.
     """
@@ -72,12 +72,12 @@ def preferences(
     line: OfLine,
     key: Key,
     out: Out,
-    role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or single answers with a thumb (KTO).")],
+    role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or single rated answers (KTO).")],
     journal: JournalDirectory,
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write rated answers as rows for `sovereign sources take-rated`. The act is logged in audit.jsonl."""
+    """Write rated answers as rows for `sovereign sources take-rated`. Each run is logged in audit.jsonl."""
     opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     made = preferences_of(opened, role)
     _write(directory, line, role, out, made.rows)
@@ -94,7 +94,7 @@ def main() -> None:
 
 def _open(directory: Path, line: str, key: Path, journal: JournalCopy) -> Opened:
     if not key.is_file():
-        raise InputError(f"{key}: there is no such key file.", "Give the path of the private key.")
+        raise InputError(f"{key}: there is no such key file.", "Pass the path of the private key with --key.")
     typer.echo(f"the ledger's copy ends with {journal.ends}", err=True)
     if journal.not_entered:
         typer.echo(f"left out, hours that are not in the ledger yet: {journal.not_entered}", err=True)
@@ -102,12 +102,15 @@ def _open(directory: Path, line: str, key: Path, journal: JournalCopy) -> Opened
 
 
 def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:
-    """Append a line to the audit file, then write the rows. The audit line quotes no text, and is written to disk
-    before the rows."""
+    """Write an entry without quoted text to the audit file, and then the rows to `out`. Raises InputError if there are
+    no rows or `out` exists."""
     if not rows:
-        raise InputError(f"{directory}: the transcripts of line {line} give no {what}.", "Wait for more transcripts.")
+        raise InputError(
+            f"{directory}: the transcripts of line {line} contain no {what} that can be written.",
+            "Wait for more transcripts.",
+        )
     if out.exists():
-        raise InputError(f"{out}: the file exists already.", "Name another file.")
+        raise InputError(f"{out}: this file already exists.", "Pass the path of a new file with --out.")
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "user": account(),

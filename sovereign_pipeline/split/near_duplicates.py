@@ -33,13 +33,13 @@ MINHASH_SEED = 7
 ROWS_PER_BAND = 3
 BANDS = PERMUTATIONS // ROWS_PER_BAND
 LEAST_JACCARD_OF_PARTS = 0.43
-"""Minimum Jaccard similarity that the compared parts of two near-duplicates have (`compared_share`)."""
+"""Minimum Jaccard similarity of the compared parts of two near-duplicates (`compared_share`)."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
 """Probability that near-duplicates with the lowest possible similarity share a band: 0.9991 (Leskovec, Rajaraman,
 Ullman, "Mining of Massive Datasets", section 3.4.2). More similar pairs have a higher probability."""
 NEIGHBOURS = 8
 """Number of following rows with which each row of a bucket is compared. This limits the time for many near-equal
-documents. Each of these documents is still tied to the next."""
+documents. Chains of neighbours still tie all these documents."""
 _ESTIMATE_DEVIATIONS = 5  # standard deviations below the threshold at which an estimate excludes a pair; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
@@ -53,14 +53,14 @@ _ROUNDING = 1e-9
 @dataclass(frozen=True)
 class NearDuplicates:
     pairs: NDArray[np.int64]
-    """(n, 2) row numbers, the lower first, sorted. Rows with equal shingles count as one row. Each further copy forms
-    only one pair: with the first of these rows."""
+    """(n, 2) array of row numbers, the lower number first, sorted. Rows with equal shingles count as one row. Each copy
+    of a row forms only one pair, with the first of the equal rows."""
     copies: int
     """Number of pairs of equal rows."""
     candidates: int
     """Number of other pairs that were compared exactly."""
     rows_in_large_buckets: int
-    """Number of rows in too large a bucket, which were not compared with all rows in it."""
+    """Number of rows that were not compared with all rows of their bucket, because the bucket is too large."""
 
 
 def near_duplicates(
@@ -85,10 +85,10 @@ def near_duplicates(
 def compared_share(threshold: float) -> float:
     """Return the share of a document's shingles that is compared. The rarest shingles are taken first.
 
-    Two sets of n <= m shingles with Jaccard >= t share at least o = t·(n + m)/(1 + t). If each is reduced to the share
-    q of its rarest shingles, they still share at least min(q·n - (n - o), q·m - (m - o)). The reduced sets are least
-    similar for m = n/t, with Jaccard (q - 1 + t)/(q·t + 1 - t). q is chosen so that this equals LEAST_JACCARD_OF_PARTS.
-    For low thresholds the whole document is compared.
+    Two sets of n <= m shingles with Jaccard >= t share at least o = t·(n + m)/(1 + t). If each set is reduced to the
+    share q of its rarest shingles, the reduced sets still share at least min(q·n - (n - o), q·m - (m - o)). The reduced
+    sets are least similar for m = n/t, with Jaccard (q - 1 + t)/(q·t + 1 - t). q is chosen so that this Jaccard
+    similarity equals LEAST_JACCARD_OF_PARTS. For low thresholds the whole document is compared.
     """
     least = LEAST_JACCARD_OF_PARTS
     return min(1.0, (1 - threshold) * (1 + least) / (1 - threshold * least))
@@ -111,13 +111,13 @@ def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.i
 
 @dataclass(frozen=True)
 class _Signatures:
-    """The MinHash signatures of all rows, in files of 596 bytes a row."""
+    """The MinHash signatures of all rows, in two files. Together, the files have 596 bytes for each row."""
 
     keys: IO[bytes]
-    """(BANDS, rows) 32-bit numbers, one key per band."""
+    """Array of shape (BANDS, rows): one 32-bit key for each band of each row."""
     sketches: IO[bytes]
-    """(rows, PERMUTATIONS), the lowest byte of each MinHash value. One byte is enough to estimate the Jaccard
-    similarity (Li and König 2010, "b-Bit Minwise Hashing")."""
+    """Array of shape (rows, PERMUTATIONS): the lowest byte of each MinHash value. One byte is enough to estimate the
+    Jaccard similarity (Li and König 2010, "b-Bit Minwise Hashing")."""
     rows: int
 
     def keys_of(self, band: int) -> NDArray[np.uint32]:
@@ -169,8 +169,8 @@ def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _candidates(signatures: _Signatures) -> tuple[NDArray[np.int64], int]:
-    """Return (n, 2) pairs of rows that share a band and whose sketches show that they may be near-duplicates. Each pair
-    occurs once, the lower row first. Also return the number of rows in buckets that were too large to compare
+    """Return an (n, 2) array of pairs of rows that share a band and may be near-duplicates according to their sketches.
+    Each pair occurs once, the lower row first. Also return the number of rows in buckets that were too large to compare
     completely."""
     rows = signatures.rows
     least = LEAST_JACCARD_OF_PARTS
@@ -198,7 +198,7 @@ def _pairs_with_equal_keys(
     """Yield pairs of positions (lower, higher) with the same key, in portions with at most one pair per position.
 
     Each position is paired with up to NEIGHBOURS of the next positions in its bucket. The last portion is marked True.
-    It contains only the first pairs that are omitted because of this limit.
+    It contains the first pairs that exceed this limit. The caller omits these pairs.
     """
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))
     bucket, position = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
@@ -216,7 +216,7 @@ class Crossing:
     """The pairs of near-duplicates with one document held out and one in training."""
 
     pairs: NDArray[np.int64]
-    """(n, 2) sorted pairs of a held-out row and a training row."""
+    """(n, 2) array of sorted pairs of a held-out row and a training row."""
     compared: int
     """Number of pairs that were compared in full."""
 
@@ -228,10 +228,10 @@ def crossing_near_duplicates(
     prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and position
     filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a = t/(1+t). Two
     rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all shingles, at
-    least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the shorter row is
-    looked up among the prefixes of rows with n <= m <= rest/a - n. `rest` is the number of the shorter row's shingles
-    from this shingle to the end. Each pair that shares such a shingle, and whose longer row also has a·(n+m) shingles
-    left, is compared in full.
+    least a·(n+m) shingles of either row come at or after the first shared shingle. So every shingle of the shorter row
+    is looked up among the prefixes of rows with n <= m <= rest/a - n. `rest` is the number of the shorter row's
+    shingles from this shingle to the end. Each pair that shares such a shingle, and whose longer row also has a·(n+m)
+    shingles left, is compared in full.
 
     The rarest shingles come first, so few dissimilar rows meet. Very common shingles are looked up only for documents
     that consist of little else. `scratch`: directory for the postings, which are divided by shingle into parts of
@@ -269,8 +269,8 @@ class _Postings:
 def _postings(
     side: Shingles, rarity: Rarity, threshold: float
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.uint64]]]:
-    """Yield blocks of postings, with the hash of each posting's shingle. Of a row with n shingles, the n - ceil(t·n) +
-    1 rarest become postings."""
+    """Yield blocks of postings, with the hash of each posting's shingle. In a row with n shingles, the n - ceil(t·n) +
+    1 rarest shingles become postings."""
     for rows in side.blocks():
         block = rarity.rarest_first(side.read(rows))
         position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)

@@ -17,11 +17,12 @@ from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, 
 from sovereign_pipeline.split.shingles import are_among, mixed, runs_of_about
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
-"""Number of letters in a run, a power of two (about 6, 13 or 26 words) -> limit. The first length is used at which the
-share of texts that consist of common sentences is below the limit. The longest runs have no limit."""
+"""Limit for each length of a run in letters, a power of two (about 6, 13 or 26 words). The first length is used at
+which the share of texts that consist of common sentences is below the limit. A share is never above 1, so the longest
+runs are always accepted."""
 RELATED = 0.4
-"""A document is related to a text, as a draft is, if it contains at least this share of the text's letters. Sentences
-that only related documents share are not common sentences."""
+"""Minimum share of a text's letters that a related document contains. A draft of the text is related, for example.
+Sentences that only related documents share are not common sentences."""
 SHARE = 0.5
 """Minimum share of a held-out text's letters that must be in training texts for the text to count as trained on."""
 _SAMPLE = 1_000
@@ -30,7 +31,7 @@ _STRIDE = 4
 """Distance in letters between the beginnings of two runs of a held-out text. On the other side, a run begins at every
 letter."""
 _LETTERS_PER_BLOCK = 1 << 17
-"""Number of letters in a block. It is so small that the hashes of a block fit into the processor's cache."""
+"""Number of letters in a block. The hashes of so small a block fit into the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
 _BYTES_PER_RUN = 32
 """Memory in bytes that one run of a held-out text needs during the comparison."""
@@ -43,21 +44,23 @@ _BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Pieces:
-    """Held-out texts that the other side contains in pieces: at least SHARE of their letters."""
+    """The result of the search for held-out texts that the other side contains in pieces (at least SHARE of a text's
+    letters)."""
 
     texts: int
+    """Number of compared held-out texts."""
     documents: NDArray[np.int64]
-    """(n, 2) numbers of a held-out document and of a document that contains a piece of it. Each pair occurs once; pairs
-    are sorted."""
+    """(n, 2) array: the number of a held-out document, and the number of a document that contains a piece of one of its
+    texts. Each pair occurs once; pairs are sorted."""
     largest_share: float
     """Largest share of a held-out text's letters that is in the texts of the other side."""
     letters: int
-    """Number of letters in the compared runs."""
+    """Number of letters in each compared run."""
 
     @property
     def remark(self) -> str:
-        """Return a warning if only longer runs could be compared, because many texts consist of common sentences.
-        Shorter pieces cannot be distinguished from common sentences then. Otherwise return ""."""
+        """Return a warning if only longer runs could be compared, because many texts consist of common sentences. In
+        such a corpus, shorter pieces cannot be distinguished from common sentences. Otherwise return ""."""
         if self.letters == min(LENGTHS):
             return ""
         return (
@@ -70,8 +73,9 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
     """Find the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
     Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS different
-    texts is boilerplate. It is ignored unless exactly one held-out text contains it. If many texts of the other side
-    consist of runs of unrelated documents, these runs are common sentences, and longer runs are compared instead.
+    texts is boilerplate. Boilerplate is ignored unless exactly one held-out text contains the run. If many texts of the
+    other side consist of runs of unrelated documents, these runs are common sentences, and longer runs are compared
+    instead.
 
     Args:
         memory: maximum memory for the runs of held-out texts, in bytes. If the runs need more, the held-out texts are
@@ -179,8 +183,7 @@ def _different(texts: Texts) -> Texts:
 
 
 class _Runs:
-    """The hashes of all runs of one length in some texts. A hash table shows quickly that most other hashes are not
-    among them."""
+    """The hashes of all runs of one length in some texts. A table of bits quickly rules out most other hashes."""
 
     def __init__(self, letters: int, texts: Iterable[Texts] = (), hashes: Iterable[NDArray[np.uint64]] = ()) -> None:
         self.letters = letters
@@ -192,7 +195,7 @@ class _Runs:
         np.bitwise_or.at(self._marks, *self._mark_of(self.hashes))
 
     def _mark_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Return the position of each hash's bit: the byte, and the bit in it."""
+        """Return the position of each hash's bit: the index of the byte, and the bit within the byte."""
         marks = (hashes >> self._shift).view(np.int64)
         return marks >> 3, _BITS[marks & 7]
 
@@ -227,8 +230,9 @@ class _Runs:
     def once_in_each(
         self, texts: Texts, counts: NDArray[np.uint32]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield the indexes of runs and the numbers of texts that contain them, each pair once. Add the number of texts
-        with each run to `counts`. Counting of a run may stop when the run is boilerplate, as most runs in texts are."""
+        """Yield pairs of a run's index and the number of a text that contains the run, each pair once. Add the number
+        of texts with each run to `counts`. Counting of a run may stop when the run is boilerplate, as most runs in
+        texts are."""
         marks = self._marks.copy()
         for numbers, places in self.found_in(texts, marks):
             pairs = _distinct(places * len(texts) + numbers)
@@ -246,7 +250,7 @@ class _Runs:
         np.bitwise_and.at(marks, byte, ~bit)
 
     def count(self, texts: Texts) -> NDArray[np.uint32]:
-        """Return, for each run, the number of different texts that contain it. Counting may stop as in
+        """Return, for each run, the number of different texts that contain the run. Counting may stop as in
         `once_in_each`."""
         counts = np.zeros(self.hashes.size, np.uint32)
         for _ in self.once_in_each(_different(texts), counts):
@@ -267,7 +271,7 @@ class _Runs:
         prefixes.
 
         With the letters' units u and an odd multiplier m, the hash of the run at i is the sum of
-        u[i+k]·m^(letters-1-k). It is m^(i+letters-1) times the sum of u[j]·m^-j over the run.
+        u[i+k]·m^(letters-1-k). This hash is m^(i+letters-1) times the sum of u[j]·m^-j over the run.
         """
         if letters.size < self.letters:
             return np.empty(0, np.uint64)
@@ -323,8 +327,8 @@ def _covered(
 def _documents_with(
     letters: int, pieces: NDArray[np.uint64], owners: NDArray[np.int64], other: Texts
 ) -> NDArray[np.int64]:
-    """Return (n, 2) sorted pairs, each once: the owner of a run, and a document of the other side that contains the
-    run."""
+    """Return an (n, 2) array of sorted pairs: the document that owns a run, and a document of the other side that
+    contains the run. Each pair occurs once."""
     order = np.argsort(pieces, kind="stable")
     pieces, owners = pieces[order], owners[order]
     runs = _Runs(letters, hashes=[pieces])

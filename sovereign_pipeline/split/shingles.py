@@ -33,7 +33,7 @@ SHORT_WORDS = 24
 a standard phrase."""
 SKETCH = 256
 """Number of smallest digests that represent a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
-Bottom-k Sketches"). If two sets share 3 % of their texts, their smallest digests have at least one in common with a
+Bottom-k Sketches"). If two sets share 3 % of their texts, they have at least one of these digests in common with a
 probability of 99.9 %."""
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
@@ -47,8 +47,8 @@ def normal_text(text: str) -> str:
 
     Decodes HTML entities, percent-encoding and escapes, and joins a word that a hyphen divides at a line end.
     `compared_as` then drops invisible characters and maps confusables, and the spellings of one Arabic letter, to one
-    character. `_` becomes a space. `NAME_3` becomes `name`, because the same document has other numbers in another case
-    file.
+    character. `_` becomes a space. `NAME_3` becomes `name`, because a copy of a document in another case file may have
+    other numbers.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
@@ -89,7 +89,7 @@ def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
     Lines with the same number of `>` form one block, even if an answer is between them. Callers also compare the whole
-    text. If a quotation is not detected, they can therefore only miss a part of a document inside a much longer text.
+    text. Therefore, an undetected quotation can hide only a part of a document in a much longer text.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
@@ -146,7 +146,7 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
 
 
 def letters_of(text: str) -> NDArray[np.uint8]:
-    """Return the letters and digits of a normalised text, without spaces, as 8-bit numbers."""
+    """Return the letters and digits of a normalised text, without spaces, each hashed to 8 bits."""
     points = np.frombuffer(text.replace(" ", "").encode("utf-32-le"), np.uint32)
     return (points * np.uint32(0x9E3779B1) >> np.uint32(24)).astype(np.uint8)
 
@@ -162,7 +162,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def key_of(value: str) -> int:
     """Hash a word, a text, a case file, an author or an id to 64 bits. A collision, with a chance of one in 37 million
-    among a million values, ties documents needlessly. It never breaks a tie."""
+    among a million values, ties documents needlessly. A collision never removes a tie."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
 
@@ -214,7 +214,8 @@ def least_digests(texts: Iterable[str]) -> list[str]:
 
 
 def is_mostly_in(texts: Sequence[str], whole: Sequence[str]) -> bool:
-    """Return True if at least half of a set of texts is in another set. The smallest digests of both sets show this."""
+    """Return True if, judged by the smallest digests of two sets of texts (`least_digests`), at least half of the first
+    set is in the second set."""
     comparable = [each for each in texts if len(whole) < SKETCH or each <= whole[-1]]
     return 0 < len(comparable) <= 2 * len(set(comparable).intersection(whole))
 
@@ -255,8 +256,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The shingles of many documents, without text, in a file. It has about 8 bytes for each word, or, in Arabic, for
-    each character. Only rows that are being read are in memory."""
+    """The shingles of many documents, without text, in a file. The file has about 8 bytes for each word, or for each
+    character of an Arabic text. Only rows that are being read are in memory."""
 
     path: Path
     sizes_in_file: NDArray[np.int64]
@@ -397,7 +398,7 @@ def cut_into_parts(
 ) -> Iterator[list[Path]]:
     """Divide the records of all blocks into parts, write each part to a file in `scratch`, and yield the files.
     `blocks`: pairs of records and numbers, with one number of HASH_BITS bits for each record. Records with equal
-    numbers get into the same part."""
+    numbers are written to the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

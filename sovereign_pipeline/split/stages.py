@@ -1,5 +1,5 @@
 """Define the stage leakage_safe_split, which writes a training, a selection and a held-out file. No document in one
-file is related to a document in another."""
+file is related to a document in another file."""
 
 import json
 from collections import Counter
@@ -76,7 +76,7 @@ from sovereign_pipeline.split.shingles import (
 
 SELECTION_DRAWN = "selection side drawn"
 """Action of the ledger entry with the smallest digests of a selection side's texts. Settings are chosen with these
-documents, so no adapter is evaluated on them; see `evaluation/report/looks.py`."""
+documents, so no adapter may be evaluated on these documents; see `evaluation/report/looks.py`."""
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -158,7 +158,8 @@ def _config(line: Line) -> Config:
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that no group of related documents is in two of the split's files, and that enough documents are held out.
+    """Verify that the split's files together have exactly the input's lines, that no group of related documents is in
+    two files, and that neither too few nor too many letters are held out.
 
     The held-out side is compared with all other documents. Then the selection side is compared with the training side
     by the same rules.
@@ -170,7 +171,7 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
     with workplace.store.workspace() as scratch:
         sides = {name: (side, others) for name, side, others in untrained(artifact, scratch)}
         if sides.keys() != rules.keys():
-            return Verdict(False, f"The recipe has the sides {', '.join(rules)}, and the split {', '.join(sides)}.")
+            return Verdict(False, f"The recipe has the sides {', '.join(rules)}; the split has {', '.join(sides)}.")
         held_out = _evaluate_side(workplace, recipe, author_keys, sides["held_out"], proof, differences)
         if "selection" not in rules:
             return held_out
@@ -192,8 +193,9 @@ def _evaluate_side(
     proof: Mapping[str, Any],
     differences: Sequence[str],
 ) -> Verdict:
-    """Compare two files that must have no related documents. `files`: the file of the untrained side, and the file of
-    the documents that it must not overlap. `proof`: the proof of the untrained side."""
+    """Compare two files. No document in one file may be related to a document in the other file. `files`: the file of
+    the untrained side, and the file of the documents that it must not overlap. `proof`: the proof of the untrained
+    side."""
     with workplace.store.workspace() as scratch:
         held, train = (
             read_features(file, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
@@ -211,8 +213,8 @@ def _evaluate_side(
     problems = [*differences, *overlap.problems]
     if not_newest:
         problems.append(
-            f"{len(not_newest):,} held-out documents are neither newer than all training documents nor tied to one "
-            f"that is ({and_more(not_newest)})"
+            f"{len(not_newest):,} held-out documents are neither newer than all training documents nor tied to such a "
+            f"document ({and_more(not_newest)})"
         )
     held_letters, letters, least = sides.held_letters, sides.letters, sides.least_share
     if not 0 < held_letters < letters or held_letters < needed(least, letters):
@@ -233,7 +235,10 @@ def _evaluate_side(
     if recipe.by_date and len(train.columns):
         newest = date.fromordinal(int(train.columns.days.max())).isoformat()
         evidence["newest_training_day"] = newest
-        by_date = f" No training document is newer than {newest}; every held-out one is, or is tied to one that is."
+        by_date = (
+            f" No training document is newer than {newest}. Every held-out document is newer, or is tied to a newer "
+            f"document."
+        )
     if problems:
         return Verdict(False, f"{'; '.join(problems)}.", evidence)
     kinds = ["case", "link", *(["author"] if recipe.by_author else []), *(["paraphrase"] if recipe.paraphrases else [])]
@@ -247,7 +252,7 @@ def _evaluate_side(
 
 @dataclass(frozen=True)
 class Sides:
-    """The held-out and the training side of a split. The rarity and the boilerplate are those of both sides
+    """The held-out and the training side of a split. The rarity and the boilerplate are computed from both sides
     together."""
 
     held: Features
@@ -283,8 +288,9 @@ class Sides:
 
 
 def _more_than_asked(sides: Sides) -> list[str]:
-    """Return a list with a problem if too many letters are held out: if fewer are left for training, or if there are
-    more than twice the requested number plus the size of the largest group."""
+    """Return a list with one problem if too many letters are held out, otherwise an empty list. Too many means more
+    than are left for training (and than requested plus OVERSHOOT), or more than twice the requested number plus the
+    size of the largest held-out group."""
     letters, held_letters, least = sides.letters, sides.held_letters, sides.least_share
     asked = needed(least, letters)
     leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
@@ -300,8 +306,8 @@ def _more_than_asked(sides: Sides) -> list[str]:
 
 
 def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
-    """Return a dict from kind of tie to the (n, 2) held-out documents that it ties. The functions of the build find the
-    ties."""
+    """Return a dict from kind of tie to an (n, 2) array of pairs of tied held-out documents. The ties are found as in
+    the build."""
     held, train, recipe = sides.held, sides.train, sides.recipe
     texts = held.columns.texts.distinct()
     near = near_duplicates(held.columns.shingles, sides.rarity, recipe.near_duplicate_jaccard, sides.scratch).pairs
@@ -315,8 +321,8 @@ def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
 
 
 def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return (n, 2) pairs of held-out documents. The first document is newer than all training documents, or tied to
-    such a document. The second is neither, and contains a piece of the first."""
+    """Return an (n, 2) array of pairs of held-out documents. The first document is newer than all training documents,
+    or tied to such a document. The second document is neither, and contains a piece of the first document."""
     texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
 
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -377,7 +383,7 @@ class Overlap:
 
     near_duplicates: int
     contained_texts: dict[str, int]
-    """Fields of the two texts -> number of pairs in which one text contains the other."""
+    """Number of pairs in which one text contains the other, by the fields of the two texts."""
     pieces: Pieces
     problems: tuple[str, ...]
     """For each kind of tie between the sides, a clause with the number of ties and with ids."""
@@ -411,9 +417,9 @@ def overlap_of(sides: Sides) -> Overlap:
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """Describe which ties and texts the held-out and selection sides of one split share with the training side of an
-    earlier split. They are compared as by the gate, with the recipe of the workplace's line. Raises IntegrityError or
-    NotFoundError if a necessary ancestor of either split cannot be opened.
+    """Return a clause for each kind of tie between the held-out or selection side of one split and the training side of
+    an earlier split. The sides are compared as in the gate, with the recipe of the workplace's line. Raises
+    IntegrityError or NotFoundError if a necessary ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split
 
@@ -442,8 +448,8 @@ def _problem(kind: str, count: int, ids: Sequence[str]) -> list[str]:
 Proof = dict[str, Any]
 """The content of `proof.json`. It contains no text of documents. The keys have the same order as in the file.
 
-`selection` is the proof of a second split, which divides the documents that are not held out. In it, `held_out` means
-the selection side.
+`selection` is the proof of a second split, which divides the documents that are not held out. In that proof, `held_out`
+means the selection side.
 """
 
 
@@ -529,7 +535,7 @@ def _side_counts(is_held_out: NDArray[np.bool_]) -> dict[str, int]:
 
 
 def _with_selection(proof: Proof, inner: Proof) -> Proof:
-    """Add the proof of the selection side to a proof, and return the result. The counts then cover three sides."""
+    """Return a proof with the proof of the selection side added. The counts in the result cover three sides."""
     sides = {
         name: {
             "train": inner[name]["train"],

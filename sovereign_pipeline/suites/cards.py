@@ -1,5 +1,5 @@
-"""Read the cards of published suites in `data/suites/`, and locate their files in the local mirror. Downloads
-nothing."""
+"""Read published suites' cards in `data/suites/`, and find the suites' files in the local mirror. Nothing is
+downloaded."""
 
 import re
 import string
@@ -25,19 +25,20 @@ class SuiteFiles(RecipeModel):
     of a subject of the suite."""
 
     few_shot: str | None = Field(default=None, examples=["train.jsonl*"])
-    """Files with the rows for few-shot examples. With `{subject}`, examples have the same subject as the test row."""
+    """Files with the rows for few-shot examples. If the path contains `{subject}`, the examples have the same subject
+    as the test row."""
 
     layout: Literal["rows", "mmlu", "squad"] = "rows"
     """Format of the files. `rows`: JSONL, JSON, CSV, TSV or Parquet, optionally gzipped. `mmlu`: CSV with question,
-    choices and answer in that order, with or without a header. `squad`: the JSON of SQuAD (titles, paragraphs,
+    choices and answer in that order, with or without a header. `squad`: SQuAD's JSON format (titles, paragraphs,
     questions)."""
 
     columns: dict[str, str | tuple[str, ...]] = Field(default={}, examples=[{"question": "query", "answer": "gold"}])
-    """With `layout: rows`: field -> column, or one column for each choice. A field that is not listed is read from the
-    column of the same name."""
+    """With `layout: rows`: maps a field to the column that contains it. Choices may be in one column, or in one column
+    for each choice. A field that is not listed is read from the column of the same name."""
 
     choices: tuple[str, ...] = Field(default=(), examples=[["Yes", "No"]])
-    """The choices, if all rows have the same choices. The answer of a row is then one of these words."""
+    """The choices, if they are the same in all rows. The answer column must then contain one of these words."""
 
     @model_validator(mode="after")
     def _stay_in_the_folder(self) -> "SuiteFiles":
@@ -50,28 +51,28 @@ class SuiteFiles(RecipeModel):
                 or ".." in parts
                 or pattern.count(SUBJECT) > 1
             ):
-                raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with {SUBJECT} at most once")
+                raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with at most one {SUBJECT}")
         if self.few_shot is not None and (SUBJECT in self.test) != (SUBJECT in self.few_shot):
             raise ValueError(f"{SUBJECT} must be in both test and few_shot, or in neither")
         return self
 
 
 class _Asked(RecipeModel):
-    """The settings of all kinds of tasks."""
+    """Settings that all kinds of tasks have."""
 
     instruction: str = ""
-    """Text before the examples. The text may contain {subject}."""
+    """Text before the examples. It may contain {subject}."""
 
     prompt: str = Field(examples=["{question}\nAnswer:"])
-    """User's turn. If lm-eval has this task, the wording is lm-eval's."""
+    """Template of the user's turn. If lm-eval has this task, the wording is lm-eval's."""
 
     few_shot_rows: int = Field(default=0, ge=0)
-    """Number of examples before the question, unless the recipe states another number. Examples are the first rows of
-    the file in `few_shot`."""
+    """Number of examples before the question, unless the recipe sets `few_shot`. The first rows of the file in
+    `files.few_shot` are used."""
 
     def check_prompt(self, **allowed: bool) -> None:
-        """Raise ValueError if the prompt lacks a required field or has an unknown field. `allowed`: field -> True if
-        the field is required."""
+        """Raise ValueError if the prompt lacks a required field, or if prompt or instruction contains an unknown field.
+        `allowed` maps each field of the prompt to True if it is required."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
             for field in sorted(named - known):
@@ -82,17 +83,18 @@ class _Asked(RecipeModel):
 
 
 class ChoiceTask(_Asked):
-    """Choose the most likely of several choices."""
+    """A task in which the model chooses the most likely of several choices."""
 
     kind: Literal["choice"]
-    """Choose the most likely of several choices."""
+    """The model chooses the most likely of several choices."""
 
     continuation: Literal["letter", "text"]
-    """Text that is scored. `letter`: the letter of the choice; the prompt must list the choices. `text`: the choice
-    itself."""
+    """Text whose likelihood is scored. `letter`: the letter of the choice; the prompt must list the choices. `text`:
+    the text of the choice."""
 
     metric: Literal["acc", "acc_norm"]
-    """Metric: lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
+    """Metric of lm-eval: `acc`, or `acc_norm`, which divides the log-likelihood by the choice's length in
+    characters."""
 
     @model_validator(mode="after")
     def _prompt_shows_what_is_chosen_from(self) -> "ChoiceTask":
@@ -101,20 +103,20 @@ class ChoiceTask(_Asked):
 
 
 class _Generated(_Asked):
-    """The settings of tasks for which the model generates greedily."""
+    """Settings of tasks whose answers are generated, with greedy decoding."""
 
     max_new_tokens: int = Field(ge=1)
     """Maximum length of the answer in tokens."""
 
     stop: tuple[str, ...] = Field(default=(), examples=[["Question:"]])
-    """Texts that end the answer. Text after them is ignored."""
+    """Texts that end the answer. Everything from the first of these texts on is ignored."""
 
 
 class NumberTask(_Generated):
-    """A worked answer that ends in a number (GSM8K)."""
+    """A task with a worked answer that ends in a number (GSM8K)."""
 
     kind: Literal["number"]
-    """A worked answer that ends in a number (GSM8K)."""
+    """The model writes a worked answer that ends in a number (GSM8K)."""
 
     @model_validator(mode="after")
     def _prompt_shows_the_question(self) -> "NumberTask":
@@ -123,10 +125,10 @@ class NumberTask(_Generated):
 
 
 class SpanTask(_Generated):
-    """An answer of a few words from a passage (SQuAD, ARCD)."""
+    """A task whose answer is a few words from a passage (SQuAD, ARCD)."""
 
     kind: Literal["span"]
-    """An answer of a few words from a passage (SQuAD, ARCD)."""
+    """The model answers with a few words from a passage (SQuAD, ARCD)."""
 
     @model_validator(mode="after")
     def _prompt_shows_passage_and_question(self) -> "SpanTask":
@@ -135,13 +137,14 @@ class SpanTask(_Generated):
 
 
 class CodeTask(_Generated):
-    """The rest of a Python function. The row's own test then runs the function in the sandbox (HumanEval)."""
+    """A task in which the model completes a Python function. The row's own test checks the function in the sandbox
+    (HumanEval)."""
 
     kind: Literal["code"]
-    """The rest of a Python function. The row's own test runs the function in the sandbox (HumanEval)."""
+    """The model completes a Python function, which the row's own test checks in the sandbox (HumanEval)."""
 
     prefix: str = ""
-    """Beginning of the reply. The text may contain {prompt}."""
+    """Beginning of the reply. It may contain {prompt}."""
 
     @model_validator(mode="after")
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
@@ -155,50 +158,51 @@ AnyTask = ChoiceTask | NumberTask | SpanTask | CodeTask
 
 
 class SuiteCard(RecipeModel):
-    """A published suite: `data/suites/<suite>.yaml`."""
+    """The card of a published suite, `data/suites/<suite>.yaml`."""
 
     suite: str = Field(pattern=r"^[a-z0-9_]+$", examples=["gsm8k"])
-    """Name of the suite, and of the file."""
+    """Name of the suite. The file has the same name."""
 
     title: str = Field(examples=["Grade School Math 8K"])
     """Title, as the publisher writes it."""
 
     source: str = Field(examples=["https://github.com/openai/grade-school-math"])
-    """Address from which an institution gets the files, on a machine with internet."""
+    """Address from which an institution can get the files, on a machine with internet access."""
 
     version: str = Field(examples=["2021"])
-    """The publisher's version."""
+    """Version that the publisher gave the suite."""
 
     licence: str = Field(examples=["MIT"])
-    """The publisher's licence."""
+    """Licence under which the suite is published."""
 
     language: str = Field(examples=["en"])
     """Language of the rows."""
 
     sector: str = Field(examples=["mathematics"])
-    """Subject matter, shown in lists."""
+    """Subject matter. Lists of suites show it."""
 
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
-    """Folder of the suite in the mirror. null: the folder has the suite's name."""
+    """Name of the suite's folder in the mirror. null: the folder has the name of the suite."""
 
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of all files together. Other files are rejected. null accepts any files."""
+    """One SHA-256 over all files. The suite is rejected if its files have a different digest. null accepts any
+    files."""
 
     files: SuiteFiles
     """The files of the suite in the mirror."""
 
     task: Annotated[AnyTask, Field(discriminator="kind")]
-    """Settings for the prompt and the score of each row."""
+    """Settings for the prompt of each row, and for the score of the answer."""
 
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """A file of the mirror."""
+    """A file of a suite in the mirror."""
 
     path: Path
 
     subject: str
-    """Part of the path that matches `{subject}` in the card's pattern, or ""."""
+    """Part of the path that matches `{subject}` in the card's pattern, or an empty string."""
 
 
 def card_path(settings: Settings, name: str) -> Path:
@@ -210,8 +214,8 @@ def suite_names(settings: Settings) -> list[str]:
 
 
 def load_suite_card(settings: Settings, name: str) -> SuiteCard:
-    """Return the card of a suite. Raises NotFoundError that lists the known suites, or RecipeError for an invalid
-    card."""
+    """Return a suite's card. Raises NotFoundError if there is no card or its `suite` differs from the file's name, and
+    RecipeError if the card is invalid."""
     path = card_path(settings, name)
     if not path.is_file():
         known = nearest_known(name, suite_names(settings))
@@ -219,7 +223,7 @@ def load_suite_card(settings: Settings, name: str) -> SuiteCard:
     card = read_yaml(SuiteCard, path)
     if card.suite != name:
         raise NotFoundError(
-            f"{path} has `suite: {card.suite}`, which is not the file's name.",
+            f"{path}: the key `suite` is '{card.suite}', but must be the name of the file, '{name}'.",
             "Use the same name for the file and the suite.",
         )
     return card
@@ -241,8 +245,8 @@ def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
 
 
 def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
-    """Return every file of the suite: path inside the suite's folder -> path. Raises SourceError if a pattern matches
-    no file."""
+    """Return every file of the suite, as a mapping of the path inside the suite's folder to the full path. Raises
+    SourceError if a pattern matches no file."""
     folder = suite_folder(settings, card)
     files: dict[str, Path] = {}
     for pattern in filter(None, (card.files.test, card.files.few_shot)):
@@ -250,20 +254,20 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
         if not found:
             raise SourceError(
                 f"The suite '{card.suite}' is incomplete: {folder / pattern} is missing.",
-                f"Get the file from {card.source} on a machine with internet, and put it there.",
+                f"Get the file from {card.source} on a machine with internet access, and copy it to {folder}.",
             )
         files |= {each.path.relative_to(folder).as_posix(): each.path for each in found}
     return files
 
 
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
-    """Return one SHA-256 over the names and bytes of the suite's files. Raises SourceError if a file is missing, and
-    IntegrityError if the card states another digest."""
+    """Return one SHA-256 over the names and contents of the suite's files. Raises SourceError if a file is missing, and
+    IntegrityError if the card states a different digest."""
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):
         raise IntegrityError(
-            f"The files of the suite '{card.suite}' in {suite_folder(settings, card)} have the digest {digest}; its "
-            f"card has {card.sha256}.",
+            f"The files of the suite '{card.suite}' in {suite_folder(settings, card)} have the digest {digest}, but "
+            f"the suite's card states {card.sha256}.",
             f"Restore the files with the card's digest. If newer files are intended, write their digest into "
             f"{card_path(settings, card.suite)}.",
         )

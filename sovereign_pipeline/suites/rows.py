@@ -1,6 +1,6 @@
-"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. Open a
-recipe's suites, and render the prompts of their rows. A broken row of a published suite is an error that names file and
-row."""
+"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. Open
+the suites of a recipe, and build the prompts of their rows. A damaged row of a published suite raises an error with the
+file and the row."""
 
 import csv
 import hashlib
@@ -68,12 +68,12 @@ def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
     if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
             f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but {what} is {level}.",
-            "Remove it from the line's recipe, or raise the ceiling of the line.",
+            f"Remove {what} from the line's recipe, or raise the ceiling of the line.",
         )
 
 
 def rank(seed: int, *ids: str) -> str:
-    """Return a sort key that depends only on the seed and the ids, not on the order of a file."""
+    """Return a sort key that depends only on the seed and the ids. The order of the rows in a file has no influence."""
     return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()
 
 
@@ -84,7 +84,8 @@ def digest_of_items(path: Path) -> str:
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
-    """Return the rows of a file. Raises SourceError, with file and line, for an invalid row or a repeated id."""
+    """Return the rows of a file. Raises SourceError if the file is missing, empty or not UTF-8, for an invalid row
+    (with the line number), and for a repeated id."""
     _require(path)
     rows: list[ItemRow] = []
     try:
@@ -99,7 +100,7 @@ def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
             fields = sorted({".".join(map(str, detail["loc"])) for detail in error.errors()})
             fault = f"wrong, missing or unknown: {', '.join(fields)}" if all(fields) else "not a JSON object"
             if "value_error" in {detail["type"] for detail in error.errors()}:
-                fault = "its values contradict each other"
+                fault = "the values of the row contradict each other"
             raise SourceError(f"{path}, line {number}: {fault}.", "Correct the row.") from None
     if not rows:
         raise SourceError(f"{path} has no rows.", "Add rows, or remove the file from the line's recipe.")
@@ -110,7 +111,7 @@ def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
 def _assert_unique(where: str, rows: Sequence[EvaluationItem]) -> None:
     twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)
     if twice:
-        raise SourceError(f"{where} has the id {twice[0]} more than once.", "Give every row its own id.")
+        raise SourceError(f"{where} has the id {twice[0]} more than once.", "Give every row a different id.")
 
 
 def _require(path: Path) -> None:
@@ -119,21 +120,21 @@ def _require(path: Path) -> None:
 
 
 LETTERS = string.ascii_uppercase
-"""Letters for the choices in a prompt. A question scored by letter can have at most this many choices."""
+"""Letters that label the choices in a prompt. A question that is scored by letter has at most this many choices."""
 
 _LONGEST_ROW = 1_000_000
 _MMLU_CELLS = 3  # at least a question, a choice and an answer
 
 
 class SuiteRow(EvaluationItem):
-    """A row of any suite, own or published."""
+    """A row of any suite, either the institution's own or published."""
 
     subject: str = ""
-    """Subject of the suite that the row belongs to, or ""."""
+    """Subject of the row within the suite; empty if the suite has no subjects."""
 
 
 class Question(SuiteRow):
-    """A question with choices."""
+    """A multiple-choice question."""
 
     question: str
     choices: tuple[str, ...] = Field(min_length=2)
@@ -148,31 +149,31 @@ class Question(SuiteRow):
 
 
 class Problem(SuiteRow):
-    """A problem with a number as its answer."""
+    """A problem whose answer is a number."""
 
     question: str
     solution: str = Field(pattern=r"#### *-?[$0-9.,]*[0-9]")
-    """Worked solution, ending in `#### ` and the number."""
+    """Worked solution. It ends in `#### ` and the number."""
 
 
 class Passage(SuiteRow):
-    """A question on a passage."""
+    """A question about a passage."""
 
     passage: str
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
-    """Correct answers. Any of them is accepted."""
+    """Correct answers. Each of them is accepted."""
 
 
 class Function(SuiteRow):
     """A Python function to complete."""
 
     prompt: str
-    """Beginning of the function, up to the body."""
+    """Beginning of the function, up to its body."""
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
     """Name of the function."""
     test: str
-    """Code that defines `check`. `check` takes the completed function and tests it."""
+    """Code that defines the function `check`, which takes the completed function and tests it."""
 
 
 AnyRow = Question | Problem | Passage | Function
@@ -184,17 +185,18 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "span": {"passage": "passage", "question": "question", "answers": "answers"},
     "code": {"prompt": "prompt", "entry_point": "entry_point", "test": "test"},
 }
-"""Kind of task -> field -> column from which the field is read, unless the card's `columns` names another column."""
+"""Kind of task -> field -> column with the field. The card's `columns` can name a different column."""
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
-    """Return the test rows of a suite. Raises SourceError, and IntegrityError (see `suite_digest`)."""
+    """Return the test rows of a suite. Raises SourceError for an invalid row, and the errors of `suite_digest`."""
     suite_digest(settings, card)
     return _read(settings, card, card.files.test)
 
 
 def read_examples(settings: Settings, card: SuiteCard) -> dict[str, list[AnyRow]]:
-    """Return subject -> rows for few-shot examples, in the file's order; empty for a suite without examples."""
+    """Return a mapping of subject to the rows for few-shot examples, in the order of the file. The mapping is empty for
+    a suite without examples. Raises the errors of `read_asked`."""
     if card.files.few_shot is None:
         return {}
     suite_digest(settings, card)
@@ -218,14 +220,14 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
     if twice:
         raise SourceError(
             f"The suite '{card.suite}' has the id {twice[0]} more than once.",
-            "Remove `id` from the card's columns; rows are then named by file and number.",
+            "Remove `id` from the card's columns; each row then gets an id from its file and number.",
         )
     return rows
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """Return a row. The row's id is the id in the file, or the row's number. The prefix of the id is the subject or, if
-    there are several files, the file name."""
+    """Build a row. Its id is the id in the file, or else the row's number. The id is prefixed with the subject or, if
+    there are several files, with the file name."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](
@@ -236,12 +238,12 @@ def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[
         )
     except ValidationError as error:
         wrong = ", ".join(sorted({".".join(map(str, detail["loc"])) or "row" for detail in error.errors()}))
-        raise _not_a_row(card, file.path, number, wrong) from None
+        raise _not_a_row(card, file.path, number, f"invalid: {wrong}") from None
 
 
 def _not_a_row(card: SuiteCard, path: Path, number: int, wrong: str) -> SourceError:
     return SourceError(
-        f"{path}, row {number}: not a row of the kind '{card.task.kind}' ({wrong}).",
+        f"{path}, row {number}: this is not a valid row for a task of the kind '{card.task.kind}' ({wrong}).",
         f"Get a complete copy of the file, or correct `files` in the card of the suite '{card.suite}'.",
     )
 
@@ -267,7 +269,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert a choice row of any published format: the choices become texts, and the answer becomes an index."""
+    """Convert a multiple-choice row of any published format: the choices become texts, and the answer an index."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:
@@ -277,13 +279,13 @@ def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any
     texts = [str(choice).strip() for choice in choices or () if choice is not None and str(choice).strip()]
     if isinstance(card.task, ChoiceTask) and card.task.continuation == "letter" and len(texts) > len(LETTERS):
         raise _not_a_row(
-            card, path, number, f"it has {len(texts)} choices, but a prompt can label at most {len(LETTERS)}"
+            card, path, number, f"the row has {len(texts)} choices, but a prompt can label at most {len(LETTERS)}"
         )
     if answer in labels[: len(texts)]:
         return {**fields, "choices": texts, "answer": labels.index(answer)}
     if not card.files.choices and answer.isdecimal() and int(answer) < len(texts):
         return {**fields, "choices": texts, "answer": int(answer)}
-    raise _not_a_row(card, path, number, "answer")
+    raise _not_a_row(card, path, number, "the answer is not one of the choices")
 
 
 def _mmlu(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -299,7 +301,7 @@ def _mmlu(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         del records[0]
     for number, cells in enumerate(records, start=1):
         if len(cells) < _MMLU_CELLS:
-            raise _not_a_row(card, path, number, f"{len(cells)} cells")
+            raise _not_a_row(card, path, number, f"it has only {len(cells)} cells")
         question, *choices, answer = cells
         fields = {"question": question.strip(), "choices": choices, "answer": answer}
         yield number, _with_choice(card, path, number, fields)
@@ -323,7 +325,7 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
-            f"{path}, after question {number}: not the JSON of SQuAD ({type(error).__name__}).",
+            f"{path}, after question {number}: the file does not have SQuAD's JSON format ({type(error).__name__}).",
             "Get a complete copy of the file.",
         ) from None
 
@@ -345,18 +347,18 @@ EXPECTED: Mapping[Kind, Expectation] = {
 
 
 class RedTeamPrompt(EvaluationItem):
-    """A red-team prompt: a user's text, or a conversation of several turns that the model continues."""
+    """A red-team prompt: one text by a user, or a conversation of several messages that the model continues."""
 
     kind: Kind
     prompt: str = ""
     messages: tuple[Message, ...] = ()
-    """Turns of a conversation, instead of `prompt`."""
+    """Messages of a conversation. They replace `prompt`."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Tools of the conversation, as in a row of a dataset."""
+    """Tools of the conversation, in the same form as in a dataset row."""
     expects: Expectation
     mark: str | None = None
-    """Word that the injected instruction asks for, and that proves obedience. Only for prompts that expect
-    `unmoved`."""
+    """Word that the injected instruction asks for, and whose presence in the answer proves obedience. Only prompts that
+    expect `unmoved` have it."""
 
     @model_validator(mode="after")
     def _kind_and_expectation_agree(self) -> "RedTeamPrompt":
@@ -367,59 +369,59 @@ class RedTeamPrompt(EvaluationItem):
         if bool(self.prompt) == bool(self.messages):
             raise ValueError("a row must have either a prompt or messages")
         if self.messages and (len(self.messages) < 2 or self.messages[-1].role not in ("user", "tool")):
-            raise ValueError("messages must have at least two turns, and the last must be of a user or a tool")
+            raise ValueError("messages must contain at least two messages, and the last must be from a user or a tool")
         return self
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """Return the conversation, which may be one turn."""
+        """The messages of the conversation. A prompt without `messages` has one message."""
         return self.messages or (Message(role="user", content=self.prompt),)
 
     @property
     def asked(self) -> str:
-        """Return the user's last text."""
+        """Text of the user's last message."""
         return next((each.content for each in reversed(self.turns) if each.role == "user"), "")
 
     @property
     def text(self) -> str:
-        """Return all turns as one text."""
+        """All messages as one text."""
         return "\n\n".join(each.as_text for each in self.turns)
 
 
 def prompt_files(data: Path, red_team: RedTeam) -> dict[str, Path]:
-    """Return name -> path of the recipe's prompt files. `data`: the data root."""
+    """Return the recipe's prompt files, as a mapping of name to path. `data` is the data root."""
     files = {"prompts": data / red_team.prompts}
     return files if red_team.multi_turn is None else {**files, "multi_turn": data / red_team.multi_turn}
 
 
 def read_prompts(*paths: Path) -> list[RedTeamPrompt]:
-    """Return the prompts of all files. Raises SourceError (see `read_items`), also if there is no prompt of some
-    kind."""
+    """Return the prompts of all files. Raises the errors of `read_items`, and SourceError if two files have the same id
+    or a kind of prompt is missing."""
     prompts = [prompt for path in paths for prompt in read_items(path, RedTeamPrompt)]
     _assert_unique(str(paths[-1]), prompts)
     missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
     if missing:
         raise SourceError(
-            f"{paths[0]} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
-            "Add such prompts; data/red_team/README.md describes each kind.",
+            f"{paths[0]} has no prompt of kind {', '.join(missing)}, so gates on such prompts cannot be evaluated.",
+            "Add prompts of this kind; data/red_team/README.md describes each kind.",
         )
     return prompts
 
 
 # --- suites, opened ---------------------------------------------------------------------------------------------------
 
-# Prompts of published suites are worded as in lm-eval, with two differences from its `--apply_chat_template`:
-# instruction and examples are in the user's turn, as in training, because some templates reject a system turn; and
-# examples are never truncated.
+# Prompts of published suites are worded as in lm-eval, with two differences from lm-eval's `--apply_chat_template`.
+# Instruction and examples are in the user's turn, as in training, because some templates reject a system turn.
+# Examples are never truncated.
 
 OWN_TASK = ChoiceTask(kind="choice", continuation="text", metric="acc_norm", prompt="{question}")
-"""Task of an institution's own suite: the prompt is the question alone, and the model's answer is the choice with the
-highest likelihood per character."""
+"""Task of an institution's own suite. The prompt is the question alone. The model's answer is the choice with the
+highest log-likelihood per character."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with its task, selected test rows and examples."""
+    """A suite with its task, the selected test rows and the examples."""
 
     name: str
     task: AnyTask
@@ -427,11 +429,13 @@ class Suite:
     """Selected test rows."""
     total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
-    """Subject -> example rows that precede the question in the prompt, at most `few_shot`."""
+    """Subject -> example rows that precede the question in the prompt; at most `few_shot` rows."""
 
 
 def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
-    """Open a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
+    """Open a suite of a recipe. Raises SourceError for a missing file or an invalid row, RecipeError for an invalid
+    card or missing examples, NotFoundError if the suite has no card, and IntegrityError if the files differ from the
+    card's digest."""
     every = rows_of_suite(settings, entry)
     task: AnyTask = OWN_TASK
     examples: dict[str, list[AnyRow]] = {}
@@ -449,15 +453,14 @@ def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
 
 
 def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
-    """Return all test rows, regardless of `max_rows`."""
+    """Return all test rows of a suite. `max_rows` is ignored."""
     if entry.suite is not None:
         return read_asked(settings, load_suite_card(settings, entry.suite))
     return [*read_items(settings.data / entry.own_path, Question)]
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """Return one SHA-256 over a suite's files and task. The selected rows are identified by the recipe, not by this
-    digest."""
+    """Return one SHA-256 over a suite's files and task. The recipe's selection of rows is not included."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
     card = load_suite_card(settings, entry.suite)
@@ -466,8 +469,8 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """Return at most `at_most` rows, in the suite's order. The selection depends only on seed and ids, and a larger
-    `at_most` keeps all rows of a smaller one."""
+    """Return at most `at_most` rows, in the suite's order. The selection depends only on the seed and the ids. A larger
+    `at_most` only adds rows to the selection."""
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     chosen = {row.id for row in ranked[:at_most]}
     return [row for row in rows if row.id in chosen]
@@ -475,7 +478,7 @@ def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[
 
 @dataclass(frozen=True)
 class SuiteState:
-    """The state of a published suite in the mirror. Rows, examples and digest are None if the suite is missing or
+    """The state of a published suite in the mirror. `rows`, `examples` and `digest` are None if the suite is missing or
     damaged."""
 
     card: SuiteCard
@@ -486,7 +489,7 @@ class SuiteState:
     problem: str | None
     """Error message if the suite is missing or damaged."""
     lines: tuple[str, ...]
-    """Lines whose recipes use the suite."""
+    """Names of the lines whose recipes use the suite."""
 
     def to_dict(self) -> dict[str, Any]:
         card = self.card
@@ -506,8 +509,12 @@ class SuiteState:
 
 
 def examine_suites(settings: Settings, used_by: Mapping[str, Sequence[str]]) -> list[SuiteState]:
-    """Return the state of every suite that has a card. `used_by`: suite -> lines whose recipes use it. Raises
-    RecipeError for an invalid card, and NotFoundError if a recipe uses a suite without a card."""
+    """Return the state of every suite that has a card. Raises RecipeError for an invalid card, and NotFoundError if a
+    recipe uses a suite without a card.
+
+    Args:
+        used_by: suite -> names of the lines whose recipes use the suite.
+    """
     cards = [load_suite_card(settings, name) for name in sorted({*suite_names(settings), *used_by})]
     return [_state(settings, card, used_by.get(card.suite, ())) for card in cards]
 
@@ -523,20 +530,20 @@ def _state(settings: Settings, card: SuiteCard, lines: Sequence[str]) -> SuiteSt
 
 
 BETWEEN_EXAMPLES = "\n\n"
-"""Text between examples, lm-eval's default (TaskConfig.fewshot_delimiter)."""
+"""Text between two examples. This is lm-eval's default (TaskConfig.fewshot_delimiter)."""
 BEFORE_AN_ANSWER = " "
-"""Text before an answer, lm-eval's default (TaskConfig.target_delimiter)."""
+"""Text before an answer. This is lm-eval's default (TaskConfig.target_delimiter)."""
 
 
 def user_turn(task: AnyTask, row: AnyRow, examples: Sequence[AnyRow]) -> str:
-    """Return the user's turn: the instruction, the examples with their answers, and the row without its answer."""
+    """Return the user's turn: the instruction, the examples with answers, and the row's prompt without its answer."""
     shown = [question_of(task, each) + BEFORE_AN_ANSWER + expected_answer(task, each) for each in examples]
     instruction = task.instruction.format(subject=row.subject.replace("_", " "))
     return BETWEEN_EXAMPLES.join([*filter(None, [instruction]), *shown, question_of(task, row)])
 
 
 def question_of(task: AnyTask, row: AnyRow) -> str:
-    """Return the task's prompt, filled with the fields of a row."""
+    """Fill the task's prompt template with the fields of a row."""
     match row:
         case Question():
             listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row.choices, strict=False))
@@ -569,14 +576,15 @@ def continuations_of(task: AnyTask, question: Question) -> tuple[str, ...]:
 
 
 def prefix_of(task: AnyTask, row: AnyRow) -> str:
-    """Return the beginning of the assistant's turn that the task prescribes, or ""."""
+    """Return the beginning of the assistant's turn, if the task prescribes one, otherwise an empty string."""
     if isinstance(task, CodeTask) and isinstance(row, Function):
         return task.prefix.format(prompt=row.prompt)
     return ""
 
 
 def text_of(row: AnyRow) -> tuple[str, str]:
-    """Return the question, and all other text of the row that must not occur in a training row."""
+    """Return two texts for the comparison with training rows: the question alone, and the question with all other text
+    of the row."""
     match row:
         case Question():
             return row.question, "\n".join((row.question, *row.choices))

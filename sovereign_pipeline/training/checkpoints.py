@@ -1,8 +1,8 @@
-"""Write, verify and remove checkpoints. An interrupted training resumes from its newest checkpoint.
+"""Write, verify and remove checkpoints. An interrupted training run resumes from its newest checkpoint.
 
 A checkpoint is written to a temporary directory, hashed, authenticated with a MAC (keyed digest), and renamed once
-complete. transformers writes the content of the checkpoint: weights, optimizer, schedule, random states, the log so
-far. The order of the rows is not saved, because the training plan and the step number determine it.
+complete. transformers writes the content of the checkpoint: weights, optimizer state, learning-rate schedule, random
+states and the log so far. The order of the rows is not saved: the training plan and the step number determine it.
 """
 
 import json
@@ -24,22 +24,22 @@ ASIDE = "unfinished"
 
 @dataclass(frozen=True)
 class CheckpointDirectory:
-    """The checkpoints of one training."""
+    """The checkpoints of one training run."""
 
     path: Path
     identity: str
-    """Identity of the training; see TrainingJob."""
+    """Identity of the training run; see `TrainingJob.identity`."""
     keep: int
-    """Number of the newest checkpoints to keep."""
+    """How many checkpoints stay on disk, counted from the newest."""
 
     @classmethod
     def of(cls, job: TrainingJob) -> "CheckpointDirectory":
         return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
     def newest(self, progress: Callable[[str], None], before: int | None = None) -> Path | None:
-        """Return the newest intact checkpoint of this training; None if there is none. A changed or foreign checkpoint
-        is skipped with a message. before: skip the checkpoints of this step and later steps.
-        """
+        """Return the directory of the intact checkpoint with the highest step; None if there is none. A checkpoint that
+        was changed, or was written by a different training run, is skipped and reported through `progress`. before:
+        step number; checkpoints of this step and of later steps are ignored."""
         usable = [each for each in self._all() if before is None or each.name < f"step-{before:08}"]
         for checkpoint in reversed(usable):
             wrong = self._wrong(checkpoint)
@@ -57,10 +57,12 @@ class CheckpointDirectory:
 
     @contextmanager
     def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = lambda: None) -> Iterator[Path]:
-        """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent.
+        """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent. If
+        complete, checkpoints of later steps are removed, and of the others all but the newest `keep`.
 
-        If several processes write one checkpoint, the first creates the directory and hashes the files. Raises
-        TrainingFailed if the checkpoint cannot be written.
+        If several processes write one checkpoint, the process with `first` creates the directory and hashes the files.
+        `wait_for_all` must return when every process has called it. Raises TrainingFailed if the block raises an
+        exception, or if the checkpoint cannot be written.
         """
         aside = self.path / ASIDE
         try:
@@ -72,7 +74,7 @@ class CheckpointDirectory:
             wait_for_all()
             if first:
                 self._seal(aside, step)
-        # torch reports a full disk as RuntimeError, safetensors by its own error class.
+        # torch reports a full disk as RuntimeError, and safetensors as its own error class.
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(step, error) from error
@@ -106,8 +108,8 @@ class CheckpointDirectory:
     def _remove_others(self, newest: str) -> None:
         """Remove the checkpoints of steps after `newest`. Of the remaining checkpoints, keep the newest `keep`.
 
-        A checkpoint of a later step is damaged; otherwise the training would have resumed from it. If it stayed, it
-        would count towards `keep`.
+        A checkpoint of a later step is damaged; otherwise the training would have resumed from that checkpoint. If a
+        damaged checkpoint stayed, it would count towards `keep`.
         """
         later = [each for each in self._all() if each.name > newest]
         earlier = [each for each in self._all() if each.name <= newest]
@@ -120,7 +122,7 @@ class CheckpointDirectory:
     def _not_written(self, step: int, error: Exception) -> TrainingFailed:
         free = shutil.disk_usage(self.path).free if self.path.exists() else 0
         last = self._all()
-        kept = f"{last[-1].name} is kept; the next run resumes from it" if last else "There is no earlier checkpoint"
+        kept = f"The next run resumes from {last[-1].name}" if last else "There is no earlier checkpoint"
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return TrainingFailed(
             f"{self.path}: the checkpoint of step {step} was not written ({why}; {free / 1e6:,.0f} MB free). {kept}.",
@@ -129,8 +131,8 @@ class CheckpointDirectory:
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove the checkpoints of one line and method, unless the line is being trained. Directories behind a symbolic
-    link are not removed."""
+    """Remove checkpoint directories of one line and method, unless a training run holds their lock (`lock_of_line`).
+    Directories whose parent is a symbolic link are not removed."""
     there = [each for each in checkpoint_directories if each.is_dir() and not each.parent.is_symlink()]
     if not there:
         return

@@ -1,27 +1,28 @@
-"""Count the floating-point operations (FLOPs) of a training, and measure its energy.
+"""Count the floating-point operations (FLOPs) of a training run, and measure its energy.
 
 Only matrix products are counted: a product of [m, k] and [k, n] is 2·m·k·n operations. A forward pass is then two
-operations for each weight and token (Kaplan et al. 2020, section 2.1). Attention is two products over all pairs of a
-row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). In the backward pass, the
-gradients of activations cost as much as the forward pass. The gradients of trained weights cost as much again. The
-trained weights are the adapter's in LoRA (Hu et al. 2021, section 4), and all weights in full tuning. The gradient of
-the first layer's input is not needed, so frozen weights that are multiplied with this input have no backward product.
-Not counted: norms, activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
+operations for each weight and token (Kaplan et al. 2020, section 2.1). Attention is two products over all pairs of
+tokens in a row; the causal mask does not reduce the count (Chowdhery et al. 2022, appendix B). In the backward pass,
+the gradients of activations cost as much as the forward pass. The gradients of trained weights cost the same amount
+once more. LoRA trains only the adapter's weights (Hu et al. 2021, section 4); full tuning trains all weights. In LoRA
+without gradient checkpointing, frozen weights that are multiplied with the first layer's input have no backward
+product, because that input needs no gradient. Gradient checkpointing repeats the forward pass of the layers. Norms,
+activation functions, softmax, DoRA's norms, dequantisation and the optimizer are not counted.
 
 A test compares these counts with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
-measurements, and steps repeated after a kill are not counted either, so that equal trainings have equal counts.
+measurements, and steps repeated after a crash are not counted, so that equal training runs have equal counts.
 
-Energy is measured with the energy counters of the devices. Without counters, it is estimated as the power stated in
-institution.yaml times the duration. A GPU's counter is NVML's `nvmlDeviceGetTotalEnergyConsumption` (Volta or newer).
-It is read from the driver's own library through ctypes, because only three functions are needed. The package
-`nvidia-ml-py` binds the whole library and is released with each driver. Processors and memory have RAPL's counters in
-/sys/class/powercap. Only root can read RAPL's counters (CVE-2020-8694), unless an administrator allows other users.
-Counters cover a whole device, including other programs on it. They exclude fans, disks, losses of the power supply, and
-cooling.
+Energy is measured with the energy counters of the devices. Without counters, the energy is estimated as the power
+stated in institution.yaml times the duration. A GPU's counter is NVML's `nvmlDeviceGetTotalEnergyConsumption` (Volta or
+newer). This counter is read from the driver's own library through ctypes, because only three functions are needed. The
+package `nvidia-ml-py` binds the whole library and is released with each driver. The counters of processors and memory
+are RAPL's, in /sys/class/powercap. Only root can read them (CVE-2020-8694), unless an administrator gives other
+accounts access. A counter covers the whole device, including other programs that use the device. Fans, disks, cooling
+and the losses of the power supply are excluded.
 
-Each process of a training writes a record of its energy beside the checkpoints, every `SECONDS`. A resumed training
-adds up the records of all its processes, so a repeated step counts each time. If a process is killed, at most its last
-`SECONDS` are missing.
+Every `SECONDS` seconds, each process of a training run writes a record of its energy beside the checkpoints. At the
+end, the records of all processes are added up, including processes before a crash. The energy of a repeated step is
+therefore counted each time. If a process is killed, at most the energy of its last `SECONDS` seconds is missing.
 """
 
 import ctypes
@@ -41,7 +42,7 @@ from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob, mark_of
 
 READS_EMBEDDINGS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
-"""Names of the linear layers that read the first layer's input."""
+"""Names of linear modules. In the model's first layer, the modules with these names read the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Passed:
     @classmethod
     def of_pass(cls, lengths: Sequence[int], predicted: int, apart: bool) -> "Passed":
         """Return the counts of one pass over rows without padding. apart: True if attention is computed within each row
-        only. If False, attention is computed for all token pairs of the pass, and a mask discards the pairs across
-        rows."""
+        only; False if it is computed for all token pairs of the pass, and a mask discards pairs across rows."""
         tokens = sum(lengths)
         return cls(tokens, predicted, sum(each**2 for each in lengths) if apart else tokens**2)
 
@@ -75,12 +75,9 @@ class Passed:
 
     @classmethod
     def sampled(cls, prompts: Sequence[Sequence[int]], replies: Sequence[int], padded: bool) -> "Passed":
-        """Return the counts of sampling one reply for each prompt. replies: lengths of the replies, in tokens.
-
-        Equal prompts pass through the model once. Then each token of a reply passes through the model, except the last
-        token.
-        padded: True if prompts are padded to the longest, and all replies take as many steps as the longest.
-        """
+        """Return the counts of sampling one reply for each prompt. replies: lengths of the replies, in tokens. Each
+        distinct prompt passes through the model once, then every token of a reply except its last. padded: True if
+        prompts are padded to the longest prompt, and all replies take as many steps as the longest reply."""
         starts = [len(each) for each in dict.fromkeys(map(tuple, prompts))]
         begun, steps = [len(each) for each in prompts], [each - 1 for each in replies]
         if padded and prompts:
@@ -103,7 +100,7 @@ class Flops:
     """Numbers of floating-point operations, by part of the model."""
 
     layers: int
-    """Operations of the linear layers, and of the experts that a token uses."""
+    """Operations of the linear layers, including the experts that a token uses."""
     adapter: int
     head: int
     """Operations of the layer that computes logits."""
@@ -115,8 +112,8 @@ class Flops:
 
 
 def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
-    """Return the operations of a training. learned: token counts of passes with a backward pass. read: token counts of
-    passes without a backward pass."""
+    """Return the numbers of operations of a training run, by part of the model. learned: token counts of the forward
+    passes that a backward pass follows. read: token counts of all other forward passes."""
     matrices = shape.quantised + shape.active - shape.parameters + shape.expert_parameters
     adapter = 0 if sft.adapter == "none" else _adapter(shape, sft)
     forward = _forward(shape, matrices, adapter, learned + read)
@@ -139,7 +136,7 @@ def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
     return Flops(
         layers=forward.layers + backward.layers + repeated * again.layers,
         adapter=forward.adapter + backward.adapter + repeated * again.adapter,
-        head=forward.head + backward.head,  # outside the layers; only layers are checkpointed
+        head=forward.head + backward.head,  # the head is outside the layers, and only layers are checkpointed
         attention=forward.attention + backward.attention + repeated * again.attention,
     )
 
@@ -175,15 +172,15 @@ COUNTED = (
 
 
 class TrainingCompute(Frozen):
-    """The numbers of tokens and operations of a training, counted as `training/compute.py` describes."""
+    """The numbers of tokens and operations of a training run, counted as `training/compute.py` describes."""
 
     tokens_read: int
-    """Number of tokens in passes without learning: by the reference, by a reward model, or by the policy before its
-    update. Includes padding."""
+    """Number of tokens in forward passes without a backward pass: of the reference model, of a reward model, or of the
+    policy before its update. Includes padding."""
     tokens_generated: int
     """Number of tokens that the policy sampled for learning."""
     flops: int
-    """Floating-point operations, including sampling and passes without learning."""
+    """Number of floating-point operations, including sampling and forward passes without a backward pass."""
     flops_by_part: dict[str, int]
     counted: str
     """Sentence that says which operations are counted."""
@@ -203,14 +200,14 @@ class TrainingCompute(Frozen):
 
 
 SECONDS = 20.0
-"""Seconds between two readings. RAPL's counters of a busy server wrap after some minutes at the earliest."""
+"""Seconds between two readings. On a busy server, a RAPL counter wraps to zero after a few minutes at the earliest."""
 POWERCAP = Path("/sys/class/powercap")
 NVML_LIBRARY = "libnvidia-ml.so.1"
 JOULES_A_KWH = 3.6e6
 MOST_JOULES = 1e15
-"""Maximum plausible energy of a record, in joules."""
+"""Upper limit of a plausible energy record, in joules. A record at or above this limit is rejected."""
 DOMAINS = ("package", "dram")
-"""Name prefixes of the RAPL domains that are added up. Other domains would be counted twice: cores belong to a package,
+"""Name prefixes of the RAPL domains that are added up. All other domains overlap with these: cores belong to a package,
 and `psys` is the whole platform."""
 
 
@@ -282,11 +279,11 @@ class Stated:
 
 @dataclass(frozen=True)
 class Counters:
-    """The energy counters that one process of a training reads."""
+    """The energy counters that one process of a training run reads."""
 
     counters: Sequence[Counter]
     missing: str = ""
-    """Reason why there are no counters."""
+    """Reason why the energy cannot be measured; empty if it can."""
 
     @property
     def source(self) -> str:
@@ -294,12 +291,16 @@ class Counters:
 
 
 def counters_of(gpu: str | None, watts: float | None, powercap: Path, is_first_here: bool = True) -> Counters:
-    """Return the energy counters of the training's device. Without counters, return the stated power; without a stated
-    power, return no counters and the reason.
+    """Return the energy counters that this process reads: the counter of its GPU, and RAPL's counters of the machine.
+
+    If the GPU has no readable counter (without a GPU: if RAPL has none), the result is only a counter that uses
+    `watts`. If `watts` is None too, the result has no counters and states the reason.
 
     Args:
-        gpu: UUID of this process's GPU; None if it trains on the processor.
-        is_first_here: True for one process of each machine. Only that process counts the machine's processors.
+        gpu: UUID of this process's GPU; None if the process trains on the CPU.
+        watts: power of one device in watts, as stated in institution.yaml.
+        is_first_here: True for one process of each machine. Only that process reads RAPL's counters; on a machine
+            without a GPU, all other processes read no counter.
     """
     of_machine, why = _rapl(powercap) if is_first_here else ([], "")
     if gpu is None and (of_machine or not is_first_here):
@@ -315,19 +316,19 @@ def counters_of(gpu: str | None, watts: float | None, powercap: Path, is_first_h
 
 
 def _rapl(powercap: Path) -> tuple[list[Counter], str]:
-    """Return RAPL's counters, and an empty reason; or no counters, and the reason."""
+    """Return RAPL's counters and an empty text; if none can be read, return an empty list and the reason."""
     domains = [each for each in sorted(powercap.glob("intel-rapl:*")) if (each / "energy_uj").exists()]
     try:
         named = [each for each in domains if (each / "name").read_text().startswith(DOMAINS)]
         found: list[Counter] = [Rapl(each) for each in named]
-    except (OSError, ValueError) as error:  # PermissionError, unless this is root or an administrator allows access
+    except (OSError, ValueError) as error:  # PermissionError, unless the account is root or was given access
         return [], f"the energy counters in {powercap} cannot be read ({type(error).__name__})"
     return found, "" if found else f"there are no energy counters in {powercap}"
 
 
 @dataclass
 class Piece:
-    """The energy that one process of a training has used since its start."""
+    """The energy that one process of a training run has used since the process started."""
 
     source: str
     missing: str
@@ -338,7 +339,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy of a whole training."""
+    """The energy of a whole training run."""
 
     kilowatt_hours: float | None
     source: str
@@ -355,7 +356,7 @@ class Energy:
 
 @dataclass
 class Meter:
-    """Counts the energy of this process, and writes a record of it into the directory of the checkpoints."""
+    """Measures the energy that this process uses, and writes the energy to a record in the checkpoint directory."""
 
     directory: Path
     counters: Counters
@@ -368,8 +369,8 @@ class Meter:
         self._guard = threading.Lock()
 
     def read(self, ended: bool = False) -> None:
-        """Add the energy since the last reading, and rewrite the record. If reading fails, the training continues
-        without an energy value."""
+        """Add the energy since the last reading, and rewrite the record. If reading or writing fails, the run goes on,
+        but its total energy is reported as not known. ended: True for the last reading of this process."""
         with self._guard:
             self.piece.ended = ended
             try:
@@ -377,7 +378,7 @@ class Meter:
                 if self.counters.counters or self.counters.missing:
                     self._write()
             except (OSError, ValueError) as error:
-                self.piece.missing = f"a counter or its record failed during the training ({type(error).__name__})"
+                self.piece.missing = f"reading a counter or writing the energy record failed ({type(error).__name__})"
 
     def _write(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -390,7 +391,8 @@ class Meter:
         return mark_of("energy", [self.identity, name, stated])
 
     def total(self) -> Energy:
-        """Read the counters for the last time, and return the energy of all processes of the training."""
+        """Read the counters for the last time, and return the sum of the energy over all processes of the training run.
+        If a record is damaged, or a process could not measure, `kilowatt_hours` is None and `source` is the reason."""
         self.read(ended=True)
         others = sorted(path for path in self.directory.glob("energy-*.json") if path.name != self._name)
         own = [self.piece] if self.counters.counters or self.counters.missing else []
@@ -398,7 +400,7 @@ class Meter:
         whole = [each for each in pieces if each is not None]
         missing = [each.missing for each in whole if each.missing]
         if len(whole) < len(pieces):
-            missing.append("a record of an earlier part is damaged, or was not written by this training")
+            missing.append("an energy record beside the checkpoints is damaged, or was not written by this training")
         if missing or not whole:
             return Energy(None, f"not known: {missing[0] if missing else 'nothing was counted'}")
         source = "; ".join(dict.fromkeys(each.source for each in whole))
@@ -419,7 +421,7 @@ class Meter:
 
 @contextmanager
 def metered(job: TrainingJob) -> Iterator[Meter]:
-    """Count the energy of this process until the end of the block, even if the block fails."""
+    """Yield a meter that reads this process's energy counters every `SECONDS` seconds, and at the end of the block."""
     import torch
 
     local = int(os.environ.get("LOCAL_RANK", "0"))

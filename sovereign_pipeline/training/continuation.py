@@ -1,7 +1,5 @@
-"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here.
-
-Neither may have been trained on rows that are held out now, or on items that the line is evaluated on.
-"""
+"""Verify the model that SFT continues from: a registered adapter, or a locally tuned base model. It must not have been
+trained on rows that are held out now, or on items of the line's evaluation."""
 
 import json
 from collections import deque
@@ -46,24 +44,22 @@ class ParentAdapter:
     digest: str
     """Digest of the adapter's artifact."""
     directory: Path
-    """PEFT directory of the adapter; every byte was verified."""
+    """PEFT directory of the adapter. The hashes of all files were verified."""
     classification: str
-    """Classification level of the adapter: that of its artifact or of its registration, whichever is higher."""
+    """Classification level of the adapter: the higher of the levels in its artifact and in its registration."""
     files: Mapping[Path, str]
-    """File name -> SHA-256, for each file of `directory`."""
+    """Mapping of path to SHA-256, for each file of `directory`."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return the parent's facts that the trained adapter's summary lists under `started_from`."""
+        """The parent's id, digest and level. The summary of the trained adapter lists them under `started_from`."""
         return {"adapter": self.adapter, "digest": self.digest, "classification": self.classification}
 
 
 def parent_digests(workplace: Workplace) -> dict[str, str]:
     """Return the external input of a stage: a mapping of `start_from:<id>` to the digest of the parent adapter's
-    artifact; empty if there is no parent.
-
-    Raises NotFoundError for an adapter that is not registered, and RecipeError for an adapter in a final state or under
-    a recall.
+    artifact; empty if there is no parent. Raises NotFoundError if the parent adapter is not registered; IntegrityError
+    if its files were changed; RecipeError if it was rejected, recalled or retired, or if an open recall applies to it.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -84,11 +80,12 @@ def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
 def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
-    artifacts from which a base model was built here.
+    """Yield an artifact and all artifacts that its weights depend on, each once and with its manifest. The weights
+    depend on the inputs, the parent adapter, and the artifacts from which a base model was built locally.
 
     Args:
-        seen: digests to skip, with everything upstream of them. Every yielded digest is added.
+        seen: digests of artifacts to skip, together with their own inputs. The digest of each yielded artifact is
+            added to this set.
     """
     waiting = deque([ref])
     while waiting:
@@ -106,7 +103,7 @@ def all_that_is_beneath(
 
 
 def trained_on(store: ArtifactStore, refs: Iterable[ArtifactRef]) -> tuple[list[ArtifactRef], list[str]]:
-    """Return the datasets in the lineage of artifacts, and the digests of the files of the base models in it."""
+    """Return the datasets and the base models in the lineage of `refs`; each base model as the digest of its files."""
     datasets, base_models, seen = list[ArtifactRef](), list[str](), set[str]()
     for ref, manifest in (found for each in refs for found in all_that_is_beneath(store, each, seen)):
         if manifest.kind in _DATASETS:
@@ -117,17 +114,18 @@ def trained_on(store: ArtifactStore, refs: Iterable[ArtifactRef]) -> tuple[list[
 
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
-    """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
+    """Return the id and digest of the parent adapter in the first of the manifests that has one; None if none has."""
     return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
 def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAdapter | None:
-    """Verify and return the adapter of the recipe's `start_from`; None if the recipe has none. base: the verified
-    directory of the line's base model.
+    """Verify and return the adapter of the recipe's `start_from`; None if the recipe has no `start_from`. base: the
+    verified directory of the line's base model.
 
-    Raises NotFoundError if the adapter is not registered; IntegrityError if its bytes changed; RecipeError if it is
-    recalled, is a whole model, or has another base model or other LoRA settings; CeilingExceeded if its classification
-    is above the line's ceiling; GateRefused if it was, or may have been, trained on rows that are held out now.
+    Raises NotFoundError if the adapter is not registered; IntegrityError if its files were changed; RecipeError if it
+    was rejected, recalled or retired, is under an open recall, is a whole model, or differs from the recipe in base
+    model or LoRA settings; CeilingExceeded if its classification is above the line's ceiling; GateRefused if it was, or
+    may have been, trained on rows that are held out now or on items of the line's evaluation.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -137,7 +135,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     tuned = tuned_model(artifact)
     where = _place(workplace, adapter_id)
     if tuned.holds != "adapter":
-        raise RecipeError(f"{where} is a whole model, not an adapter.", "Use it as a base model instead.")
+        raise RecipeError(f"{where} is a whole model, not an adapter.", "Use this model as base_model instead.")
     ladder = workplace.institution.ladder
     level = ladder.highest((artifact.manifest.classification, registered_level))
     if ladder.exceeds(level, workplace.line.ceiling):
@@ -149,16 +147,17 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     leaks = _leaks(workplace, artifact.ref, inputs)
     if leaks:
         raise GateRefused(
-            f"{where} {_SAW_IT}: {'; '.join(leaks)}. Its scores would be meaningless.",
+            f"{where} {_SAW_IT}: {'; '.join(leaks)}. The trained adapter's scores would be meaningless.",
             "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level, artifact.digests(tuned.directory))
 
 
 def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
-    """Raise RecipeError if the base model was tuned here on data to which an open recall applies.
+    """Raise RecipeError if the base model was tuned locally on data to which an open recall applies.
 
-    The data decides, because the adapter with these weights may have been retired, or was never registered.
+    The data is checked rather than an adapter, because the adapter with the base model's weights may be retired or was
+    never registered.
     """
     store = workplace.store
     made = [ref for ref, _ in artifacts_of(store, inputs[BASE_MODEL.kind].manifest.external_inputs)]
@@ -168,30 +167,32 @@ def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
     adapters = [row["id"] for row in registered if row["adapter_digest"] in weights]
     recalls = workplace.recalls_of_data({each.digest for each in datasets}, base_models, adapters) if made else ()
     if recalls:
-        whose = f", the weights of {and_more(adapters)}," if adapters else ""
+        whose = f", which has the weights of {and_more(adapters)}," if adapters else ""
         raise RecipeError(
-            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model}{whose} was tuned here on "
-            f"data under {and_more(recalls)}.",
+            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model}{whose} was tuned locally "
+            f"on data under {and_more(recalls)}.",
             "Set another base model, or let an officer waive the recall for the adapter with these weights.",
         )
 
 
 def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:
-    """Raise GateRefused for a base model that was, or may have been, tuned here on rows that are held out now."""
+    """Raise GateRefused if the base model was, or may have been, tuned locally on rows that are held out now, or on
+    items of the line's evaluation."""
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
         raise GateRefused(
-            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was made here, and "
+            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was tuned locally, and "
             f"{_SAW_IT}: {'; '.join(leaks)}. Every score would be meaningless.",
             "Use a published base model, or a base model that was not trained on these rows.",
         )
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the present split's held-out rows and the evaluation's items with training rows: those of every ancestor
-    adapter, and those of a base model that was tuned here.
+    """Return a passed verdict unless an ancestor adapter or a locally tuned base model was trained on rows that are
+    held out now or on items of the evaluation, or unless the parent adapter is registered with a different artifact.
 
-    Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
+    Raises GateRefused if a dataset of an ancestor or base model cannot be opened; RecipeError if the parent adapter was
+    rejected, recalled or retired.
     """
     base = inputs[BASE_MODEL.kind]
     made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
@@ -201,10 +202,10 @@ def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> 
     evidence = {"base_made_here": [ref.digest for ref in made]}
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
-        found = f"The base model {name} was made here, and {_SAW_IT}: {'; '.join(leaks)}."
+        found = f"The base model {name} was tuned locally, and {_SAW_IT}: {'; '.join(leaks)}."
         return Verdict(False, found, evidence)
     verdict = _evaluate_parent(workplace, artifact, inputs)
-    message = f"The base model {name} was made here, on no row that is held out now. {verdict.message}"
+    message = f"The base model {name} was tuned locally, on no row that is held out now. {verdict.message}"
     return Verdict(verdict.passed, message, {**verdict.evidence, **evidence})
 
 
@@ -222,7 +223,7 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
     if registered.ref.digest != digest:
         return Verdict(
             False,
-            f"Training continued from {short(digest)}, and {adapter_id} is registered as "
+            f"Training continued from the artifact {short(digest)}, but {adapter_id} is registered with the artifact "
             f"{short(registered.ref.digest)}.",
             evidence,
         )
@@ -233,21 +234,20 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
     return Verdict(
         True,
         f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near a held-out "
-        f"row. They contain no more items of the evaluation than the recipe allows.",
+        f"row. The datasets contain no more items of the evaluation than the recipe allows.",
         {**evidence, "datasets": datasets},
     )
 
 
 def parent_config(line: Line) -> dict[str, Any]:
-    """Return the part of the recipe that decides the verdict of `evaluate_start`."""
+    """Return the settings of the recipe that affect the verdict of `evaluate_start`."""
     return {**line.split.model_dump(mode="json"), "items": NO_CONTAMINATION.config(line)}
 
 
 def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
     """Verify every byte of a registered adapter. Return its artifact, and its classification level in the registry.
-
-    Raises RecipeError for an adapter that was rejected, recalled or retired.
-    """
+    Raises NotFoundError if the adapter is not registered; RecipeError if it was rejected, recalled or retired;
+    IntegrityError if its files were changed."""
     registry = open_registry(workplace.settings)
     row = find_adapter(registry, adapter_id)
     with registry.reading() as session:
@@ -262,8 +262,7 @@ def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
 
 
 def _assert_not_recalled(workplace: Workplace, adapter_id: str) -> None:
-    """Raise RecipeError if an open recall applies to the parent adapter, because the child would also contain the
-    recalled data."""
+    """Raise RecipeError if an open recall applies to the parent adapter, whose data the child would also contain."""
     if recalls := workplace.open_recalls(adapter_id):
         raise RecipeError(
             f"{_place(workplace, adapter_id)} is under {and_more(recalls)}, so training cannot continue from it.",
@@ -279,8 +278,8 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
     parents, lines = map(read_descriptor, (workplace.store.open_input(artifact.manifest, "base_model"), base_model))
     if parents["digest"] != lines["digest"]:
         raise RecipeError(
-            f"{where} was trained on the base model {parents['name']} ({short(parents['digest'])}), but the line's is "
-            f"{lines['name']} ({short(lines['digest'])}).",
+            f"{where} was trained on the base model {parents['name']} ({short(parents['digest'])}), but the line's "
+            f"base model is {lines['name']} ({short(lines['digest'])}).",
             "Set training.base_model to the adapter's base model (the same files), or remove start_from.",
         )
     directory = tuned_model(artifact).directory
@@ -298,20 +297,20 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
             to_set = [f"training.sft.target_modules: [{', '.join(modules)}] (now {json.dumps(sft.target_modules)})"]
     if to_set:
         raise RecipeError(
-            f"{where} has other LoRA settings than the recipe.", f"Set {', '.join(to_set)}; or remove start_from."
+            f"{where} has LoRA settings that differ from the recipe's.",
+            f"Set {', '.join(to_set)}; or remove start_from.",
         )
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """Return messages that name the held-out documents that the base model was tuned on here; empty for a published
-    model."""
+    """Return the messages of `_leaks` for the artifacts that a base model was built from; empty for a published one."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, _ in made for leak in _leaks(workplace, ref, inputs)]
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
-    """Return messages about a parent adapter or base model: the ids of the held-out documents that it was trained on,
-    and each of its datasets that contains too many items of the line's evaluation.
+    """Return messages about leaks into the training data of a parent adapter or base model. A leak is a held-out
+    document, text shared with a held-out document, or more items of the evaluation than the recipe allows.
 
     Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """
@@ -336,7 +335,7 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
     except (IntegrityError, NotFoundError) as error:
         raise GateRefused(
             f"Line {workplace.line.line}: a dataset of the parent, {ref.kind} {short(ref.digest)} of line {ref.line}, "
-            f"cannot be opened, so held-out rows may be in it. {error.message}",
+            f"cannot be opened, so it may contain held-out rows. {error.message}",
             error.hint,
         ) from error
     return found
@@ -344,16 +343,19 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
 
 def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
     if LEAKAGE_SAFE_SPLIT.kind not in dataset.manifest.inputs:
-        raise IntegrityError(f"{dataset.path}: this dataset has no split among its inputs.", "Restore it from a copy.")
+        raise IntegrityError(
+            f"{dataset.path}: this dataset has no split among its inputs.", "Restore this directory from a copy."
+        )
     return workplace.store.open_input(dataset.manifest, LEAKAGE_SAFE_SPLIT.kind)
 
 
 def _trained_on(workplace: Workplace, ref: ArtifactRef) -> Iterator[Artifact]:
-    """Yield every dataset that an adapter or whole model, its ancestor adapters, or base models tuned here were trained
-    on. Raises IntegrityError or NotFoundError if a dataset, or an artifact on the way to it, is missing or cannot be
-    opened.
+    """Yield every dataset in the lineage of an adapter or whole model, including its ancestor adapters and locally
+    tuned base models. An ancestor may be retired or purged, because only its datasets are read.
 
-    An ancestor may be retired or purged: only its datasets are read.
+    Raises NotFoundError or IntegrityError if one of these datasets, or an artifact between the model and the dataset,
+    is missing or damaged; IntegrityError if no dataset is found, or if an ancestor is registered with a different
+    artifact.
     """
     store, registry = workplace.store, open_registry(workplace.settings)
     datasets: list[ArtifactRef] = []

@@ -1,4 +1,4 @@
-"""Shard one model over several devices, check the sharding, and divide computations between the training processes."""
+"""Shard one model over several devices, check the sharding, and divide work between the processes of a training run."""
 
 import datetime
 import os
@@ -12,13 +12,13 @@ from sovereign_pipeline.training.job import TrainingJob
 Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
-"""Environment variable with the path of the file through which the processes of one training find each other. The
-file's directory belongs to this account alone and is visible on every machine of the training."""
+"""Environment variable with the path of the file through which the processes of one training run find each other. The
+file's directory belongs to this account alone and is visible on every machine of the run."""
 MINUTES_TO_WAIT = 30
-"""Minutes that a process waits for the slowest process, at the beginning and at each collective operation. This is also
-transformers' default."""
+"""Minutes that a process waits for the slowest process, at the beginning and at each collective operation. transformers
+has the same default."""
 
-# Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
+# Each device has a shard of the parameters, gradients and optimizer state. A checkpoint contains the whole model.
 FSDP2 = {
     "version": 2,
     "state_dict_type": "FULL_STATE_DICT",
@@ -31,14 +31,14 @@ ZERO3 = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
     "bf16": {"enabled": "auto"},
-    # transformers' own AdamW stays the optimizer, as on one device.
+    # transformers' own AdamW is used, as on one device.
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
 }
 
 
 def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
-    """Return the TrainingArguments that sharding needs in addition."""
+    """Return the additional TrainingArguments that sharding needs; empty for one device."""
     if job.devices.count == 1:
         return {}
     if job.devices.sharding == "zero3":
@@ -47,14 +47,14 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
 
 
 def on_this_machine(job: TrainingJob) -> int:
-    """Return the number of processes of this training on this machine."""
+    """Return the number of processes of this training run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", job.devices.count))
 
 
 def meet(job: TrainingJob) -> None:
-    """Connect the processes that train one model through a file, before accelerate connects them. accelerate would use
-    a TCP port, which torch opens on every interface without authentication. The processes exchange tensors over
-    loopback, over the interface that institution.yaml sets for the nodes, or directly between the devices.
+    """Connect the processes of one training run to each other through a shared file, before accelerate connects them.
+    accelerate would use a TCP port, which torch opens on every interface without authentication. The processes exchange
+    tensors over loopback, over the interface that institution.yaml sets for the nodes, or directly between the devices.
     """
     if job.devices.count == 1:
         return
@@ -72,10 +72,8 @@ def meet(job: TrainingJob) -> None:
 
 
 def let_accelerate_shard_on_cpu() -> None:
-    """Make accelerate use FSDP on CPUs, where it silently falls back to data parallelism.
-
-    FSDP2 does not need CUDA, but accelerate shards only processes of type MULTI_GPU. This function sets that type.
-    """
+    """Make accelerate use FSDP on CPUs, where it would silently use data parallelism. FSDP2 does not need CUDA, but
+    accelerate shards only processes of type MULTI_GPU. This function sets that type."""
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
@@ -85,14 +83,14 @@ def let_accelerate_shard_on_cpu() -> None:
 
 
 def check_sharded(job: TrainingJob, accelerator: Any) -> None:
-    """Raise TrainingFailed if the processes do not share one sharded model."""
+    """With several devices, raise TrainingFailed unless the recipe's number of processes share one sharded model."""
     if job.devices.count == 1:
         return
     sharded = accelerator.is_fsdp2 if job.devices.sharding == "fsdp2" else accelerator.state.deepspeed_plugin
     if accelerator.num_processes != job.devices.count or not sharded:
         raise TrainingFailed(
-            f"The recipe asks for {job.devices.count} processes with {job.devices.sharding}; "
-            f"{accelerator.num_processes} run {'with' if sharded else 'without'} sharding.",
+            f"The recipe requires {job.devices.count} processes with {job.devices.sharding}, but "
+            f"{accelerator.num_processes} processes run {'with' if sharded else 'without'} sharding.",
             "Install the pinned versions (requirements/).",
         )
 
@@ -111,11 +109,16 @@ def all_processes(job: TrainingJob, is_true: bool) -> bool:
 def in_shares(
     job: TrainingJob, items: Sequence[Item], count_of: Callable[[Item], int], values_of: Callable[[Item], list[float]]
 ) -> list[float]:
-    """Compute the values of all items, divided between the processes. Returns all values, in order, in every process.
+    """Compute the values of all items, with the items divided between the processes. Every process gets all values, in
+    the order of the items.
 
     Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all processes
-    must make the same number of calls. A process that runs out of items therefore computes the last item again and
-    discards the result. All items must need the same number of passes. count_of: returns an item's number of values.
+    must make the same number of calls of `values_of`. A process without an item in the last round therefore computes
+    the last item and discards the result.
+
+    Args:
+        count_of: function that returns the number of values of an item.
+        values_of: function that computes these values. It must need the same number of passes for every item.
     """
     rank, count = (0, 1) if job.devices.count == 1 else (int(os.environ["RANK"]), job.devices.count)
     ends = list(accumulate(count_of(item) for item in items))
@@ -129,7 +132,7 @@ def in_shares(
 
 
 def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
-    """Return the sum over all processes, for each value."""
+    """Add up each value over all processes, and return the sums in every process."""
     if job.devices.count == 1 or not values:
         return list(values)
     import torch
@@ -141,8 +144,7 @@ def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
 
 
 def give_back_shards(model: Any) -> None:
-    """Free the full parameters that a pass outside the training loop gathered, so that the next load or read of the
-    parameters uses shards."""
+    """Free the full parameters that a pass outside the training loop gathered, so that only the shards remain."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

@@ -1,9 +1,9 @@
 """Run an experiment: train its trials, stop the worse trials early, and compare the trials on the selection side of the
 split.
 
-A trial is an artifact identified by its settings, so a finished trial is reused and never trained again. The artifact
-contains only the SHA-256 of the trial's weights, so a trial cannot be registered or served. The inputs of a trial are
-the base model and the training dataset. The dataset's selection side shares no rows with the held-out side.
+The artifact of a trial is identified by the trial's settings, so a finished trial is reused and never trained again.
+The artifact contains only the SHA-256 of the trial's weights, so a trial cannot be registered or served. The inputs of
+a trial are the base model and the training dataset. The dataset's selection side shares no rows with the held-out side.
 """
 
 import json
@@ -38,7 +38,7 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIR
 TRIAL = "experiment_trial"
 """Artifact kind of a trial. No stage has a trial as an input."""
 DIVERGED_FILE = "diverged.json"
-"""File in the artifact of a trial whose training diverged. It contains the guard's message."""
+"""File in the artifact of a trial whose training diverged. The file contains the message of the failed check."""
 SELECTION_EXAMPLE = "split: {selection: 0.10}"
 
 
@@ -46,8 +46,8 @@ def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
     """Return the stage that trains one trial up to one rung. The stage reads neither the split nor the held-out side.
 
     Args:
-        group: name of the experiment's checkpoints; see `stages.train_sft`.
-        until_step: step at which the trial pauses and is measured; None: trains to the end.
+        group: name that the experiment's checkpoint directories share; see `stages.train_sft`.
+        until_step: step at which the trial pauses and is measured; None trains to the end.
     """
     of_trial = with_decided_precision(setting.line)
 
@@ -94,7 +94,8 @@ class Row:
 
 
 def score_of(rows: Sequence[Row], seed: int) -> dict[str, float]:
-    """Return the mean loss per reply token over all documents, with its 95 % interval over documents."""
+    """Return `loss`, the mean loss per reply token; `low` and `high`, the bounds of its 95 % confidence interval
+    (clustered by document); and the numbers of `rows` and reply `tokens`. Raises RecipeError if there are no rows."""
     if not rows:
         raise RecipeError("No document of the selection side fits the model's context.", "Raise split.selection.")
     low, high = _interval([row.loss for row in rows], rows, seed)
@@ -126,22 +127,22 @@ class Trial:
 
     setting: Setting
     state: State = "waiting"
-    """`running`: a rung is measured, and training continues from it. `stopped`: the trial was not among the best of a
-    rung."""
+    """`running`: a rung was measured, and training continues to the next rung. `stopped`: at a rung, the trial was not
+    among the best trials."""
     steps: int | None = None
     """Number of steps at the last measurement."""
     score: Mapping[str, float] = field(default_factory=dict)
     """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty if there is no measurement."""
     behind: tuple[float, float, float] | None = None
-    """Loss minus the best trial's loss, with the 95 % interval of this difference, paired by document. Set for finished
-    trials only."""
+    """The trial's loss minus the best trial's loss, then the lower and upper bound of the 95 % confidence interval of
+    this difference, paired by document. None if the trial has not finished, or measured different tokens."""
     seconds: float = 0.0
     """Duration of all rungs together, in seconds."""
     peak_memory_bytes: float = 0.0
     artifacts: list[ArtifactRef] = field(default_factory=list)
     """One artifact for each rung that the trial has reached."""
     message: str | None = None
-    """The guard's message, if the trial diverged."""
+    """The message of the failed check, if the trial diverged; otherwise None."""
 
     def to_dict(self) -> dict[str, Any]:
         values: Mapping[str, Value] = self.setting.values
@@ -162,7 +163,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Results:
-    """The trials of an experiment so far."""
+    """The results of an experiment's trials so far."""
 
     trials: Sequence[Trial]
     classification: str
@@ -189,12 +190,11 @@ def run_experiment(
     settings: Sequence[Setting],
     made: Callable[[Trial, ArtifactRef], None],
 ) -> Results:
-    """Train the unfinished trials, within the experiment's budget. Returns the results of all trials.
+    """Train the unfinished trials until the experiment's budget of hours is used up. Returns the results of all trials.
+    When all trials have ended, their checkpoints are removed. Raises the errors of `produce` and `compare`.
 
     Args:
-        made: called with the artifact of each rung of a trial, whether the rung was trained now or earlier.
-
-    Raises the errors of `produce` and `shared_inputs`.
+        made: function that is called with a trial and its artifact for each rung, whether trained now or earlier.
     """
     inputs, group = shared_inputs(workplace), _group(experiment)
     spent = 0.0
@@ -207,7 +207,7 @@ def run_experiment(
         described = ", ".join(f"{key} {value}" for key, value in setting.values.items())
         if ref is None:
             if hours is not None and spent >= hours * 3600:
-                workplace.progress(f"trial {setting.number} is not trained: the {hours:g} hours of the budget are over")
+                workplace.progress(f"trial {setting.number} is not trained: the budget of {hours:g} hours is used up")
                 return None
             to = f"to step {until_step}" if until_step is not None else "to its end"
             workplace.progress(f"trial {setting.number} of {len(settings)}, {described}: {to}")
@@ -230,7 +230,7 @@ def run_experiment(
 
 
 def read_results(workplace: Workplace, experiment: Experiment, settings: Sequence[Setting]) -> Results:
-    """Return the results so far, read from the artifacts in the store. This function trains nothing."""
+    """Read the results so far from the artifacts in the store, without training. Raises the errors of `compare`."""
     inputs, group = shared_inputs(workplace), _group(experiment)
 
     def measured(trial: Trial, until_step: int | None) -> ArtifactRef | None:
@@ -245,13 +245,13 @@ def assert_selection_side(line: Line, experiment: Experiment) -> None:
     if not line.split.selection:
         raise RecipeError(
             f"Line {line.line} has no selection side, but experiment {experiment.experiment} needs one.",
-            f"Add to the recipe: {SELECTION_EXAMPLE}. Training does not use these documents.",
+            f"Add to the recipe: {SELECTION_EXAMPLE}. The documents of the selection side are not trained on.",
         )
 
 
 def shared_inputs(workplace: Workplace) -> dict[str, ArtifactRef]:
-    """Return the line's current base model and training dataset. Raises NotFoundError if either is missing, or if
-    the dataset has no selection side."""
+    """Return the line's current base model and training dataset. Raises NotFoundError if either is missing, or if the
+    dataset has no selection side."""
     line = workplace.line.line
     found = {stage.kind: workplace.store.current(line, stage.kind) for stage in (BASE_MODEL, TRAINING_DATASET)}
     dataset = found[TRAINING_DATASET.kind]
@@ -259,7 +259,7 @@ def shared_inputs(workplace: Workplace) -> dict[str, ArtifactRef]:
         files = workplace.store.read_manifest(dataset).files
         if SELECTION_ROWS not in {entry.path for entry in files}:
             raise NotFoundError(
-                f"Line {line}: the current training_dataset was made before the recipe had split.selection.",
+                f"Line {line}: the current training_dataset was built before split.selection was set in the recipe.",
                 "Run the line again.",
                 act="run_line_until",
                 line=line,
@@ -283,11 +283,11 @@ def compare(
     settings: Sequence[Setting],
     measured: Callable[[Trial, int | None], ArtifactRef | None],
 ) -> Results:
-    """Advance the trials rung by rung, and compare the finished trials with the best. Raises RecipeError if they would
-    measure different tokens.
+    """Advance the trials rung by rung, and compare each finished trial with the best one. Raises RecipeError if the
+    trials would measure different tokens, and the errors of `shared_inputs`.
 
     Args:
-        measured: returns the artifact of a trial at a rung; None if the trial is not trained up to this rung.
+        measured: function that returns the artifact of a trial at a rung; None if the trial was not trained that far.
     """
     store = workplace.store
     _assert_same_tokens(workplace, experiment)
@@ -315,19 +315,18 @@ def compare(
 
 
 def _assert_same_tokens(workplace: Workplace, experiment: Experiment) -> None:
-    """Raise RecipeError if trials would cut conversations at different turns, so that their losses are of different
-    tokens."""
+    """Raise RecipeError if the trials would truncate conversations at different turns, so that their tokens differ."""
     files = workplace.store.read_manifest(shared_inputs(workplace)[TRAINING_DATASET.kind]).files
     if "sft.max_length" in experiment.vary and CONVERSATION_ROWS in {entry.path for entry in files}:
         raise RecipeError(
-            f"Experiment {experiment.experiment}: sft.max_length cannot vary on line {workplace.line.line}, because it "
-            f"decides which turns of a conversation are measured.",
+            f"Experiment {experiment.experiment}: sft.max_length cannot vary on line {workplace.line.line}, because "
+            f"the maximum length decides which turns of a conversation are measured.",
             "Set one sft.max_length in the line's recipe.",
         )
 
 
 def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:
-    """Add the measurement at a rung to the trial. Returns a row with the loss for each document; empty if the trial
+    """Add the measurement at a rung to `trial`. Returns one row with the loss for each document; empty if the trial
     diverged."""
     manifest = store.read_manifest(ref)
     measured, summary = manifest.circumstances.measured, manifest.summary
@@ -350,7 +349,7 @@ def _compare_with(best: Sequence[Row], trials: Sequence[Trial], rows: Mapping[in
         if trial.state != "finished":
             continue
         if [(row.id, row.tokens) for row in own] != [(row.id, row.tokens) for row in best]:
-            continue  # another max_length cuts conversations elsewhere, so their tokens are not the same
+            continue  # a different max_length truncates conversations at different turns, so the tokens differ
         differences = [one.loss - other.loss for one, other in zip(own, best, strict=True)]
         trial.behind = (_mean(differences, own), *_interval(differences, own, seed))
 

@@ -1,15 +1,15 @@
 """Run the forward pass over packed rows: compute log-probabilities of replies, and compute attention row by row on
 CPUs.
 
-Rows are not padded, and prompt positions never reach the output layer. Position ids restart at each row. If
-transformers gets neither a mask nor a cache, it builds from these ids an attention mask that separates the rows. Before
-each training, `guards.py` checks that rows are separated.
+Rows are not padded, and prompt positions never reach the output layer. Position ids restart at each row. Without a mask
+and a cache, transformers builds an attention mask from the position ids. This mask separates the rows. Before the first
+step, `guards.py` checks that the rows are separated.
 
-With a mask over a whole pack, attention computes every pair of tokens and discards most of them: three quarters in a
-pack of four rows, and half of the rest because of causality. On CPUs attention therefore runs row by row, without a
-mask and in float32. In float32 PyTorch's kernel is 1.5 times as fast as in bfloat16, and its backward pass 2 to 3 times
-(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA, row-by-row attention would replace one kernel by
-many short ones, which was not measured. CUDA therefore uses transformers' own `sdpa`.
+With a mask over a whole pack, attention computes every pair of tokens and discards most pairs: three quarters in a pack
+of four rows, and half of the remaining pairs because of causality. On CPUs attention therefore runs row by row, without
+a mask and in float32. PyTorch's kernel is 1.5 times as fast in float32 as in bfloat16, and its backward pass is 2 to 3
+times as fast (rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA, row-by-row attention would replace
+one kernel by many short ones. The effect on speed was not measured, so CUDA uses transformers' own `sdpa`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,13 @@ Batch = dict[str, Any]
 ROW_BY_ROW = "row_by_row"
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""transformers' layer types in which a row attends only to its own tokens, and to all of them if it fits the window."""
+"""transformers' layer types that row-by-row attention supports. In these layers a row attends only to its own tokens,
+and to all of them if the row fits the attention window."""
 
 
 def packed(completions: Sequence[Completion]) -> Batch:
-    """Pack completions into tensors: input_ids, position_ids and labels have the shape [1, tokens]; lengths has
-    [completions]."""
+    """Pack completions into tensors. input_ids, position_ids and labels have the shape [1, tokens]; lengths has the
+    shape [completions]."""
     import torch
 
     return {
@@ -39,9 +40,9 @@ def packed(completions: Sequence[Completion]) -> Batch:
 
 
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context in which accelerate runs each forward pass of a training with this precision. Values that are
-    compared with the training's own values must be computed in this context. Otherwise they are rounded differently.
-    device: `cpu` or `cuda`."""
+    """Return the context manager in which accelerate runs each forward pass of a training run with this precision. Use
+    it to compute values that are compared with values of the run; otherwise the values are rounded differently. device:
+    `cpu` or `cuda`."""
     import torch
 
     return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
@@ -63,10 +64,8 @@ def in_evaluation_mode(model: Any) -> Iterator[None]:
 
 def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:
     """Compute the log-probability (nats) of each supervised token: float32, [supervised tokens], in the batch's order.
-
-    together: compute the batch in one pass. If False, each completion has its own pass, for models that do not keep
-    packed rows apart.
-    """
+    together: True computes the batch in one pass. False computes one pass for each completion, for models that do not
+    keep packed rows apart."""
     import torch
 
     if not together:
@@ -84,7 +83,8 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
 
 
 def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
-    """Return the log-probability (nats) and the number of tokens of each completion's reply; both [completions]."""
+    """Return two tensors of the shape [completions]: the log-probability (nats) of each completion's supervised tokens,
+    and their number. together: as in `token_log_probabilities`."""
     import torch
 
     tokens = token_log_probabilities(model, batch, together)
@@ -115,12 +115,12 @@ def attend(
     goes_on_from: Sequence[int | None] | None = None,
     **named: Any,
 ) -> tuple[Any, None]:
-    """Compute attention for transformers, row by row in float32.
+    """Compute attention for transformers, row by row in float32. Returns the result, and None for attention weights.
 
-    query, key, value: [1, heads, tokens, size]; the result, in the same precision: [1, tokens, heads, size].
-    row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does. goes_on_from: for each row, the
-    index of an earlier row that it attends to as its prefix, or None for no prefix. None instead of a list means no
-    prefix for any row.
+    query, key and value have the shape [1, heads, tokens, size]. The result has the shape [1, tokens, heads, size] and
+    the precision of `query`. row_lengths: number of tokens of each row of the pack; if None, the mask is used, as in
+    `sdpa`. goes_on_from: for each row, the index of an earlier row that is its prefix, or None if it has no prefix.
+    None instead of a list means that no row has a prefix.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -159,8 +159,8 @@ def use_row_by_row(model: Any) -> None:
 def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
     """Return the keyword arguments of the model's forward for row-by-row attention.
 
-    Empty if the model does not use row-by-row attention. Also empty if a row is longer than the attention window,
-    because only the mask limits attention to the window.
+    Empty if the model does not use row-by-row attention. Also empty if a row is longer than the attention window: the
+    mask is then needed to limit attention to the window.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)

@@ -1,5 +1,4 @@
-"""Evaluate the gates of the training stages. Each verdict is computed from the artifact's files, not from the training
-report."""
+"""Evaluate the gates of the training stages, independently of the trainer's own measurements."""
 
 import json
 import math
@@ -56,13 +55,13 @@ NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
 """If the tuned model gives the end of turn at least this probability, the gate does not require that training increased
-it: the base model may already have ended nearly every turn."""
+this probability. The base model may already have ended nearly every turn."""
 LONGEST_SAMPLE = 128
 """Maximum length of a generated reply in tokens. The gate uses this limit or twice the length of the longest compared
 reply, whichever is less."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. Another number of
-threads or another batch rounds differently."""
+"""Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. Rounding depends
+on the number of threads and on the batch."""
 
 
 class _Ending(NamedTuple):
@@ -75,18 +74,20 @@ class _Ending(NamedTuple):
 
 
 def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Encode the whole dataset again, and compare base and tuned model on a few rows and on generated replies.
+    """Encode the whole dataset again, and compare the base model with the tuned model on a few rows and on generated
+    replies.
 
-    Fails if
-    - the last token of a supervised turn is not an end-of-turn id;
-    - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
-      the tuned model's probability of the end is at least 0.95;
-    - the tuned model ends at least two fewer greedy replies to these rows' prompts than the base, or ends none although
-      the base ends some. If neither model ends a reply within the token limit, this condition does not fail: after a
-      few steps on long replies, the end is already more probable, but greedy replies do not reach it yet.
+    The gate fails in each of these cases:
+    - the dataset is empty, or the last token of a supervised turn is unsupervised or not an end-of-turn id;
+    - a log-probability of the end of turn is not finite;
+    - after the replies of the shortest rows, the mean log-probability of the end of turn is not above the base model's,
+      and the tuned model's probability of the end of turn is below 0.95;
+    - the tuned model ends at least two fewer greedy replies to these rows' prompts than the base model, or ends none
+      although the base model ends some. The gate accepts that neither model ends a reply within the token limit: after
+      a few steps on long replies, the end of turn is more probable, but greedy replies do not reach it yet.
 
     Both models are loaded as in training: in the recipe's precision or in NF4, on the GPU if there is one. On the CPU
-    NF4 weights are dequantised once if memory allows, instead of in each of some hundred passes.
+    NF4 weights are dequantised once if memory allows, instead of in each of about a hundred passes.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -138,8 +139,8 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
 
 
 def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, list[Path]]:
-    """Return the training method, which decides how rows are encoded, and the files of the rows. After a training by
-    reward, the files are those of the SFT dataset that provided the prompts."""
+    """Return the training method and the files of the rows. The method decides how rows are encoded. After RLHF, the
+    files are those of the SFT dataset that provided the prompts."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
@@ -156,8 +157,8 @@ def _max_length(training: Training, method: str) -> int:
 def _look_at_rows(
     encode_row: Callable[[Any], list[EncodedRow]], files: Sequence[Path], eos_ids: Sequence[int], progress: Progress
 ) -> tuple[int, int, list[EncodedRow]]:
-    """Return the number of rows, the number of rows with a turn that has no supervised end, and the shortest rows.
-    Only the shortest rows stay in memory."""
+    """Return the number of rows, the number of rows that have a turn without a supervised end-of-turn token, and the
+    `SAMPLES` shortest rows. Canaries and undesirable replies (KTO) are not among the shortest rows."""
     count = 0
     for file in files:
         with file.open("rb") as lines:
@@ -187,7 +188,7 @@ def _endings(
     device: str,
     progress: Progress,
 ) -> tuple[_Ending, _Ending]:
-    """Measure how the base and the tuned model end their turns."""
+    """Measure how the base model (first result) and the tuned model (second result) end their turns."""
     import torch
     from peft import PeftModel
 
@@ -238,7 +239,7 @@ def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
 
 
 def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: str, progress: Progress) -> int:
-    """Generate greedy replies in one batch. Returns the number of replies that end their turn."""
+    """Generate greedy replies in one batch. Returns the number of replies that end with an end-of-turn token."""
     from sovereign_pipeline.base_models.batch import generate
 
     tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))
@@ -255,8 +256,8 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
 
 
 def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check the tensors of the adapter; after full tuning, check the tensors of the model. See `_evaluate_adapter` and
-    `_evaluate_model`."""
+    """Check the tensors of the adapter (`_evaluate_adapter`) or, after full tuning, of the model (`_evaluate_model`).
+    The gate fails if the recipe requires an adapter and the artifact contains a model, or the reverse."""
     go_offline()
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     sft, tuned = workplace.line.training.sft, tuned_model(artifact)
@@ -303,8 +304,8 @@ def _tensors_of(directory: Path) -> dict[str, Any]:
 def _faults_of_adapter(
     directory: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], sft: Sft
 ) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Return four lists: tensors that are missing, extra or of another shape; LoRA-B matrices of zeros; tensors that
-    are not finite; settings that differ from the recipe's."""
+    """Return four lists: tensors that are missing, unexpected or of the wrong shape; LoRA-B matrices of zeros; tensors
+    with values that are not finite; settings that differ from the recipe's."""
     import torch
 
     config = json.loads((directory / ADAPTER_CONFIG).read_bytes())
@@ -322,11 +323,12 @@ def _faults_of_adapter(
 
 
 def _evaluate_model(base: Path, tuned: TunedModel, precision: str, progress: Progress) -> Verdict:
-    """Compare the tuned model's tensors with the base's, as transformers loads both directories.
+    """Load both directories with transformers, and compare the tuned model's tensors with the base model's.
 
-    Every linear layer and every fused block of experts must differ from the base. Both models are compared in the
-    recipe's precision, in which the tuned model is saved, so that rounding alone does not count as training. The tuned
-    model's config.json states float32 instead, because the model is trained in float32.
+    Names and shapes must be equal, and all values finite. Every linear layer and every fused block of experts must
+    differ from the base model. The models are compared in the recipe's precision, so that rounding alone does not count
+    as training. The tuned model is saved in this precision. Its config.json states float32 instead, because the model
+    is trained in float32.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -381,12 +383,11 @@ def _evaluate_model(base: Path, tuned: TunedModel, precision: str, progress: Pro
 
 def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Hash the base model's files again, and compare the digests with the base_model artifact and the trainer's report.
-    A fully tuned model must also have the chat template and end-of-turn ids of its base model.
-    """
+    A fully tuned model must also have the chat template and end-of-turn ids of its base model."""
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
     trained_on = read_report(artifact, TrainingReport).base_model
-    on_disk = digest_of(descriptor["files"])  # each file was just hashed and equals the pinned one
+    on_disk = digest_of(descriptor["files"])  # each file was just hashed and equals the pinned file
     template = sha256(chat_template(directory).encode()).hexdigest()
     tuned = tuned_model(artifact)
     passed = (
@@ -409,8 +410,7 @@ def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
 
 
 def held_out_pairs(workplace: Workplace, split: Artifact) -> list[tuple[str, Row]]:
-    """Return the case file of each preference pair of the held-out side, and the pair in the row format of the
-    training pairs."""
+    """Return the case file and the row of each held-out preference pair, in the format of the training pairs."""
     replaces = replaces_instruction(workplace.institution, workplace.line)
     instruction = workplace.line.training.instruction
     documents = documents_of(PAIRS, split, HELD_OUT)
@@ -418,12 +418,13 @@ def held_out_pairs(workplace: Workplace, split: Artifact) -> list[tuple[str, Row
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Score the held-out pairs again with the reward model. The gate passes if the accuracy's interval, clustered by
-    case file, lies above chance.
+    """Score the held-out pairs again with the reward model. The gate passes if the confidence interval of the accuracy,
+    clustered by case file, lies above chance.
 
-    The gate is inconclusive if the interval includes chance, or if there are too few case files. It fails if the
-    interval lies below chance, or if the recorded scores differ from the new scores. The two baselines are reported but
-    do not affect the verdict.
+    The gate is inconclusive if the interval includes chance, or if there are fewer than `LEAST_CASES` case files. It
+    fails if the interval lies below chance, if a recorded score differs from the new score by more than
+    `LARGEST_DIFFERENCE`, if a score is not finite, or if no pair fits into max_length. The two baselines (length only
+    and words only) are reported but do not affect the verdict.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -454,7 +455,7 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
     precision = workplace.line.training.sft.precision
     differing = _differing(artifact, scores, LARGEST_DIFFERENCE[precision])
     if differing:
-        return Verdict(False, f"{differing} of {len(kept)} recorded scores are not those of this model.", evidence)
+        return Verdict(False, f"{differing} of {len(kept)} recorded scores differ from this model's scores.", evidence)
     message = (
         f"It prefers the chosen reply in {found.accuracy} of {found.accuracy.of} held-out pairs; chance is {CHANCE}. "
         f"The reply's length alone: {found.length_only}; single words alone: {found.words_only}. Where the length is "
@@ -490,9 +491,9 @@ def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     if digest_of(descriptor["files"]) != trained_on.digest:
         problems.append(f"it was trained on the base model {short(trained_on.digest)}")
     if descriptor["chat_template_sha256"] != trained_on.chat_template_sha256:
-        problems.append("it was trained with another chat template")
+        problems.append("it was trained with a chat template that differs from the base model's")
     if problems:
-        return Verdict(False, f"The reward model is not what the recipe asks for: {'; '.join(problems)}.", {})
+        return Verdict(False, f"The reward model does not match the recipe: {'; '.join(problems)}.", {})
     return Verdict(
         True,
         f"Adapter and head are the recipe's, finite and changed; the base model is {short(trained_on.digest)}.",
@@ -509,11 +510,11 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
     if head is not None and not bool(torch.isfinite(head).all()):
         not_finite.append(HEAD)
     return [
-        *([f"{len(wrong)} tensors are missing, additional or of another shape"] if wrong else []),
-        *(["its head of one score is missing or zero"] if head is None or len(head) != 1 or not head.any() else []),
+        *([f"{len(wrong)} tensors are missing, unexpected or of the wrong shape"] if wrong else []),
+        *(["its head is missing, zero or the wrong size"] if head is None or len(head) != 1 or not head.any() else []),
         *([f"{len(not_finite)} tensors are not finite"] if not_finite else []),
         *([f"{len(dead)} LoRA-B matrices are zero"] if dead else []),
-        *([f"other settings: {', '.join(unlike)}"] if unlike else []),
+        *([f"settings that differ: {', '.join(unlike)}"] if unlike else []),
     ]
 
 

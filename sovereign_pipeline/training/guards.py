@@ -1,4 +1,4 @@
-"""Check the model before, during and after a training. A failed check raises TrainingFailed."""
+"""Check the model before, during and after training. Failed checks raise TrainingFailed or TrainingDiverged."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,42 +18,43 @@ from sovereign_pipeline.training.rows import Completion, EncodedRow
 
 PROBE_ROWS = 8
 LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
-"""Largest accepted difference between a reply's log-probabilities in a pack and in a pass of its own: mean over the
-reply's tokens, nats.
+"""Largest accepted difference between a reply's log-probabilities in a pack and in a separate pass: the mean over the
+reply's tokens, in nats.
 
-Passes of different lengths round differently. Measured on documents with SmolLM2-135M: at most 0.056 in bfloat16, and
-2e-5 in float32.
+Passes of different lengths round differently. On documents with SmolLM2-135M, the measured difference was at most 0.056
+in bfloat16 and 2e-5 in float32.
 """
 LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
-"""Largest accepted change of a reply's log-probabilities, in nats, if the row before it is replaced by another row of
-equal length. Both passes use the same kernels.
+"""Largest accepted change of a reply's log-probabilities, in nats, if the row before the reply is replaced by another
+row of equal length. Both passes use the same kernels.
 
-Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. In models with experts,
-    replacing a row changes the experts' batches, so `LARGEST_SHIFT_IN_PACK` is the limit for these models.
+The measured change was 0 in both precisions, and 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. In
+models with fused experts, replacing a row changes the experts' batches. The limit for such models is therefore
+`LARGEST_SHIFT_IN_PACK`.
 """
 LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
-"""Smallest accepted relative change of the probe's loss over a training."""
+"""Smallest accepted relative change of the probe's loss over a training run."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
-"""Largest accepted rise of the probe's loss: this share of the loss, or this number of nats, whichever is larger. A
-small rise is normal, because stock phrases become less certain."""
+"""Largest accepted rise of the probe's loss in SFT: this share of the loss, or this number of nats, whichever is
+larger. A small rise is normal, because the model becomes less certain of stock phrases."""
 NAMES_IN_A_MESSAGE = 3
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss on a few training rows. It is compared before and after the training."""
+    """The loss on a few training rows. The losses before and after the training run are compared."""
 
     rows: list[EncodedRow]
     before: float
     """Mean loss per reply token before the first step, nats."""
 
     def loss(self, model: Any) -> float:
-        """Return the model's present mean loss per reply token on the probe's rows, nats."""
+        """Return the model's current mean loss per reply token on the probe's rows, in nats."""
         return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
-        """Raise TrainingDiverged if the loss is not finite, did not change or, for SFT, clearly rose."""
+        """Raise TrainingDiverged if the loss `after` is not finite, did not change or, for SFT, clearly rose."""
         if not math.isfinite(after):
             raise TrainingDiverged(
                 "The loss is not finite after the last step.",
@@ -98,8 +99,8 @@ def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> 
 
 
 def check_trainable(model: Any, sft_adapter: str) -> int:
-    """Count the trained parameters. Check that exactly the adapter's parameters are trained or, without an adapter, all
-    parameters of the model."""
+    """Check that exactly the adapter's parameters are trained or, without an adapter, all parameters of the model.
+    Returns the number of trained parameters."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise TrainingFailed(
@@ -123,8 +124,8 @@ def check_trainable(model: Any, sft_adapter: str) -> int:
 def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str, max_length: int) -> None:
     """Check that packed rows do not influence each other.
 
-    Each of two packed rows must have the same log-probabilities as in a pass of its own. The log-probabilities of the
-    second row must not change if the first row is replaced.
+    Two packed rows must have the same log-probabilities as in separate passes, within `LARGEST_SHIFT_IN_PACK`. If the
+    first row is replaced, the second row's log-probabilities may change by at most `LARGEST_SHIFT_BY_NEIGHBOUR`.
     """
     first, second = _two_ordinary(rows, max_length)
     front, behind = first.completions[0], second.completions[0]
@@ -143,17 +144,16 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
     ):
         raise TrainingFailed(
             f"This model does not keep packed rows apart. Packing rows {first.id} and {second.id} changes their "
-            f"log-probabilities by {shift_in_pack:.3f} nats per token. Replacing the first row changes those of the "
-            f"second by {shift_by_neighbour:.3f}.",
+            f"log-probabilities by {shift_in_pack:.3f} nats per token. Replacing the first row changes the second "
+            f"row's log-probabilities by {shift_by_neighbour:.3f} nats per token.",
             "Set packing: false in training.sft and training.preference.",
         )
 
 
 def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
-    """Check that two passes of one row in training mode give equal log-probabilities, so no dropout is active. With
-    dropout, the policy's log-probabilities could not be compared with the reference's, or with those at sampling. On
-    CUDA a small difference is accepted, because sums in another order round differently.
-    """
+    """Check that no dropout is active: two passes of one row in training mode must give equal log-probabilities. With
+    dropout, the policy's log-probabilities could not be compared with the reference model's or the sampler's. On CUDA a
+    small difference is accepted, because rounding depends on the order of summation."""
     import torch
 
     inputs = _on_device(model, [min(rows, key=lambda row: row.longest).completions[0]])
@@ -167,15 +167,15 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
     apart = float((first - second).abs().max())
     if not apart <= (LARGEST_SHIFT_BETWEEN_PASSES[precision] if model.device.type == "cuda" else 0.0):
         raise TrainingFailed(
-            f"Two passes of one row in training mode differ by {apart:.5f} nats at a token. The model uses random "
-            f"numbers, for example for a dropout in its configuration.",
+            f"Two passes of one row in training mode differ by up to {apart:.5f} nats per token. The model uses random "
+            f"numbers, for example because its configuration sets a dropout.",
             "Set every dropout in the base model's config.json to 0.",
         )
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """Return two rows for the test. They fit into half a pack, and their lengths are nearest to the median length of
-    all rows. If fewer than two rows fit, return the two shortest rows."""
+    """Return two rows for the packing check. Both fit into half a pack, and their lengths are nearest to the median
+    length of all rows. If fewer than two rows fit, return the two shortest rows."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])
@@ -195,8 +195,8 @@ def start_probe(
     """Choose the probe's rows and measure their loss.
 
     The rows are sorted by length and divided into equal parts. The middle row of each part is chosen. Canaries are
-    excluded, because training on documents changes their loss little. once: function that returns an earlier
-    measurement of the same rows if there is one, and otherwise measures.
+    excluded, because training on documents hardly changes their loss. once: function that returns an earlier
+    measurement of the same rows if there is one, and otherwise calls `measure`.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
@@ -207,10 +207,9 @@ def start_probe(
 
 
 def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:
-    """Check that loss and gradient are finite, and that the loss is the mean over the whole step. expected: the step's
-    summed losses divided by its number of tokens (or replies). It is computed independently of the library that
-    accumulates gradients, because a wrong division there would change the effective learning rate.
-    """
+    """Check that loss and gradient are finite, and that the loss is the mean over the whole step. expected: the sum of
+    the step's losses, divided by its number of tokens (or replies). This value is computed independently of the library
+    that accumulates gradients. A wrong division in that library would change the effective learning rate."""
     if not all(math.isfinite(value) for value in logs.values()):
         raise TrainingDiverged(
             f"Step {step} of {steps}: loss or gradient is not finite.",
@@ -218,7 +217,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
         )
     if not math.isclose(logs["loss"], expected, rel_tol=1e-3, abs_tol=1e-5):
         raise TrainingFailed(
-            f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, but the mean over the step is "
+            f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, but the mean loss over the step is "
             f"{expected:.6f}. Gradients are not accumulated as a mean.",
             "Install the pinned versions (requirements/).",
         )
@@ -244,12 +243,12 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
 
 
 def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Copy the trained adapter's LoRA-B matrices to the CPU."""
+    """Return a mapping of name to a copy on the CPU, for each LoRA-B matrix of the trained adapter."""
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B.default" in name}
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:
-    """Compute the loss row by row, because all rows together would take more memory than a step."""
+    """Return the mean loss per reply token. Each row has its own pass, so that less memory is needed than in a step."""
     import torch
 
     found: list[Any] = []

@@ -24,8 +24,8 @@ from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
-"""Environment variable with the key that `mark_of` uses, 64 hex digits. Each training identity has its own key. The key
-signs nothing."""
+"""Environment variable with the key for the MACs of `mark_of`, 64 hex digits. Each training identity has its own key.
+The key is not used for signatures."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
 """Key for MACs. A process without the environment variable uses a random key, and therefore accepts only its own
 files."""
@@ -33,23 +33,23 @@ Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "gr
 
 
 class RewardModelGiven(Frozen):
-    """A reward model that judges replies."""
+    """A trained reward model that scores replies."""
 
     directory: Path
-    """PEFT directory of the reward model, head included."""
+    """PEFT directory of the reward model, including the score head."""
     digest: str
     """Digest of the reward model's artifact."""
 
 
 class RewardJob(Frozen):
-    """The settings of a training by reward. In such a job, `dataset` is a file of prompts."""
+    """The settings of an RLHF job. In such a job, `TrainingJob.dataset` is a file of prompts."""
 
     rlhf: Rlhf
     held_out: Path
     """JSONL file of held-out prompts, which are measured but never trained on."""
     code: dict[str, str]
-    """Path in the recipe -> SHA-256, for the program and files of each tool, and for this machine's files that a
-    command uses."""
+    """Mapping of path in the recipe to SHA-256. It contains the program and files of each tool, and the local files
+    that a command uses."""
     code_directory: Path
     """Directory with a copy of each program and file. A copy's name is its SHA-256."""
     cache: Path
@@ -60,7 +60,7 @@ class RewardJob(Frozen):
     @model_validator(mode="after")
     def _has_what_judges(self) -> "RewardJob":
         if self.rlhf.uses_reward_model != (self.reward_model is not None):
-            raise ValueError("reward_model must be set exactly if the rlhf section uses a reward model")
+            raise ValueError("reward_model must be set if, and only if, the rlhf section uses a reward model")
         return self
 
 
@@ -76,24 +76,24 @@ class TrainingJob(Frozen):
     chat_template_sha256: str
     eos_ids: tuple[int, ...]
     dataset: Path
-    """JSONL file of the rows to train on, or of the prompts in a training by reward."""
+    """JSONL file of the rows to train on; in RLHF, JSONL file of the prompts."""
     conversations: Path | None = None
     """JSONL file of further rows to train on."""
     output: Path
-    """Directory that the trainer creates: `adapter/` or `model/`, `training_log.jsonl`, `report.json`."""
+    """Directory that the trainer creates, with `adapter/` or `model/`, `training_log.jsonl` and `report.json`."""
     result: Path
     """File for the trainer's `TrainingResult`."""
     locks: Path
-    """Directory of the locks that allow one trainer per device."""
+    """Directory of the lock files, which ensure that only one trainer uses a device at a time."""
     identity: str
-    """Digest of everything that decides the result. A checkpoint with another identity is skipped."""
+    """Digest of everything that affects the result. A checkpoint with a different identity is skipped."""
     checkpoint_directory: Path
     """Directory of checkpoints with this identity."""
     references: Path
     """Directory of cached reference log-probabilities."""
     seed: int
     sft: Sft
-    """SFT section of the recipe. Preference methods also use its settings of adapter and precision."""
+    """SFT section of the recipe. Preference methods also use its adapter and precision settings."""
     preference: Preference | None = None
     """Preference section of the recipe, with the effective learning rate; None for methods that are not preference
     methods."""
@@ -102,22 +102,23 @@ class TrainingJob(Frozen):
     held_out: Path | None = None
     """JSONL file of held-out pairs, which are measured but never trained on; only for method `reward`."""
     reward: RewardJob | None = None
-    """Settings of a training by reward; only for methods `ppo`, `rloo` and `grpo`."""
+    """Settings of RLHF; only for methods `ppo`, `rloo` and `grpo`."""
     selection: tuple[Path, ...] = ()
-    """JSONL files of the selection side. The loss on their rows is measured after the training. Only trials of
-    experiments have such files."""
+    """JSONL files of the selection side. The loss on the rows of these files is measured after the training. Only
+    trials of experiments have such files."""
     until_step: int | None = None
-    """Step after which a trial pauses. The trial is then measured, and its checkpoint stays for a later job that
-    continues it."""
+    """Step after which a trial pauses. The trial is then measured. Its checkpoint stays, so that a later job can resume
+    the trial."""
     parent_adapter: Path | None = None
-    """PEFT directory that training continues from. Required by every method that follows SFT of an adapter."""
+    """PEFT directory of the adapter that training continues from. Required for RLHF, and for preference methods unless
+    `sft.adapter` is `none`. Must be None for method `reward`."""
     files: dict[Path, str] | None = None
-    """Path -> SHA-256 of every file that the trainer reads, as verified by the stage; None only for a job that no stage
-    created."""
+    """Mapping of path to SHA-256, for every file that the trainer reads. The stage verified these hashes. None only for
+    a job that no stage created."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
     device_watts: float | None = None
-    """Power of one device in watts, used if the devices have no energy counters; see Institution."""
+    """Power of one device in watts. It is used if the devices have no energy counters; see `Institution`."""
 
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
@@ -133,10 +134,10 @@ class TrainingJob(Frozen):
             return self
         if self.reward is not None or self.method in ("ppo", "rloo", "grpo"):
             if self.reward is None or self.reward.rlhf.algorithm != self.method or self.parent_adapter is None:
-                raise ValueError(f"{self.method} needs its reward section and an adapter to continue from")
+                raise ValueError(f"{self.method} needs a reward section with this algorithm, and parent_adapter")
             return self
         if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
-            raise ValueError(f"{self.method} needs its preference section, with a learning rate")
+            raise ValueError(f"{self.method} needs a preference section with this method and a learning rate")
         if self.parent_adapter is None and self.sft.adapter != "none":
             raise ValueError(f"{self.method} continues from an adapter, but parent_adapter is not set")
         return self
@@ -169,7 +170,7 @@ class TrainingJob(Frozen):
 
     @property
     def is_trls(self) -> bool:
-        """True if a TRL trainer computes the losses and the forward passes."""
+        """True if one of TRL's trainers computes the losses and the forward passes."""
         return self.method in ("trl", "reward", "rloo", "grpo")
 
     @property
@@ -193,7 +194,7 @@ class TrainingJob(Frozen):
         path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
 
     def write_named(self, directory: Path) -> Path:
-        """Write the job to a file named by its SHA-256, so that the trainer can check the job by the path alone."""
+        """Write the job to a file whose name is the content's SHA-256, so that the trainer can verify the content."""
         content = self.model_dump_json().encode()
         path = directory / f"{sha256(content).hexdigest()}.json"
         path.write_bytes(content)
@@ -208,11 +209,11 @@ class Failure(Frozen):
     hint: str = ""
     act: Act | None = None
     about: dict[str, str] = {}
-    """Name -> value, for each argument of the remedy `act`."""
+    """Mapping of argument name to value, for the remedy `act`."""
     resumes: bool = False
-    """True if the same job resumes from this run's last checkpoint when it is started again."""
+    """True if a new run of the same job resumes from this run's last checkpoint."""
     diverged: bool = False
-    """True if the job's settings are the reason, so that the same job would fail again."""
+    """True if the job's settings caused the error, so that the same job would fail again."""
 
     @classmethod
     def of(cls, error: SovereignError) -> "Failure":
@@ -237,13 +238,12 @@ class TrainingResult(Frozen):
     measured: dict[str, float] = {}
     """Durations (s), rates (tokens/s), bytes, energy (kWh)."""
     recorded: dict[str, str] = {}
-    """Further facts that may differ between equal trainings, such as the source of the energy value."""
+    """Further facts that may differ between training runs with equal inputs, such as the source of the energy value."""
 
     def write(self, path: Path) -> None:
-        """Write the result file completely, unless it exists. With several processes the first result counts, because
-        the failure of one process makes the other processes fail.
-        """
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # other nodes have the same process ids
+        """Write the result file atomically, unless it exists. With several processes the first result counts, because
+        the failure of one process makes all other processes fail."""
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # process ids are not unique across nodes
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
         with suppress(FileExistsError):
             path.hardlink_to(aside)
@@ -251,11 +251,12 @@ class TrainingResult(Frozen):
 
 
 def read_result(path: Path) -> TrainingResult:
-    """Read the trainer's result. Raises TrainingFailed if the result states a failure or is missing."""
+    """Read the trainer's result. Raises TrainingFailed if the result states a failure or is missing, and IntegrityError
+    if the file is not a trainer's result."""
     if not path.is_file():
         raise TrainingFailed(
-            f"{path}: the trainer ended without a result. It was killed from outside, most often because memory ran "
-            f"out.",
+            f"{path}: the trainer ended without a result. The trainer was killed from outside, most often because "
+            f"memory ran out.",
             "Free memory, or lower training.sft.max_length or batch_size in the recipe. Then run again.",
         )
     try:
@@ -268,50 +269,48 @@ def read_result(path: Path) -> TrainingResult:
 
 
 def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
-    """Return the MAC (keyed digest) of a value. By the MAC, a resumed training recognises the files that it wrote
-    itself.
-
-    key: key of the MAC; None: this process's key.
-    """
+    """Return the MAC (keyed digest) of a value. A resumed job uses MACs to recognise its own files. key: key of the
+    MAC; None for this process's key."""
     return keyed_digest(key or _key, purpose, canonical_json(value)).hex()
 
 
 def use_key(key: str) -> None:
-    """Set the key that this process uses for MACs, in a trainer that does not get the key as an environment variable.
-    key: 64 hex digits."""
+    """Set the key that this process uses for MACs. A trainer calls this function if it does not get the key in an
+    environment variable. key: 64 hex digits."""
     global _key
     _key = bytes.fromhex(key)
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
-    """Return the path of the file that is locked while a method trains a line, or while the checkpoints of that
-    training are removed."""
+    """Return the path of the lock file for training one line with one method. The file is locked during such a training
+    run, and while the checkpoints of the line and method are removed."""
     directory = checkpoint_directory.parent
     return directory.with_name(f"{directory.name}.lock")
 
 
 def lock_of_device(directory: Path) -> Path:
-    """Return the path of the file that is locked while the devices visible to this process are in use."""
+    """Return the path of the lock file for the devices that this process can use. The file is locked while the devices
+    are in use."""
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
     return directory / f"trainer-{device}.lock"
 
 
 @dataclass(frozen=True)
 class Step:
-    """The progress of a training after a step."""
+    """The progress of a training run after a step."""
 
     step: int
     steps: int
     loss: float
     """Loss of this step."""
     tokens_per_second: float
-    """Mean rate since this process began to train."""
+    """Mean number of tokens per second since this process began to train."""
     seconds_left: float
     """Estimate of the remaining seconds."""
 
 
 class Kept(Protocol):
-    """Parts that a trainer keeps in memory between trainings, such as the base model; see `warm.KeptParts`."""
+    """Parts that a trainer keeps in memory between jobs, such as the base model; see `warm.KeptParts`."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any: ...
 
@@ -332,11 +331,11 @@ class TrainerHooks:
     should_stop: Callable[[], bool] = lambda: False
     """Function that returns True if a stop was requested. The training then saves a checkpoint and ends."""
     kept: Kept | None = None
-    """Parts that a warm trainer keeps between trainings. If None, nothing is kept."""
+    """Parts that this process keeps in memory between jobs. If None, nothing is kept."""
 
 
 def stopped_before_first_step() -> TrainingStopped:
-    """Return the error for a training that was stopped during its preparation, without a checkpoint."""
+    """Return the error for a training run that was stopped before its first step."""
     return TrainingStopped(
         "The training was stopped, as requested, before its first step.",
         "Run again; a checkpoint of an earlier run is kept.",

@@ -34,7 +34,7 @@ NEVER_STARTS = (
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff"),
     "InvalidImageName",
 )
-"""Kubernetes' reasons for a waiting container that never starts."""
+"""Reasons that Kubernetes states for a waiting container that will never start."""
 NEVER_STARTED = "NEVER_STARTED"
 SECONDS_FOR_AN_ANSWER = 60
 
@@ -42,8 +42,8 @@ SECONDS_FOR_AN_ANSWER = 60
 def run_trainer_on_kubernetes(
     job_file: Path, place: Kubernetes, settings: Settings, progress: Progress, key: str
 ) -> None:
-    """Run the trainer on a job file in pods that see the same paths as this process, and wait; see `run_queued`. Raises
-    RecipeError for a path that the pods would not see."""
+    """Run the trainer on a job file in pods that see the same paths as this process, and wait. Raises the errors of
+    `run_queued`, `assert_seen_by_pod`, `Cluster` and `assert_runtime`."""
     run_queued(KubernetesJob, place, job_file, settings, progress, key)
 
 
@@ -108,10 +108,9 @@ class KubernetesJob(QueuedJob[Kubernetes]):
 
 
 def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: Path) -> dict[str, Any]:
-    """Return the TrainJob. Its pods run as this process's user, so that pods and process can remove each other's files.
-
-    Kubeflow Trainer applies the patch in the TrainJob to the institution's TrainingRuntime.
-    """
+    """Return the manifest of the TrainJob `name`, which runs `training.node` on the order file. The pods run as this
+    process's user, so that the pods and this process can remove each other's files. Kubeflow Trainer applies the patch
+    in the manifest to the institution's TrainingRuntime. file: job file. order: order file."""
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
     on_each_node = min(job.devices.count, place.devices_per_node)
@@ -200,17 +199,19 @@ def _resources(place: Kubernetes, devices: int) -> dict[str, dict[str, str]]:
 def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[str, Path]) -> None:
     """Raise RecipeError if the pods cannot run the job, or would see too much.
 
-    It rejects:
-    - a volume with data that training must not see: the vault or unscrubbed text;
-    - a path of the job that is on no volume of the pods, or on a read-only volume although the trainer writes there;
-    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward that consists
-      of a reward model alone is rejected too, because the reward model's files are not mounted.
+    This function rejects:
+    - a volume that contains, or is inside, a directory of `withheld` (the vault or unscrubbed text; the keys are the
+      names of environment variables);
+    - a path of the job that is on none of the pods' volumes;
+    - a path that the trainer writes to and that is on a read-only volume;
+    - RLHF. The reward tools need namespaces, which the pods' security context forbids. A reward that consists of a
+      reward model alone is rejected too, because the reward model's files are not mounted.
     """
     if job.reward is not None:
         raise RecipeError(
-            "institution.yaml: trainer: a line with training.rlhf cannot be trained in a pod. Its tools run in a "
-            "sandbox, for which a pod may not create the namespaces.",
-            "Train this line on this machine, or on a cluster of Slurm or Ray.",
+            "institution.yaml: trainer: a line with training.rlhf cannot be trained in a pod. The reward tools run in "
+            "a sandbox, and a pod may not create the namespaces that the sandbox needs.",
+            "Train this line on this machine, or on a Slurm or Ray cluster.",
         )
     for variable, directory in withheld.items():
         for volume in place.volumes:
@@ -218,14 +219,14 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
                 raise RecipeError(
                     f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} contains {directory} "
                     f"({variable}), which a trainer must not see.",
-                    f"Move it ({variable}) to another volume.",
+                    f"Move {directory} ({variable}) to another volume.",
                 )
     for path, writes in _paths(job):
         holding = _volume_of(place, path)
         if holding is None:
             raise RecipeError(
-                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pods.",
-                "Add the volume of this path, mounted at the same path as here.",
+                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on none of the pods' volumes.",
+                "Add the volume that contains this path, mounted at the same path as on this machine.",
             )
         if writes and holding.read_only:
             raise RecipeError(
@@ -236,12 +237,12 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
 
 
 def _paths(job: TrainingJob) -> Iterator[tuple[Path, bool]]:
-    """Yield every path that a job needs, including links and their targets, each with True if the trainer writes
-    there."""
+    """Yield a pair for every path that a job needs, including links and their targets: the path, and True if the
+    trainer writes to it."""
     for path in (
         job.result.parent,
         job.references,
-        # only the directory of this line and method, because its neighbours belong to other lines
+        # only the directory of this line and method, because sibling directories belong to other lines
         job.checkpoint_directory.parent,
         lock_of_line(job.checkpoint_directory),
     ):
@@ -266,7 +267,7 @@ def _make_what_is_mounted(job: TrainingJob) -> None:
 
 
 def _mounts(place: Kubernetes, job: TrainingJob) -> list[dict[str, Any]]:
-    """Return the mounts: only the job's paths, each at its path on Dagster's machine."""
+    """Return the volume mounts: one for each path of the job that is in no other mount, at the same path as here."""
     wanted: dict[Path, bool] = {}
     for path, writes in _paths(job):
         wanted[path] = wanted.get(path, False) or writes
@@ -290,15 +291,15 @@ def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
 
 
 def check_cluster(place: Kubernetes) -> str:
-    """Return information on the cluster for an operator. Raises InputError if the cluster is not reachable, and
-    RecipeError if the cluster's TrainingRuntime differs from the pipeline's."""
+    """Return a clause for an operator that names the namespace and its TrainingRuntime. Raises the errors of `Cluster`
+    and `assert_runtime`."""
     assert_runtime(Cluster(place), place)
     return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
 
 
 def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
-    """Raise RecipeError if the TrainingRuntime would add to the TrainJob's pods another volume or container, or a token
-    of the cluster. Raises InputError if there is no such TrainingRuntime."""
+    """Raise RecipeError if the TrainingRuntime differs from deploy/kubernetes.yaml: it could add a volume, a container
+    or a cluster token to the pods. Raises InputError if the cluster does not answer or has no such TrainingRuntime."""
     with _reached():
         runtime = cluster.get("trainingruntimes", place.runtime)
     hint = f"Run `kubectl apply -n {place.namespace} -f deploy/kubernetes.yaml`."
@@ -333,7 +334,8 @@ def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
 
 
 class Cluster:
-    """Sends requests to the API server. A request that fails raises ClusterError."""
+    """Sends requests to the API server. A request that fails raises ClusterError. The constructor raises InputError if
+    a package is not installed or the kubeconfig cannot be loaded."""
 
     def __init__(self, place: Kubernetes) -> None:
         for package in ("kubernetes", "kubeflow_trainer_api"):
@@ -354,8 +356,8 @@ class Cluster:
                 )
         except config.ConfigException as error:
             raise InputError(
-                f"institution.yaml: trainer.kubeconfig does not reach a cluster: {_short(str(error))}.",
-                "Give the path of a working kubeconfig, or remove the key inside a cluster.",
+                f"institution.yaml: the kubeconfig of trainer.kubeconfig cannot be loaded: {_short(str(error))}.",
+                "Set trainer.kubeconfig to a valid kubeconfig. Inside the cluster, remove the key instead.",
             ) from None
         api = client.ApiClient(configuration)
         self._objects, self._core, self._namespace = (
@@ -375,7 +377,7 @@ class Cluster:
         self._ask(self._objects.create_namespaced_custom_object, GROUP, VERSION, self._namespace, "trainjobs", job)
 
     def delete(self, name: str) -> None:
-        """Ask the cluster to delete the pods of a TrainJob, and then the TrainJob if it exists."""
+        """Ask the cluster to delete a TrainJob after its pods. If there is no such TrainJob, do nothing."""
         about = (GROUP, VERSION, self._namespace, "trainjobs", name)
         delete = self._objects.delete_namespaced_custom_object
         self._ask(delete, *about, propagation_policy="Foreground", if_there=True)
@@ -415,7 +417,7 @@ def _reached() -> Iterator[None]:
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the conditions of a TrainJob that have the status True, by type."""
+    """Return a mapping of type to condition, for the conditions of a TrainJob that have the status True."""
     return {each["type"]: each for each in job.get("status", {}).get("conditions", ()) if each["status"] == "True"}
 
 

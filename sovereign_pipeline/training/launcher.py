@@ -1,5 +1,5 @@
-"""Start a trainer and wait for it, as a child process on this machine or on a cluster (`ray_jobs.py`,
-`slurm.py`, `kubernetes_jobs.py`). If the parent process is killed, the kernel kills the child.
+"""Start a trainer and wait for it, as a child process on this machine or on a cluster (`ray_jobs.py`, `slurm.py`,
+`kubernetes_jobs.py`). If this process is killed, the kernel kills a trainer that is its child.
 
 The trainer's environment contains only the variables that this module lists, so that no credential reaches the trainer.
 """
@@ -26,7 +26,7 @@ PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
 """Environment variable with the process id of the trainer's parent. The trainer ends when its parent ends."""
 SECONDS_FOR_A_CHECKPOINT = 300
 """Seconds in which an interrupted trainer must finish its step and write a checkpoint; enough for the largest model.
-dagster.yaml allows a terminated run more time."""
+The limit for a terminated run in dagster.yaml is longer."""
 
 INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -42,15 +42,13 @@ INHERITED_VARIABLES = (
 
 
 def worker_command(python: str, job: Path) -> list[str]:
-    """Return the command that starts the trainer. For several devices, it starts a launcher, which starts one trainer
-    for each device."""
+    """Return the command that starts the trainer or, for several devices, `ranks.py`, which starts all trainers."""
     module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
     return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
 
 
 def worker_environment(job: Path) -> dict[str, str]:
-    """Return the environment variables of every trainer, wherever the trainer runs. No variable depends on this
-    machine."""
+    """Return the environment variables of every trainer, wherever it runs. None depends on this machine."""
     return {
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
@@ -81,8 +79,8 @@ class Launcher(Protocol):
 
 def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
     """Run the trainer on a job file and wait. When this process is interrupted, the trainer saves a checkpoint and
-    ends. If the training fails, raises TrainingFailed with the trainer's own error or, without one, with a clause that
-    says how the trainer ended."""
+    ends. If the training fails, raises TrainingFailed. The message is the trainer's own error if there is one, and
+    otherwise says how the trainer ended."""
     launcher.submit()
     try:
         ending = launcher.follow()
@@ -96,10 +94,8 @@ def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
 
 
 class Log:
-    """The file to which the trainers of all nodes append messages, as JSON lines.
-
-    Lines that no trainer wrote are not reported: libraries wrote them, and may quote document text.
-    """
+    """The file to which the trainers of all nodes append messages, as JSON lines. Lines that libraries wrote are not
+    reported, because they may quote document text."""
 
     def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
         """others: prefixes of lines that the cluster itself writes and that are reported too."""
@@ -107,13 +103,13 @@ class Log:
         self._read = 0
 
     def skip(self) -> None:
-        """Skip the lines that the file already has. Creates the file if it is missing."""
+        """Skip the lines that the file already contains. Creates the file if it is missing."""
         self.path.touch(mode=0o600)
         self._read = self.path.stat().st_size
 
     def added(self) -> list[tuple[str, Any]]:
-        """Return each complete line added since the last call, as its message and the failure that it reports (None if
-        it reports no failure)."""
+        """Return a pair for each complete line added since the last call: the message, and the failure that the line
+        reports (None if there is no failure)."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -135,12 +131,12 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Return the environment variables of a remote trainer. They contain none of this process's own variables.
+    """Return the environment variables of a remote trainer. This process's own variables are not passed on.
     `PARENT_VARIABLE` is not set, because a remote trainer cannot end with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
-        "USER": "trainer",  # libraries read USER, and the user id may have no name there
+        "USER": "trainer",  # libraries read USER, and the user id may have no name on the remote machine
         INSTALLATION_VARIABLE: json.dumps(_installation(), sort_keys=True),
     }
 
@@ -152,25 +148,24 @@ def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
         return 1
     if count % devices_per_node:
         raise RecipeError(
-            f"training.devices.count is {count}, but a node has {devices_per_node} (trainer.devices_per_node in "
-            f"institution.yaml). Each node must have the same number of processes.",
+            f"training.devices.count is {count}, but a node has {devices_per_node} devices "
+            f"(trainer.devices_per_node in institution.yaml). Each node must have the same number of processes.",
             f"Set count to a multiple of {devices_per_node}.",
         )
     return count // devices_per_node
 
 
 def from_the_node(names: Iterable[str]) -> str:
-    """Return arguments for the command `env`, in shell syntax, that pass on the node's own values of these
-    variables."""
+    """Return shell arguments for `env` that set each variable of `names` to the node's value, if the node sets it."""
     return " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
 
 
 def refuse_another_installation() -> None:
-    """Raise TrainingFailed in a trainer whose launcher has other code or other libraries.
+    """Raise TrainingFailed if this trainer's code or libraries differ from its launcher's.
 
-    The launcher records its own versions in the artifact's manifest. If the trainer had another installation, these
-    versions would be wrong. Builds of one version for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as
-    equal. The trainer's report states the build that trained.
+    The launcher records its own versions in the artifact's manifest. If the trainer's versions differed, the manifest
+    would be wrong. Builds of one version for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as equal.
+    The trainer's report states the build that trained.
     """
     stated = os.environ.get(INSTALLATION_VARIABLE)
     if stated is None:
@@ -179,8 +174,8 @@ def refuse_another_installation() -> None:
     different = [f"{name} is {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted.get(name)]
     if different:
         raise TrainingFailed(
-            f"The installation on the trainer's machine {platform.node()} differs from the one on the machine that "
-            f"started it: {'; '.join(different)}.",
+            f"The installation on the trainer's machine {platform.node()} differs from the installation that started "
+            f"the trainer: {'; '.join(different)}.",
             "Install the same release, with requirements/, on both machines (in the image, or on the cluster's nodes).",
         )
 
@@ -188,15 +183,15 @@ def refuse_another_installation() -> None:
 def read_remote_result(job: Path, ending: str, progress: Progress) -> None:
     """Read the result of a trainer that did not end normally.
 
-    An existing result file counts, because the trainer writes it last and completely. Raises TrainingFailed if the
-    result is missing or states a failure. ending: clause that says how the trainer ended, such as "the pod …".
+    If the result file exists, it is valid: the trainer writes it last, and atomically. Raises TrainingFailed if the
+    file is missing or states a failure. ending: clause that says how the trainer ended, such as "the pod …".
     """
     result = TrainingJob.read(job).result
     if not result.is_file():
         raise TrainingFailed(
-            f"{job}: {ending}, without a result. If it was killed, memory most often ran out.",
+            f"{job}: {ending}, without a result. If the trainer was killed, memory most often ran out.",
             "Lower training.sft.max_length or batch_size in the recipe, or raise trainer.memory_gib in "
-            "institution.yaml. Then run again; it resumes from its last checkpoint.",
+            "institution.yaml. Then run again; the training resumes from its last checkpoint.",
         )
     read_result(result)
     progress(f"{ending}; the training had ended before, and its result is complete")
@@ -252,7 +247,8 @@ class ChildProcess:
         return self.ended()
 
     def ended(self) -> str | None:
-        """Wait for the end of the process, which has already closed its output. Returns and raises as `follow` does."""
+        """Wait for the process, which has already closed its output, and return None if its exit status is 0. Otherwise
+        raise the failure in its result file or, if there is none, TrainingFailed with the exit status."""
         process, result = self._process, TrainingJob.read(self._job).result
         assert process.stdout is not None
         status = process.wait()
@@ -264,8 +260,8 @@ class ChildProcess:
             raise TrainingFailed(
                 f"{self._job}: the trainer's process {how} without a result. SIGKILL from outside most often means "
                 f"that memory ran out.",
-                "Lower training.sft.max_length or batch_size in the recipe, and run again. It resumes from its last "
-                "checkpoint.",
+                "Lower training.sft.max_length or batch_size in the recipe, and run again. The training resumes from "
+                "its last checkpoint.",
             )
         read_result(result)
         raise TrainingFailed(
@@ -273,9 +269,9 @@ class ChildProcess:
         )
 
     def cancel(self) -> None:
-        """Ask the trainer to save a checkpoint and end, and wait for it. If the trainer takes too long, or if a second
-        interrupt arrives, the trainer is killed with all its children. A quick repetition of the first interrupt is
-        ignored."""
+        """Ask the trainer to save a checkpoint and end, and wait for its end. If the trainer takes too long, or if a
+        second interrupt arrives, the trainer is killed with all its children. A quick repetition of the first interrupt
+        is ignored."""
         process, seconds = self._process, launcher.SECONDS_FOR_A_CHECKPOINT
         if process.poll() is not None:
             return

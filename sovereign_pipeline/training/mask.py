@@ -1,5 +1,5 @@
-"""Show one row as the trainer encodes it, with its supervised part separate. The row's text is written to no log or
-artifact."""
+"""Decode one row as the trainer encodes it, and separate the supervised text from the rest. The text is for display
+only, and is not written to a log or artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.training.rows import EncodedRow, encode, encode_turns
 
-# Control characters could move the terminal's cursor and hide text. Each is shown as its Unicode picture.
+# Control characters could move the terminal's cursor and hide text. Each is replaced by its Unicode control picture.
 _AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 _SAMPLE = Document(
@@ -48,7 +48,7 @@ class MaskedCompletion:
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]
-    """Last token id of each supervised turn if that is an end-of-turn id, else None."""
+    """For each supervised turn: its last token id if that is an end-of-turn id, otherwise None."""
     dropped: int
     """Number of messages omitted at the beginning of the conversation."""
     max_length: int
@@ -67,14 +67,13 @@ class MaskedRow:
     origin: str
     """Text that says which dataset or example the row is from, for display."""
     completions: tuple[MaskedCompletion, ...]
-    """One completion; for a pair two, chosen and rejected; or one for each supervised turn."""
+    """One completion for a single reply; two for a pair (chosen, then rejected); or one for each supervised turn."""
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
-    """Decode a row of the line's current datasets as the trainer encodes it. If `row_id` is None, decodes the first row
-    of training_dataset. If there is no dataset, decodes an invented document, and `origin` says so. Raises
-    NotFoundError for a row in no dataset, and IntegrityError if bytes of a dataset or of the tokenizer differ from
-    their record.
+    """Encode a row of the line's current datasets as the trainer does, and decode it to text. If `row_id` is None, use
+    the first row of training_dataset. If the line has no dataset, use an invented document, and say so in `origin`.
+    Raises NotFoundError if no dataset contains the row, and IntegrityError if a dataset or the tokenizer was changed.
     """
     tokenizer_digests(workplace)
     tokenizer, ends = BaseTokenizer(workplace).loaded
@@ -86,7 +85,7 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
         made.append(ref.kind)
         artifact = workplace.store.open(ref)
         if file not in {entry.path for entry in artifact.manifest.files}:
-            continue  # made for another preference method of an earlier recipe
+            continue  # an earlier recipe had a preference method that uses a different file
         for row in read_jsonl(artifact.file(file)):
             if row_id in (None, row["id"]):
                 origin = f"{file} of the line's current {ref.kind} {short(ref.digest)}"
@@ -98,8 +97,8 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
                 return MaskedRow(rows[0].id, origin, tuple(masked))
     if made or row_id is not None:
         raise NotFoundError(
-            f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
-            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows are in none of them.",
+            f"Line {workplace.line.line}: row '{row_id or ''}' is in none of the trainer's datasets ("
+            f"{', '.join(made) or 'none has been built yet'}). Held-out and quarantined rows are never in a dataset.",
             "Run the line to build its datasets." if not made else "Check the id.",
             act="run_line",
             line=workplace.line.line,
@@ -110,8 +109,8 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
 
 
 def _datasets(training: Training) -> Iterator[tuple[Stage, str, str, Tuning]]:
-    """Yield for each dataset of the line: its stage, the file of its rows, and the method and recipe section of the
-    training on these rows."""
+    """Yield four values for each file of rows in the line's datasets: the dataset's stage, the file name, the training
+    method, and the recipe section of the training on these rows."""
     for file in (TRAINING_ROWS, CONVERSATION_ROWS):
         yield TRAINING_DATASET, file, "sft", training.sft
     if training.preference is not None:

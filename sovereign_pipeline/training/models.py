@@ -25,8 +25,7 @@ def lora_settings(sft: Sft) -> dict[str, Any]:
 
 
 def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape, for every tensor that the recipe's adapter has on this base model. No weights are
-    loaded."""
+    """Return a mapping of name to shape, for every tensor of the recipe's adapter on this base model."""
     import torch
     from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -98,17 +97,18 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""Tokenizer files. A directory needs them, in addition to configuration and weights, to be loaded as a chat model."""
+"""Names of tokenizer files. A chat model's directory needs its tokenizer's files beside configuration and weights."""
 
 
 def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept | None = None) -> Any:
-    """Load the model and mark the parameters that the recipe trains: a new adapter, the parent adapter, or all weights.
+    """Load the model, and make exactly the parameters trainable that the recipe trains: those of a new adapter, those
+    of the parent adapter, or all weights.
 
     Frozen weights are in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
     section 3). Every pass dequantises NF4 into the recipe's precision. Trained weights are always in float32, because
     bfloat16 has eight significant bits, and updates of 2e-4 would be lost. With bfloat16 the passes run under autocast.
-    QLoRA quantises linear layers only. Experts that transformers stores as one tensor stay in the recipe's precision,
-    and a message reports this. SFT uses the recipe's dropout, even if the parent adapter had another; all other methods
+    QLoRA quantises linear layers only. Experts that transformers stores as one tensor stay in the recipe's precision;
+    `progress` reports this. SFT uses the recipe's dropout, even if the parent adapter's differs. All other methods
     train without dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
     base = _load_base(job) if kept is None else kept.base(job, partial(_load_base, job), progress)
@@ -146,8 +146,7 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
 
 def _leave_casts_to_autocast(model: Any) -> None:
     """Stop PEFT from casting each layer's input to the adapter's float32, because autocast casts the input back to
-    bfloat16. Applies only to adapters without dropout: dropout would draw its mask in another precision.
-    """
+    bfloat16. Call this only for adapters without dropout: a different precision would change the dropout mask."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():
@@ -158,8 +157,8 @@ def _leave_casts_to_autocast(model: Any) -> None:
 def without_dropout(model: Any) -> None:
     """Set dropout to 0 in all layers and adapters, including modules that pass dropout as a number to a function.
 
-    References are computed without dropout. With dropout, the policy would differ from the reference before the first
-    step. `guards.check_passes_repeat` detects dropout that this function misses.
+    Reference log-probabilities are computed without dropout. With dropout, the policy would differ from the reference
+    before the first step. `guards.check_passes_repeat` detects dropout that this function misses.
     """
     import torch
 
@@ -174,7 +173,8 @@ def without_dropout(model: Any) -> None:
 def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:
     """Write a PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
 
-    state: name -> tensor, including all tensors of the adapter. name: name of the PEFT directory in the output.
+    state: mapping of name to tensor that includes all tensors of the adapter. name: name of the PEFT directory in
+    `job.output`.
     """
     directory = job.output / name
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
@@ -196,7 +196,7 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
     dtype = getattr(torch, job.sft.precision)
     tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     for target, source in model.all_tied_weights_keys.items():
-        tensors[target] = tensors[source]  # two names for one tensor, which is then written once
+        tensors[target] = tensors[source]  # tied weights share one tensor, so it is written once
     model.config.dtype = dtype
     model.save_pretrained(str(directory), state_dict=tensors)
     for name in TOKENIZER_FILES:
@@ -249,7 +249,7 @@ def _load_base(job: TrainingJob) -> Any:
 
 
 def dequantise(model: Any) -> None:
-    """Replace the NF4 layers by plain layers in the precision of the passes.
+    """Replace the NF4 layers by plain linear layers in the precision of the forward passes.
 
     Every pass through NF4 layers dequantises all weights. On a CPU, dequantising takes nearly all of the time of a pass
     over a few tokens. The model's outputs stay identical to the last bit.

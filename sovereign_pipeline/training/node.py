@@ -1,6 +1,6 @@
 """Start one trainer for each device of this node: `python -m sovereign_pipeline.training.node ORDER.json`.
 
-Ray and Kubernetes start one process on each node. Slurm starts the trainers itself.
+Ray and Kubernetes run this program once on each node. Slurm does not use it, because Slurm starts the trainers itself.
 """
 
 import os
@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def main(order_file: Path) -> int:
-    """Run the trainers and wait. Returns exit status 0 if all trainers succeeded. Trainers append their output to the
-    file `log` in the directory of the order file. If a trainer fails, or this process gets SIGTERM, all trainers get
-    SIGTERM, to save a checkpoint and end.
-    """
+    """Run the trainers and wait. Returns exit status 0 if all trainers succeeded, otherwise 1. Trainers append their
+    output to the file `log` in the directory of the order file. If a trainer fails or this process gets SIGTERM, all
+    trainers get SIGTERM, save a checkpoint and end. After `SECONDS_FOR_A_CHECKPOINT`, the remaining trainers are
+    killed."""
     keep_private()
     if PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))

@@ -34,22 +34,23 @@ file through which the processes connect."""
 
 
 class Order(Frozen):
-    """The content of a task's order file. Only the account that owns SOVEREIGN_HOME can read the file."""
+    """The content of an order file: the job, and what a node needs to run it. Only the account that owns SOVEREIGN_HOME
+    can read the file."""
 
     job: Path
     key: str
-    """Key of this training's MACs; see `job.KEY_VARIABLE`."""
+    """Key for the MACs of this training identity; see `job.KEY_VARIABLE`."""
     interface: str
     """Network interface through which the processes exchange tensors."""
     withheld: dict[str, Path]
-    """Variable -> directory that a trainer must not see."""
+    """Mapping of environment variable to a directory that a trainer must not see."""
     submitted: float
-    """Time of the submission, by the clock of the machine that submitted the job."""
+    """Time of the submission (Unix time), by the clock of the machine that submitted the job."""
 
 
 def main(order_file: Path) -> int:
-    """Run the job as one of its processes. Returns exit status 0 after a training, and 1 after a failure. The job's
-    result file and this process's output state the failure."""
+    """Run one of the job's training processes. Returns exit status 0 if the training succeeded, otherwise 1. This
+    process's output states the failure, and the job's result file too if this node can read the job."""
     keep_private()
     if PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))
@@ -69,7 +70,7 @@ def main(order_file: Path) -> int:
     }
     if job.devices.count > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
-    else:  # accelerate would wrap the model for several processes
+    else:  # with these variables, accelerate would wrap the model for several processes
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name)
     with open_progress() as progress:
@@ -89,8 +90,7 @@ def main(order_file: Path) -> int:
 
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
-    """Raise IntegrityError if a training's output was changed after the trainer wrote it. key: key of the job's
-    MACs."""
+    """Raise IntegrityError if the job's output was changed after it was sealed, or has no seal with this MAC key."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -112,7 +112,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
-    """Read the order and its job. Report an error if this node does not see these files."""
+    """Return the order and its job. If this node cannot read a file, report this and return None for both."""
     try:
         order = Order.model_validate_json(order_file.read_bytes())
         return order, TrainingJob.read(order.job)
@@ -133,7 +133,7 @@ def _say(message: str, **values: object) -> None:
 
 
 class RollCall:
-    """Compares the nodes of a job with each other and with the machine that submitted it."""
+    """Compares the nodes of a job with each other, and with the machine that submitted the job."""
 
     def __init__(
         self, order: Order, job: TrainingJob, directory: Path, node: str, should_stop: Callable[[], bool]
@@ -147,9 +147,11 @@ class RollCall:
 
     @contextmanager
     def together(self, waiting: Callable[[str], None]) -> Iterator[None]:
-        """Check this node and compare it with the other nodes. The first process locks the line during the block.
+        """Check this node, compare it with the other nodes, and set `MEETING_VARIABLE`. The first process locks the
+        line during the block, and reports through `waiting` while it waits for the lock.
 
-        If a check fails, raises TrainingFailed with the name of the node and the problem.
+        Raises TrainingFailed if a check fails; the message names the node and the problem. After a stop request, raises
+        ConflictError if this process waits for the lock, and TrainingStopped if it waits for a node.
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)
@@ -174,17 +176,18 @@ class RollCall:
     def _check_this_node(self) -> None:
         missing = [path for path in self._job.inputs if not os.access(path, os.R_OK)]
         if missing:
-            raise self._wrong(f"{missing[0]} is missing on this node.", "Mount it on every node, at the same path.")
+            raise self._wrong(f"{missing[0]} is missing on this node.", "Mount this path on every node.")
         for variable, directory in self._order.withheld.items():
             if directory.is_dir() and os.access(directory, os.R_OK):
                 raise self._wrong(
                     f"{directory} ({variable}) can be read on this node, but a trainer must not see it.",
-                    f"Do not mount it on the nodes. If it is below a directory that nodes share, move it ({variable}).",
+                    f"Do not mount this directory on the nodes. If it is in a shared directory, move it ({variable}).",
                 )
         self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")
 
     def _call_the_others(self) -> str:
-        """Wait for every other process of this attempt, then write the file `go`. Returns the attempt's name.
+        """Remove the files of an earlier attempt, wait until every other process has announced itself, and write the
+        file `go`. Returns the attempt's name.
 
         `go` contains a random word of each process. A process begins only if its own word is in `go`, so files of an
         earlier attempt have no effect.
@@ -244,7 +247,7 @@ class RollCall:
         apart = max(earliest - at, at - latest)
         if apart > SECONDS_APART:
             raise self._wrong(
-                f"its clock and the clock of {other} are at least {apart:.0f} seconds apart.",
+                f"the clocks of this node and of {other} are at least {apart:.0f} seconds apart.",
                 "Synchronise the clocks (NTP or PTP).",
             )
 

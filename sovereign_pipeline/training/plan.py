@@ -1,4 +1,4 @@
-"""Decide the order in which rows are trained, before the first step, so that the order can be recorded and repeated."""
+"""Decide the order of the training rows before the first step, so that the order can be recorded and repeated."""
 
 import heapq
 import math
@@ -19,12 +19,12 @@ from sovereign_pipeline.training.sizing import Forward
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a training in training order, as packs or as single rows."""
+    """The rows of a training run in training order, as packs or as single rows."""
 
     units: list[list[EncodedRow]]
     """Units in training order. A unit is a pack, or a single row."""
     batch_size: int
-    """Number of units in one pass."""
+    """Number of units in one pass on one device."""
     units_a_step: int
     """Number of units in a step: batch_size × gradient_accumulation × devices."""
     units_a_pass: int
@@ -33,8 +33,8 @@ class Plan:
     """True if rows are padded to the longest row of their batch and logits are computed for every position, as in TRL's
     trainers."""
     left_out: int = 0
-    """Number of units at the end of the plan that the method cannot train. With kto, this is a single reply; with TRL's
-    loss, fewer units than one batch for each device."""
+    """Number of units that are omitted at the end of the plan, because the method cannot train on so few in a pass.
+    With kto, this is a single reply. With TRL's loss, these are fewer units than one batch for each device."""
 
     @property
     def steps(self) -> int:
@@ -49,7 +49,7 @@ class Plan:
         return [row for unit in self.units for row in unit]
 
     def passed(self, apart: bool) -> Passed:
-        """Return the token counts of all passes of the training; see `Passed.of_pass`."""
+        """Return the sum of the token counts of all passes of the plan; see `Passed.of_pass`."""
         return added(map(partial(self._passed_in, apart), self._batches))
 
     @property
@@ -65,12 +65,12 @@ class Plan:
 
     @property
     def largest_forward(self) -> Forward:
-        """Return the largest number of tokens in any pass, and the largest number of supervised tokens in any pass."""
+        """The largest number of tokens in any pass, and the largest number of supervised tokens in any pass."""
         passes = [self._passed_in(True, batch) for batch in self._batches]
         return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
 
     def until(self, step: int | None) -> "Plan":
-        """Return the plan up to and including this step. None: return the whole plan."""
+        """Return the plan up to and including this step, or the whole plan if `step` is None."""
         return self if step is None else replace(self, units=self.units[: step * self.units_a_step])
 
     def tokens_until(self, step: int) -> int:
@@ -85,7 +85,7 @@ class Plan:
 
 def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
     """Build the plan: pack the rows (only SFT with `packing`), shuffle each epoch with its own seed, and stop at
-    `max_steps`."""
+    `max_steps`. Raises TrainingFailed if the plan has too few rows for the method."""
     tuning = job.tuning
     packed = job.method == "sft" and tuning.packing
     units = packs_alike(rows, tuning.max_length) if packed else [[row] for row in rows]
@@ -106,13 +106,13 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
 
 
 def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """Pack rows into about equally full packs of at most `max_length` tokens. No row is truncated; ties are resolved by
-    order.
+    """Pack rows into about equally full packs of at most `max_length` tokens. No row is truncated. Rows of equal length
+    keep their order.
 
     Rows are placed longest first, each into the emptiest pack (Graham 1969, "longest processing time first"). The
     number of packs grows until all rows fit. First-fit decreasing needs up to a tenth fewer packs for a thousand rows
-    or more, but its last pack gets only the shortest rows and stays emptier. If a step is one pack, each token of that
-    last pack would weigh several times as much as a token of another pack.
+    or more, but its last pack gets only the shortest rows and stays emptier. If a step is one pack, the loss would
+    weight each token of that last pack several times as much as a token of a full pack.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
@@ -133,15 +133,15 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
 
 
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int, units_a_step: int) -> int:
-    """Return how many of the `wanted` units are trained. Raises TrainingFailed if there are too few.
+    """Return how many of the `wanted` units are trained on. Raises TrainingFailed if `wanted` is too small.
 
     kto exchanges the replies of rows in a pass, so a pass needs at least two replies. TRL's loss is a mean over each
-    device's own batch. Batches of unequal size in a step would weight rows unequally. With several devices, accelerate
-    would also fill the smaller batches with rows from the plan's beginning.
+    device's own batch, so batches of unequal size in a step would weight rows unequally. With several devices,
+    accelerate would also fill the smaller batches with rows from the plan's beginning.
     """
     if job.method == "kto" and wanted == 1:
         raise TrainingFailed(
-            "1 reply would be trained, but kto needs at least two replies.", "Raise epochs or max_steps."
+            "1 reply would be trained on, but kto needs at least two replies.", "Raise epochs or max_steps."
         )
     if job.method == "kto" and wanted % units_a_pass == 1:
         return wanted - 1
@@ -150,8 +150,8 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int, units_a_step
         return wanted
     if wanted < units_a_pass:
         raise TrainingFailed(
-            f"{counted(wanted, 'row')} would be trained, but a batch for each of {job.devices.count} devices needs "
-            f"{units_a_pass}.",
+            f"{counted(wanted, 'row')} would be trained on, but a batch for each of {job.devices.count} devices needs "
+            f"{units_a_pass} rows.",
             "Lower devices.count or batch_size, or raise epochs or max_steps.",
         )
     return wanted - short

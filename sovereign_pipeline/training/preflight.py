@@ -1,4 +1,4 @@
-"""Read the machine's bfloat16 units and free memory, check whether a training fits, and explain why it ran out of
+"""Read the machine's bfloat16 units and free memory, check whether a training run fits, and explain why it ran out of
 memory."""
 
 import ctypes
@@ -18,11 +18,12 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags in /proc/cpuinfo of bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's.
+"""Flags in /proc/cpuinfo that show bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's units.
 
-Intel's vector units alone do not count: on two cores of a Xeon whose matrix units are hidden by the virtual machine,
+Intel's vector units alone do not count. On two cores of a Xeon whose matrix units are hidden by the virtual machine,
 `linear` reaches 170 GFLOP/s in bfloat16 and 320 in float32. Without bfloat16 units, bfloat16 is emulated, which is
-slower still. The flags decide, not a timing: timings vary on a busy machine, and each precision gives another adapter.
+slower still. These flags decide the precision. A timing would vary on a busy machine, and each precision gives a
+different adapter.
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
@@ -30,8 +31,7 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 
 
 def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
-    """Return the line with the precision `auto` replaced by bfloat16 or float32. A line with another precision is
-    returned unchanged."""
+    """Return the line with each precision `auto` replaced by bfloat16 or float32."""
     sft, evaluation = line.training.sft, line.evaluation
     if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
         return line
@@ -51,7 +51,8 @@ def _named(section: _Section, decided: str) -> _Section:
 def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
     """Choose the precision for the device that would train: the GPU if there is one, otherwise the processor.
 
-    Every command that opens a line calls this function, so torch is imported only if there may be a GPU.
+    Every command that opens a line calls this function. Importing torch is slow, so this function imports torch only if
+    there may be a GPU.
     """
     has_units = processors_have_bfloat16(processors)
     if any(found for name in GPU_FILES for found in devices.glob(name)):
@@ -74,7 +75,7 @@ def processors_have_bfloat16(processors: Path) -> bool:
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
-    """Return the bytes available to a training on its device, and the device. Memory that this process already uses
+    """Return the bytes available to a training run on its device, and the device. Memory that this process already uses
     counts as available.
 
     On CUDA: the free memory of the card, and PyTorch's reserved memory. torchrun assigns the card to this process
@@ -97,8 +98,8 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 def host_memory(root: Path = Path("/")) -> int:
     """Return the memory of this host in bytes, or the smallest control group limit of this process if that is less.
 
-    The total is used instead of the free memory, because other processes of the same training may already be loading
-    the model.
+    The total is used instead of the free memory, because other processes of the same training run may already be
+    loading the model.
     """
     return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
 
@@ -135,12 +136,12 @@ SHORTEST_LENGTH = 128
 """Smallest max_length that a hint proposes."""
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
-"""Function that returns the largest forward pass of a training with these recipe sections. Returns None if the rows
-would be rejected under these sections."""
+"""Type of a function that returns the largest forward pass of a training run with the given recipe sections. The
+function returns None if the rows would be rejected with these sections."""
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
-    """Raise TrainingFailed if several processes together cannot load the model into `memory` bytes of a host."""
+    """Raise TrainingFailed if the host has too little memory for all processes to load the model. memory: bytes."""
     needed = host_bytes(read_shape(str(model)), sft, devices)
     if needed > memory:
         raise TrainingFailed(
@@ -162,8 +163,8 @@ def preflight(
 ) -> None:
     """Raise TrainingFailed if the training cannot fit into `available_bytes` of each device.
 
-    largest: function that returns the largest forward pass for the recipe's values or for changed values. It uses the
-        rows if they are known.
+    largest: function that returns the largest forward pass for given recipe sections. `preflight` calls it with the
+        recipe's sections, and with changed sections for the hint.
     """
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
@@ -194,13 +195,13 @@ def out_of_memory(
     device: Device,
     devices: int = 1,
 ) -> TrainingFailed:
-    """Return the error for a training that ran out of memory although the preflight passed."""
+    """Return the error for a training run that ran out of memory although the preflight passed."""
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices)
     lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
     return TrainingFailed(
         f"{model}: memory ran out during the training. The estimate is {_gib(needed.total)} on "
-        f"{_each(device, devices)} ({_parts(needed)}). Another program may use memory there too.",
+        f"{_each(device, devices)} ({_parts(needed)}). Another program may use memory of the same device.",
         f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model.",
         act="size_training",
         model=str(model),
@@ -235,13 +236,13 @@ def _remedies(
 
 
 def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
-    """Yield recipe changes that reduce the memory, the least harmful first. Each is a text and the changed recipe
-    sections."""
+    """Yield recipe changes that reduce the memory, the least harmful first. Each change is a text for the hint and the
+    two changed recipe sections."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
     if hyper.batch_size > smallest_batch:
-        text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised as much)"
+        text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised to match)"
         raised = math.ceil(hyper.gradient_accumulation * hyper.batch_size / smallest_batch)
         yield text, *_with(sft, preference, batch_size=smallest_batch, gradient_accumulation=raised)
     if not sft.gradient_checkpointing:
@@ -282,8 +283,7 @@ def _gib(size: int) -> str:
 
 
 FURTHER_LOGITS = 1
-"""Number of logits tensors that a training by reward needs in addition to SFT's: the temperature-scaled logits before
-normalisation."""
+"""Number of logits tensors that RLHF needs in addition to SFT's: the temperature-scaled logits before normalisation."""
 CACHE_COPIES = 2
 """Number of copies of the key-value cache in memory. For each token, every layer copies its keys and values into a
 longer tensor while the old tensor still exists. The allocator keeps the old tensor's memory."""
@@ -291,12 +291,12 @@ GIB = 1 << 30
 
 
 def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
-    """Raise TrainingFailed if the training needs more than the free memory. prompts: token ids."""
+    """Raise TrainingFailed if an RLHF job needs more than the free memory. prompts: token ids of each prompt."""
     available, device = available_memory()
     needed = peak_bytes(job, [len(prompt) for prompt in prompts], device)
     if needed > available:
         raise TrainingFailed(
-            f"{job.base_model}: this training by reward needs about {needed / GIB:.1f} GiB, and "
+            f"{job.base_model}: this RLHF training needs about {needed / GIB:.1f} GiB, and "
             f"{available / GIB:.1f} GiB are free.",
             "Lower training.rlhf.prompts, group or max_new_tokens, or training.sft.max_length, or set "
             "gradient_checkpointing: true or adapter: qlora in training.sft.",
@@ -304,22 +304,21 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
 
 
 def give_memory_back() -> None:
-    """Make the allocator return freed memory to the system. Only glibc's allocator has such a call. Without it,
+    """Make glibc's allocator return freed memory to the system; other allocators have no such call. Without this call,
     sampling could not reuse all memory that an update freed, because tensors have many sizes. With SmolLM2-135M the
-    allocator kept 1.3 GB after an update, and sampling allocated its own memory in addition.
-    """
+    allocator kept 1.3 GB after an update, and sampling allocated its own memory in addition."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
-    """Return the peak memory, in bytes, of sampling and of updating, whichever is more. prompts: number of tokens of
-    each prompt."""
+    """Return the peak memory of an RLHF job in bytes: that of sampling or that of updating, whichever is higher.
+    prompts: number of tokens of each prompt."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)
-    # PPO's own optimizer is always AdamW, even if SFT uses another.
+    # PPO's own optimizer is always AdamW, even if SFT uses a different optimizer.
     sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
     update = estimate(shape, sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
@@ -343,12 +342,13 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
     """Return the largest possible number of tokens in a pass, and the largest possible number of reply tokens in a
     pass. prompts: number of tokens of each prompt.
 
-    A pass contains replies of one minibatch with their prompts, up to max_length tokens together. A prompt occurs once,
-    before all of its replies. The shortest prompts leave most room for replies, whose logits take most of the memory.
+    A pass contains replies of one minibatch and their prompts, up to max_length tokens in total. A prompt occurs once,
+    before all of its replies. The shortest prompts leave the most room for replies, and the logits of the replies take
+    most of the memory.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
-    if job.is_trls:  # TRL's passes are padded, and have logits for the prompts' positions, too
+    if job.is_trls:  # TRL pads the rows of a pass, and computes logits for the prompts' positions too
         row = max(prompts) + rlhf.max_new_tokens
         tokens = max(row, min(most, rlhf.replies // rlhf.minibatches * row))
         return Forward(tokens, tokens)
@@ -362,9 +362,8 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Return the number of replies in one pass of TRL. It is the largest number that divides an optimizer step evenly,
-    and for which replies of full length fit into max_length. prompts: number of tokens of each prompt.
-    """
+    """Return the number of replies in one pass of TRL: the largest number that divides an optimizer step evenly, and
+    for which replies of full length fit into max_length. prompts: number of tokens of each prompt."""
     assert job.reward is not None
     rlhf = job.reward.rlhf
     a_step = rlhf.replies // rlhf.minibatches
@@ -373,7 +372,7 @@ def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
 
 
 def _key_value_width(job: TrainingJob) -> int:
-    """Return the number of elements of all layers' keys and values, per token."""
+    """Return the number of elements that one token adds to the key-value cache, over all layers."""
     from transformers import AutoConfig
 
     config: Any = AutoConfig.from_pretrained(job.base_model).get_text_config()

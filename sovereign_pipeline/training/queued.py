@@ -1,6 +1,8 @@
-"""Run the trainer as a job of a cluster: the common part of `slurm.py` and `kubernetes_jobs.py`. The job can outlive
-this process. The job's directory is in SOVEREIGN_HOME, so that a later process finds the job, its log and its
-result."""
+"""Run the trainer as a job of a cluster: the common part of `slurm.py` and `kubernetes_jobs.py`.
+
+The job can outlive this process. The job's directory is in SOVEREIGN_HOME, so that a later process finds the job, the
+log and the result.
+"""
 
 import shutil
 import time
@@ -35,12 +37,9 @@ def run_queued(
     kind: "type[QueuedJob[Place]]", place: Place, job_file: Path, settings: Settings, progress: Progress, key: str
 ) -> None:
     """Run the trainer on a job file, on nodes that see the same SOVEREIGN_HOME as this process, and wait. If an earlier
-    process has submitted the job, this function follows that job instead of submitting it again. A job's directory is
-    in SOVEREIGN_HOME, because the job can outlive this process and the process's workspace.
-
-    key: key of the training's MACs, 64 hex digits. Raises the errors of `launcher.launch`, and InputError if the job
-    cannot be submitted.
-    """
+    process has already submitted the job, this function does not submit the job again but waits for its end. key: key
+    for the job's MACs, 64 hex digits. Raises the errors of `launcher.launch` and `kind.submit`; RecipeError if the
+    job's devices do not fill whole nodes; IntegrityError if the job's output was changed."""
     wanted = TrainingJob.read(job_file)
     name = "sovereign-" + sha256(str(wanted.checkpoint_directory).encode()).hexdigest()[:16]
     directory = settings.home / place.where / name
@@ -55,7 +54,7 @@ def run_queued(
 
 
 class ClusterError(Exception):
-    """Raised when the cluster does not answer or rejects a request, with the cluster's message."""
+    """Raised if the cluster does not answer or rejects a request. The text is the cluster's message."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class QueuedJob(ABC, Generic[Place]):
     HINTS: ClassVar[Mapping[str, str]] = {
         "OUT_OF_MEMORY": "Raise trainer.memory_gib in institution.yaml, or lower training.sft.max_length or batch_size "
         "in the recipe.",
-        "CANCELLED": "Ask who cancelled the job. Run again; it resumes from its last checkpoint.",
+        "CANCELLED": "Find out who cancelled the job. Run again; the training resumes from its last checkpoint.",
     }
     """Remedy for each state of a job that ended without a result."""
 
@@ -89,7 +88,7 @@ class QueuedJob(ABC, Generic[Place]):
         """Args:
         job: the job, with paths below its directory in SOVEREIGN_HOME instead of the workspace.
         original: the job's file in the workspace.
-        withheld: variable -> directory that a trainer must not see."""
+        withheld: mapping of environment variable to a directory that a trainer must not see."""
         self._place: Place = place
         self._job = job
         self._original = original
@@ -118,14 +117,14 @@ class QueuedJob(ABC, Generic[Place]):
             shutil.copytree(self._original.parent, self._directory, ignore=shutil.ignore_patterns(self._original.name))
             self._job.write_named(self._directory)
         if self._number is not None:
-            self._progress(f"job {self._number} on {self.CLUSTER} already trains this; following it")
+            self._progress(f"job {self._number} on {self.CLUSTER} already runs this training; following that job")
         elif not self._is_done():
             self._submit()
 
     def follow(self) -> str | None:
-        """Wait until the training has ended. A job that stopped with a new checkpoint is submitted again. After a
-        preemption, the cluster itself submits the job again. Raises TrainingFailed with the trainer's reason or the
-        cluster's."""
+        """Wait until the training has succeeded, and return None. A job that stopped with a new checkpoint is submitted
+        again (`_resumes`). After a preemption, the cluster itself submits the job again. If the job fails, raises
+        TrainingFailed with the trainer's error or the cluster's message."""
         while not self._is_done():
             before = CheckpointDirectory.of(self._job).newest_name
             self._number = self._number or self._find() or self._submit()
@@ -139,7 +138,7 @@ class QueuedJob(ABC, Generic[Place]):
         return None
 
     def cancel(self) -> None:
-        """Cancel the job, and wait for its end. The trainer gets SIGTERM first and saves a checkpoint."""
+        """Cancel the job, and wait for its end. The trainer first gets SIGTERM, so that it saves a checkpoint."""
         number, self._number = self._number, None
         seconds = launcher.SECONDS_FOR_A_CHECKPOINT
         try:
@@ -154,12 +153,12 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _find(self) -> str | None:
-        """Return the cluster's id of the waiting or running job that is named like its directory; None if there is no
-        such job. Raises InputError if the cluster does not answer."""
+        """Return the cluster's id of the waiting or running job whose name is this job's directory name; None if there
+        is no such job. Raises InputError if the cluster does not answer."""
 
     @abstractmethod
     def _start(self) -> str:
-        """Submit the job under the name of its directory. Returns the cluster's id of the job."""
+        """Submit the job; its name on the cluster is its directory's name. Returns the cluster's id of the job."""
 
     @abstractmethod
     def _look(self, number: str) -> Ended | None:
@@ -174,7 +173,7 @@ class QueuedJob(ABC, Generic[Place]):
         """Return a clause that says how to inspect the job."""
 
     def _tidy(self) -> None:
-        """Remove a successful job's remains from the cluster."""
+        """Remove what a successful job left on the cluster. By default, do nothing."""
 
     def _submit(self) -> str:
         job, place = self._job, self._place
@@ -192,7 +191,7 @@ class QueuedJob(ABC, Generic[Place]):
         try:
             self._number = self._start()
         except ClusterError as error:
-            self._number = self._find()  # the job may be submitted although the answer was lost
+            self._number = self._find()  # the cluster may have accepted the job although its answer was lost
             if self._number is None:
                 self._order.unlink()
                 raise InputError(
@@ -207,7 +206,7 @@ class QueuedJob(ABC, Generic[Place]):
 
     def _wait(self, number: str) -> Ended:
         """Wait for the job's end, and report the lines of its log. Raises TrainingFailed if the cluster is unreachable
-        for too long."""
+        for longer than `SECONDS_OUT_OF_REACH`."""
         reached = time.monotonic()
         while True:
             try:
@@ -241,15 +240,14 @@ class QueuedJob(ABC, Generic[Place]):
             self._progress(text)
 
     def _stream(self) -> None:
-        """Report the complete lines that were added to the log, and store the first failure among them."""
+        """Report the complete lines that were added to the log, and store the first failure in `_failure`."""
         for message, failure in self._log.added():
             if failure is not None and self._failure is None and not failure["resumes"]:
                 self._failure = Failure.model_validate(failure)
             self._progress(message)
 
     def _is_done(self) -> bool:
-        """Return True if the training has succeeded. Raises IntegrityError if the training's output was changed
-        afterwards."""
+        """Return True if the training has succeeded. Raises IntegrityError if its output was changed afterwards."""
         if not self._job.result.is_file():
             return False
         try:
@@ -260,7 +258,8 @@ class QueuedJob(ABC, Generic[Place]):
         return True
 
     def _resumes(self, ended: Ended) -> bool:
-        """Return True if another job may continue the training: the training was not cancelled, and did not fail."""
+        """Return True if a new job may continue the training: the job was not cancelled and did not run out of memory,
+        and the trainer has reported no failure other than a stop."""
         if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
             return False
         if self._failure is not None:
@@ -270,7 +269,7 @@ class QueuedJob(ABC, Generic[Place]):
         try:
             read_result(self._job.result)
         except TrainingStopped as error:
-            self._progress(f"{error.message} Submitting it again.")
+            self._progress(f"{error.message} Submitting the job again.")
             return True
         except TrainingFailed:
             pass
@@ -292,8 +291,8 @@ class QueuedJob(ABC, Generic[Place]):
         return TrainingFailed(
             f"{ended.text}, without a result.",
             hint
-            or "If its log is empty, the nodes do not share $SOVEREIGN_HOME or cannot import this program. Otherwise "
-            "memory most often ran out. Run again; it resumes from its last checkpoint.",
+            or "If the job's log is empty, the nodes do not share $SOVEREIGN_HOME or cannot import this program. "
+            "Otherwise memory most often ran out. Run again; the training resumes from its last checkpoint.",
         )
 
 

@@ -60,14 +60,15 @@ def main(job_file: Path) -> None:
 
 @contextmanager
 def trainers_progress(progress: Callable[[str, dict[str, object]], None]) -> Iterator[str]:
-    """Forward the trainers' messages, which arrive as one datagram each. Yields the path of the socket."""
+    """Forward the trainers' progress messages to `progress`. Yields the path of the socket, to which the trainers send
+    each message as one datagram."""
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = f"{directory}/progress"
         receiver.bind(path)
 
         def forward() -> None:
             while datagram := receiver.recv(2**16):
-                with suppress(OSError):  # without a reader, a trainer would block on a full socket
+                with suppress(OSError):  # keep receiving: otherwise a trainer would block on a full socket
                     progress(*json.loads(datagram))
 
         forwarding = threading.Thread(target=forward, daemon=True)

@@ -1,4 +1,4 @@
-"""Run the trainer as a job on a Ray cluster, on one node or several that see the same paths."""
+"""Run the trainer as a job on a Ray cluster, on one or several nodes. All nodes must see the same paths."""
 
 import importlib.util
 import os
@@ -35,14 +35,13 @@ from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
 SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_OUT_OF_REACH = 600.0
-"""Seconds for which Ray's head may be unreachable, such as during a restart. The job on its node continues
-meanwhile."""
+"""Seconds for which Ray's head node may be unreachable, such as during a restart. The job continues meanwhile."""
 OF_RAY = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Environment variables with which a job on several nodes reaches its Ray cluster. Trainers do not get these
 variables."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Environment variables whose address Ray's client prefers to an address passed as an argument."""
+"""Environment variables that Ray's client would use instead of the address passed to it."""
 
 
 def run_trainer_on_ray(
@@ -52,12 +51,12 @@ def run_trainer_on_ray(
     environment: Mapping[str, str],
     withheld: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Run the trainer on a job file and wait. Raises the errors of `launcher.launch`, InputError if Ray is not
-    installed here or rejects the job, and RecipeError if the job's devices do not fill whole nodes.
+    """Run the trainer on a job file and wait. Raises the errors of `launcher.launch` and `_nodes`, and InputError if
+    Ray is not installed here, does not answer, or rejects the job.
 
     Args:
         environment: variables in addition to those of every trainer, for example for a Dagster Pipes session.
-        withheld: variable -> directory that the trainers of several nodes must not see.
+        withheld: mapping of environment variable to a directory that trainers on several nodes must not see.
     """
     order = job.with_name("order.json")
     try:
@@ -122,8 +121,7 @@ class RayJob:
         self._progress(f"submitted {self._submission} to Ray at {place.address}")
 
     def _command_for_nodes(self) -> list[str]:
-        """Write the order file for the trainers of several nodes into the directory of the job file. Returns the job's
-        command."""
+        """Write the order file and `nodes.json` beside it. Returns the job's command."""
         place = self._place
         reserved = {"CPU": place.cpus, "GPU": place.gpus or None, "memory": (place.memory_gib or 0) * 2**30 or None}
         nodes = Nodes(
@@ -145,7 +143,8 @@ class RayJob:
         return [place.python, "-m", "sovereign_pipeline.training.ray_jobs", str(self._order), str(nodes_file)]
 
     def follow(self) -> str | None:
-        """Wait for the end of the job. Raises TrainingFailed if the head is unreachable for too long."""
+        """Wait for the end of the job; see `Launcher.follow`. Raises TrainingFailed if Ray's head node is unreachable
+        for longer than `SECONDS_OUT_OF_REACH`."""
         reported, reached = None, time.monotonic()
         while True:
             try:
@@ -190,20 +189,20 @@ class RayJob:
 
 
 def _nodes(place: Ray, job: TrainingJob) -> int:
-    """Return the number of nodes of a job."""
+    """Return the number of nodes of a job. Raises RecipeError if the job's devices do not fill whole nodes, or if the
+    job needs several nodes and `trainer.interface` is not set."""
     nodes = nodes_of(job, place.devices_per_node or job.devices.count)
     if nodes > 1 and place.interface is None:
         raise RecipeError(
-            "institution.yaml: trainer.interface is missing, and several nodes exchange tensors through it.",
-            "Set it to the network interface that the nodes share, such as ib0.",
+            "institution.yaml: trainer.interface is missing. Several nodes exchange tensors through this interface.",
+            "Set trainer.interface to the network interface that connects the nodes, such as ib0.",
         )
     return nodes
 
 
 def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[str, str]) -> str:
-    """Return the shell command of the job. Without `env -i`, the trainer would inherit the environment of the node.
-    With `exec`, the trainer itself gets the signals.
-    """
+    """Return the shell command of the job. The command uses `env -i`, so that the trainer does not inherit the node's
+    environment. It uses `exec`, so that the trainer itself gets the signals."""
     of_ray = (KEY_VARIABLE,) if KEY_VARIABLE in environment else OF_RAY
     from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
@@ -227,8 +226,8 @@ def _client(place: Ray) -> Any:
         return JobSubmissionClient(place.address)
     except _unreachable() as error:
         raise InputError(
-            f"trainer.address {place.address} of institution.yaml: no Ray answers there: {_short(error)}.",
-            "Give the address of the head's dashboard, which accepts jobs (`ray start --head` prints it).",
+            f"trainer.address of institution.yaml: no Ray cluster answers at {place.address}: {_short(error)}.",
+            "Set trainer.address to the head's dashboard, which accepts jobs (`ray start --head` prints its address).",
         ) from None
     finally:
         os.environ.update(hidden)
@@ -244,7 +243,7 @@ def _unreachable() -> tuple[type[Exception], ...]:
 
 
 def _short(message: object) -> str:
-    """Return the last line of a message, which states the reason, up to 300 characters."""
+    """Return the last line of a message, up to 300 characters. The last line states the reason."""
     lines = [line.strip() for line in str(message).splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no reason given"
 
@@ -255,21 +254,22 @@ OF_THE_NODE = tuple(name for name in INHERITED_VARIABLES if name != "HOME")
 
 
 class Nodes(Frozen):
-    """The nodes that a training reserves."""
+    """The nodes that a job reserves."""
 
     count: int
     python: str
     """Interpreter on the nodes."""
     reserved: dict[str, float]
-    """Resource of Ray -> amount on each node."""
+    """Mapping of Ray resource to the amount that is reserved on each node."""
 
 
 def main(order_file: Path, nodes: Nodes) -> int:
     """Train on several nodes of the cluster and wait: `python -m sovereign_pipeline.training.ray_jobs ORDER NODES`.
 
-    Ray runs this as a job on the cluster's head. A placement group reserves the nodes. On each node an actor starts one
-    trainer process for each device. The trainers get only the environment variables of a trainer, and connect to each
-    other as on Slurm. Returns 0 if every trainer succeeded, otherwise 1. The job's result file states any failure.
+    Ray runs this function as a job on the cluster's head. A placement group reserves the nodes. On each node an actor
+    starts one trainer process for each device. The trainers get only the environment variables of a trainer, and
+    connect to each other through a shared file (`devices.meet`). Returns 0 if every trainer succeeded, otherwise 1. The
+    job's result file states any failure.
     """
     keep_private()
     go_offline()

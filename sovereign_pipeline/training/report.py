@@ -1,4 +1,4 @@
-"""The records of a training: `report.json`, `rlhf.json` and the lines of `training_log.jsonl`."""
+"""The records of a training run: `report.json`, `rlhf.json` and the lines of `training_log.jsonl`."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -15,12 +15,12 @@ from sovereign_pipeline.training.job import Method
 REPORT_FILE = "report.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
 SELECTION_FILE = "selection_losses.jsonl"
-"""File in a trial's artifact: the id, the number of reply tokens and the mean loss of each document of the selection
-side."""
+"""File in a trial's artifact. It contains the id, the number of reply tokens and the mean loss of each document of the
+selection side."""
 
 
 class Libraries(Frozen):
-    """Installed versions of the distributions that decide the result of a training."""
+    """Installed versions of the Python packages that affect the result of a training run."""
 
     accelerate: str
     bitsandbytes: str
@@ -35,7 +35,7 @@ TRAINING_LIBRARIES = tuple(Libraries.model_fields)
 
 
 class BaseModelIdentity(Frozen):
-    """The base model of a training, as stated in the job."""
+    """The base model of a training run, as stated in the job."""
 
     name: str
     digest: str
@@ -69,7 +69,7 @@ class TrainingSummary(Frozen):
     """Number of tokens that training passed through the model in all epochs, prompts included, padding excluded."""
     compute: TrainingCompute
     supervised_share: float
-    """Number of tokens that the loss is computed over, as a share of all tokens, 0 to 1."""
+    """Share of the tokens over which the loss is computed, 0 to 1."""
     rows_cut: int
     """Number of rows omitted because they are longer than `max_length`."""
     units_left_out: int
@@ -100,12 +100,12 @@ class TrainingSummary(Frozen):
 
 
 class TrainingReport(TrainingSummary):
-    """The report of a training, in `report.json`."""
+    """The report of a training run, in `report.json`."""
 
     rows_cut_ids: tuple[str, ...]
     rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Ids of conversations in which each supervised turn is a separate row. The chat template formats a turn of such a
-    conversation differently once a later turn follows, for example without the turn's reasoning."""
+    """Ids of conversations in which each supervised turn is a separate row. In such a conversation, the chat template
+    formats a turn differently if a later turn follows, for example without the turn's reasoning."""
     rows_shortened_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Ids of conversations whose first turns were removed to fit `max_length`."""
     weight_decay: float
@@ -138,7 +138,7 @@ class LoggedStep(Frozen):
     reward_accuracy: float | None = Field(default=None, alias="rewards/accuracies")
     """Share of pairs whose chosen reply has the higher reward (DPO, IPO)."""
     reward_margin: float | None = Field(default=None, alias="rewards/margins")
-    """Mean reward of chosen minus rejected replies (DPO, IPO)."""
+    """Mean difference between the reward of the chosen and of the rejected reply (DPO, IPO)."""
     reward_chosen: float | None = Field(default=None, alias="rewards/chosen")
     """Mean reward of desirable replies (KTO)."""
     reward_rejected: float | None = Field(default=None, alias="rewards/rejected")
@@ -148,13 +148,13 @@ class LoggedStep(Frozen):
 
     @classmethod
     def from_history(cls, entry: Mapping[str, float]) -> "LoggedStep":
-        """Select the fields from an entry of transformers' log, which has more fields."""
+        """Build the line from an entry of transformers' log. All other fields of the entry are dropped."""
         stored = {field.alias or name for name, field in cls.model_fields.items()}
         return cls.model_validate({name: value for name, value in entry.items() if name in stored})
 
     @property
     def row(self) -> dict[str, object]:
-        """Return the line's fields as stored, without the fields that the training method does not have."""
+        """The line's fields as stored, without the fields that the training method does not have."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -162,12 +162,12 @@ Report = TypeVar("Report", bound=Frozen)
 
 
 def read_report(artifact: Artifact, kind: type[Report]) -> Report:
-    """Read `report.json` of an artifact of training. Raises IntegrityError if it is invalid."""
+    """Read `report.json` of an artifact as a report of type `kind`. Raises IntegrityError if the file is invalid."""
     try:
         return kind.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{artifact.path}: {REPORT_FILE} is not a {kind.__name__}.", f"Materialize {artifact.ref.kind} again."
+            f"{artifact.path}: {REPORT_FILE} is not a valid {kind.__name__}.", f"Materialize {artifact.ref.kind} again."
         ) from None
 
 
@@ -182,13 +182,13 @@ class RewardFacts(Frozen):
 
     weight: float
     identity: str
-    """For a tool, the digest of everything except the replies that decides the tool's scores. For a reward model, the
+    """For a tool: the digest of everything that affects the tool's scores, except the replies. For a reward model: the
     digest of its artifact."""
 
 
 class HeldOutComparison(Frozen):
-    """The held-out rewards of the adapter and its parent, on the same prompts. None of these prompts was used to choose
-    the adapter."""
+    """Compares the held-out rewards of the adapter with those of its parent, on the same prompts. None of these prompts
+    was used to choose the adapter."""
 
     prompts: int
     cases: int
@@ -202,25 +202,24 @@ class HeldOutComparison(Frozen):
 
 
 class RlhfReport(Frozen):
-    """The report of a training by reward, in `rlhf.json`. All fields but the last two are also in the artifact's
-    summary."""
+    """The report of an RLHF run, in `rlhf.json`. All fields but the last two are also in the artifact's summary."""
 
     algorithm: str
     reward: dict[str, RewardFacts]
     gold: dict[str, RewardFacts]
-    """Parts of the reward that measures the policy on held-out prompts."""
+    """Parts of the gold reward, which measures the policy on held-out prompts."""
     iterations: int
     """Number of finished iterations."""
     stopped: str | None
-    """Reason why the training ended before its last iteration; None if the training ended after its last iteration."""
+    """Reason why the training ended early; None if all planned iterations ran."""
     best_iteration: int
     """Number of the iteration whose adapter was saved."""
     gold_of_parent: float
-    """The parent adapter's mean reward on the held-out prompts that the best adapter is chosen on."""
+    """The parent adapter's mean reward on the held-out prompts that are used to choose the best iteration."""
     gold_of_best: float
     divergence_of_best: float
-    """KL of the saved adapter from its parent, in nats per reply. Measured after training, on replies of the saved
-    adapter."""
+    """KL divergence of the saved adapter from its parent, in nats per reply. It is measured after the training, on
+    replies of the saved adapter."""
     cut_replies: str
     """The recipe's `cut_replies`: how the policy learns from replies that were cut at `max_new_tokens`."""
     cut_share: float
@@ -234,7 +233,7 @@ class RlhfReport(Frozen):
     """Number of prompts that left no room for a reply."""
     comparison: HeldOutComparison
     held_out_parent: dict[str, float]
-    """Prompt id -> reward of the parent adapter's reply, for each compared prompt."""
+    """Mapping of prompt id to the reward of the parent adapter's reply, for each compared prompt."""
     held_out_adapter: dict[str, float]
 
     @property

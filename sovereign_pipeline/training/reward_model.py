@@ -29,7 +29,7 @@ BINS = 5
 """Largest number of calibration bins. The bins have about equally many pairs."""
 LEAST_PAIRS_IN_A_BIN = 4
 LEAST_CASES = 6
-"""Minimum number of case files for an interval, as `gates.held_out_loss.minimum_cases`."""
+"""Minimum number of case files for a confidence interval. `gates.held_out_loss.minimum_cases` has the same value."""
 
 
 class PairScore(Frozen):
@@ -55,17 +55,17 @@ class CalibrationBin(Frozen):
 
 
 class HeldOutAccuracy(Frozen):
-    """The accuracy of a reward model on held-out pairs, and the accuracy of two baselines that see surface features
-    only."""
+    """The accuracy of a reward model on held-out pairs, and the accuracy of two baselines that use only the reply's
+    length or its words."""
 
     accuracy: MeasuredShare
-    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. The trainer treats every pair as
-    independent. The gate treats every case file as independent."""
+    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. In its confidence interval, the
+    trainer treats pairs as independent, and the gate treats case files as independent."""
     length_only: MeasuredShare
-    """Accuracy of a baseline that sees the reply's length alone. It prefers the longer reply if longer replies are
-    chosen more often in the training pairs, else the shorter reply."""
+    """Accuracy of a baseline that uses only the reply's length. The baseline prefers the longer reply if the longer
+    reply is chosen more often in the training pairs, otherwise the shorter reply."""
     words_only: MeasuredShare
-    """Accuracy of a baseline that sees single words alone. A word's weight depends on how often the word occurs only in
+    """Accuracy of a baseline that uses only single words. A word's weight depends on how often the word occurs only in
     the chosen reply, and how often only in the rejected reply."""
     where_length_is_wrong: MeasuredShare
     """The reward model's accuracy on the pairs that the length baseline gets wrong."""
@@ -91,11 +91,11 @@ def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], trai
 
 
 def accuracy_by_case(scores: Sequence[PairScore], cases: Sequence[str]) -> MeasuredShare:
-    """Compute the accuracy with an interval for pairs that are dependent within case files. It is never narrower than
-    that of independent pairs.
+    """Compute the accuracy, and a confidence interval that allows for dependent pairs within a case file. The interval
+    is never narrower than the interval for independent pairs.
 
     Args:
-        cases: case file of each pair.
+        cases: case file of each pair, in the order of `scores`.
     """
     right = [score.margin > 0 for score in scores]
     share = measured_share(sum(right), len(right))
@@ -122,7 +122,7 @@ def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:
 
 
 Pair = Sequence[str]
-"""The text of a chosen and of a rejected reply."""
+"""The text of the chosen reply, and the text of the rejected reply."""
 
 
 def _replies(row: Row) -> Pair:
@@ -175,17 +175,17 @@ class RewardReport(Frozen):
     rows_shortened: int = Field(default=0, exclude_if=lambda value: not value)
     """Number of pairs whose first turns were removed to fit `max_length`."""
     rows_left_out: int = 0
-    """Number of pairs left out at the end, because they were fewer than a batch for each device."""
+    """Number of pairs omitted at the end, because they were too few for a batch on each device."""
     tokens_trained: int
     """Number of tokens that training passed through the model in all epochs, prompts included, padding excluded."""
     compute: TrainingCompute
     held_out: int
-    """Number of measured pairs."""
+    """Number of held-out pairs that were measured."""
     held_out_cut: int
     """Number of held-out pairs not measured because they are longer than `max_length`."""
     steps: int
     first_loss: float
-    """Loss of the first step per pair: −log σ(margin) plus the centring term."""
+    """Mean loss per pair in the first step: −log σ(margin) plus the centring term."""
     last_loss: float
     accuracy: HeldOutAccuracy
     trainable_parameters: int
@@ -207,14 +207,15 @@ class RewardReport(Frozen):
 
 
 def read_reward_report(artifact: Artifact) -> RewardReport:
-    """Read the report of a reward_model. Raises IntegrityError if it is invalid."""
+    """Read the report of a reward_model artifact. Raises IntegrityError if the report is invalid."""
     return read_report(artifact, RewardReport)
 
 
 REWARD_DIRECTORY = "reward"
-"""PEFT directory in the artifact, for AutoModelForSequenceClassification with num_labels=1.
+"""Name of the PEFT directory in the artifact, for AutoModelForSequenceClassification with num_labels=1.
 
-Load it with a pad_token_id that is no end-of-turn id. Otherwise transformers treats the end of turn as padding.
+Load the model with a pad_token_id that is not an end-of-turn id. Otherwise transformers treats the end of turn as
+padding.
 """
 HEAD = "base_model.model.score.weight"
 """Name of the head's vector among the directory's tensors."""
@@ -245,7 +246,7 @@ class Scorer:
 
 
 def pair_scores(rows: Sequence[EncodedRow], scores: Sequence[float]) -> list[PairScore]:
-    """Return the scores of each pair. scores: for each row, the scores of the chosen and the rejected reply."""
+    """Return the scores of each pair. scores: for each row, the chosen reply's score, then the rejected reply's."""
     return [
         PairScore(id=row.id, chosen=chosen, rejected=rejected)
         for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)
@@ -264,7 +265,7 @@ def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
 
 
 def scoring_config(directory: Path) -> Any:
-    """Return the adapter's configuration for a base model without a head."""
+    """Return the configuration that loads the adapter of a reward model without its score head."""
     from peft import LoraConfig
 
     config = LoraConfig.from_pretrained(directory)
@@ -274,12 +275,12 @@ def scoring_config(directory: Path) -> Any:
 
 
 def read_head(directory: Path, device: Any) -> Any:
-    """Read the head's vector, [hidden], float32. Raises IntegrityError if the vector is missing."""
+    """Read the head's vector, [hidden], float32. Raises IntegrityError if it is missing or not a single vector."""
     from safetensors.torch import load_file
 
     tensors = load_file(directory / ADAPTER_WEIGHTS)
     if HEAD not in tensors or tensors[HEAD].ndim != 2 or tensors[HEAD].shape[0] != 1:
         raise IntegrityError(
-            f"{directory}: this is not a reward model; it has no head.", "Materialize reward_model again."
+            f"{directory}: this is not a reward model; the head is missing.", "Materialize reward_model again."
         )
     return tensors[HEAD][0].float().to(device)

@@ -1,7 +1,8 @@
-"""Encode rows as token ids, mark their supervised parts, check and pack the rows, and store them in a mapped file.
+"""Encode rows as token ids with their supervised parts, check and pack the rows, and store them in a memory-mapped
+file.
 
-Trainer and gates encode with the same functions. The mapped file contains document text as tokens. The file is unlinked
-once it is mapped, so it does not outlive the process.
+The trainer and the gates encode with the same functions. The mapped file contains document text as tokens. It is
+unlinked once it is mapped, so it does not outlive the process.
 """
 
 import errno
@@ -40,7 +41,7 @@ tokens. Above this range, prompts are most likely supervised too."""
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and a reply as token ids. The loss is over the tokens of the reply only, end of turn included.
+    """A prompt and a reply as token ids. The loss is computed over the reply's tokens only, end of turn included.
 
     In a conversation, the reply runs from the first supervised turn to the last. Unsupervised messages between
     supervised turns are gaps. In the rows of a dataset, only the number of ids is in memory; the ids are read from a
@@ -65,7 +66,7 @@ class Completion:
 
     @property
     def turns(self) -> list[tuple[int, int]]:
-        """Return the start and end index of each supervised turn in `reply_ids`."""
+        """Start and end index of each supervised turn in `reply_ids`."""
         edges = [0, *self.gaps, len(self.reply_ids)]
         return [*zip(edges[::2], edges[1::2], strict=True)]
 
@@ -85,13 +86,12 @@ class EncodedRow:
     completions: tuple[Completion, ...]
     """One completion for SFT and KTO. For a pair two completions with the same prompt ids: chosen, then rejected."""
     desirable: bool | None = None
-    """Binary feedback on the reply, for KTO."""
+    """Binary feedback on the reply, for KTO; None for all other methods."""
     turn: int | None = None
-    """Number, from 1, of the conversation's message that is this row's reply; None unless each turn is a separate
-    row."""
+    """Position of this row's reply among the conversation's messages, counted from 1. None unless each turn is a
+    separate row."""
     dropped: int = 0
-    """Number of messages that were omitted at the beginning of the conversation, because the conversation is too
-    long."""
+    """Number of messages that were omitted at the beginning of the conversation to fit `max_length`."""
 
     @property
     def longest(self) -> int:
@@ -108,7 +108,7 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class RowsForTraining:
-    """The rows that passed the guards."""
+    """The rows to train on, as selected by `guard`, and the rows that are too long."""
 
     rows: tuple[EncodedRow, ...]
     cut: tuple[str, ...]
@@ -119,9 +119,9 @@ class RowsForTraining:
 def encode(
     tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int], max_length: int | None = None
 ) -> EncodedRow:
-    """Encode a row: a prompt with one reply or with a pair of replies. `method` decides the row's type: SftRow,
-    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the earliest messages of its prompt are
-    omitted."""
+    """Encode a row: a prompt with one reply, or with a pair of replies. `method` decides the expected type of the row:
+    SftRow (sft), LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the earliest messages of the prompt
+    are omitted. If no shorter prompt fits either, none is omitted. Raises the errors of `encode_completion`."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:
@@ -148,8 +148,11 @@ def encode_turns(
     supervise: Literal["all", "last"] = "all",
 ) -> list[EncodedRow]:
     """Encode a row of any type. A conversation becomes one row if, for each supervised turn, the tokens of the turn's
-    prompt are a prefix of the conversation's tokens. Otherwise each supervised turn becomes a row with its own
-    prompt."""
+    prompt are a prefix of the conversation's tokens. Otherwise each supervised turn becomes a row with its own prompt.
+
+    supervise: `last` trains on the last message only. Raises TrainingFailed if no turn is supervised, and the errors of
+    `encode_completion`.
+    """
     if "messages" not in row:
         return [encode(tokenizer, method, row, eos_ids, max_length)]
     messages, last = row["messages"], len(row["messages"]) - 1
@@ -160,7 +163,7 @@ def encode_turns(
     ]
     if not supervised:
         raise TrainingFailed(
-            f"Row {row['id']}: no message of the assistant would be trained.",
+            f"Row {row['id']}: none of the assistant's messages would be trained on.",
             "Remove the row, give its last message the weight 1, or set training.sft.supervise: all.",
         )
 
@@ -185,10 +188,9 @@ def encode_turns(
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
-    """Combine each row's prompt with the reply of the previous row, and the first prompt with the last reply. From
-    these mismatched completions KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
-    4.1).
-    """
+    """Combine each row's prompt with the reply of the previous row, and the first prompt with the last reply. KTO uses
+    these mismatched completions to estimate the KL divergence between policy and reference (Ethayarajh et al. 2024,
+    section 4.1)."""
     return [
         Completion(row.completions[0].prompt_ids, before.completions[0].reply_ids)
         for row, before in zip(rows, [rows[-1], *rows[:-1]], strict=True)
@@ -206,8 +208,9 @@ def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> l
 
 
 def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
-    """Select the rows to train on. Raises TrainingFailed for faulty data, such as empty replies, or for too many rows
-    above `max_length`."""
+    """Select the rows of at most `max_length` tokens. Raises TrainingFailed if there are no rows, a supervised turn
+    does not end in one of `eos_ids`, a reply is empty, the supervised share is outside `SUPERVISED_SHARE`, the replies
+    of a pair are equal, all labels (KTO) are equal, or all rows or more than `max_cut_share` of them are too long."""
     if not rows:
         raise TrainingFailed("The dataset has no rows.", "Check the split and the sources of the line.")
     unended = without_end_of_turn(rows, eos_ids)
@@ -215,7 +218,7 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
         raise TrainingFailed(
             f"In {len(unended)} of {len(rows)} rows a turn's last supervised token is not one of the base model's "
             f"end-of-turn ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
-            "Correct eos_token_id in the model's generation_config.json, or its chat template.",
+            "Correct eos_token_id in the model's generation_config.json, or correct the model's chat template.",
         )
     turns = ((row.id, turn) for row in rows for each in row.completions for turn in each.turns)
     empty = list(dict.fromkeys(row_id for row_id, (start, end) in turns if end - start < 2))
@@ -240,7 +243,7 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     labels = {row.desirable for row in rows}
     if None not in labels and len(labels) == 1:
         raise TrainingFailed(
-            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both.",
+            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}, but kto needs both labels.",
             "Add replies with the other label to the source, or train on pairs.",
         )
     cut = [row.id for row in rows if row.longest > max_length]
@@ -254,10 +257,10 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
 
 
 def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """Pack rows, first-fit decreasing, into packs of at most `max_length` tokens. No row is truncated; ties are
-    resolved by order.
+    """Pack rows into packs of at most `max_length` tokens, with the first-fit decreasing algorithm. A longer row is not
+    truncated but gets its own pack. Rows of equal length keep their order.
 
-    This function is for passes without learning. Training uses `plan.packs_alike`.
+    This function is for forward passes without a backward pass. Training uses `plan.packs_alike`.
     """
     # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including empty packs,
     # and node n has the larger room of nodes 2n and 2n+1.
@@ -288,7 +291,8 @@ def encode_completion(
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> Completion:
     """Encode a prompt and a reply with the chat template. Tokens that the template adds after the reply's end of turn
-    are not part of the reply.
+    are not part of the reply. Raises TrainingFailed if the template rejects the messages, does not render their tools,
+    or formats the prompt differently with and without the reply.
 
     Args:
         prompt: text of the user, or messages.
@@ -307,7 +311,7 @@ def _formats_differ(row_id: str) -> TrainingFailed:
     return TrainingFailed(
         f"Row {row_id}: the chat template formats the prompt differently with and without a reply. Training would "
         f"differ from serving.",
-        "Use a chat template that formats both alike.",
+        "Use a chat template that formats the prompt the same way in both cases.",
     )
 
 
@@ -318,9 +322,9 @@ def _encode_marked(
     eos_ids: Sequence[int],
     tools: Sequence[Mapping[str, Any]],
 ) -> Completion | None:
-    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained. For each trained turn, two token
-    sequences must be prefixes of the conversation's tokens: the turn's prompt, and the conversation up to and including
-    that turn. Otherwise training would differ from serving, and the result is None."""
+    """Encode a conversation. Turns with weight 1 are trained on, and the last turn must be one of them. For each such
+    turn, two token sequences must be prefixes of the conversation's tokens: the turn's prompt, and the conversation up
+    to and including that turn. Otherwise training would differ from serving, and the result is None."""
 
     def ids_of(end: int, add_generation_prompt: bool = False) -> list[int]:
         return _rendered(tokenizer, row_id, messages[:end], tools, add_generation_prompt)
@@ -352,9 +356,9 @@ def _rendered(
     has_tools = bool(tools) or any(each["role"] == "tool" or each.get("tool_calls") for each in messages)
     if has_tools and _tool_form(tokenizer, str(tokenizer.chat_template)) is None:
         raise TrainingFailed(
-            f"Row {row_id}: it has tools, and the base model's chat template does not render tools, calls with JSON "
-            f"arguments and results.",
-            "Choose a base model whose chat template renders them, or remove such rows.",
+            f"Row {row_id}: the row has tools, but the base model's chat template does not render tools, calls with "
+            f"JSON arguments, and results.",
+            "Choose a base model whose chat template renders tools, or remove such rows.",
         )
     try:
         text = chat_text(tokenizer, messages, tools, add_generation_prompt)
@@ -362,7 +366,7 @@ def _rendered(
         # The error may quote the row. Its text is shown only if it is part of the template itself.
         reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
         raise TrainingFailed(
-            f"Row {row_id}: the base model's chat template rejects the order or roles of its messages{reason}.",
+            f"Row {row_id}: the base model's chat template rejects the order or roles of the messages{reason}.",
             "Remove such rows, or choose a base model whose chat template formats them.",
         ) from None
     return encode_text(tokenizer, text)
@@ -377,9 +381,9 @@ def _shorter_and_shorter(
     messages: Sequence[Mapping[str, Any]], instruction: str
 ) -> Iterator[tuple[int, Sequence[Mapping[str, Any]]]]:
     """Yield ever shorter versions of the conversation, each with the number of omitted messages: first the whole
-    conversation, then the conversation from each later user message on. The system message stays. `instruction`, with
-    which the whole conversation's first user message begins, is added to the first user message of each shorter
-    version."""
+    conversation, then versions that start at a later user message. The system message stays. The first user message of
+    the whole conversation begins with `instruction`, so each shorter version gets `instruction` in its first user
+    message."""
     yield 0, messages
     head = next((place for place, each in enumerate(messages) if each["role"] != "system"), 0)
     for place, message in enumerate(messages):
@@ -397,8 +401,8 @@ def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | No
 
 
 def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | None) -> EncodedRow | None:
-    """Return the first row that fits into `max_length`. If no row fits, return the first row, which `guard` then counts
-    as too long."""
+    """Return the first row that fits into `max_length`. If no row fits, return the first row; `guard` then counts it as
+    too long. If the first attempt is None, return None."""
     whole = next(attempts)
     if whole is None or max_length is None or whole.longest <= max_length:
         return whole
@@ -412,8 +416,8 @@ def _some(ids: Sequence[str]) -> str:
 ROWS_A_BATCH = 256
 """Number of rows that are encoded and written together."""
 ROWS_WORTH_A_WORKER = 10_000
-"""Number of rows per worker above which another worker saves time. A worker needs four seconds of CPU time to start,
-and encodes about 500 rows of 600 tokens per second."""
+"""Number of rows that justify one worker. A worker needs four seconds of CPU time to start, and encodes about 500 rows
+of 600 tokens per second."""
 MOST_WORKERS = 8
 """Maximum number of workers. One process writes all results, and each worker loads its own tokenizer."""
 REPLIES = ("reply_ids", "rejected_ids")
@@ -464,8 +468,8 @@ def stored_rows(
 ) -> list[EncodedRow]:
     """Encode a dataset of the job. Returns the rows in the order of its file.
 
-    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a row that
-    `encode_turns` rejects, WorkerKilled if a worker was killed, and the errors of `mapped`.
+    check_stop: function that is called between two batches, and raises after a stop request. Raises TrainingFailed for
+    a row that `encode_turns` rejects, WorkerKilled if a worker was killed, and the errors of `mapped`.
     """
     with dataset.open("rb") as lines:
         count = sum(1 for _ in lines)
@@ -490,10 +494,9 @@ def stored_rows(
 
 
 def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) -> Any:
-    """Write the Arrow tables (at least one) to a file of the job, map the file, and unlink it. Returns the mapped
-    tables as a `datasets.Dataset`. dataset_class: a subclass of `datasets.Dataset` to return instead. Raises
-    TrainingFailed if the disk is full.
-    """
+    """Write the Arrow tables (at least one) to a file beside the job's output, memory-map the file, and unlink it.
+    Returns the mapped tables as a `datasets.Dataset`. dataset_class: a subclass of `datasets.Dataset` to return
+    instead. Raises TrainingFailed if the disk is full."""
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
@@ -511,14 +514,14 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
             raise
         raise TrainingFailed(
             f"{directory}: the encoded rows were not written ({error.strerror}; "
-            f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). They need 4 bytes a token while the trainer "
-            f"runs; a trainer of TRL stores them twice.",
+            f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). The rows need 4 bytes per token while the "
+            f"trainer runs; TRL's trainers store them twice.",
             "Free disk space, and run again.",
         ) from error
 
 
 def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
-    """Yield Arrow tables of rows that have the same columns, for `mapped`."""
+    """Yield the rows as Arrow tables, for `mapped`. All rows must have the same columns."""
     import pyarrow
 
     left = iter(rows)
@@ -528,7 +531,7 @@ def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
 
 
 def _rows(table: Any) -> Iterator[EncodedRow]:
-    """Yield the rows of a table. table: the file's columns, as a table of `datasets`."""
+    """Yield the rows of a mapped file. table: the file's columns, as a table of the library `datasets`."""
     from pyarrow import compute
 
     replies = [name for name in REPLIES if name in table.column_names]
@@ -562,7 +565,7 @@ def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int
         if workers < 2:
             yield from map(partial(_table, tokenizer, *settings), batches)
             return
-        # Workers are spawned. datasets would fork, and a forked worker would keep this process's locks after its end.
+        # Workers are spawned. datasets would fork, and forked workers that outlive this process would keep its locks.
         with WorkerPool(workers, _begin_worker, job.base_model, settings) as pool:
             yield from pool.over(batches, _encode_in_worker)
 
@@ -582,7 +585,7 @@ def _table(
     contents = [json.loads(line) for line in lines]
     rows = [each for row in contents for each in encode_turns(tokenizer, method, row, eos_ids, max_length, supervise)]
     if not of_conversations and any(each.turn or each.completions[0].gaps for each in rows):
-        raise ValueError("a file of letters contains a conversation of several turns")
+        raise ValueError("a file of single-turn documents contains a conversation with several turns")
     token_ids = pyarrow.list_(pyarrow.int32())
     columns = {
         "id": pyarrow.array([row.id for row in rows], pyarrow.string()),

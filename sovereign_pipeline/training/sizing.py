@@ -1,8 +1,9 @@
-"""Estimate peak memory and time of a training.
+"""Estimate peak memory and time of a training run.
 
-The memory arithmetic follows the tensors that PyTorch keeps for the backward pass. A test compares the arithmetic with
-PyTorch, and `benchmarks/training/memory_prediction.py` compares the estimates with real trainings. Times were not
-measured. Rates are the vendor's peaks times an assumed utilisation; they are accurate to a factor of about 1.5.
+The memory estimate adds up the tensors that PyTorch keeps for the backward pass. A test compares this sum with PyTorch,
+and `benchmarks/training/memory_prediction.py` compares the estimates with real training runs. The estimated times were
+not compared with measurements. They are based on the vendor's peak rates times an assumed utilisation, and are expected
+to be accurate to a factor of about 1.5.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,7 @@ Device = Literal["cpu", "cuda"]
 
 NF4_BYTES = 0.5 + 0.127 / 8
 """Bytes per parameter in NF4: half a byte, and 0.127 bit for the quantisation constants, which are themselves quantised
-(Dettmers et al. 2023, section 3, "Double Quantization").
-"""
+(Dettmers et al. 2023, section 3, "Double Quantization")."""
 ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
 """Bytes per parameter of 8-bit AdamW: two states of one byte, with a float32 constant for every 256 bytes (Dettmers et
 al. 2022)."""
@@ -26,29 +26,27 @@ FLOAT32 = 4
 """Bytes of a float32."""
 LOGIT_COPIES = 3
 """Number of float32 tensors with the shape of the supervised positions' logits that exist at the start of the backward
-pass: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
-"""
+pass: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits."""
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
 """Memory of the trainer's process without a model, in bytes. Measured for this project with torch 2.13, transformers
-5.24, TRL 1.16 and peft
-0.21: ru_maxrss of a trainer on the tests' tiny model, minus the other `Memory.parts` of that model
-(benchmarks/training/memory_prediction.py)."""
+5.24, TRL 1.16 and peft 0.21: ru_maxrss of a trainer on the tests' tiny model, minus all other `Memory.parts` of that
+model (benchmarks/training/memory_prediction.py)."""
 CPU_HEAP_GAPS = 0.25
 """Memory that glibc's heap uses in addition to the activations, as a share of the activations' bytes. Measured for this
 project.
 
-Temporary tensors leave gaps between tensors that are kept. For gradient checkpointing, `_activations` estimates the
-gaps in another way. On CUDA, `USABLE_MEMORY` accounts for the allocator's gaps.
+Temporary tensors leave gaps between tensors that are kept. With gradient checkpointing, `_activations` estimates the
+gaps without this constant. On CUDA, `USABLE_MEMORY` accounts for the allocator's gaps.
 """
 CUDA_FRAMEWORK_BYTES = 768 << 20
 """Bytes that CUDA's context and kernels (about half a GiB) and cuBLAS workspaces need. Assumed, not measured."""
 NCCL_BYTES = 1 << 30
 """Bytes that NCCL's buffers need if there are several devices. Assumed, not measured."""
 SUPERVISED_SHARE = 0.5
-"""Supervised share of the tokens that is assumed if the rows are unknown. On a public authority's letters, 0.49 to 0.50
-was measured."""
+"""Assumed share of supervised tokens, if the rows are unknown. In a public authority's letters, the measured share was
+0.49 to 0.50."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,12 @@ class Forward:
 
     tokens: int
     supervised: int
-    """Number of tokens that the loss is computed from."""
+    """Number of tokens over which the loss is computed."""
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Return the largest possible forward pass: full packs for SFT. Preferences are not packed: each reply is a row
-        of `max_length`, and a pair is two rows."""
+        """Return the largest possible forward pass. For SFT, it consists of full packs. Preference methods do not pack:
+        each reply is a row of `max_length` tokens, and a pair is two rows."""
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
@@ -101,10 +99,9 @@ def estimate(
     devices: int = 1,
     forward: Forward | None = None,
 ) -> Memory:
-    """Estimate the peak memory of a training on each of `devices` devices. forward: the largest forward pass, if it is
-    known; None: `Forward.largest` is used. Several devices shard weights, gradients and optimizer (FSDP2, ZeRO-3). A
-    base model in NF4 is not sharded: each device has all of it.
-    """
+    """Estimate the peak memory of a training run on each of `devices` devices. forward: the largest forward pass; if
+    None, `Forward.largest` is used. Several devices shard weights, gradients and optimizer state (FSDP2, ZeRO-3). In
+    QLoRA nothing is sharded: each device has the whole model."""
     forward = forward or Forward.largest(sft, preference)
     held = 2 if sft.precision == "bfloat16" else FLOAT32
     full = sft.adapter == "none"
@@ -126,10 +123,10 @@ def estimate(
 
 
 def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
-    """Return the host memory in bytes that loading the base model needs, in addition to `estimate`.
+    """Return the host memory in bytes that is needed to load the base model, in addition to `estimate`.
 
-    Each of several processes reads the whole base model before sharding it. A single process reads the base model
-    directly to its device.
+    Each of several processes reads the whole base model into host memory before sharding it. A single process reads the
+    base model directly to its device, so it needs no additional memory.
     """
     if devices == 1:
         return 0
@@ -146,7 +143,7 @@ def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["
 
 
 def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
-    """Return the bytes of AdamW's two states, per trained parameter."""
+    """Return the number of bytes that AdamW's two states need for each trained parameter."""
     return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
 
 
@@ -159,15 +156,15 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
         return round(shape.quantised * NF4_BYTES + (shape.parameters - shape.quantised) * held)
     if shared == 1:
         return shape.parameters * held
-    # Gathered while in use: the parameters outside the layers, this layer and the next (FSDP2's prefetch).
+    # These parameters are gathered while in use: those outside the layers, of this layer, and of the next (prefetch).
     gathered = shape.outside_layers + 2 * _layer_parameters(shape)
     return shape.parameters * held // shared + gathered * held
 
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
-    """Return the bytes of the logits: on CPUs for all supervised positions; on CUDA for a tile, plus the gradient of
-    the head's input in float32. Full tuning adds the gradient of the head's weights, which is computed as a whole
-    before it is accumulated."""
+    """Return the number of bytes for the logits. On CPUs, these are the logits of all supervised positions. On CUDA,
+    these are the logits of one tile, plus the gradient of the head's input in float32. Full tuning adds the gradient of
+    the head's weights, which is computed as a whole before it is accumulated."""
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -179,14 +176,13 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """Return the bytes kept for the backward pass, plus the backward pass's own memory as far as it exceeds the logits.
-    With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
-    2016). On a CPU a layer's input occupies a part of the memory that a larger tensor of the layer has freed. The next
-    layer cannot use the rest of that memory. Measured: the heap grows by about the larger tensor's size with each
-    layer.
-    """
+    """Return the number of bytes that are kept for the backward pass, plus the part of the backward pass's own memory
+    that exceeds the logits. With gradient checkpointing only each layer's input is kept, and one layer at a time is
+    computed again (Chen et al. 2016). On a CPU a layer's input occupies a part of the memory that a larger tensor of
+    the layer has freed. The next layer cannot use the rest of that memory. In measurements, the heap grew by about the
+    larger tensor's size with each layer."""
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
-    # Of one layer: the gradients of its feed-forward activations, and in QLoRA a dequantised weight.
+    # For one layer: the gradients of its feed-forward activations and, in QLoRA, one dequantised weight.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
     if sft.adapter == "qlora":
         working += max(each.inputs * each.outputs for each in shape.linears) * held
@@ -205,9 +201,9 @@ def _activations(
 def _layer_activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
 ) -> int:
-    """Return the bytes that one layer keeps for the backward pass, without checkpointing.
+    """Return the number of bytes that one layer keeps for the backward pass, without gradient checkpointing.
 
-    The estimate was compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral. Falcon keeps up to two fifths more
+    The estimate was compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral. Falcon keeps up to 40 % more bytes
     than estimated.
     """
     hyper: Sft | Preference = preference or sft
@@ -216,8 +212,8 @@ def _layer_activations(
     inputs = sum(each.inputs for each in targets) / shape.layers
     width = shape.norms + shape.head_norms
 
-    # Attention keeps queries, keys, values and result. Under a mask, keys and values are repeated for the heads that
-    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`), except with TRL.
+    # Attention keeps queries, keys, values and result. With a mask, keys and values are repeated for the heads that
+    # share them. On CPUs, except with TRL, each row attends only to itself, in float32 without a mask (`forward.py`).
     row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
     attention = FLOAT32 * 2 * (shape.query + shape.key) if row_by_row else held * 4 * shape.query
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
@@ -234,7 +230,7 @@ def _layer_activations(
         elements += sft.rank * len(targets) / shape.layers
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
-    # A mask of tokens × tokens keeps the rows of one pass apart. PyTorch's attention keeps it in each layer.
+    # A mask of tokens × tokens separates the rows of one pass. PyTorch's attention keeps this mask in each layer.
     if not row_by_row and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
@@ -257,9 +253,9 @@ LINK_UTILISATION = 0.8
 USABLE_MEMORY = 0.95
 """Usable share of a card's memory; the rest is lost to allocator gaps."""
 HOURS = 24.0
-"""Hours within which a training must end for a tier to be recommended."""
+"""Limit in hours. A tier is recommended only if the training takes less time on its cards."""
 COUNTS = (1, 2, 4, 8)
-"""Numbers of cards for which a tier is computed."""
+"""Numbers of cards. A tier is computed for each of these numbers and each type of card."""
 
 
 @dataclass(frozen=True)
@@ -286,17 +282,17 @@ CARDS = (
 """Cards with values from NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and
 H200 SXM (NVLink 4).
 
-The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
+The peaks are without sparsity: half of the 728, 1008, 1979 and 1979 teraflops in the data sheets.
 """
 
 
 @dataclass(frozen=True)
 class Work:
-    """The amount of data that a training processes."""
+    """The amount of data that a training run processes."""
 
     rows: int
     tokens: float
-    """Mean number of tokens per row. For a pair, the tokens of both replies with their prompts count."""
+    """Mean number of tokens per row. For a pair, both replies count, each with its prompt."""
     epochs: float
 
     @property
@@ -306,14 +302,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Tier:
-    """A number of equal cards, with the memory and time that a training needs on them."""
+    """A number of equal cards, with the memory and time that a training run needs on them."""
 
     card: Card
     count: int
     memory: Memory
     """Memory on each card."""
     host: int
-    """Host memory in bytes that several processes need together to load the base model."""
+    """Host memory in bytes that all processes together need to load the base model."""
     tokens_per_second: float
     hours: float
     bound_by: str
@@ -328,12 +324,12 @@ class Tier:
         return -(-self.count // devices_a_node)
 
     def kilowatt_hours(self, device_watts: float) -> float:
-        """Return the energy of the training in kWh, if each card draws `device_watts`."""
+        """Return the energy of the training run in kWh, if each card draws `device_watts`."""
         return self.count * device_watts * self.hours / 1000
 
     @property
     def usable(self) -> int:
-        """Bytes of each card that a training may use."""
+        """Bytes of each card that a training run may use."""
         return round(self.card.mebibytes * USABLE_MEMORY) << 20
 
     @property
@@ -352,22 +348,21 @@ class Recommendation:
     smallest: Tier | None
     """Smallest tier that fits and ends in time."""
     recommended: Tier | None
-    """The next larger tier that is not slower, for headroom; `smallest` if there is none."""
+    """The next larger tier that fits, ends in time and is not slower than `smallest`; `smallest` if there is none. The
+    larger tier gives headroom."""
 
 
 def tiers(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, utilisation: float = UTILISATION
 ) -> list[Tier]:
-    """Return all tiers, sorted by peak rate, then by memory; the smallest tier is first."""
+    """Return all tiers, sorted by peak rate, then by memory, in ascending order."""
     found = [_tier(shape, sft, preference, work, card, count, utilisation) for card in CARDS for count in COUNTS]
     return sorted(found, key=lambda tier: (tier.count * tier.card.flops, tier.count * tier.card.mebibytes))
 
 
 def recommend(found: Sequence[Tier]) -> Recommendation:
-    """Return the smallest tier that fits and ends in under 24 hours. As the recommended tier, return the next larger
-    such tier that is not slower, for headroom. found: tiers, smallest first. If there is no such larger tier, the
-    smallest tier is also the recommended one.
-    """
+    """Return the smallest tier that fits and ends in under 24 hours, and the recommended tier; see `Recommendation`.
+    found: tiers, smallest first."""
     in_time = [tier for tier in found if tier.in_time]
     if not in_time:
         return Recommendation(None, None)
@@ -376,7 +371,7 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 
 
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
-    """Return the floating-point operations of a training per token.
+    """Return the number of floating-point operations of a training run per token.
 
     Operations are counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the
     reference's forward pass. For kto, policy and reference also read the exchanged replies.
@@ -387,7 +382,7 @@ def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward
 
 
 def flops_of_work(shape: Shape, sft: Sft, preference: Preference | None, work: Work) -> float:
-    """Return the floating-point operations of a whole training."""
+    """Return the number of floating-point operations of a whole training run."""
     return work.all_tokens * flops_a_token(shape, sft, preference, Forward.largest(sft, preference).tokens)
 
 

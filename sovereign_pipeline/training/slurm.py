@@ -1,7 +1,7 @@
 """Run the trainer as a job of Slurm, and wait for it.
 
-This module uses only the commands sbatch, squeue, scontrol and scancel. submitit would do the same, but it pickles
-functions with their arguments, so a changed file could run any code.
+This module uses only the commands sbatch, squeue, scontrol and scancel. The library submitit would do the same, but it
+pickles functions with their arguments, so a changed pickle file could run any code.
 """
 
 import json
@@ -24,15 +24,13 @@ ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
-"""Slurm's states of a job that has ended finally. A job that also has another state, such as COMPLETING, has not
-ended."""
+"""Slurm's final job states. A job that also has a state outside this set, such as COMPLETING, has not ended yet."""
 FORGOTTEN = "FORGOTTEN"
-"""State of a job that Slurm no longer knows (MinJobAge in slurm.conf)."""
+"""This program's state for an ended job that Slurm has forgotten. Slurm forgets it after MinJobAge (slurm.conf)."""
 
 
 def run_trainer_on_slurm(job_file: Path, place: Slurm, settings: Settings, progress: Progress, key: str) -> None:
-    """Run the trainer on a job file, on nodes that see the same SOVEREIGN_HOME as this process, and wait; see
-    `run_queued`."""
+    """Run the trainer on a job file, on nodes that share SOVEREIGN_HOME, and wait; see `run_queued`."""
     run_queued(SlurmJob, place, job_file, settings, progress, key)
 
 
@@ -43,7 +41,7 @@ class SlurmJob(QueuedJob[Slurm]):
     ITS_LINES = ("srun: ", "slurmstepd")
     HINTS = {
         **QueuedJob.HINTS,
-        "TIMEOUT": "Raise trainer.time in institution.yaml to more than 10 minutes plus the start of the trainer.",
+        "TIMEOUT": "Raise trainer.time in institution.yaml to more than 10 minutes plus the trainer's start-up time.",
     }
     _is_running = False
 
@@ -75,7 +73,6 @@ class SlurmJob(QueuedJob[Slurm]):
         return _call("sbatch", "--parsable", "--requeue", *given, *place.sbatch, str(script)).strip().split(";")[0]
 
     def _look(self, number: str) -> Ended | None:
-        """Return how the job ended; None while it may still be running."""
         jobs = json.loads(_call("scontrol", "show", "job", number, "--json"))["jobs"]
         if not jobs:  # scontrol --json also returns no job if the controller is unreachable; squeue then fails
             listed = _call("squeue", "--me", "--noheader", "--format=%A").split()
@@ -97,8 +94,7 @@ class SlurmJob(QueuedJob[Slurm]):
         return Ended(state, text, None if killed else status)
 
     def _end(self, number: str) -> bool:
-        """End the job with SIGTERM first. scancel alone would kill the job after slurm.conf's KillWait, by default 30
-        s."""
+        """End the job, first with SIGTERM. scancel alone would kill it after KillWait (slurm.conf; default 30 s)."""
         if self._is_running:
             _call("scancel", "--signal=TERM", number)
             self._wait_for_the_end(number, launcher.SECONDS_FOR_A_CHECKPOINT)
@@ -110,8 +106,8 @@ class SlurmJob(QueuedJob[Slurm]):
 
 
 def check_cluster(place: Slurm) -> str:
-    """Return a sentence for the operator: how much time the cluster gives a preempted training for its checkpoint.
-    Raises InputError if the cluster is not reachable, or does not have the partition."""
+    """Return a clause for the operator: how much time the cluster gives a preempted job for its checkpoint. Raises
+    InputError if Slurm's commands are not installed, if Slurm does not answer, or if it does not have the partition."""
     assert_installed()
     try:
         _call("scontrol", "show", "partition", *([place.partition] if place.partition is not None else []))
@@ -149,7 +145,8 @@ def _call(*command: str) -> str:
 
 
 def _number_of(name: str) -> str | None:
-    """Return the number of the waiting or running job with this name; None if there is no such job."""
+    """Return the number of the waiting or running job with this name; None if there is no such job. Raises InputError
+    if Slurm's commands are not installed, or if Slurm does not answer."""
     assert_installed()
     try:
         found = _call("squeue", "--me", "--noheader", "--format=%A", f"--name={name}").split()
@@ -161,10 +158,8 @@ def _number_of(name: str) -> str | None:
 
 
 def _script(place: Slurm, job: Path, order: Path) -> str:
-    """Return the batch script: one trainer for each device, with the variables of a trainer and no others.
-
-    A trainer's standard error is discarded, because warnings of libraries quote their input.
-    """
+    """Return the batch script. It starts one trainer for each device, with only a trainer's environment variables. A
+    trainer's standard error is discarded, because warnings of libraries quote their input."""
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in launcher.remote_environment(job).items())
     kept = launcher.from_the_node(("PATH", "CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"))
     ranks = (

@@ -51,12 +51,11 @@ from sovereign_pipeline.training.rlhf.rewards import code_digests, copy_code
 from sovereign_pipeline.training.tuned_model import tuned_model
 
 REWARD_CODE = "reward "
-"""Prefix of the external inputs that name the tools of a reward. After the prefix follows the path of a program or
-file."""
+"""Prefix of the external inputs that name the tools of a reward. The path of a program or file follows the prefix."""
 
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    """Train the line's SFT adapter; see `train_sft`."""
     return train_sft(workplace, inputs, workspace)
 
 
@@ -68,12 +67,13 @@ def train_sft(
     selection: Sequence[Path] = (),
     until_step: int | None = None,
 ) -> Built:
-    """Train as the line's SFT section says, in the trainer's process.
+    """Train with the line's SFT settings, in the trainer's process. Raises TrainingFailed with the trainer's error, and
+    the errors of `_begin` and `resolve_parent`.
 
     Args:
-        group: name of the line's directory of checkpoints. Several trials may share this directory. selection: files of
-            the dataset that a trial is measured on.
-        until_step: step after which a trial pauses; None: it trains to its end.
+        group: second part of the checkpoint directory's name, after the line. Several trials may share this directory.
+        selection: files of rows on which a trial is measured after the training.
+        until_step: step after which a trial pauses; None trains to the end.
     """
     scratch, base = _begin(workplace, inputs, workspace)
     parent = resolve_parent(workplace, inputs, base)
@@ -106,7 +106,7 @@ def train_sft(
 
 def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Train a reward model on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's
-    failure."""
+    error, and the errors of `_begin`."""
     scratch, base = _begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
     pairs = gates.held_out_pairs(workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
@@ -134,8 +134,8 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train the SFT adapter further, on preferences or from a reward. Raises TrainingFailed with the trainer's
-    failure."""
+    """Train the SFT adapter further, on preferences or with a reward (RLHF). Raises TrainingFailed with the trainer's
+    error, and the errors of `_begin` and `_prepare_reward`."""
     training = workplace.line.training
     scratch, base = _begin(workplace, inputs, workspace)
     tuned = tuned_model(inputs[SFT_ADAPTER.kind])
@@ -179,20 +179,22 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def _level_of_tools(workplace: Workplace, rlhf: Rlhf) -> str:
-    """Return the highest level of the tools, whose files a training by reward can teach. Raises CeilingExceeded."""
+    """Return the highest classification level of the reward tools. The policy may learn content of the tools' files.
+    Raises CeilingExceeded if this level is above the line's ceiling."""
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
     level = ladder.highest(tool.classification for tool in rlhf.tools if tool.classification is not None)
     if ladder.exceeds(level, ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line}: a tool of training.rlhf is {level}, but the line's ceiling is {ceiling}.",
-            "Use a tool without these files, or have the line's ceiling raised.",
+            f"Line {workplace.line.line}: a tool of training.rlhf has the level {level}, but the line's ceiling is "
+            f"{ceiling}.",
+            "Use a tool with a lower classification, or have the line's ceiling raised.",
         )
     return level
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the external inputs of a training by reward: the SHA-256 of every program and file of the line's tools.
-    Empty if the line has no reward."""
+    """Return the external inputs of RLHF: the SHA-256 of every program and file of the line's reward tools. Empty if
+    the line has no rlhf section."""
     rlhf = workplace.line.training.rlhf
     code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
     return {REWARD_CODE + path: digest for path, digest in code.items()}
@@ -220,8 +222,9 @@ def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path,
     """Create a directory for the job in the workspace, and verify the base model. Returns the job's directory and the
     base model's directory.
 
-    Raises RecipeError for a line without an evaluation, IntegrityError for a base model that differs from its pinned
-    digest, and GateRefused for a base model that was trained on rows that are held out now.
+    Raises RecipeError if the line has no evaluation or a recall applies to the base model; IntegrityError if the base
+    model differs from its pinned digest; GateRefused if it was, or may have been, tuned locally on rows that are held
+    out now or on items of the evaluation.
     """
     if workplace.line.evaluation is None:
         raise no_evaluation(workplace.line)  # the rows were not compared with evaluation suites
@@ -239,7 +242,7 @@ def _digests(artifact: Artifact, *files: Path) -> dict[Path, str]:
 
 
 def _base_files(inputs: Inputs, base: Path) -> dict[Path, str]:
-    """Return path -> SHA-256 for each file of the line's base model."""
+    """Return a mapping of path to SHA-256, for each file of the line's base model."""
     return {base / name: digest for name, digest in read_descriptor(inputs[BASE_MODEL.kind])["files"].items()}
 
 
@@ -256,8 +259,8 @@ def _job(
 
     Args:
         decided_by: values that decide the result, besides inputs, code and libraries.
-        group: name of the line's directory of checkpoints; None: the method's name. own: fields of the job that only
-            this method has.
+        group: second part of the checkpoint directory's name, after the line; None uses the method's name.
+        own: fields of the job that only this method has.
     """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
@@ -293,8 +296,8 @@ def _job(
 
 def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     """Run the job in the trainer's process, move the job's output into the workspace, and remove the job's directory.
-    The checkpoints stay until the artifact is in the store, so that an earlier failure does not lose the training.
-    """
+    The job's checkpoints stay until the artifact is in the store, so that an earlier failure does not lose them. Before
+    the job starts, checkpoints of the line and method with a different identity are removed, except for trials."""
     if not job.selection:
         of_this_line = job.checkpoint_directory.parent.glob("*")
         remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
@@ -314,12 +317,10 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
 
 def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: Rlhf) -> tuple[Path, RewardJob]:
     """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the reward part of
-    the job.
-
-    Prompts come from the dataset that the SFT adapter was trained on, held-out prompts from that dataset's split.
-    Raises CeilingExceeded for a tool above the ceiling, IntegrityError if that split is not the line's or a tool
-    changed since its digest was computed, and SandboxUnavailable if there is a tool and this machine cannot run one.
-    """
+    the job. Training prompts come from the dataset that the SFT adapter was trained on, held-out prompts from that
+    dataset's split. Raises CeilingExceeded if a tool is above the line's ceiling; IntegrityError if that split differs
+    from the preference dataset's, or if a tool changed while it was copied; SandboxUnavailable if a tool needs a
+    sandbox and this machine has none; and the errors of `reward_code`."""
     _level_of_tools(workplace, rlhf)
     if rlhf.tools:
         require_sandbox()
@@ -329,14 +330,14 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     of_line = inputs[PREFERENCE_DATASET.kind].manifest.inputs.get(LEAKAGE_SAFE_SPLIT.kind)
     if of_line != split.ref.digest:
         raise IntegrityError(
-            f"{dataset.path}: the SFT adapter's dataset was built from another split, not the line's. Rows that one "
-            f"split holds out may be training rows in the other.",
+            f"{dataset.path}: the SFT adapter's dataset was built from a different split than the preference dataset. "
+            f"Rows that one of these splits holds out may be training rows in the other split.",
             "Run the line again from training_dataset.",
         )
     before = reward_code(workplace.settings, rlhf)
     code = copy_code(workplace.settings.data, rlhf, scratch / "code")
     if code != before:
-        raise IntegrityError(f"{workplace.settings.data}: a tool of the reward changed just now.", "Run again.")
+        raise IntegrityError(f"{workplace.settings.data}: a reward tool changed while it was copied.", "Run again.")
     training, held_out = scratch / "prompts.jsonl", scratch / "held_out.jsonl"
     write_training_prompts(training, dataset, split)
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
@@ -375,8 +376,7 @@ def sft_config(line: Line) -> Config:
 
 
 def _reward_config(line: Line) -> Config:
-    """Return the settings that decide a reward model. The SFT section contributes the adapter's shape, the base model's
-    precision and quantisation, and the rule for omitted rows."""
+    """Return the settings that determine a reward model, including the SFT section's keys in `_HELD` and `_SHAPE`."""
     section = line.training.reward_model
     return {
         "seed": line.training.seed,
@@ -388,8 +388,8 @@ def _reward_config(line: Line) -> Config:
 
 
 def _aligned_config(line: Line) -> Config:
-    """Return the settings that decide an aligned adapter. The SFT section contributes only the base model's precision
-    and quantisation, and the rule for omitted rows."""
+    """Return the settings that determine an aligned adapter. The SFT section contributes only the keys of `_HELD` and,
+    in RLHF, `max_length` and `packing`."""
     preference = _preference(line.training)
     # Keys that only `trl` has are omitted for other methods, so that earlier identities of these methods stay valid.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
@@ -402,7 +402,7 @@ def _aligned_config(line: Line) -> Config:
     if line.training.rlhf is None:
         return config
     by_reward = {
-        "code": "2",  # a `code_version` of trainings by reward only
+        "code": "2",  # a `code_version` that applies to RLHF only
         "rlhf": line.training.rlhf.identity(),
         "instruction": line.training.instruction,
         "passes": line.training.sft.model_dump(mode="json", include={"max_length", "packing"}),
@@ -431,7 +431,7 @@ def _compares_authors(line: Line) -> bool:
 
 
 _HELD = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
-"""Keys of the SFT section that set the base model's precision and quantisation, and the rule for omitted rows."""
+"""Keys of the SFT section for precision and quantisation, the optimizer, memory use, and the limit for omitted rows."""
 _SHAPE = {"adapter", "precision", "rank", "alpha", "target_modules", "rslora", "dora"}
 
 _ADAPTER_GATES = (

@@ -1,5 +1,4 @@
-"""Run a training in the trainer's process. The classes in `methods/` implement the steps that differ between training
-methods."""
+"""Run a training job in the trainer's process. `methods/` implements the steps that differ between methods."""
 
 import importlib.metadata
 import resource
@@ -62,16 +61,16 @@ LOSS_DIGITS = 6
 
 @dataclass(frozen=True)
 class Outcome:
-    """The files that a training writes into the job's output directory."""
+    """The files that a training run writes into the job's output directory."""
 
     save: Callable[[], None]
     """Function that writes the adapter or the model."""
     files: Mapping[str, Frozen | Sequence[Mapping[str, object]]]
-    """File name -> content: a record, which is written as JSON, or rows, which are written as JSONL."""
+    """Mapping of file name to content. A record is written as JSON, and a sequence of rows as JSONL."""
 
 
 class Method(ABC):
-    """A training method. An instance runs one job; `train` calls its methods in the order of their definition here."""
+    """A training method; an instance runs one job. `train` calls the methods of this class in the order below."""
 
     reference_seconds: float = 0.0
     """Seconds within `learn` that were spent on computing or reading reference log-probabilities."""
@@ -82,11 +81,11 @@ class Method(ABC):
 
     @abstractmethod
     def read_data(self, tokenizer: Any) -> None:
-        """Read and check rows or prompts, and decide their order."""
+        """Read and check the rows or prompts, and decide the order in which they are used."""
 
     @abstractmethod
     def check_memory(self) -> None:
-        """Raise TrainingFailed if the training does not fit into free memory."""
+        """Raise TrainingFailed if the job does not fit into free memory."""
 
     def load(self) -> Any:
         """Load the model and add the parts that are trained."""
@@ -101,25 +100,26 @@ class Method(ABC):
 
     @abstractmethod
     def learn(self, checkpoint: Path | None) -> None:
-        """Train all steps after this checkpoint, or all steps if there is no checkpoint. Raises TrainingFailed after a
-        stop request."""
+        """Train all steps after this checkpoint, or all steps if there is no checkpoint. Raises TrainingStopped after a
+        stop request, and TrainingFailed if a check of a step fails."""
 
     @property
     @abstractmethod
     def progress_made(self) -> tuple[int, int]:
-        """Return the step at which this process resumed, and the number of tokens that this process has trained on."""
+        """The step at which this process resumed, and the number of tokens that this process has trained on."""
 
     @abstractmethod
     def finish(self) -> Outcome | None:
-        """Check the trained model, and return the files to write. Return None in all processes except the first."""
+        """Check the trained model, and return the files to write. With several processes, only the first process
+        returns files, and all others return None. Raises TrainingFailed if a check fails."""
 
     def close(self) -> None:  # noqa: B027
         """Free resources that would outlive the process. Called after a success and after a failure."""
 
     def check_stop(self) -> None:
-        """Raise TrainingFailed if a stop was requested before the first step, when there is nothing to save. With
-        several processes this method does nothing. Instead, the processes check together, after each batch of
-        references and after each step, so that no process waits for a process that has ended.
+        """Raise TrainingStopped if a stop was requested before the first step, when there is nothing to save. With
+        several processes this method does nothing. Instead, all processes check for a stop request together, before
+        each batch of reference log-probabilities and after each step. So no process waits for a process that has ended.
         """
         if self.job.devices.count == 1 and self.hooks.should_stop():
             raise stopped_before_first_step()
@@ -128,13 +128,15 @@ class Method(ABC):
 def train(method: Method) -> dict[str, float]:
     """Run the method's job, and write its result, log and report into the job's output directory.
 
-    The training resumes from the newest complete checkpoint of this job.
+    The training resumes from the newest intact checkpoint of this job.
 
     Returns:
-        Durations (s), rates (tokens/s) and bytes. With several devices, only the first process returns values.
+        Durations (s), rates (tokens/s) and bytes. With several devices, all processes but the first return an empty
+        dict.
 
     Raises:
-        TrainingFailed: A guard failed, a checkpoint could not be written, or a stop was requested.
+        TrainingFailed: A guard failed, or a checkpoint could not be written.
+        TrainingStopped: A stop was requested.
     """
     import transformers
     from transformers import AutoTokenizer
@@ -185,7 +187,7 @@ def make_deterministic(seed: int) -> None:
     from transformers import set_seed
 
     set_seed(seed)
-    # "warn": an operation without a deterministic form still runs. All operations used here have one on CPUs.
+    # warn_only: an operation without a deterministic form still runs. On CPUs, all operations used here have one.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # No operation here reads memory before it is written; filling new tensors takes 2 % of a training's CPU time.
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -193,7 +195,7 @@ def make_deterministic(seed: int) -> None:
 
 
 def conditions(job: TrainingJob, optimizer: Any) -> dict[str, Any]:
-    """Return the common fields of every report: settings, data and libraries of the training."""
+    """Return the common fields of every report: settings, device, libraries and base model of the training run."""
     import torch
 
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps the optimizer
@@ -242,7 +244,7 @@ class RowsMethod(Method):
 
     @abstractmethod
     def build_trainer(self) -> Any:
-        """Build a `GuardedTrainer` on the model and the plan, ready to train."""
+        """Return a `GuardedTrainer` for the model and the plan."""
 
     def read_data(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -257,7 +259,8 @@ class RowsMethod(Method):
         return encoded() if kept is None else kept.rows(job, dataset, encoded)
 
     def check_memory(self) -> None:
-        """Check the memory of host and device. Processes on CPUs share the memory of the machine."""
+        """Raise TrainingFailed if the job does not fit into the memory of the host or of a device. On CPUs, all
+        processes share the memory of the machine."""
         job = self.job
         check_host(job.base_model, job.sft, on_this_machine(job), host_memory())
         available, device = available_memory()
@@ -301,7 +304,7 @@ class RowsMethod(Method):
         if done < steps and self.trainer.stop_requested:
             raise TrainingStopped(
                 f"The training was stopped, as requested, at step {done} of {steps}.",
-                "Run again; it resumes from the checkpoint of this step.",
+                "Run again; the training resumes from the checkpoint of this step.",
             )
         if done != steps:
             raise TrainingFailed(
@@ -350,18 +353,18 @@ class RowsMethod(Method):
         return None
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the token counts of all passes with a backward pass, and of all passes without one."""
+        """Return the token counts: first of the forward passes that a backward pass follows, then of all others."""
         apart = not self.job.packs or bool(row_lengths(self.model, [row.longest for row in self.plan.rows]))
         return self.plan.passed(apart), Passed()
 
     def compute(self) -> TrainingCompute:
-        """Return the numbers of tokens and operations of the whole training, for the report."""
+        """Return the token and operation counts of the whole training run, for the report."""
         shape = read_shape(str(self.job.base_model))
         return TrainingCompute.of(shape, self.job.sft, *self.passed(), sampled=Passed(), tokens_generated=0)
 
     def _largest_forward(self, sft: Sft, preference: Preference | None) -> Forward | None:
-        """Return the largest forward pass of this dataset under changed recipe sections; None if `guard` would reject
-        the rows under these sections."""
+        """Return the largest forward pass over this dataset with the given recipe sections; None if `guard` would
+        reject the rows with these sections."""
         job = self.job
         changed = job.model_copy(update={"sft": sft, "preference": preference})
         if (changed.tuning.max_length, changed.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
@@ -403,8 +406,8 @@ class RowsMethod(Method):
 def selection_losses(
     model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]
 ) -> list[dict[str, object]]:
-    """Return, for each document of the selection side, its id, number of reply tokens and mean loss per reply token
-    (nats), in the order of `rows`. Rows that are longer than the model's context are omitted."""
+    """Return one dict for each document of the selection side, in the order of `rows`: its id, its number of reply
+    tokens, and its mean loss per reply token (nats). Rows that are longer than the model's context are omitted."""
     countdown = Countdown(progress, "loss on the selection side", len(rows), "row")
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     sums: dict[str, tuple[int, float]] = {}
@@ -431,7 +434,7 @@ def _write(job: TrainingJob, outcome: Outcome) -> None:
 
 
 def _peak_memory() -> float:
-    """Return the peak memory, in bytes, used on the GPU; without a GPU, that of this process."""
+    """Return the peak memory that this process has used on the GPU, in bytes; without a GPU, its peak host memory."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Read the result of a training, an adapter or a whole model, and decide which adapters vLLM can serve."""
+"""Read the result of a training run (an adapter or a whole model), and decide which adapters an engine can serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sovereign_pipeline.record.store import Artifact
 ADAPTER_DIRECTORY = "adapter"
 """Name of the PEFT directory in the artifact."""
 MODEL_DIRECTORY = "model"
-"""Name of the transformers directory with tokenizer in the artifact, after full tuning."""
+"""Name of the directory in the artifact of a full tuning. It contains the model and its tokenizer for transformers."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -24,15 +24,15 @@ _MODEL_MARK = f"{MODEL_DIRECTORY}/config.json"
 
 @dataclass(frozen=True)
 class TunedModel:
-    """An adapter or a whole model, in its directory."""
+    """A trained adapter or a fully tuned model, and the directory of its files."""
 
     holds: Literal["adapter", "model"]
     directory: Path
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """Return the weight files: a single file, or the sorted shards of a large model. Raises IntegrityError if there
-        are no weight files."""
+        """The weight files: a single file, or the sorted shards of a large model. Raises IntegrityError if there are no
+        weight files."""
         files = tuple(sorted(self.directory.glob(_WEIGHTS)))
         if not files:
             raise IntegrityError(f"{self.directory}: there is no *.safetensors file with weights.", "Train again.")
@@ -40,14 +40,13 @@ class TunedModel:
 
     @property
     def weights_sha256(self) -> str:
-        """Return the SHA-256 of the single weight file. For several shards, return one SHA-256 over their names and
-        digests."""
+        """The SHA-256 of the single weight file. For several shards, one SHA-256 over the shards' names and digests."""
         return _over({file.name: file_sha256(file) for file in self.weights})
 
 
 def stated_weights(manifest: Manifest) -> str:
-    """Return the SHA-256 of the weights as stated in the manifest of an sft_adapter or aligned_adapter. No weight file
-    is read."""
+    """Return the same value as `TunedModel.weights_sha256`, computed from the manifest of an sft_adapter or
+    aligned_adapter. No weight file is read."""
     directories = {ADAPTER_DIRECTORY, MODEL_DIRECTORY}
     paths = {PurePosixPath(entry.path): entry.sha256 for entry in manifest.files}
     return _over(
@@ -64,8 +63,8 @@ def _over(digests: Mapping[str, str]) -> str:
 
 
 def tuned_model(artifact: Artifact) -> TunedModel:
-    """Return the adapter or model in an sft_adapter or aligned_adapter. Raises IntegrityError unless the artifact
-    contains either an adapter or a model."""
+    """Return the adapter or model in an sft_adapter or aligned_adapter. Raises IntegrityError if the artifact contains
+    neither or both."""
     names = {entry.path for entry in artifact.manifest.files}
     if _ADAPTER_MARK in names and _MODEL_MARK not in names:
         return TunedModel("adapter", artifact.path / ADAPTER_DIRECTORY)
@@ -73,7 +72,7 @@ def tuned_model(artifact: Artifact) -> TunedModel:
         return TunedModel("model", artifact.path / MODEL_DIRECTORY)
     raise IntegrityError(
         f"{artifact.path}: this {artifact.ref.kind} must contain either {_ADAPTER_MARK} or {_MODEL_MARK}.",
-        "Materialize it again.",
+        f"Materialize {artifact.ref.kind} again.",
     )
 
 
@@ -87,10 +86,10 @@ DONE = frozenset(
         "layers_to_transform",
         "lora_alpha",
         "lora_dropout",
-        "megatron_core",  # a name that counts only with megatron_config
+        "megatron_core",  # has an effect only with megatron_config
         "peft_type",
         "peft_version",
-        "qalora_group_size",  # a size that counts only with use_qalora
+        "qalora_group_size",  # has an effect only with use_qalora
         "r",
         "rank_pattern",
         "revision",
@@ -107,18 +106,16 @@ NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}
 
 def refused_by_engines(config: Mapping[str, Any]) -> list[str]:
     """Return the reasons why no engine serves an adapter with this `adapter_config.json`; empty if there is no reason.
-
-    A key with an unknown meaning counts as unsupported, unless its value is empty.
-    """
+    A key with an unknown meaning counts as unsupported, unless its value is empty."""
     if config.get("peft_type") != "LORA":
-        return [f"it serves only LoRA, and this is {config.get('peft_type')}"]
+        return [f"the engine serves only LoRA adapters, and this is {config.get('peft_type')}"]
     reasons = [
-        f"it does not support {NAMES.get(key, key)}"
+        f"the engine does not support {NAMES.get(key, key)}"
         for key, value in sorted(config.items())
         if key not in DONE | {"bias", "init_lora_weights"} and value not in (None, False, [], {})
     ]
     if config.get("bias", "none") != "none":
-        reasons.append("it does not support bias")
+        reasons.append("the engine does not support bias")
     if config.get("init_lora_weights", True) not in BEGUN:
         reasons.append(f"init_lora_weights {config['init_lora_weights']} changed the base model")
     return reasons
@@ -130,4 +127,4 @@ def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
     if reasons := refused_by_engines(config):
         return reasons
     rank = max([int(config.get("r", 8)), *(int(each) for each in (config.get("rank_pattern") or {}).values())])
-    return [f"its rank is {rank}, and serving.vllm.rank allows {largest_rank}"] if rank > largest_rank else []
+    return [f"the adapter's rank is {rank}, above serving.vllm.rank {largest_rank}"] if rank > largest_rank else []

@@ -1,8 +1,8 @@
-"""Run trainings one after another in one process. Between trainings, the process keeps the base model and the encoded
+"""Run training jobs one after another in one process. Between jobs, the process keeps the base model and the encoded
 rows in memory.
 
-The base model and the rows are reused only if the digests of their files, and all settings that shape them, are the
-same. A training therefore writes the same bytes as in a new process.
+The base model and the rows are reused only if their files have the same digests and all settings that affect them are
+the same. A job therefore writes the same bytes as in a new process.
 """
 
 import hashlib
@@ -29,28 +29,30 @@ from sovereign_pipeline.training.worker import collect_sigterm, run_job
 KEPT_FILES = 4
 """Number of files whose encoded rows are kept: documents and conversations, each for training and for selection."""
 ENDED = "ended"
-"""Key that marks a progress message as the last one of a job."""
+"""Key of the last progress message of a job. No earlier message has this key."""
 
 
 class KeptParts:
-    """The base model, encoded rows and measurements that later trainings in this process may reuse."""
+    """The base model, encoded rows and measurements that later jobs in this process may reuse."""
 
     def __init__(self) -> None:
         self._key = ""
         self._base: Any = None
         self._tuned: Any = None
-        """Last model with an adapter on the kept base."""
+        """Last model that consists of the kept base model and an adapter."""
         self._bytes = ""
-        """Digest of the base's tensors as they were loaded."""
+        """Digest of the base model's tensors as they were loaded."""
         self._rows: dict[str, list[EncodedRow]] = {}
         self._measured: dict[str, Any] = {}
-        """Measurements on the kept base."""
+        """Measurements of the kept base model."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any:
         """Return the base model without an adapter: the kept model if it has the same key and is unchanged, otherwise a
-        newly loaded model. A loaded model is kept, with two exceptions: for full tuning, which changes the base model,
-        and if loading drew random numbers. In the second case, a later training that skips the loading would draw other
-        random numbers.
+        newly loaded model.
+
+        A newly loaded model is kept, with two exceptions. The first exception is a job whose model has no key (see
+        `_base_key`), such as full tuning, which changes the base model. The second is a model whose loading drew random
+        numbers: a later job that skips the loading would draw different numbers.
         """
         import torch
 
@@ -70,10 +72,11 @@ class KeptParts:
         self._tuned = model
 
     def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
-        """Return a measurement of the base model with a new adapter; measure only once for each kept base model.
+        """Return a measurement of the base model with a new adapter. It is reused for the same kept base model, row
+        files and `of`, which identifies the measurement.
 
-        A new adapter changes no output before its first step. A parent adapter changes the output, and a new DoRA
-        adapter changes it by rounding. With these adapters, each call measures.
+        A new adapter does not change the model's output before the first step. A parent adapter changes the output, and
+        a new DoRA adapter changes it by rounding. With such an adapter, every call measures.
         """
         if not self._key or job.parent_adapter is not None or job.sft.dora:
             return measure()
@@ -83,7 +86,7 @@ class KeptParts:
         return self._measured[key]
 
     def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[EncodedRow]]) -> list[EncodedRow]:
-        """Return the encoded rows of a file. Rows that are not kept yet are encoded and then kept."""
+        """Return the encoded rows of a file, from memory if they are kept. Otherwise encode the rows and keep them."""
         key = self._rows_key(job, dataset)
         if key is None:
             return encode()
@@ -99,8 +102,8 @@ class KeptParts:
         return digest_of([files[dataset], _model_files(job), *shaped_by]) if dataset in files else None
 
     def _is_unchanged(self) -> bool:
-        """Remove the last training's adapter from the kept base model. Returns True if all tensors of the base model
-        are unchanged since they were loaded."""
+        """Remove the last job's adapter from the kept base model. Returns True if all tensors of the base model are
+        unchanged since they were loaded."""
         if self._tuned is not None:
             self._base = self._tuned.unload().eval()
             self._tuned = None
@@ -108,7 +111,8 @@ class KeptParts:
 
 
 def _base_key(job: TrainingJob) -> str | None:
-    """Return a digest of everything that decides the loaded base model; None if the model cannot be kept."""
+    """Return a digest of everything that decides the loaded base model; None if the model cannot be kept: in full
+    tuning, with several devices, or if its files have no verified hashes."""
     sft = job.sft
     if job.files is None or sft.adapter == "none" or job.devices.count > 1:
         return None
@@ -116,7 +120,7 @@ def _base_key(job: TrainingJob) -> str | None:
 
 
 def _model_files(job: TrainingJob) -> dict[str, str]:
-    """Return path -> SHA-256 of the base model's files, as the stage verified them."""
+    """Return a mapping of path to SHA-256, for the base model's files. The stage verified these hashes."""
     return {str(path): digest for path, digest in (job.files or {}).items() if path.is_relative_to(job.base_model)}
 
 
@@ -132,11 +136,12 @@ def _tensors_digest(model: Any) -> str:
 
 
 class WarmTrainer:
-    """Runs jobs one after another in one child process. It is a context manager; the first job starts the process."""
+    """Runs jobs one after another in one child process. The first job starts the process, and the end of the `with`
+    block ends it."""
 
     def __init__(self, directory: Path, progress: Progress) -> None:
         """Args:
-        directory: existing directory of this account alone, for the process's caches.
+        directory: existing directory for the process's caches. Only this account may have access to it.
         """
         self._directory = directory
         self._progress = progress
@@ -158,11 +163,11 @@ class WarmTrainer:
                 process.wait()
 
     def run(self, job: Path, key: str) -> None:
-        """Run one job and wait. Raises the errors of `launcher.launch`. key: key of the training's MACs, in hex."""
+        """Run one job and wait. Raises the errors of `launcher.launch`. key: key for the job's MACs, 64 hex digits."""
         launcher.launch(_WarmJob(self, job, key, self._progress), job, self._progress)
 
     def started(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-        """Return the running child process. Starts a process if there is none, or if the last one ended."""
+        """Return the running child process. If there is none, or the last one has ended, start a process."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sovereign_pipeline.training.warm"],
@@ -206,7 +211,8 @@ class _WarmJob(ChildProcess):
 
 
 def main() -> int:
-    """Run each job whose path is a line of standard input, until the input ends or a stop is requested."""
+    """Read one job request per line from standard input, and run each job. Returns 0 at the end of the input, and 1
+    after a stop request."""
     keep_private()
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     go_offline()
@@ -235,7 +241,7 @@ def main() -> int:
 
 
 def _forget_peak() -> None:
-    """Reset the process's peak memory, so that each training reports its own peak."""
+    """Reset the recorded peak memory of this process, so that each job reports its own peak."""
     import torch
 
     if torch.cuda.is_available():

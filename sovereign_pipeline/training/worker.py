@@ -1,6 +1,6 @@
 """Run the trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-Only progress and the result leave the process. The process ends when its parent ends. It locks the line and the device.
+The process outputs only progress and the result. It locks the line and the device, and ends when its parent ends.
 """
 
 import json
@@ -35,14 +35,11 @@ from sovereign_pipeline.training.preflight import available_memory, out_of_memor
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 """Environment variable with the path of the socket on which the launcher of several trainers receives the trainers'
-progress.
-
-The launcher forwards the progress, because a Dagster Pipes session can be opened only once.
-"""
+progress. The launcher forwards the progress, because a Dagster Pipes session can be opened only once."""
 
 
 def main(job_file: Path) -> int:
-    """Run the job. Returns exit status 0 after a training, and 1 after a failure. The job's result file states the
+    """Run the job. Returns exit status 0 if the training succeeded, otherwise 1. The job's result file states the
     failure."""
     keep_private()
     parent = os.environ.get(PARENT_VARIABLE)
@@ -70,9 +67,9 @@ def run_job(
     document.
 
     Args:
-        prepared: context manager around the training; None: lock the line and the device, unless the launcher of
-            several trainers has locked them.
-        kept: parts of earlier trainings in this process; None: nothing is kept.
+        prepared: context manager around the training. None locks the line and the device, unless the launcher of
+            several trainers has already locked both.
+        kept: parts that this process keeps in memory between jobs; None keeps nothing.
     """
     try:
         refuse_another_installation()
@@ -86,7 +83,7 @@ def run_job(
             prepared = locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext()
         with prepared, metered(job) as meter:
             measured = train(job, hooks)
-            if not measured:  # of several processes, the first has the result
+            if not measured:  # only the first of several processes has the result
                 return TrainingResult()
             energy = meter.total()
             return TrainingResult(measured={**measured, **energy.measured}, recorded=energy.recorded)
@@ -109,7 +106,7 @@ def run_job(
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Return True if an error, or its cause, means that another process of the training ended. For this, gloo raises a
+    """Return True if an error, or its cause, means that another process of the job ended. gloo reports this with a
     RuntimeError that can be recognised only by its message."""
     is_named = type(error).__name__ in ("DistBackendError", "DistNetworkError")
     if is_named or (isinstance(error, RuntimeError) and "gloo" in str(error)):
@@ -122,10 +119,10 @@ def _lost() -> TrainingStopped:
 
 
 def collect_sigterm() -> list[int]:
-    """Return a list that gets an element at each SIGTERM.
+    """Install a handler for SIGTERM. Returns a list to which the handler appends an element for each SIGTERM.
 
-    After a SIGTERM, the training ends after its present step, with a checkpoint. A training that still waits or
-    prepares ends without a checkpoint. Killing the process instead loses the steps since the last checkpoint.
+    After a SIGTERM, the training finishes its current step, saves a checkpoint and ends. A training that still waits or
+    prepares ends without a checkpoint. SIGKILL would lose the steps since the last checkpoint.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -149,10 +146,9 @@ def locks(
     progress: Callable[[str, dict[str, object]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """During the block, lock the line's checkpoints, so that no other trainer writes them, and the device. The
-    checkpoints are locked first, so that a trainer that waits for them blocks no device. Raises ConflictError after a
-    stop request.
-    """
+    """Lock the line's checkpoints and the device during the block, so that no other trainer uses them. The checkpoints
+    are locked first, so that a trainer does not block the device while it waits for the checkpoints. Raises
+    ConflictError if a stop is requested while this process waits for a lock."""
     for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 
     def waiting(message: str) -> None:
@@ -164,8 +160,8 @@ def locks(
 
 @contextmanager
 def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
-    """Yield a function that reports progress: to the Dagster run's log in a Pipes session, otherwise to stdout as JSON
-    lines.
+    """Yield a function that reports progress. In a Dagster Pipes session, the messages go to the run's log; otherwise
+    they go to stdout as JSON lines.
 
     If several processes train one model together, only the first process reports, through their launcher.
     """
@@ -197,7 +193,7 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
 
 
 def describe(step: Step) -> str:
-    """Format a step for people."""
+    """Format the progress after a step as a message for people."""
     return (
         f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
         f"{duration(step.seconds_left)} left"

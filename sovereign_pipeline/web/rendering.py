@@ -33,7 +33,7 @@ class Node:
     level: str | None
     """Classification level. None for a file, because each row has its own level."""
     made_of: tuple[str, ...]
-    """Ids of the direct inputs. A direct input that is also an input of another input is omitted."""
+    """Ids of the direct inputs. Omits a direct input that is also upstream of another direct input."""
     files: tuple[str, ...] = ()
     """Names of the files in the artifact's manifest. Some of them are served as reports."""
 
@@ -131,7 +131,7 @@ class AdapterView:
     is_demonstration: bool
     """True if the facts were signed with demonstration keys, which prove nothing."""
     weights_purged: str | None
-    """Day on which the weights were purged, ISO 8601."""
+    """Day on which the weights were purged, ISO 8601; None if they were not."""
     nodes: tuple[Node, ...]
     """Nodes of the lineage, with the record first and the source files last."""
     files_not_drawn: int
@@ -177,14 +177,16 @@ def lineage_svg(
     """Draw the lineage as SVG.
 
     Args:
-        answer: text at the top, above the adapter.
+        adapter: id of the adapter, below `answer` in the top box.
+        answer: first line of the top box.
         label: text for screen readers.
         links: mapping of a node's id to the URL of the node's page.
+        mirrored: draw from right to left.
     """
     rows, ways = _rows(nodes)
     widest = max(map(_width, rows))
     places: dict[str, Point] = {}
-    """Item of a row -> the centre of its upper edge."""
+    """Maps an item of a row to the centre of the item's upper edge."""
     for number, row in enumerate(rows):
         x = MARGIN + (widest - _width(row)) // 2
         for item in row:
@@ -246,8 +248,8 @@ def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
-    """Return a mapping of node id to row. A node's row is below the rows of all nodes that have it as an input. It is
-    as near as possible to the rows of the node's own inputs."""
+    """Return a mapping of node id to row. A node is below all nodes that have it as an input, and as close as
+    possible to its own inputs."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
     for _ in nodes:  # the graph has no cycles, so this many rounds are enough
@@ -323,7 +325,7 @@ def adapter_page(view: AdapterView, language: Language) -> str:
 
 
 def adapter_file(view: AdapterView, language: Language) -> str:
-    """Render the same page as a standalone file. It has no links, and includes its own content security policy."""
+    """Render the page about one adapter as a standalone file without links, with its own content security policy."""
     return _adapter(view, language, {}, policy_inside=policy("'none'"))
 
 

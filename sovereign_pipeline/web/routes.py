@@ -55,7 +55,7 @@ class Readers:
         self._settings, self._registry = settings, registry
         self._tokens = Tokens(file_of(settings))
         self._sessions: dict[str, tuple[str, datetime.datetime]] = {}
-        """Cookie value -> token, and end of the session."""
+        """Maps a cookie's value to the session's token and the time when the session ends."""
         self._changing = threading.Lock()
 
     def of(self, request: Request) -> Reader | None:
@@ -215,7 +215,7 @@ def sign_out(request: Request, pages: Pages) -> Response:
 
 
 def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
-    """Serve a page to a reader, and the sign-in form to other people. A page outside the reader's grants returns the
+    """Serve a page to a reader, and the sign-in form to anyone else. A page outside the reader's grants returns the
     same 404 as a missing page."""
     try:
         reader = pages.readers.of(request)
@@ -260,7 +260,7 @@ def _language(request: Request) -> Language:
 
 
 async def _token_in(request: Request) -> str:
-    """Read the token from a form. Returns "" if the form has no token or is too long."""
+    """Read the token from a form. Returns "" unless the form has exactly one token and is short enough."""
     body = b""
     async for part in request.stream():
         body += part
@@ -336,7 +336,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def read_verified(store: ArtifactStore, digest: str, name: str) -> tuple[Manifest, bytes]:
     """Return an artifact's manifest and the bytes of one of its readable files. Raises NotFoundError if the artifact
-    has no readable file of this name, and IntegrityError if the bytes changed."""
+    is missing or has no readable file of this name, and IntegrityError if the bytes changed."""
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
     ref = store.ref_of(digest)

@@ -93,7 +93,7 @@ class OnRecord:
     issues: Sequence[KnownIssue]
     reviews: Sequence[AdapterReview]
     waived: Sequence[Waived]
-    """Waivers of gates about the adapter's inputs and about its blind reviews."""
+    """Waivers of gates of the adapter's inputs and of its blind reviews."""
     holds_accepted: Sequence[AuditEntry]
     purge: Purge | None
 
@@ -102,13 +102,20 @@ class OnRecord:
 
 
 def person_of(trust: Trust, officer: str) -> str:
-    """Return an officer's display name. officer: the officer's key id, or the actor's name in a ledger entry."""
+    """Return an officer's display name.
+
+    Args:
+        officer: the officer's key id, or the actor's name in a ledger entry.
+    """
     return officer_shown(trust, officer.removeprefix(_OFFICER))
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
-    """Return a line's unverified ledger entries about waived gates, oldest first. evaluated: digests of the artifacts
-    whose gates were waived."""
+    """Return a line's ledger entries about waived gates, oldest first. Does not verify them.
+
+    Args:
+        evaluated: digests of the artifacts whose gates were waived.
+    """
     found = _entries(session, WAIVED, line)
     return [each for each in found if each.subjects["artifact"] in evaluated]
 
@@ -202,7 +209,7 @@ def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequenc
     Args:
         asked: every request about the adapter.
 
-    Raises IntegrityError that names the changed record.
+    Raises IntegrityError if a record was changed, and names the record.
     """
     if state not in FURTHER:
         return None
@@ -285,7 +292,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)
         except ConflictError:
-            return "was made when the adapter was in another state or another adapter was in production"
+            return "was made before the adapter's state or the adapter in production changed"
     try:
         evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
     except IntegrityError:
@@ -308,8 +315,8 @@ Lineage = Mapping[ArtifactRef, Manifest]
 
 
 def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now: datetime.datetime) -> AdapterView:
-    """Build the view of one adapter for readers. Raises NotFoundError for an unknown adapter, and IntegrityError naming
-    the changed record."""
+    """Build the view of one adapter for readers. Raises NotFoundError for an unknown adapter, and IntegrityError if a
+    record was changed."""
     settings = registry.settings
     adapter = find_adapter(registry, adapter_id)
     institution, trust = load_institution(settings.data), trust_root(settings)
@@ -426,8 +433,8 @@ def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[st
 def _digests(
     adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
 ) -> Iterable[Digest]:
-    """Yield the digests that a reader can check by hashing a manifest in SOVEREIGN_HOME or in an evidence package. A
-    manifest lists every file and input by digest."""
+    """Yield the digests of weights, artifacts and source files, each with the command that checks it. For an artifact,
+    the command hashes the manifest, which lists every file and input by digest."""
     weights = next(
         (
             PurePosixPath("artifacts") / ref.digest / entry.path
@@ -455,8 +462,6 @@ def _in_a_shell(path: str) -> str:
 
 
 def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Trust) -> tuple[GateView, ...]:
-    """Return the registered gates, each with its recorded verdict and any signed waiver."""
-
     def opened(stated: Mapping[str, str]) -> Artifact:
         return store.open(store.ref_of(stated["digest"], stated["manifest_sha256"]))
 
@@ -516,8 +521,8 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
 def _reviews(
     store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], ...]:
-    """Return the reviews that the adapter's transitions cite, and the line's newest review if it is about this
-    adapter."""
+    """Return digest and summary of each blind review that the adapter's transitions cite, and of the line's newest
+    review if that review is about this adapter."""
     cited = [made["evidence"].get(BLIND_REVIEW) for made in history]
     current = store.current(adapter.line, BLIND_REVIEW)
     if current is not None and store.read_manifest(current).summary["adapter"] == adapter.id:
@@ -554,8 +559,8 @@ class Reader:
         return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
 
     def reads_line(self, line: str) -> bool:
-        """Return True if any of the reader's grants covers the line. The levels of the line's adapters are not
-        compared."""
+        """Return True if any administration grant of the reader covers the line. The levels of the line's adapters
+        are not compared."""
         return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
 
 
@@ -594,7 +599,7 @@ class Row:
     """True if the adapter was promoted without passing its trial."""
     due: Due | None
     next_step: NextStep | None
-    """Next transition of the line's newest adapter in each state; None for other adapters."""
+    """Next transition of the adapter. None unless the adapter is the line's newest in its state."""
 
 
 @dataclass(frozen=True)
@@ -607,12 +612,12 @@ class LineView:
 
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineInBrief, ...]:
-    """Return every line that a reader may see. Lines that need an officer's decision come first, then the others, by
-    name.
+    """Return every line that a reader may see. Lines that need an officer's decision come first. Both groups are
+    sorted by name.
 
     States come from the replayed ledger, in one pass. Signatures of open requests, recalls and reviews are verified
-    here; signatures of closed requests are verified on the line's page. Raises IntegrityError that names the changed
-    record.
+    here; signatures of closed requests are verified on the line's page. Raises IntegrityError if a record was
+    changed, and names the record.
     """
     settings = registry.settings
     with registry.reading() as session:
@@ -648,7 +653,7 @@ def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[
 
 def line_view(registry: Registry, reader: Reader, line: str, today: datetime.date) -> LineView | None:
     """Return a line's adapters, or None if the line has no adapters or the reader may not see the line. Raises
-    IntegrityError that names the changed record."""
+    IntegrityError if a record was changed, and names the record."""
     brief = adapters_in_brief(registry, line) if reader.reads_line(line) else []
     if not brief:
         return None

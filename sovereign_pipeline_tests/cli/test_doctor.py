@@ -72,7 +72,7 @@ def test_the_vault_key_is_compared_with_its_pin(institution: DemoInstitution, se
     assert "no public key" in found(settings)["vault key"].found
     key = str(x25519.Identity.generate().to_public())
     settings.vault_public_key.write_text(key)
-    assert "is not pinned" in found(settings)["vault key"].found
+    assert "pins no key" in found(settings)["vault key"].found
     for pin, ok in ((fingerprint_of(key), True), ("0" * 64, False)):
         institution.rules["vault_key"] = pin
         institution.write()
@@ -116,7 +116,7 @@ def test_it_says_since_when_nobody_has_seen_the_ledger(settings: Settings, monke
 
 
 def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(settings)["backup"].found == "none is logged"
+    assert found(settings)["backup"].found == "no backup is logged"
     with open_registry(settings).writing() as session:
         append(session, "keeper", CREATED, {})
     assert found(settings)["backup"].ok
@@ -124,7 +124,7 @@ def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.Monk
     assert "the newest was created on" in found(settings)["backup"].found
     with open_registry(settings).writing() as session:
         append(session, "keeper", FAILED, {})
-    assert found(settings)["backup"].found == "none is logged"
+    assert found(settings)["backup"].found == "no backup is logged"
 
 
 def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ OUTCOMES: Mapping[str, Callable[[Any], Read | Stop | NotPassed]] = {
     "broken": broken,
     "stops_all": lambda parts: stops_all(*parts),
     "stop": lambda parts: Stop(*parts),
-    "one_column": lambda sign: Stop(f"Its header is one column, with {sign} in it", f"Set `delimiter: {sign}`"),
+    "one_column": lambda sign: Stop(f"header is one column, whose name contains {sign}", f"Set `delimiter: {sign}`"),
     "not_passed": lambda parts: NotPassed(*parts),
 }
 FORM = ("encoding", "delimiter", "end", "quoting", "ascii_only")

@@ -52,7 +52,7 @@ def test_every_column_is_found_in_every_format_whatever_its_letter_case(tmp_path
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_with_two_spellings_of_one_column_is_refused_with_both_names(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"letters{suffix}", {**letter(1), "Classification": "SECRET"})
-    with pytest.raises(SourceError, match="'classification' and 'Classification' have the same name"):
+    with pytest.raises(SourceError, match="'classification' and 'Classification' match the same name"):
         read(path)
 
 
@@ -63,7 +63,7 @@ def test_a_row_of_json_with_two_spellings_of_one_column_goes_to_quarantine(tmp_p
     path = write(tmp_path / "letters.jsonl", letter(1), {**letter(2), "Classification": "SECRET"})
     (document,), (broken,) = read(path, classification_floor="PUBLIC")
     assert document.id == "R-00001"
-    assert broken.reason == "the columns 'classification' and 'Classification' have the same name"
+    assert broken.reason == "the columns 'classification' and 'Classification' match the same name in the recipe"
 
 
 def test_two_spellings_of_a_column_that_is_not_read_do_not_matter(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
 @pytest.mark.parametrize("spelling", ["secret", "SECRET ", "Ｓｅｃｒｅｔ"])
 def test_spellings_of_a_word_must_have_one_level(tmp_path: Path, spelling: str) -> None:
     levels = {"Secret": "SECRET", spelling: "PUBLIC"}
-    with pytest.raises(RecipeError, match="Both count as one word"):
+    with pytest.raises(RecipeError, match="All spellings of a word must have the same level"):
         read(write(tmp_path / "letters.jsonl", letter(1, classification="Secret")), levels=levels)
 
 

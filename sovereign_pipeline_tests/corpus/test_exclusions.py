@@ -100,7 +100,7 @@ def test_a_row_at_which_the_reading_itself_fails_is_named_by_its_number(institut
 
         return kinds_in
 
-    with pytest.raises(SourceError, match=r"letters\.jsonl, row 4: reading it failed with RuntimeError at") as stop:
+    with pytest.raises(SourceError, match=r"letters\.jsonl, row 4: conversion failed with RuntimeError at") as stop:
         produce(RAW_CORPUS, institution.workplace(kinds_in_columns=kinds_in_columns), {})
     assert institution.rows[3]["request"] not in str(stop.value) and "exclude" in stop.value.hint
 

@@ -81,7 +81,7 @@ def test_a_row_above_the_limit_is_one_broken_row(tmp_path: Path, long: str) -> N
 def test_a_record_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_formats, "ENDLESS", 1 << 20)
     text = HEADER + row(1) + 'L-2,2024-01-01,"Why' + "".join(map(row, range(3, 40_000)))
-    with pytest.raises(SourceError, match=r"a\.csv, from line 3: a cell does not end"):
+    with pytest.raises(SourceError, match=r"a\.csv: the row from line 3 has a cell that does not end"):
         read(tmp_path / "a.csv", text)
 
 

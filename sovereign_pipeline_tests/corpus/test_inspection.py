@@ -458,7 +458,7 @@ def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
 def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes("{}\n".encode("utf-16")[:-1])
     source = Source(name="a", path=tmp_path / "a.jsonl", encoding="utf-16", licence="own", retention="1 y")
-    with pytest.raises(SourceError, match=r"a\.jsonl: not valid utf-16 within the bytes"):
+    with pytest.raises(SourceError, match=r"a\.jsonl: the file is not valid utf-16 between the bytes"):
         list(SourceReader(source, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set()))
 
 

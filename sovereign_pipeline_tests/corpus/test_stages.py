@@ -56,7 +56,7 @@ def test_every_call_result_and_tool_is_accounted_for(institution: DemoInstitutio
     institution.rows = [conversation(number) for number in range(10)]
     run(institution)
     institution.rows.append(conversation(11))
-    _refused_with(institution, replacing(DOCUMENTS, *change), r"1 document is not as the row has it: R-00000\.")
+    _refused_with(institution, replacing(DOCUMENTS, *change), r"1 document differs from its row: R-00000\.")
 
 
 @pytest.mark.parametrize(("detected", "others"), [(("en",), 3), (("en", "ar"), 0)])
@@ -118,7 +118,7 @@ def test_a_row_that_becomes_no_document_raises_its_case_file(institution: DemoIn
     assert "1 row that became no document states no level or case" in verdict.message
 
     institution.rows[5]["subject"] = "another corpus"
-    found = "other levels than the rows that became no document"
+    found = "the rows that became no document differ in levels"
     _refused_with(institution, lambda workspace: (workspace / LEFT_OUT).unlink(), found)
 
 
@@ -267,10 +267,10 @@ CHANGES: list[tuple[Change, str]] = [
     ),
     (
         lambda documents: [changed_document(documents[0], {"response": "Another reply."}), *documents[1:]],
-        r"1 document is not as the row has it: R-00000\.",
+        r"1 document differs from its row: R-00000\.",
     ),
-    (lambda documents: documents[1:], "not as the row has it: R-00001, R-00000"),
-    (lambda documents: [documents[1], documents[0], *documents[2:]], "not as the row has it: R-00001, R-00000"),
+    (lambda documents: documents[1:], "documents differ from their rows: R-00001, R-00000"),
+    (lambda documents: [documents[1], documents[0], *documents[2:]], "differ from their rows: R-00001, R-00000"),
 ]
 
 
@@ -301,8 +301,8 @@ def test_a_manifest_below_the_highest_document_is_refused(institution: DemoInsti
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ((QUARANTINE, "duplicate id", "not JSON"), "the quarantine does not hold"),
-        ((SOURCES, '"own"', '"free"'), "other files, terms or counts"),
+        ((QUARANTINE, "duplicate id", "not JSON"), "the quarantined rows are not"),
+        ((SOURCES, '"own"', '"free"'), "differ in files, terms or counts"),
     ],
 )
 def test_a_quarantine_or_a_list_of_sources_that_is_another_is_refused(

@@ -117,7 +117,7 @@ def test_an_older_chain_that_passed_is_not_taken_for_the_one_that_ran(line: Line
     result = line.materialize(["training_dataset"])
     assert not result.success
     assert "Line lamps: the store's current leakage_safe_split is" in reasons(result)
-    assert "last materialization is another artifact" in reasons(result)
+    assert "last materialization is a different artifact" in reasons(result)
     assert line.materialize(CORPUS).success
 
 

@@ -75,7 +75,7 @@ def test_a_run_is_asked_for_once_until_something_changes(desk: Desk, instance: d
 def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     adapter = desk.office.adapter()
     refused = materialize(desk, instance, "staged_adapter")
-    assert "has no adapter that is staged" in reasons(refused)
+    assert "has no adapter in the state 'staged'" in reasons(refused)
     assert "No request 'stage' is open" in reasons(refused)
     assert asked(desk, instance) == []
     desk.office.move("approve", adapter)

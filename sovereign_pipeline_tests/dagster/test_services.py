@@ -74,7 +74,7 @@ def test_the_gateway_starts_with_the_first_adapter_in_production_and_is_tried_ag
 
     def tell(text: str) -> None:
         told.append(text)
-        if text.startswith("all ready"):
+        if text.startswith("all services are ready"):
             office.to_production(adapter)
         if text.startswith("✓ gateway"):
             raise KeyboardInterrupt

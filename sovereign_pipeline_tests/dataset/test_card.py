@@ -245,4 +245,4 @@ def test_a_card_for_hubs_that_states_other_facts_is_refused(institution: DemoIns
         return built
 
     _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
-    assert f"{CARD_FOR_HUBS} states other facts" in verdicts[GATE].message
+    assert f"{CARD_FOR_HUBS} and card.json differ in facts" in verdicts[GATE].message

@@ -64,7 +64,7 @@ def test_a_row_with_a_held_out_text_is_refused(institution: DemoInstitution, cha
     _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
     verdict = verdicts[NOT_CONTAMINATED]
     assert not verdict.passed
-    assert "1 row holds a text of a held-out document" in verdict.message
+    assert "1 row shares a whole text with a held-out document" in verdict.message
     assert fields in verdict.message
     assert verdict.evidence["held_out"]["rows"] == 1
     assert "x3" not in verdict.message  # words of the letters
@@ -83,7 +83,7 @@ def test_a_preference_row_with_a_held_out_text_is_refused(
     build = tampering(PREFERENCE_DATASET, PREFERENCE_ROWS, tamper, card_too=True)
     _, verdicts = materialize(with_preferences.workplace(), dataset_stage(PREFERENCE_DATASET, build))
     assert not verdicts[NOT_CONTAMINATED].passed
-    assert "1 row holds a text of a held-out document" in verdicts[NOT_CONTAMINATED].message
+    assert "1 row shares a whole text with a held-out document" in verdicts[NOT_CONTAMINATED].message
 
 
 @pytest.mark.security_case(
@@ -268,7 +268,7 @@ def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compa
 
 def test_a_suite_that_is_not_there_or_holds_no_words_stops_the_gate(institution: DemoInstitution) -> None:
     institution.write_items("suites/suite.jsonl", [question("?!")])
-    with pytest.raises(SourceError, match="Item Q-0 of suite has no words"):
+    with pytest.raises(SourceError, match=r"Item Q-0 of suite .* has no words"):
         materialized(institution)
     (institution.settings.data / "suites" / "suite.jsonl").unlink()
     institution.recipe["evaluation"]["capability"][0]["path"] = "suites/gone.jsonl"

@@ -137,7 +137,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "other words": (
         {},
         with_rows(lambda rows, _: [*rows[:-1], {**rows[-1], "output": "Denied."}], card_too=False),
-        "the card states another digest",
+        "the card and train.jsonl differ in digest",
     ),
     "another order": ({}, with_rows(lambda rows, _: [rows[1], rows[0], *rows[2:]]), "row 1 differs from the row"),
     "keys in another order": (
@@ -145,16 +145,16 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
         with_rows(lambda rows, _: [dict(reversed(row.items())) for row in rows]),
         "row 1 differs from the row",
     ),
-    "the held-out file beside the rows": ({}, after(held_out_beside), "has other files"),
+    "the held-out file beside the rows": ({}, after(held_out_beside), "files are not the expected ones"),
     "other messages": (
         MESSAGES,
         with_text(MESSAGES_ROWS, "mended", "broken"),
-        "row 1 of messages.jsonl is not that of train.jsonl",
+        "row 1 of messages.jsonl differs from row 1 of train.jsonl",
     ),
     "a card for hubs with other types": (
         {},
         with_text(CARD_FOR_HUBS, "dtype: string", "dtype: int64"),
-        f"{CARD_FOR_HUBS} states other facts",
+        f"{CARD_FOR_HUBS} and card.json differ in facts",
     ),
     "a card with another limit": (
         {},

@@ -86,6 +86,6 @@ def test_a_tokenizer_that_is_not_the_pinned_one_or_was_not_fetched_is_named(inst
         tokenizer_digests(workplace)
     path.write_text(content)
     (institution.settings.data / "models" / "tiny" / "tokenizer.json").unlink()
-    with pytest.raises(IntegrityError, match=r"tokenizer\.json: the tokenizer of the base model tiny") as refused:
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json: this file of the base model tiny") as refused:
         materialize(workplace, dataset_stage(TRAINING_DATASET))
     assert refused.value.remedy == Remedy("fetch_model", {"model": "tiny"})

@@ -159,7 +159,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(training: Tr
     assert run.wait() != 0 and "Traceback" not in printed, printed
     wait_until_ended(family)
     (newest,) = (each.name for each in (installation.settings.home / "checkpoints").glob("harbour.sft/*/step-*"))
-    assert f"Line harbour: stopped; a checkpoint at step {int(newest.removeprefix('step-'))}." in printed
+    assert f"Line harbour: stopped; the newest checkpoint is at step {int(newest.removeprefix('step-'))}." in printed
     assert "Interrupted" not in printed and "Run again to resume." in printed
     assert "sovereign run harbour --until sft_adapter" in printed
     assert installation.store.current("harbour", "sft_adapter") is None
@@ -239,7 +239,7 @@ def test_no_service_connects_elsewhere(registered: Installation) -> None:
     process = registered.start("up", *given, "--gateway-port", str(free_port()), before=trace.before)
     assert process.stdout is not None
     try:
-        assert any("all ready" in line for line in process.stdout)
+        assert any("all services are ready" in line for line in process.stdout)
         for port in ports[:2]:  # the pages of Dagster and MLflow are asked
             assert urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120).status == 200
     finally:
@@ -260,7 +260,7 @@ def test_recipe_and_policy_that_changed_are_causes_of_a_review(registered: Insta
         assert causes(registered) == [Cause("template_changed", "the recipe's instruction changed")]
         registered.write_recipe(RECIPE)
         policy.write_text(f"{before}\nsensitive: {{PHONE: stop}}\n")
-        assert causes(registered) == [Cause("policy_changed", "PHONE is treated differently")]
+        assert causes(registered) == [Cause("policy_changed", "the treatment of PHONE changed")]
     finally:
         registered.write_recipe(RECIPE)
         policy.write_text(before)

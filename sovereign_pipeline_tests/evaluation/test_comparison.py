@@ -74,7 +74,7 @@ def test_an_incumbent_is_held_to_ceiling_and_bytes_unless_the_line_has_another_b
     chain.tune(make_adapter(0.0))
     institution.recipe["ceiling"] = "CONFIDENTIAL"
     chain.workplace = institution.workplace()
-    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0 is SECRET"):
+    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0 has the level SECRET"):
         chain.make_all()
 
     institution.recipe["ceiling"] = "SECRET"

@@ -224,10 +224,10 @@ def test_a_model_that_is_not_good_is_refused_with_its_figures(tmp_path: Path, sc
         prove(entry, scanner, LABELS, [])
     with pytest.raises(GateRefused, match="no labelled answer"):
         prove(entry, scanner, [], [])
-    with pytest.raises(SourceError, match="no class 'refused'; it has complies, refusal"):
+    with pytest.raises(SourceError, match="no class 'refused'; its classes are complies, refusal"):
         prove(entry.model_copy(update={"refusal_label": "refused"}), scanner, LABELS, [])
     (tmp_path / "config.json").unlink()
-    with pytest.raises(SourceError, match=r"no config\.json"):
+    with pytest.raises(SourceError, match=r"config\.json is missing"):
         judge_model_digest(tmp_path)
 
 

@@ -146,7 +146,7 @@ def test_none_is_written_before_witnesses_have_seen_what_it_needs(desk: Desk, tm
     newest = notes[-1].read_bytes()
     notes[-1].unlink()
     try:
-        with pytest.raises(IntegrityError, match="its witnesses have cosigned"):
+        with pytest.raises(IntegrityError, match="witnesses have cosigned"):
             written(desk.office, tmp_path / "package", [FIRST])
     finally:
         notes[-1].write_bytes(newest)
@@ -177,7 +177,7 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
         verify.check_adapters(higher)
     card = package.files[f"documents/{second.id}/model-card.md"].decode()
     assert "| **together** | 2,000 | 5e+08 | 0.5 | |" in card, "with the training of the adapter that it continues"
-    assert "0.5 of 1e+09 FLOPs (a made figure). That is above a third" in card
+    assert "0.5 of 1e+09 FLOPs (a made figure). This share is above a third" in card
 
 
 def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstitution, tmp_path: Path) -> None:

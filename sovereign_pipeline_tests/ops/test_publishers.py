@@ -191,7 +191,7 @@ def test_whom_the_institution_does_not_name_counts_for_nothing(fetched: Fetched,
     fetched.refused(IntegrityError, "no file that this signature covers")
     bundle.with_name("another.sigstore.json").rename(bundle)
     fetched.put("card.sig", b"")
-    fetched.refused(InputError, r"card\.sig: it is neither a signature")
+    fetched.refused(InputError, r"card\.sig: this file is neither a signature")
 
 
 @pytest.mark.security_case("A publisher's sigstore bundle is by another key or about other bytes", "nothing is packed")
@@ -211,7 +211,7 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     fetched.refused(InputError, r"SHA256SUMS: the list .* is missing")
     for wrong, said in (
         ("1" * 64 + "  card", "the file differs"),
-        ("", "none of its files is packed"),
+        ("", "no file that it lists is packed"),
         ("x", "line 1"),
     ):
         listed_wrongly = fetched.put("SHA256SUMS", f"{wrong}\n".encode() if wrong else b"")
@@ -283,7 +283,7 @@ def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, tm
     )
     for name, plant in plants:
         plant(place / name)
-        fetched.refused(InputError, "it is neither a signature")
+        fetched.refused(InputError, "this file is neither a signature")
         (place / name).unlink()
     assert fetched.verified()
 
@@ -298,7 +298,7 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
     assert fetched.verified()["models/gemma/weights"] == WHO
     for files, kind, said in (
         ([("weights", "sha256", sha256(CARD))], MODEL_FILES, "the file differs"),
-        ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "none of its files is packed"),
+        ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "no file that it lists is packed"),
         ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "is not a SHA-256"),
         ([good, good], MODEL_FILES, "is repeated"),
         ([], MODEL_FILES, "has no resources"),

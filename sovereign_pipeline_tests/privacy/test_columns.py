@@ -139,7 +139,7 @@ def test_another_secret_stops(institution: DemoInstitution) -> None:
     assert secret.stat().st_mode & 0o777 == 0o600
     secret.write_bytes(bytes(32))
     institution.rows[3]["request"] += " And more."
-    with pytest.raises(PrivacyError, match="differs from that of earlier corpora"):
+    with pytest.raises(PrivacyError, match="differs from the secret of earlier corpora"):
         produce(RAW_CORPUS, institution.workplace(), {})
     secret.write_bytes(b"short")
     with pytest.raises(IntegrityError, match="this is not a secret"):

@@ -181,7 +181,7 @@ def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstituti
     institution.rows[0]["request"] += " And one thing more."
     workplace = institution.workplace()
     inputs = classified(workplace)
-    with pytest.raises(PrivacyError, match=f"was sealed is {used}"):
+    with pytest.raises(PrivacyError, match=f"used is {used}"):
         produce(SCRUBBED_CORPUS, workplace, inputs)
     assert sorted(workplace.settings.vault.rglob("*.age")) == sealed
 

@@ -230,7 +230,7 @@ def test_a_forged_row_beside_the_true_one_is_refused(scrubbed: Scrubbed) -> None
     scrubbed.seal(replace(true, original="Somebody Else"))
     (forged,) = set(scrubbed.vault.rglob("*.age")) - before
     message = refusal(scrubbed.reveal("--artifact", scrubbed.artifact))
-    assert f"{forged} does not belong to it" in message
+    assert f"{forged} does not belong to the mapping" in message
     forged.unlink()
     assert originals(scrubbed.reveal("--artifact", scrubbed.artifact)) == [TRUE]
 
@@ -271,10 +271,10 @@ def test_an_artifact_that_was_changed_is_refused(scrubbed: Scrubbed, name: str) 
 
 def test_an_artifact_under_another_name_and_the_key_of_another_vault_are_refused(scrubbed: Scrubbed) -> None:
     other = scrubbed.artifact.rename(scrubbed.artifact.with_name("0" * 64))
-    assert "the manifest there is that of artifact" in refusal(scrubbed.reveal("--artifact", other))
+    assert "the manifest in this directory belongs to artifact" in refusal(scrubbed.reveal("--artifact", other))
     other.rename(scrubbed.artifact)
     scrubbed.key.write_text(str(pyrage.x25519.Identity.generate()))
-    assert "was sealed to the public key" in refusal(scrubbed.reveal("--artifact", scrubbed.artifact))
+    assert "were encrypted to the public key" in refusal(scrubbed.reveal("--artifact", scrubbed.artifact))
 
 
 def test_the_digest_counts_every_row_once_and_in_no_order() -> None:

@@ -200,7 +200,7 @@ def test_the_index_is_not_trusted(workplace: Workplace) -> None:
     (yes,) = [text for text in records.values() if '"outcome":"pass"' in verdict_of(workplace, text)]
     for entry in records:
         entry.write_text(yes)
-    with pytest.raises(IntegrityError, match="has another identity"):
+    with pytest.raises(IntegrityError, match="has a different identity"):
         produce(SECOND, workplace, {"first": bad})
     assert good.digest != bad.digest
 

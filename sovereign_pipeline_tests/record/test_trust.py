@@ -110,7 +110,7 @@ def test_a_change_needs_as_many_root_keys_as_the_root_says(holders: Holders) -> 
     with pytest.raises(InputError, match="is not a root key"):
         revoke(holders.directory, holders.pipeline.keyid, 5, holders.officers)
     rewrite(holders, lambda targets: None, holders.roots[:1])
-    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2 required keys of root 1 signed it"):
+    with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2 required keys of root 1 signed this file"):
         load(holders.directory)
     rewrite(holders, lambda targets: None, (holders.roots[0], holders.pipeline))
     with pytest.raises(IntegrityError, match=r"targets\.json: 1 of the 2"):
@@ -190,10 +190,10 @@ def of_role(targets: Targets) -> Any:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda targets: delegations(targets).roles.pop("witness"), "its roles are not"),
-        (lambda targets: of_role(targets).update(version="1"), "role log has no version and expiry"),
-        (lambda targets: of_role(targets).update(rank="first"), "role log has no version and expiry"),
-        (lambda targets: of_officer(targets).update(rank="first"), "has the field rank, which is unknown here"),
+        (lambda targets: delegations(targets).roles.pop("witness"), "the roles are not exactly"),
+        (lambda targets: of_role(targets).update(version="1"), "role log has no valid version and expiry"),
+        (lambda targets: of_role(targets).update(rank="first"), "role log has no valid version and expiry"),
+        (lambda targets: of_officer(targets).update(rank="first"), "has a field that this release does not know: rank"),
         (lambda targets: of_officer(targets).update(revoked_from="soon"), "are incomplete"),
         (lambda targets: of_officer(targets).update(revoked_from=-1), "are incomplete"),
         (lambda targets: of_officer(targets).update(may=["pro\nmote"]), "are incomplete"),
@@ -277,7 +277,7 @@ def test_a_root_alone_cannot_be_put_back_though_the_same_keys_signed_it(holders:
     (holders.directory / "2.root.json").unlink()
     shutil.copy(holders.directory / "1.root.json", holders.directory / "root.json")
     with pytest.raises(
-        IntegrityError, match=r"targets\.json: it was signed under root 2, but the newest root here is 1"
+        IntegrityError, match=r"targets\.json: this file was signed under root 2, but the newest root here is 1"
     ):
         load(holders.directory)
 
@@ -295,7 +295,7 @@ def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp
     for directory in (fork, holders.directory):
         add_key(directory, "bundle", generate().public_pem, holders.roots[:2], now=BEGINNING)
     install(fork, target, now=IN_A_WEEK)
-    with pytest.raises(ConflictError, match="version 5 is in force here with different content"):
+    with pytest.raises(ConflictError, match="has the same version 5 with different content"):
         install(holders.directory, target, now=IN_A_WEEK)
 
 

@@ -263,11 +263,11 @@ def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace, failed: 
         ({"entered": False}, "this waiver has no ledger entry"),
         ({"by": ("waive", "INTERNAL")}, "the permission 'waive' at SECRET"),
         ({"by": ("approve", "*")}, "the permission 'waive' at SECRET"),
-        ({"said": {"artifact": "0" * 64}}, "signed another waiver"),
-        ({"said": {"record": "0" * 64}}, "signed another waiver"),
-        ({"said": {"reason": "Other."}}, "signed another waiver"),
-        ({"said": {"kind": "accept"}}, "signed another waiver"),
-        ({"said": {"line": "lanterns"}}, "signed another waiver"),
+        ({"said": {"artifact": "0" * 64}}, "differs from the one that the officer signed"),
+        ({"said": {"record": "0" * 64}}, "differs from the one that the officer signed"),
+        ({"said": {"reason": "Other."}}, "differs from the one that the officer signed"),
+        ({"said": {"kind": "accept"}}, "differs from the one that the officer signed"),
+        ({"said": {"line": "lanterns"}}, "differs from the one that the officer signed"),
     ],
 )
 def test_one_that_no_officer_signed_for_this_is_found_out(

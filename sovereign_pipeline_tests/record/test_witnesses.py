@@ -101,7 +101,7 @@ def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(regi
 
 
 def _refused_by(registry: Registry, by: witnesses.Policy) -> str:
-    with pytest.raises(IntegrityError, match="differ from the signed ones") as refusal:
+    with pytest.raises(IntegrityError, match="differ from the signed entries") as refusal:
         verify_registry(registry, by)
     return refusal.value.message.split(":")[0].removeprefix("The ")
 

@@ -96,9 +96,9 @@ def change_ladder(holders: Holders) -> None:
 @pytest.mark.parametrize(
     ("change", "event", "says"),
     [
-        (supersede, "base_superseded", "the line's base model is tiny"),
+        (supersede, "base_superseded", "the line's base model is now tiny"),
         (change_template, "template_changed", "chat_template.jinja changed in the base model"),
-        (remove_file, "source_withdrawn", "sources/letters.jsonl is gone"),
+        (remove_file, "source_withdrawn", "sources/letters.jsonl no longer exists"),
         (rename_source, "source_withdrawn", "no longer names the source 'letters'"),
         (recall_document, "source_withdrawn", "recall-1 applies"),
         (change_ladder, "policy_changed", "the classification ladder changed"),

@@ -211,8 +211,8 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(office: Office,
 def test_nothing_is_recalled_by_mistake(holders: Holders) -> None:
     holders.register()
     refused: list[tuple[Question, type[SovereignError], str]] = [
-        (Question(), InputError, "Search for"),
-        (Question(document="R-00011", dataset="0" * 64), InputError, "Search for"),
+        (Question(), InputError, "A search names"),
+        (Question(document="R-00011", dataset="0" * 64), InputError, "A search names"),
         (Question(document=" "), InputError, "empty"),
         (Question(document="R-00000"), InputError, "No registered adapter was trained on document 'R-00000'"),
         (Question(source="lettres"), NotFoundError, "Known sources: letters"),

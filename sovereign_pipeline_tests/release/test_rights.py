@@ -186,7 +186,7 @@ def test_a_copy_of_the_rules_that_was_changed_is_named(office: Office) -> None:
         (rule,) = (each for each in rules(session) if each.file == INSTITUTION)
     copy = rule_file(office.registry.settings, str(rule.sha256))
     copy.write_text(copy.read_text() + "\n")
-    with pytest.raises(IntegrityError, match=f"{rule.sha256}.yaml: the copy of institution.yaml"):
+    with pytest.raises(IntegrityError, match=f"{rule.sha256}.yaml: this copy of institution.yaml"):
         standing_now(office, asked)
 
 
@@ -203,7 +203,7 @@ def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Of
     enter_transition(
         office, adapter, staging.request.id, 3, approvals=list(staging.approval_statements) * 2, **promotion
     )
-    assert_refused(office, "it differs from request")
+    assert_refused(office, "this transition differs from request")
 
 
 def test_an_approval_counts_once(office: Office) -> None:

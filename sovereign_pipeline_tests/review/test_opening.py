@@ -190,7 +190,7 @@ def test_one_review_at_a_time_and_one_answer_for_the_same_two(reviews: ReviewBen
 
 def test_a_review_of_equal_answers_is_not_opened(reviews: ReviewBench) -> None:
     reviews.planted.same = frozenset(range(99))
-    with pytest.raises(InputError, match="No pairs are left to compare"):
+    with pytest.raises(InputError, match="no pairs to compare"):
         reviews.open()
     assert reviews.nothing_was_opened()
 
@@ -268,7 +268,7 @@ def test_a_later_version_is_compared_with_the_one_before_it_on_documents_new_to_
     reviews.bench.institution.rows = reviews.bench.institution.rows[15:] + [letter(number) for number in range(90, 120)]
     reviews.bench.register()
     assert len(reviews.documents("held_out") & trained_before) == 20
-    with pytest.raises(InputError, match=r"need 12 different prompts\. The held-out slice has 5"):
+    with pytest.raises(InputError, match=r"need 12 different prompts\. The held-out side of the split has 5"):
         reviews.open(opponent="lamps-1.0.0")
     trained_before = reviews.documents("train")
     reviews.bench.institution.rows = [letter(number) for number in range(200, 210)] + reviews.bench.institution.rows[
@@ -296,7 +296,7 @@ def test_a_prompt_file_that_says_something_wrong_is_refused(reviews: ReviewBench
     reviews.bench.recipe["ceiling"] = "CONFIDENTIAL"
     reviews.bench.register()
     wrong: list[tuple[dict[str, str], type[Exception], str]] = [
-        ({"classification": "SECRET"}, CeilingExceeded, "row P-0 is SECRET"),
+        ({"classification": "SECRET"}, CeilingExceeded, "row P-0 has the level SECRET"),
         ({"classification": "HIDDEN"}, SourceError, "row P-0 is classified as 'HIDDEN'"),
         ({"level": "PUBLIC"}, SourceError, "line 1: "),
     ]

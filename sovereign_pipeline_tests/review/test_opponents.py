@@ -86,7 +86,7 @@ def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews:
     assert reviews.materialize()[1]["net_preference_not_negative"].outcome == "fail"
     again = reviews.same_weights_again()
     assert (again.adapter_sha256, again.adapter_digest == lost.adapter_digest) == (lost.adapter_sha256, False)
-    with pytest.raises(ConflictError, match=r"lamps-1\.0\.0, the same weights.*was reviewed against tiny already"):
+    with pytest.raises(ConflictError, match=r"lamps-1\.0\.0, with the same weights.*was reviewed against tiny already"):
         reviews.open()
     assert reviews.materialize()[1]["net_preference_not_negative"].outcome == "fail"
     assert adapters_that_lost(reviews.registry, reviews.bench.store, "lamps") == {again.adapter_sha256}

@@ -76,7 +76,7 @@ def test_a_whole_review_writes_no_name_into_what_cannot_be_erased(named: ReviewB
     assert [each["ballots"] for each in shown["operators"]] == [4, 3, 3, 0, 0]
     refused = ask("review", "close", "lamps", "--key", key_of(named, CLERK), "--reason", "on leave").exception
     assert isinstance(refused, Exception)
-    assert f"allows {OFFICER}" in str(refused)
+    assert f"allowed {OFFICER}" in str(refused)
     assert ask("review", "close", "lamps", "--key", key_of(named, OFFICER), "--reason", "on leave").exit_code == 0
     result, _ = named.materialize()
     early = json.loads(result.file("review.json").read_bytes())["closed_early"]

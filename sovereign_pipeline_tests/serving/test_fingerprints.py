@@ -83,4 +83,4 @@ def test_bfloat16_is_judged_by_the_mean(adapter: Deployable) -> None:
     ]
     of_weak = fingerprint.model_copy(update={"marks": tuple(weak)})
     assert difference(of_weak, weak) is None
-    assert "bfloat16 needs at least 0.5" in str(difference(of_weak, weak, "bfloat16"))
+    assert "bfloat16 needs a difference of at least 0.5" in str(difference(of_weak, weak, "bfloat16"))

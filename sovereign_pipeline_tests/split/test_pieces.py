@@ -246,5 +246,5 @@ def test_rows_with_a_held_out_text_in_pieces_are_refused(institution: DemoInstit
     _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
     verdict = verdicts[NOT_CONTAMINATED]
     assert not verdict.passed
-    assert f"{4 * repeats} rows together hold half or more of a text of 1 held-out document" in verdict.message
+    assert f"{4 * repeats} rows together contain half or more of a text of 1 held-out document" in verdict.message
     assert verdict.evidence["held_out"]["rows_with_pieces"] == 4 * repeats

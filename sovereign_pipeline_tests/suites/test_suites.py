@@ -180,7 +180,7 @@ def test_files_other_than_the_pinned_ones_are_refused(settings: Settings) -> Non
     change_card(settings, "gsm8k", lambda card: card.update(sha256=digest))
     assert len(read_asked(settings, load_suite_card(settings, "gsm8k"))) == 3
     write_text(settings.suites / "gsm8k" / "test.jsonl", '{"question": "How many?", "answer": "#### 7"}\n')
-    with pytest.raises(IntegrityError, match="its card has"):
+    with pytest.raises(IntegrityError, match="card states"):
         read_asked(settings, load_suite_card(settings, "gsm8k"))
 
 

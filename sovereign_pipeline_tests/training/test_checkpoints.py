@@ -174,7 +174,9 @@ def test_a_disk_that_fills_stops_with_what_stands_and_the_next_run_goes_on(
     job = make_job("full", letters(12), sft=SFT, checkpoints=EVERY_STEP)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(TrainingFailed, match=r"of step 3 was not written \(No space left.*step-00000002 is kept"):
+        with pytest.raises(
+            TrainingFailed, match=r"of step 3 was not written \(No space left.*resumes from step-00000002"
+        ):
             run(job)
     assert checkpoints(job) == ["step-00000001", "step-00000002"] and not job.output.exists()
     assert "resuming from step-00000002" in learn(job)

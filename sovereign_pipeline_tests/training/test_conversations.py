@@ -179,8 +179,8 @@ def test_the_recipe_and_weights_decide_which_turns_are_trained(
 @pytest.mark.parametrize(
     ("template", "change", "match"),
     [
-        ("llama3", {"kind": "tools"}, "C-1: it has tools"),
-        ("chatml-tools", {"weight": 0}, "C-1: no message of the assistant"),
+        ("llama3", {"kind": "tools"}, "C-1: the row has tools"),
+        ("chatml-tools", {"weight": 0}, "C-1: none of the assistant's messages"),
         ("gemma3", {"role": "user"}, "C-1: .*alternate user/assistant"),
     ],
 )

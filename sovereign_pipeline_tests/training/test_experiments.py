@@ -197,7 +197,7 @@ def test_no_trial_begins_once_the_hours_are_over(bench: Bench) -> None:
     short = bench.experiment(budget={"trials": 4, "hours": 1e-9}, vary=vary)
     results = bench.run(short)
     assert [trial.state for trial in results.trials] == ["finished", "waiting", "waiting", "waiting"]
-    assert not results.is_complete and any("budget are over" in each for each in bench.told)
+    assert not results.is_complete and any("is used up" in each for each in bench.told)
 
 
 def test_trials_measure_the_same_turns_of_a_conversation(bench: Bench) -> None:

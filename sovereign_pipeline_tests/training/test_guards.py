@@ -77,7 +77,7 @@ UNFIT: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "labels of one kind": (
         with_all(labels(6), label=True),
         {"preference": {"method": "kto"}},
-        "All 6 replies are labelled good; kto needs both",
+        "All 6 replies are labelled good, but kto needs both",
     ),
     "another chat template": (letters(4), {"chat_template_sha256": "f" * 64}, "but ffffffffffff is pinned"),
 }

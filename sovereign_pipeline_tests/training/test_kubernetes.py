@@ -192,10 +192,10 @@ def test_a_path_that_the_pods_would_not_see_is_named(make_job: JobMaker, tmp_pat
     withheld = {"SOVEREIGN_VAULT": Path("/srv/vault")}
     volumes = [volume("home", tmp_path), volume("models", tiny_model, read_only=True)]
     assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), job, withheld)
-    with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
+    with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on none of the pods' volumes"):
         assert_seen_by_pod(kubernetes(tmp_path), job, withheld)
     outside = job.model_copy(update={"conversations": Path("/elsewhere/rows.jsonl")})
-    with pytest.raises(RecipeError, match=r"needs /elsewhere/rows\.jsonl, which is on no volume"):
+    with pytest.raises(RecipeError, match=r"needs /elsewhere/rows\.jsonl, which is on none of the pods' volumes"):
         assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), outside, withheld)
     volumes[0]["read_only"] = True
     with pytest.raises(RecipeError, match="is read_only"):
@@ -204,7 +204,7 @@ def test_a_path_that_the_pods_would_not_see_is_named(make_job: JobMaker, tmp_pat
         assert_seen_by_pod(kubernetes(tmp_path), reward_job(make_job, "reward", tmp_path), {})
     (tmp_path / "model").symlink_to(tiny_model)
     behind_a_link = job.model_copy(update={"base_model": tmp_path / "model"})
-    with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
+    with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on none of the pods' volumes"):
         assert_seen_by_pod(kubernetes(tmp_path), behind_a_link, {})
 
 
@@ -333,7 +333,7 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
 
     with pytest.raises(KeyboardInterrupt):
         run(job, place(halting), interrupt)
-    assert "already trains this" in lines[0] and len(api.created) == 1
+    assert "already runs this training" in lines[0] and len(api.created) == 1
     assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
     assert api.job is None and not list((job.locks.parent / "kubernetes").glob("*/order.json"))
     run(job, place(halting), lines.append)

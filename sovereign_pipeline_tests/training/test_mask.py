@@ -115,7 +115,7 @@ def test_before_any_dataset_is_made_an_invented_letter_shows_instruction_and_tem
     shown = check("--show-mask").stdout
     assert "an invented document" in shown and "no training_dataset yet" in shown
     assert "<|im_start|>user\nAnswer in one sentence.\n\nLamp on the pier" in shown
-    with pytest.raises(NotFoundError, match="none has been made yet"):
+    with pytest.raises(NotFoundError, match="none has been built yet"):
         raise check("--show-mask", "--row", "R-00001").exception or AssertionError("it was shown")
 
 

@@ -237,9 +237,9 @@ def another_base(output: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "gate", "says"),
     [
-        (other_scores, "pairs_told_apart", "1 of 12 recorded scores are not those of this model"),
+        (other_scores, "pairs_told_apart", "1 of 12 recorded scores differ from this model's scores"),
         (fewer_scores, "pairs_told_apart", "12 of 12 recorded scores"),
-        (times("score", 0.0), "reward_model_complete", "is missing or zero"),
+        (times("score", 0.0), "reward_model_complete", "is missing, zero or the wrong size"),
         (times("layers.1.mlp.up_proj.lora_A", float("inf")), "reward_model_complete", "1 tensors are not finite"),
         (another_base, "reward_model_complete", "trained on the base model 111111"),
     ],

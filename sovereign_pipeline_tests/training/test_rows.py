@@ -160,7 +160,7 @@ def test_the_plan_ends_where_the_method_does(
     plan = make_plan(job, rows)
     assert (len(plan.units), plan.left_out) == (trained, count - trained)
     if devices == 2 and method == "reward":
-        with pytest.raises(TrainingFailed, match="3 rows would be trained, but a batch for each of 2 devices needs 4"):
+        with pytest.raises(TrainingFailed, match="3 rows would be trained on, but a batch for each of 2 devices"):
             make_plan(job, rows[:3])
     if method == "kto":
         with pytest.raises(TrainingFailed, match="1 reply would be trained"):

@@ -183,7 +183,7 @@ def test_what_the_cluster_rejects_and_lacks_is_told(
 
 PLANTED = {
     "clocks apart": (
-        "Node node[12]: its clock and the clock of node[12] are at least .* apart",
+        "Node node[12]: the clocks of this node and of node[12] are at least .* apart",
         "time.time = lambda now=time.time: now() + 60",
     ),
     "no locks": (

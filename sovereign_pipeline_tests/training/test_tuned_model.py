@@ -25,5 +25,5 @@ def test_each_thing_that_is_refused_has_its_reason(changes: dict[str, Any], reas
 
 def test_what_is_not_known_is_refused_unless_it_says_nothing() -> None:
     config = {"peft_type": "LORA", "r": 8, "yet_to_be_invented": True, "another": None}
-    assert refused_by_vllm(config, 16) == ["it does not support yet_to_be_invented"]
-    assert refused_by_vllm({"peft_type": "IA3"}, 16) == ["it serves only LoRA, and this is IA3"]
+    assert refused_by_vllm(config, 16) == ["the engine does not support yet_to_be_invented"]
+    assert refused_by_vllm({"peft_type": "IA3"}, 16) == ["the engine serves only LoRA adapters, and this is IA3"]

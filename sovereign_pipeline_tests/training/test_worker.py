@@ -204,7 +204,7 @@ def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker)
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "is gone" in done.stderr
+    assert done.returncode == 1 and "has ended" in done.stderr
     assert not job.result.exists()
 
 

@@ -1,4 +1,4 @@
-"""Compute every figure of the report: a metric on a slice of the rows, compared with a reference."""
+"""Compute every figure of the report. A figure is a metric on a slice of the rows, compared with a reference."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,13 +52,13 @@ _CALLS: Sequence[tuple[str, str, Better]] = (
     ("valid tool calls", "valid", "higher"),
     ("false tool calls", "false_calls", "lower"),
 )
-"""The same for each share of `ToolCallResult`."""
+"""For each share of `ToolCallResult`: the figure's name, the field, and the direction in which the figure is better."""
 FEWEST_CLUSTERS = 6
-"""Minimum number of case files, passages or independent rows for a figure to count as significant.
-`HeldOutLoss.minimum_cases` and the tests of `evaluation/statistics.py` describe the simulation. A bootstrap interval of
-one cluster has no width. With two clusters and no true difference, half of the intervals exclude 0."""
+"""Minimum number of clusters (case files, passages or independent rows) for a figure to count as significant. A
+bootstrap interval of one cluster has no width. With two clusters and no true difference, half of the intervals exclude
+0. The number comes from a simulation; see `HeldOutLoss.minimum_cases` and the tests of `evaluation/statistics.py`."""
 BY_CHANCE = (
-    f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
+    f"without a true difference, one figure in 40 is significantly worse by chance, or up to one in 25 if there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
 )
 Unit = Literal["nats per token", "share", "tokens", "bits"]
@@ -72,7 +72,7 @@ class Figure(Frozen):
     what: str
     """Stored name of the figure; `label_of` returns its label."""
     slice: str
-    """Name of the slice: "all", or the criterion and its value, such as "language ar"."""
+    """Name of the slice: `all`, or an attribute with its value, such as `language ar`."""
     unit: Unit
     better: Better | None
     """Direction in which the figure is better; None if neither direction is better."""
@@ -81,8 +81,8 @@ class Figure(Frozen):
 
     @property
     def is_regression(self) -> bool:
-        """True if the candidate is significantly worse than the reference (95 % interval). False if there are fewer
-        than FEWEST_CLUSTERS clusters."""
+        """True if the candidate is significantly worse than the reference (95 % interval). Always False if there are
+        fewer than FEWEST_CLUSTERS clusters."""
         if self.observed.clusters < FEWEST_CLUSTERS:
             return False
         return (self.better == "higher" and self.observed.high < 0) or (
@@ -91,16 +91,16 @@ class Figure(Frozen):
 
 
 class WorseRows(Frozen):
-    """The rows on which the candidate is worse than a reference."""
+    """The rows on which the candidate is worse than one reference: their number, and the worst of them."""
 
     what: str
     reference: Reference
     worse: int
     """Number of rows on which the candidate is worse."""
     ids: tuple[str, ...]
-    """Ids of the worst rows, worst first, at most IDS_IN_A_MESSAGE."""
+    """Ids of at most IDS_IN_A_MESSAGE rows, worst first."""
     before: tuple[float, ...]
-    """The reference's value on each row of `ids`: a loss, or 1 for right or refused and 0 otherwise."""
+    """The reference's value on each row of `ids`: a loss, or 1 if the answer is right or a refusal, otherwise 0."""
     after: tuple[float, ...]
     """The candidate's value on each row of `ids`."""
 
@@ -118,13 +118,13 @@ class Samples:
     canaries: Sequence[CanarySample]
     verbatim: Sequence[VerbatimSample]
     tool_calls: Sequence[ToolCallSample] = ()
-    """Calls in held-out conversations; empty if no turn was scored."""
+    """Tool calls in held-out conversations; empty if no turn was scored."""
     tool_call_selection: ToolCallSelection | None = None
-    """None if no conversation has tools."""
+    """Counts of conversations with tools; None if no conversation has tools."""
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
-    """Compute all figures, in the order of the report's tables. `seed` is for the bootstrap."""
+    """Compute all figures, in the order of the report's tables. `seed` is the seed of the bootstrap."""
     return (
         *_held_out(results, samples.private, seed),
         *_replies(samples.replies, seed),
@@ -136,7 +136,7 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
 
 
 def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
-    """List the documents, questions and prompts on which the candidate is worse than a reference."""
+    """List the documents, suite rows and prompts to refuse on which the candidate is worse than a reference."""
     suites = dict.fromkeys(sample.suite for sample in samples.capability)
     to_refuse = [sample for sample in samples.red_team if sample.expects == "refusal"]
     return (
@@ -153,7 +153,7 @@ def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
 
 
 def direction_of(language: str) -> str:
-    """Return the writing direction of a language code, by its first part: "right-to-left" or "left-to-right"."""
+    """Return the writing direction of a language tag, from its first part: "right-to-left" or "left-to-right"."""
     return "right-to-left" if language.split("-")[0].lower() in _RIGHT_TO_LEFT else "left-to-right"
 
 
@@ -172,7 +172,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
 
 
 def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
-    """Yield the figures of generated replies: similarity to the true replies, length, and share of ended turns."""
+    """Yield the figures of generated replies: similarity to the true replies, share ended by the model, and length."""
     if not samples:
         return
     by_language = {language: reply_result(rows, seed) for language, rows in grouped(samples, "language").items()}
@@ -205,7 +205,7 @@ def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int
 
 
 def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
-    """Yield a suite's other metrics, except metrics that equal the accuracy on every row."""
+    """Yield the figures of a suite's other metrics. A metric that equals the accuracy on every row is skipped."""
     clusters = [row.cluster or row.id for row in rows]
     for name in rows[0].measures:
         values = [row.measures[name] for row in rows]
@@ -221,8 +221,8 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
 
 
 def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
-    """Compare a metric. A metric that is always 0 or 1 is compared as a share, because a bootstrap interval would be
-    too narrow."""
+    """Compare one metric of the candidate with each reference. A metric that is 0 or 1 on every row is compared as a
+    share, because its bootstrap interval would be too narrow."""
     if all(value in (0, 1) for row in rows for value in row.values()):
         return share_differences([{arm: value == 1 for arm, value in row.items()} for row in rows], clusters)
     return loss_differences(rows, clusters, seed)
@@ -263,12 +263,13 @@ def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: B
 
 
 def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
-    """Return the slices under their full names. Empty if there is only one slice, because that slice equals "all"."""
+    """Add the attribute's name to each key, as in `language ar`. Return an empty dict if there is only one slice."""
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 
 def _directions(samples: Sequence[Row], compared: Callable[[Sequence[Row]], ByReference]) -> dict[str, ByReference]:
-    """Return the slices by writing direction. Empty if these slices equal the slices by language."""
+    """Return the slices by writing direction. Return an empty dict if there is only one direction, or if these slices
+    equal the slices by language."""
     slices: dict[str, list[Row]] = {}
     by_language = grouped(samples, "language")
     for sample in samples:

@@ -1,17 +1,18 @@
-"""Log every evaluation against a line's held-out side (a look), and derive the gates' confidence from the number of
-looks.
+"""Log every evaluation on a line's held-out documents (a look), and derive the confidence of the gates' intervals from
+the number of looks.
 
 With enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at
-look k, a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². Over any
-number of looks, the sum is at most 2.5 % · π²/6 = 4.1 %, regardless of how the looks depend on each other. This is
-Bonferroni's method with unequal weights (Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin
-94: 540-541; for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society
-B 70: 429-444). The first look is at the usual 95 %.
+look k, a candidate that is exactly as good as its reference passes a test of superiority with a probability of 2.5 % /
+k². Over any number of looks, the sum is at most 2.5 % · π²/6 = 4.1 %, regardless of how the looks depend on each other.
+This is Bonferroni's method with unequal weights (Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological
+Bulletin 94: 540-541; for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of the Royal
+Statistical Society B 70: 429-444). The first look uses the usual 95 %.
 
-The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
-are deleted. The same weights under the same settings are one look, unless a score is measured again with other figures.
+A look is logged before the first score is computed. It therefore counts even if the evaluation is interrupted or its
+artifacts are deleted. Evaluating the same weights again with the same settings is the same look, unless a score then
+has different values.
 
-A look of another line also counts if that line's corpus had at least half of this held-out side: see `_counts`.
+A look of another line also counts if that line's corpus contained at least half of these documents: see `_counts`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,36 +42,36 @@ from sovereign_pipeline.training.tuned_model import stated_weights
 
 LOOKED, MEASURED, JUDGED = "held-out side evaluated", "held-out side measured", "evaluation judged"
 BUDGET = 10
-"""Number of looks after which a fresh held-out side is due. At the tenth look, the interval is 1.8 times as wide as at
-the first."""
+"""Number of looks after which a line needs new held-out documents. The interval at the tenth look is 1.8 times as wide
+as at the first."""
 Figures = dict[str, str]
-"""`incumbent` -> digest of the incumbent, or empty without an incumbent; `files` -> digest of the files of all
-scores."""
+"""Two digests of an evaluation's results. `incumbent`: the incumbent's digest, or empty without an incumbent. `files`:
+the digest of the files of all scores."""
 SKETCHES = ("rows", "texts", "corpus")
-"""Keys under which a log entry stores the smallest digests of its split; see `_sketches`."""
+"""Keys of a log entry. Each contains a sketch of one part of the split; see `_sketches`."""
 
 
 class Look(Frozen):
-    """One evaluation of an adapter's or a model's weights against a held-out side."""
+    """One evaluation of the weights of an adapter or a whole model on a line's held-out documents."""
 
     weights: str
-    """SHA-256 of the evaluated weights, regardless of the artifact that contains them."""
+    """SHA-256 of the evaluated weights. Several artifacts may contain the same weights."""
     held_out: str
     """SHA-256 of the held-out documents."""
     settings: str
-    """Digest of the settings that decide figures and verdicts: seed, precision, rows, prompts and margins."""
+    """Digest of the settings on which results and verdicts depend: seed, precision, rows, prompts and margins."""
     recipe: str
     """Digest of the whole recipe."""
     seed: int
     precision: str
     margins: dict[str, float]
-    """Margin of each gate, keyed by section and key of the recipe, or by suite."""
+    """Margin of each gate. The key is SECTION.KEY of the recipe's `gates`, or capability.SUITE."""
     outcomes: dict[str, Outcome] = {}
     """Gate -> outcome; empty if no report was built."""
 
 
 class Looks(Frozen):
-    """The looks at a held-out side, up to and including one look."""
+    """One look at a line's held-out documents, and the earlier looks that count."""
 
     number: int
     """Number of this look, from 1."""
@@ -78,13 +79,14 @@ class Looks(Frozen):
     """Confidence of the two-sided intervals that the gates use."""
     earlier: tuple[Look, ...]
     of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
-    """Number of earlier looks of other lines that count for this held-out side (see `_counts`)."""
+    """Number of earlier looks of other lines that count for these held-out documents (see `_counts`)."""
     at_other_sides: int = Field(default=0, exclude_if=lambda number: not number)
-    """Number of this line's looks at earlier held-out sides, which no longer count."""
+    """Number of this line's looks at earlier held-out documents, which no longer count."""
 
     def loosened(self, margins: Mapping[str, float]) -> list[tuple[int, str, float, float]]:
-        """Return each margin that was loosened after its gate did not pass: number of the earlier look, name of the
-        margin, its value at that look and its value now. A look without a report counts as if no gate had passed."""
+        """Return each margin that is looser now than at an earlier look at which its gate did not pass. Each entry
+        contains the number of the earlier look, the name of the margin, its value at that look, and its value now. If a
+        look has no report, none of its gates count as passed."""
         return [
             (number, name, then, margins[name])
             for number, look in enumerate(self.earlier, 1)
@@ -100,12 +102,12 @@ GATE_OF: Mapping[str, str] = {criterion.section: criterion.name for criterion in
 
 
 def confidence_at(look: int) -> float:
-    """Return the confidence of the intervals that the gates use at this look."""
+    """Return the confidence of the gates' intervals at the look with the number `look` (from 1)."""
     return 1 - (1 - CONFIDENCE) / look**2
 
 
 def margins_of(line: Line) -> dict[str, float]:
-    """Return the margins of a recipe's gates, keyed by section and key, or by suite."""
+    """Return the margins of a recipe's gates. The keys are SECTION.KEY, or capability.SUITE."""
     gates = line.gates.model_dump(include=set(GATE_OF), exclude={"capability"})
     return {
         **{
@@ -122,11 +124,12 @@ def margins_of(line: Line) -> dict[str, float]:
 
 
 def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> None:
-    """Log an evaluation that is about to begin, unless it is logged already.
+    """Log an evaluation that is about to begin, unless it is already logged.
 
     Args:
-        tests: digest of everything else that decides the verdicts, such as the questions and prompts. Raises
-            GateRefused if at least half of the held-out documents were on a selection side of any line.
+        tests: digest of everything else that decides the verdicts, such as the questions and prompts.
+
+    Raises GateRefused if at least half of the held-out documents were on the selection side of a split of any line.
     """
     look, line = _look(workplace, candidate, split), workplace.line.line
     id, before = _id(look, tests), [each.subjects for each in _entries(workplace, LOOKED)]
@@ -142,8 +145,8 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     if selecting:
         raise GateRefused(
             f"Line {line}: at least half of the held-out documents were on the selection side of line {selecting[-1]}. "
-            f"That side is used to choose settings, so these documents cannot judge an adapter.",
-            "Hold out other documents: add newer ones and set split.by_date, or return to the earlier split.",
+            f"That side is used to choose settings, so these documents must not be used to evaluate an adapter.",
+            "Hold out other documents: add newer ones and set split.by_date, or restore the earlier split.",
         )
     stated = look.model_dump(mode="json", exclude={"outcomes"})
     _append(workplace, LOOKED, {"line": line, "look": id, **stated, "split": split.digest, **sketches})
@@ -152,13 +155,15 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
 def enter_measured(
     workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, incumbent: str, kind: str, files: str
 ) -> None:
-    """Log the figures of one score before it is committed. Figures differ between machines and numbers of threads, so
-    other figures of the same score against the same incumbent count as another look, which is logged too.
+    """Log the digest of the files that one evaluation stage has written, before its artifact is committed.
+
+    Results differ between machines and numbers of threads. If other files of this stage are already logged for the same
+    look and incumbent, this evaluation counts as another look, which is logged too.
 
     Args:
         incumbent: digest of the incumbent, or empty.
-        kind: the score's stage.
-        files: digest of the score's files.
+        kind: the stage, such as `private_scores`.
+        files: digest of the stage's files.
     """
     look = _id(_look(workplace, candidate, split), tests)
     key = {"line": workplace.line.line, "look": look, "incumbent": incumbent, "score": kind}
@@ -179,11 +184,14 @@ def as_measured(
     figures: Figures,
     scores: Mapping[str, str],
 ) -> str:
-    """Return the digest that identifies a look with these figures. The digest is `tests`, unless a score was measured
-    again with other figures, or this look is already logged with other figures against the same incumbent.
+    """Return the digest that identifies the tests of a look with these results.
+
+    By default, `tests` is returned. If a stage was run again and wrote other files, the digest that was logged for
+    these files is returned. If the outcomes of this look are already logged with other results against the same
+    incumbent, a new digest is returned. With a digest other than `tests`, the evaluation counts as another look.
 
     Args:
-        scores: stage of each score -> digest of its files.
+        scores: evaluation stage -> digest of its files.
     """
     line, look = workplace.line.line, _look(workplace, candidate, split)
     key = {"line": line, "look": _id(look, tests), "incumbent": figures["incumbent"]}
@@ -205,7 +213,7 @@ def enter_outcomes(
     figures: Figures,
     outcomes: Mapping[str, Outcome],
 ) -> None:
-    """Log the outcomes of an evaluation's gates, unless they are logged already."""
+    """Log the outcomes of an evaluation's gates, unless they are already logged."""
     id = _id(_look(workplace, candidate, split), tests)
     entered = {"line": workplace.line.line, "look": id, "figures": figures, "outcomes": dict(outcomes)}
     if entered not in [each.subjects for each in _entries(workplace, JUDGED)]:
@@ -213,9 +221,8 @@ def enter_outcomes(
 
 
 def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> Looks:
-    """Count the looks up to and including a candidate's look. A look that is not logged yet counts as the next one.
-    Later log entries do not change the result, so a rebuilt report is the same.
-    """
+    """Count the looks up to and including a candidate's look. If this look is not logged yet, it counts as the next
+    one. Later log entries do not change the result, so a rebuilt report is the same."""
     line, id = workplace.line.line, _id(_look(workplace, candidate, split), tests)
     before: dict[tuple[str, str], Mapping[str, Any]] = {}  # two stages that run at the same time may both log a look
     outcomes: dict[tuple[str, str], dict[str, Outcome]] = {}
@@ -250,11 +257,18 @@ def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, t
 
 
 def _counts(look: Mapping[str, Any], now: Mapping[str, Any], line: str) -> bool:
-    """Return True if an earlier look counts for a held-out side. A look counts if at least half of the held-out texts
-    were then in the corpus of the look's line, on any side of the split. The reason is that another split seed or a
-    copied recipe draws no fresh documents. A look of the same line also counts if both held-out sides share one id,
-    case file or text. Ids of other lines are not compared, because lines may use the same ids for different
-    documents."""
+    """Return True if an earlier look counts for the present held-out documents.
+
+    A look counts if the corpus of its line then contained at least half of the present held-out texts, on any side of
+    the split. A different split seed or a copied recipe therefore does not give fresh documents.
+
+    A look of the same line also counts if its held-out documents and the present ones share an id, a case file or a
+    text. Ids of other lines are not compared, because lines may use the same ids for different documents.
+
+    Args:
+        look: log entry of the earlier look.
+        now: log entry of the present look, or the sketches of its split.
+    """
     of_line = look["line"] == line and not set(now["rows"]).isdisjoint(look["rows"])
     return of_line or is_mostly_in(now["texts"], look.get("corpus", ()))
 
@@ -280,8 +294,9 @@ def _look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> L
 
 
 def _sketches(split: Artifact, with_corpus: bool = True) -> dict[str, list[str]]:
-    """Return the smallest digests of a split: `rows` (ids, case files and texts of the held-out documents), `texts`
-    (texts of the held-out documents) and `corpus` (texts of all sides)."""
+    """Return sketches of three parts of a split. A sketch is a list of the smallest digests. `rows`: ids, case files
+    and texts of the held-out documents. `texts`: texts of the held-out documents. `corpus`: texts of all sides; empty
+    if `with_corpus` is False."""
     held_out = list(_documents(split, HELD_OUT))
     sides = (TRAIN, SELECTION, HELD_OUT) if with_corpus else ()
     whole = (normal_form(document) for side in sides for document in _documents(split, side))
@@ -295,7 +310,7 @@ def _documents(split: Artifact, side: str) -> Iterator[Document]:
 
 
 def _names(documents: Iterable[Document]) -> Iterable[str]:
-    """Yield the documents' ids, case files and texts. Texts exclude the subject, which a recipe may leave out."""
+    """Yield the documents' ids, case files and texts. A text excludes the subject, which a recipe may leave out."""
     for document in documents:
         yield f"id {folded(document.id)}"
         if case := folded(document.case):

@@ -1,4 +1,5 @@
-"""Build the report that an officer reads before registering an adapter: computed from samples, as Markdown and HTML."""
+"""Build the evaluation report that an officer reads before registering an adapter. The report is computed from samples
+and rendered as Markdown and HTML."""
 
 import base64
 import html
@@ -83,14 +84,14 @@ th,td{padding:.3rem .4rem;border-bottom:1px solid var(--line);text-align:left;ve
 .pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
 figure{margin:1rem 0}img{max-width:100%;background:#fff}figcaption,.note{color:var(--soft);font-size:.9rem}
 """
-"""CSS for the report as a single file. A web server uses the style of its other pages instead."""
+"""CSS of the report as a single HTML file. A web server that shows the report uses its own style instead."""
 
 
 class EarlierWaiver(Frozen):
-    """One waiver of a gate of a registered adapter."""
+    """A waiver that an officer gave for a gate of an earlier registered adapter."""
 
     adapter: str
-    """Adapter's id in the registry."""
+    """The adapter's id in the registry."""
     gate: str
     outcome: Outcome
     kind: WaiverKind
@@ -103,8 +104,7 @@ class EarlierWaiver(Frozen):
 
 
 def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
-    """List the waivers of all registered adapters of the line, except the present candidate's. The oldest waiver is
-    first."""
+    """List the waivers of the line's registered adapters, except the present candidate's, oldest first."""
     line = workplace.line.line
     candidate = workplace.store.current(line, ALIGNED_ADAPTER.kind)
     besides = candidate.digest if candidate is not None else None
@@ -113,8 +113,8 @@ def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
 
 
 def waiver_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the stage's external input: `acceptances` -> digest of all listed waivers; empty if there are no
-    waivers."""
+    """Return the line's waivers as an external input of the stage: a mapping of `acceptances` to the digest of all
+    waivers. The mapping is empty if there are no waivers."""
     earlier = earlier_waivers(workplace)
     return {"acceptances": digest_of([each.model_dump(mode="json") for each in earlier])} if earlier else {}
 
@@ -131,7 +131,7 @@ class IncumbentFacts(Frozen):
 
 
 class LoosenedMargin(Frozen):
-    """A margin that is looser now than at an earlier look, at which the margin's gate did not pass."""
+    """A margin that is looser now than at an earlier look at which its gate did not pass."""
 
     look: int
     margin: str
@@ -140,8 +140,8 @@ class LoosenedMargin(Frozen):
 
 
 class EvaluationReport(Frozen):
-    """The report of the evaluation, in `report.json`. Losses are in nats per token, shares from 0 to 1. Differences are
-    candidate minus reference."""
+    """The report of the evaluation, stored in `report.json`. Losses are in nats per token, and shares are from 0 to 1.
+    Differences are candidate minus reference."""
 
     line: str
     incumbent: IncumbentFacts | None
@@ -149,19 +149,19 @@ class EvaluationReport(Frozen):
     outcome: Outcome
     """The worst outcome among the findings."""
     findings: tuple[GateFinding, ...]
-    """Findings, one for each gate."""
+    """One finding for each gate."""
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
     judges: tuple[JudgeQuality, ...]
     precision: str
     """Precision in which every arm was loaded."""
     accepted_before: tuple[EarlierWaiver, ...]
-    """Waivers of the line's earlier adapters. Waivers of this candidate are made after this report, and are in the
-    candidate's record."""
+    """Waivers of the line's earlier adapters. Waivers of this candidate are made after the report, and are stored in
+    the candidate's record."""
     looks: Looks | None = None
-    """The looks at the held-out side, up to this evaluation."""
+    """The looks at the held-out documents, up to this evaluation."""
     loosened: tuple[LoosenedMargin, ...] = ()
-    """Margins that are looser now than at an earlier look, at which the margin's gate did not pass."""
+    """Margins that are looser now than at an earlier look at which their gate did not pass."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
@@ -173,13 +173,14 @@ class EvaluationReport(Frozen):
         return next(each for each in self.findings if each.gate == gate)
 
     def without_wording(self) -> "EvaluationReport":
-        """Return the report without its sentences, whose wording may differ between versions of the program."""
+        """Return a copy without the sentences of the findings, which may differ between versions of the program."""
         findings = tuple(finding.model_copy(update={"message": ""}) for finding in self.findings)
         return self.model_copy(update={"findings": findings})
 
 
 def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
-    """Read the samples from the directories of three artifacts. Raises IntegrityError."""
+    """Read the samples from the artifact directories of capability_scores, private_scores and red_team_report. Raises
+    IntegrityError for an invalid file."""
     replies, tool_calls = private / REPLIES, private / TOOL_CALLS
     return Samples(
         private=read_rows(private / SAMPLES, PrivateSample),
@@ -198,7 +199,9 @@ def _read_scores(path: Path) -> PrivateScores:
     try:
         return PrivateScores.model_validate_json(path.read_bytes())
     except ValueError:
-        raise IntegrityError(f"{path}: not a PrivateScores.", "Materialize the artifact again.") from None
+        raise IntegrityError(
+            f"{path}: the file is not a valid PrivateScores.", "Materialize the artifact again."
+        ) from None
 
 
 def evaluate(
@@ -211,11 +214,11 @@ def evaluate(
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
-    From the second look on, a gate passes according to the wider interval, but still fails according to the 95 %
-    interval of the first look. The wider interval would turn a proven fault into an inconclusive verdict, which an
+    From the second look on, a gate passes only if it passes with the wider interval, but it fails if it fails with the
+    usual 95 % interval. With the wider interval alone, a proven fault could become an inconclusive verdict, which an
     officer may waive.
 
-    Raises IntegrityError if a sample lacks a compared arm or has an arm that was not compared.
+    Raises IntegrityError if a sample lacks a compared arm, or has an arm that was not compared.
     """
     _assert_arms(samples, incumbent)
     seed = line.named_evaluation.seed
@@ -258,19 +261,19 @@ def _results(line: Line, samples: Samples) -> Results:
 
 
 def compared_with(report: EvaluationReport) -> str:
-    """Describe the references that the candidate is compared with, and the precision."""
+    """Return sentences on the references of the comparison, and on the numeric precision (such as bfloat16)."""
     incumbent, computed = report.incumbent, f" {scored_in(report.precision)}"
     if incumbent is None:
         return f"The candidate is compared with its base model; the line has no other registered adapter.{computed}"
     named = f"the incumbent {incumbent.id} ({short(incumbent.digest)})"
     if not incumbent.compared:
-        other = "has another base model and is not compared"
+        other = "has a different base model and is not compared"
         return f"The candidate is compared with its base model; {named} {other}.{computed}"
     return f"The candidate is compared with its base model and {named}, on the same rows.{computed}"
 
 
 def scored_in(precision: str) -> str:
-    """State the precision in which all arms were scored, and how closely scores in this precision match lm-eval's."""
+    """Return a sentence on the numeric precision of all arms, and on the agreement with lm-eval's scores."""
     if precision == "float32":
         return "All arms were scored in float32, in which choices and texts equal lm-eval's."
     return (
@@ -280,22 +283,23 @@ def scored_in(precision: str) -> str:
 
 
 def looks_note(report: EvaluationReport) -> list[str]:
-    """State the number of looks at the held-out side, and the confidence that gates therefore require."""
+    """Return sentences on the number of looks at the held-out documents, and on the confidence of the intervals."""
     if report.looks is None:
         return []
     number, earlier = report.looks.number, report.looks.earlier
     passed = sum(bool(look.outcomes) and worst(look.outcomes.values()) == "pass" for look in earlier)
     unfinished = sum(not look.outcomes for look in earlier)
-    before = f" Of {len(earlier)} earlier, {passed} passed and {unfinished} have no report." if earlier else ""
+    before = f" Of {len(earlier)} earlier looks, {passed} passed and {unfinished} have no report." if earlier else ""
     if others := report.looks.of_other_lines:
-        before += f" Other lines, with the same documents, made {others} of them."
+        before += f" Other lines with the same documents made {others} of these looks."
     if spent := report.looks.at_other_sides:
         before += f" Earlier held-out sides of the line had {counted(spent, 'look')}, not counted here."
     return [
-        f"Look {number} at the held-out side of this line.{before} A gate passes by an interval of "
-        f"{100 * report.looks.confidence:.4g} %, so that all looks together pass an equal candidate in at most 4.1 %.",
+        f"Look {number} at the held-out side of this line.{before} The gates use intervals at "
+        f"{100 * report.looks.confidence:.4g} %. Over all looks, an equally good candidate then passes a test of "
+        f"superiority with a probability of at most 4.1 %.",
         *(
-            [f"The {BUDGET} looks of this held-out side are spent. A fresh one is due: hold out newer cases."]
+            [f"This held-out side has been used for {BUDGET} looks or more. Hold out newer cases instead."]
             if number >= BUDGET
             else []
         ),
@@ -303,7 +307,7 @@ def looks_note(report: EvaluationReport) -> list[str]:
 
 
 def loosened_notes(report: EvaluationReport) -> list[str]:
-    """Name each margin that was loosened after its gate did not pass, with the earlier and the present value."""
+    """Return a sentence on each margin that was loosened after its gate did not pass, with the old and new value."""
     return [
         f"{each.margin} was {each.then:g} at look {each.look}, which did not pass this gate, and is {each.now:g} now."
         for each in report.loosened
@@ -344,16 +348,16 @@ def as_markdown(report: EvaluationReport) -> str:
 
 
 def regressions_note(report: EvaluationReport) -> str:
-    """State the number of regressions and the number expected by chance."""
+    """Return a sentence on the number of regressions and the number expected by chance."""
     return (
         f"{len(report.regressions)} of {counted(len(report.figures), 'figure')} significantly worse than a reference, "
-        f"with or without a criterion; {BY_CHANCE}."
+        f"including figures without a criterion; {BY_CHANCE}."
     )
 
 
 def cells_of(figure: Figure) -> tuple[str, ...]:
-    """Return one figure as a table row: label, slice, reference, rows, values of reference and candidate, difference,
-    interval, p."""
+    """Return one figure as a table row. The cells are label, slice, reference, rows, values of reference and candidate,
+    difference, interval and p-value."""
     observed, digits = figure.observed, 1 if figure.unit == "tokens" else 3
     p_value = getattr(observed, "p_value", None)
     return (
@@ -389,14 +393,14 @@ def _cell(text: str) -> str:
 
 
 def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
-    """Return a judge's quality as a table row. "fresh" answers were not used in writing the judge's rules."""
+    """Return a judge's quality as a table row. Labelled answers are "tuned on" if they were used to write the judge's
+    rules, otherwise "fresh"."""
     labels = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
     return quality.judge, labels, quality.language, quality.style, str(quality.labels), *shares
 
 
 def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
-    """Return kind of prompt -> languages of the prompts of this kind."""
     languages: dict[str, set[str]] = {}
     for sample in samples:
         languages.setdefault(sample.kind, set()).add(sample.language)
@@ -438,7 +442,8 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
     for kind, row, arms in observed:
         if set(arms) != compared:
             raise IntegrityError(
-                f"{kind}: row {row} has scores of {', '.join(arms)}, but {', '.join(sorted(compared))} are compared.",
+                f"{kind}: row {row} has scores of {', '.join(arms)}, but the compared arms are "
+                f"{', '.join(sorted(compared))}.",
                 f"Materialize {kind} again.",
             )
 
@@ -462,28 +467,29 @@ def as_html(report: EvaluationReport) -> str:
         ),
         _figure(
             _forest_plot(held),
-            "Right is better. Each bar is a difference with its confidence interval; a criterion is met when the "
-            "whole bar lies right of the black mark, the margin.",
+            "Right is better. Each bar is a difference with its confidence interval. A criterion is met if the "
+            "whole bar is to the right of the black line, which is the margin.",
         ),
-        "<p class=note>Inconclusive: neither a loss within the margin nor a loss beyond it is shown. Minimum "
-        "detectable difference: the smallest true difference that these rows detect with 80 % power.</p>",
+        "<p class=note>Inconclusive: the rows show neither that the candidate is within the margin nor that it is "
+        "beyond the margin. Minimum detectable difference: the smallest true difference that these rows detect with "
+        "80 % power.</p>",
         *_waivers_as_html(report),
         "<h2>Regressions</h2>",
         *_regressions(report),
         "<h2>All figures</h2>",
-        "<p class=note>Losses in nats per token of the true reply, lower is better, as the mean of the documents' own "
-        "means, and beside it as the mean over all tokens; accuracies and refusals as shares; lengths in tokens. 95 % "
-        "confidence intervals: of means by bootstrap over case files, of shares Tango's score interval; both are wider "
-        "where rows share a case file or a passage, and where there are few of these. McNemar p: exact test, "
-        "two-sided, which takes the rows as independent.</p>",
+        "<p class=note>Losses are in nats per token of the true reply; lower is better. The held-out loss is the mean "
+        "of the documents' losses; the mean over all tokens has its own row. Accuracies and refusals are shares, and "
+        "lengths are in tokens. The 95 % confidence intervals of means are bootstrapped over case files. Those of "
+        "shares are Tango's score intervals. Both are wider if rows share a case file or a passage, and if there are "
+        "few of these. McNemar p: two-sided p-value of the exact test, which assumes independent rows.</p>",
         _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
         _figure(_shares_plot(report.figures), "Shares by arm."),
         "<h2>Rows that got worse</h2>",
         *(_worse_rows(each) for each in report.worse),
         "<h2>Judges</h2>",
         f"<details><summary>{counted(len(report.judges), 'row')}</summary>",
-        "<p class=note>Each judge of the red team on labelled answers, with 95 % confidence intervals (Wilson): "
-        "answers that its rules were written in view of (tuned on), and others (fresh).</p>",
+        "<p class=note>Quality of each judge of the red team on labelled answers, with 95 % confidence intervals "
+        "(Wilson). Answers were used to write the judge's rules (tuned on), or were not (fresh).</p>",
         _table(
             ("judge", "labelled answers", "language", "style", "n", "precision", "recall"),
             [judge_cells(quality) for quality in report.judges],
@@ -563,7 +569,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figu
 
 
 def _figure(picture: Any, caption: str) -> str:
-    """Embed a matplotlib figure as an inline PNG, without the date and version that matplotlib would write into it."""
+    """Embed a matplotlib figure as an inline PNG, without matplotlib's version in the metadata."""
     stream = io.BytesIO()
     picture.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     data = base64.b64encode(stream.getvalue()).decode("ascii")
@@ -572,7 +578,7 @@ def _figure(picture: Any, caption: str) -> str:
 
 
 def _forest_plot(held: Sequence[MarginTest]) -> Any:
-    """Draw the differences with their intervals, one panel for each unit."""
+    """Draw each difference with its interval. Each unit has a panel of its own."""
     from matplotlib.figure import Figure as Picture
 
     panels = {

@@ -29,7 +29,7 @@ def section(name: str) -> dict[str, str]:
 
 
 def _written_out(pattern: str) -> str:
-    """Return a pattern without line breaks, with its fragments in place of their names."""
+    """Return a pattern without line breaks, after replacing the names of fragments with the fragments."""
     plain = re.sub(r"(?:\A|\n) *", "", pattern)
     return _FRAGMENT.sub(lambda name: _written_out(_TABLE["fragments"][name[1]]), plain)
 
@@ -39,8 +39,8 @@ FRAGMENTS = section("fragments")
 
 @dataclass(frozen=True)
 class Form:
-    """A row of `forms.toml`: a pattern for values of one kind. The value is what the pattern's named group matches, or
-    without a group the whole match."""
+    """A row of `forms.toml`: a pattern for values of one kind. The value is the match of the pattern's named group. In
+    a pattern without a named group, the value is the whole match."""
 
     kind: Kind
     name: str
@@ -52,14 +52,13 @@ class Form:
     certain_by: str = ""
     """Check that a value must also pass for its kind to be certain; empty for none."""
     needs: Clue = "a digit"
-    """Clue that a text must contain before the pattern runs. Most texts contain no identifier."""
+    """Clue that a text must contain. Otherwise the pattern is skipped, which saves time."""
     signs: tuple[str, ...] = ()
-    """Lower-case substrings. The text must contain at least one of them before the pattern runs. Empty if the pattern
-    needs no substring."""
+    """Lower-case substrings. The pattern runs only if the text contains at least one of these. Empty for none."""
     by: Literal["label", "check digits", "form"] = "form"
-    """Evidence from which the pattern concludes the kind, such as check digits."""
+    """Type of evidence for the kind of a matched value."""
     strict: bool = False
-    """True if the form is weak evidence. Any other overlapping finding then takes precedence."""
+    """True if the form is weak evidence, which the second search of `recognizers.structured_spans` uses."""
     example: str = ""
     counter: str = ""
     """Example of a text that resembles a value of the kind, but contains none."""
@@ -72,7 +71,7 @@ class Form:
         return not self.check or _check(self.check)(value)
 
     def span(self, match: re.Match[str]) -> Span | None:
-        """Return the span of a match, or None if its value does not pass the check."""
+        """Return the span of the value in a match, or None if the value does not pass the check."""
         group = match.lastgroup if match.lastgroup not in (None, "own") else 0
         value = match[group]
         if not self.accepts(value):
@@ -88,8 +87,8 @@ def _forms(of: str) -> tuple[Form, ...]:
 
 
 FORMS, CODES = _forms("form"), _forms("code")
-"""The patterns of `FORMS` may match anywhere in a text. Those of `CODES` are tried only at the start of each token that
-has a digit."""
+"""The patterns of `FORMS` may match anywhere in a text. The patterns of `CODES` are tried only at the start of each
+token that has a digit."""
 
 
 @cache
@@ -110,7 +109,7 @@ def form_spans(
     Args:
         small: the text folded by `labels.small_letters`.
         has: the clues in the text.
-        also: the kinds of `KEPT_BY_DEFAULT` to detect too.
+        also: kinds in `KEPT_BY_DEFAULT` that should be detected as well.
         strict: True to use only the strict forms; False to use only the other forms.
     """
     for clue in has:
@@ -147,7 +146,7 @@ _SHORTEST_LINE_OF_A_ZONE = 20
 
 
 def code_spans(text: str) -> Iterator[Span]:
-    """Yield the codes in a normalised text, and the lines of machine-readable zones."""
+    """Yield the codes (`CODES`) in a normalised text, and the lines of passports' machine-readable zones."""
     for token in _TOKEN.finditer(text):
         for start in {token.start(), token.start("own")}:
             for form in CODES:
@@ -162,7 +161,7 @@ def code_spans(text: str) -> Iterator[Span]:
 
 @cache
 def _of_services() -> tuple[Form, ...]:
-    """Return the forms of the API keys of services. This imports detect-secrets."""
+    """Return forms for the API keys of online services, with the patterns of detect-secrets, which is imported here."""
     forms = []
     for module, (name, *signs) in _TABLE["services"].items():
         plugin = importlib.import_module(f"detect_secrets.plugins.{module}")
@@ -210,8 +209,7 @@ def count_of_digits(value: str) -> int:
 
 
 def is_date_or_years(value: str) -> bool:
-    """Return whether a value is a range of years or a date: `1872-1936`, `2024-03-09`, `9 3 2024`, Hijri
-    `12-7-1445`."""
+    """Return whether a value is a range of years or a date: `1872-1936`, `2024-03-09`, Hijri `12-7-1445`."""
     years = _YEARS.fullmatch(value)
     is_period = years is not None and abs(int(years[2]) - int(years[1])) <= _LONGEST_PERIOD
     return is_period or _DATE.fullmatch(value) is not None
@@ -235,21 +233,20 @@ def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
 
 
 def is_iban(characters: str) -> bool:
-    """Return True if a value has valid check digits and the form that the IBAN registry states for the country. Words
-    of prose do not have that form."""
+    """Return True if a value has valid check digits and the form that the IBAN registry states for the country."""
     return bool(iban.is_valid(characters, check_country=False))
 
 
 @cache
 def length_of_an_iban(country: str) -> int:
-    """Return how many characters an IBAN of a country has, according to SWIFT's registry. Return 0 if the country is
-    not in the registry."""
+    """Return the number of characters in an IBAN of a country, according to SWIFT's registry. Return 0 if the country
+    is not in the registry."""
     _, facts = numdb.get("iban").info(country.upper())[0]
     return 4 + sum(map(int, re.findall(r"(\d+)!", facts["bban"]))) if facts else 0
 
 
 def _is_grouped_phone(value: str) -> bool:
-    """Return whether a value has eight to thirteen digits and is neither a date nor an amount."""
+    """Return whether a value has 8 to 13 digits before any extension, and is neither a date nor a range of years."""
     digits = count_of_digits(re.split("x|ext", value)[0])
     return 8 <= digits <= 13 and not is_date_or_years(value)
 
@@ -259,8 +256,8 @@ def _without_separators(value: str) -> str:
 
 
 def _looks_like_a_credential(value: str) -> bool:
-    """Return True if a value after a label is a credential and not a word: if it contains a digit, a symbol, or unusual
-    capitals."""
+    """Return True if a value after a label is a credential rather than a word. A credential contains a digit, a symbol
+    or unusual capitals. A length such as "8 digits" is not a credential."""
     if any(map(str.isdigit, value)):
         return re.fullmatch(r"\d{1,2}-?(?:digits?|characters?|letters?)", value) is None
     has_sign = re.search(r"\w[^\w\s'’.-]\w|[!#$%&*+?@^_~]", value) is not None
@@ -274,8 +271,8 @@ def _is_on_the_globe(pair: str) -> bool:
 
 
 def _is_a_place(pair: str) -> bool:
-    """Return True if the signs (°, N, S, E, W) or the precision of an unlabelled pair of numbers show that the pair is
-    a place."""
+    """Return True if an unlabelled pair of numbers is the latitude and longitude of a place. Both numbers must have
+    `_SURE_PLACES` decimal places, or the pair must contain °, N, S, E or W."""
     exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL.findall(pair)[:2])
     return _is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)
 
@@ -285,8 +282,8 @@ def _is_bracketed_address(value: str) -> bool:
 
 
 def _is_kuwaiti(value: str) -> bool:
-    """Return True if the month and day of birth in a Kuwaiti civil number are possible, and its check digit (modulus 11
-    over eleven digits) is valid."""
+    """Return True if a Kuwaiti civil number has a possible month and day of birth and a valid check digit (modulus 11
+    over eleven digits)."""
     digits = "".join(filter(str.isdigit, value))
     month, day = int(digits[3:5]), int(digits[5:7])
     weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))
@@ -294,15 +291,14 @@ def _is_kuwaiti(value: str) -> bool:
 
 
 def _is_vin(value: str) -> bool:
-    """Return True if the check digit in the ninth place of a vehicle identification number is valid (ISO 3779, 49 CFR
-    565)."""
+    """Return True if the ninth character of a vehicle identification number is a valid check digit (49 CFR 565)."""
     total = sum(weight * _VIN_VALUES[each] for weight, each in zip(_VIN_WEIGHTS, value.upper(), strict=True))
     return not value.isdigit() and "0123456789X"[total % 11] == value[8].upper()
 
 
 def _is_zone(value: str) -> bool:
-    """Return True if at least two of three check digits are valid: those of document number, date of birth and date of
-    expiry (ICAO 9303)."""
+    """Return True if at least two of three check digits in a line of a machine-readable zone are valid: the check
+    digits of the document number, the date of birth and the date of expiry (ICAO 9303)."""
     return sum(_zone_digit(value[start:end]) == value[end] for start, end in ((0, 9), (13, 19), (21, 27))) >= 2
 
 
@@ -352,7 +348,8 @@ _POSTAL = {name: re.compile(pattern) for name, pattern in section("addresses").i
 
 
 def address_spans(text: str) -> Iterator[Span]:
-    """Yield the addresses in a normalised text around a street or postcode, in reading order, without overlaps."""
+    """Yield the postal addresses in a normalised text, in reading order, without overlaps. Each contains a street or a
+    postcode."""
     last = 0
     for start, end in sorted(_anchors(text)):
         if start < last:

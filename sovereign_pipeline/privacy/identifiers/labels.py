@@ -1,5 +1,4 @@
-"""Find labels of values, such as "passport no", in English and Arabic text. The table `labels.json` lists the
-labels."""
+"""Find the labels of values in `labels.json`, such as "passport no", in English and Arabic text."""
 
 import importlib
 import json
@@ -30,7 +29,7 @@ _OPENING = r"[\s+(\[{\"'“”«#*_>|]*"
 
 @dataclass(frozen=True)
 class Label:
-    """A label in all its wordings, such as "civil number", and the form of the value that follows or precedes it."""
+    """A label such as "civil number" in all its wordings, and the form of the value before or after the label."""
 
     kind: Kind
     shape: str
@@ -38,10 +37,9 @@ class Label:
     numbered: bool = False
     """True if the label counts only next to a word such as "number" or next to a colon."""
     halves: bool = False
-    """True if arithmetic signs, "and" or a currency may separate the first four digits of the value from the last
-    four."""
+    """True if arithmetic signs, "and" or a currency may separate the value's first four digits from the last four."""
     check: str = ""
-    """Module of python-stdnum with which a value after the label is verified; empty for none."""
+    """Module of python-stdnum that verifies a value after the label; empty for no verification."""
     by: ClassVar[Literal["label"]] = "label"
 
     @cached_property
@@ -54,7 +52,7 @@ class Label:
         return re.compile(rf"{_LINK}(?P<value>{_SHAPES[self.shape]}{spoken})", re.IGNORECASE)
 
     def value_behind(self, text: str, end: int) -> tuple[int, int] | None:
-        """Return the span of the value after a label that ends at `end`, or None."""
+        """Return the span of the value after a label that ends at `end`, or None if no valid value follows."""
         match = self.link_and_value.match(text, end)
         if match is None and self.shape in _OF_DIGITS:
             ahead = text[end : end + _AHEAD]
@@ -92,8 +90,7 @@ class LabelFound(NamedTuple):
 
 
 def labels_in(small: str) -> list[LabelFound]:
-    """Return the labels in a text that was folded by `small_letters`. Labels that begin inside another label are left
-    out."""
+    """Return the labels in a text folded by `small_letters`. Labels that begin inside another label are left out."""
     found = set(_english_labels(f"{small}  "))
     if _ARABIC_LETTER.search(small):
         found.update(_arabic_labels(small))
@@ -113,7 +110,8 @@ def labels_between(labels: Sequence[LabelFound], start: int, end: int) -> Sequen
 
 
 def small_letters(text: str) -> str:
-    """Return the text in lower case, with one form of the letter alef. The length stays the same."""
+    """Return the text in lower case, with every form of the Arabic letter alef replaced by the plain form. The length
+    stays the same."""
     small = text.lower()
     if len(small) != len(text):
         small = "".join(each if len(each) == 1 else each[0] for each in map(str.lower, text))
@@ -167,8 +165,8 @@ def _english(phrase: str) -> str:
 
 
 def _written(word: str) -> str:
-    """Return the pattern of an English word or of an abbreviation. The word may be cut with a dot ("acc."), and the
-    abbreviation may have dots."""
+    """Return the pattern of an English word or of an abbreviation. A word may be shortened with a dot ("acc."). An
+    abbreviation may have dots or spaces."""
     if word.isupper():
         return r"\.?".join(word.lower()) + "|" + " ".join(word.lower())
     rest = ""

@@ -1,7 +1,7 @@
-"""Find numbers that are identifiers by their length, numbering plan and separators. Numbers that measure or count, such
+"""Use length, numbering plan and separators to find numbers that are identifiers. Numbers that measure or count, such
 as amounts, are left out.
 
-Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
+Exported letters break lines anywhere, quote one another with `> `, and contain people's numbers in file names. A number
 that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
 measurement.
 """
@@ -41,7 +41,7 @@ _WORDS = {name: re.compile(pattern) for name, pattern in section("numbers").item
 
 
 AROUND = PhoneRegions()
-"""A recipe's default regions of phone numbers."""
+"""The phone regions of a recipe that sets none."""
 
 
 # --- long numbers -----------------------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ _LONGEST_LABEL = 90
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
-    """Yield each number of at least eight digits, even next to letters. A number of eight digits has the kind NID, a
-    longer number the kind ACCOUNT.
+    """Yield each number of at least eight digits that is not a date or an amount, even next to letters. A number of
+    eight digits has the kind NID, a longer number the kind ACCOUNT.
 
     Args:
         plain: normalised text without file numbers and timestamps (`without_file_numbers`).
@@ -109,7 +109,7 @@ def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -
     return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
 
 
-# --- numbers in unusual separators ------------------------------------------------------------------------------------
+# --- numbers with unusual separators ----------------------------------------------------------------------------------
 
 # A percent or currency sign, an operator or "@" ends a number; anything else except letters may be inside one.
 _CHAIN = re.compile(r"\d+(?:(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}\d+)*")
@@ -188,7 +188,7 @@ def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[Labe
 
 
 def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the number at the start of a chain of groups if a label precedes the number, with at most a few letters
+    """Yield the number at the start of a chain of digit groups if a label precedes the number. A few letters may be
     between the label and the number."""
     number = groups[0].start
     sign, capitals = (each.search(text, max(0, number - 8), number) for each in (_SIGN_BEFORE, _CAPITALS_BEFORE))
@@ -208,11 +208,12 @@ def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound])
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
-    """Return the offset at which a labelled value ends. It is the end of a digit group. Return None if the value is a
-    list, a date, a time or an amount.
+    """Return the offset at which a labelled value ends, which is always the end of a digit group. Return None if the
+    value has too few digits, or is a list, a date, a time or an amount.
 
     Args:
-        certain: numbers of digits that a value of this kind usually has. The value ends where it reaches one of these.
+        certain: usual numbers of digits of a value of this kind. The value ends as soon as it has such a number of
+            digits.
         fewest: minimum number of digits of a value that reaches none of `certain`. Such a value ends with its sentence.
         most: maximum number of digits of a value.
     """
@@ -280,8 +281,7 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
 
 
 def _eight(digits: str) -> Kind:
-    """Return the kind of an eight-digit number: PHONE if the Omani numbering plan contains the number, otherwise
-    NID."""
+    """Return the kind of an eight-digit number: PHONE if it is in the Omani numbering plan, otherwise NID."""
     return "PHONE" if is_omani_phone(digits) else "NID"
 
 
@@ -327,12 +327,11 @@ _COUNTRY_BEFORE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][\W_]{0,2}[A-Za-z][\W_]{0
 
 
 def _phones(text: str, start: int, end: int, regions: PhoneRegions) -> Iterator[Span]:
-    """Yield the phone numbers in text[start:end]. This part of the text consists of digits and any characters except
-    letters.
+    """Yield the phone numbers in text[start:end], which has no letters.
 
     Without a cue such as "call" beside it, a number must be valid in one of the `valid` regions, or have the grouping
-    of one of the `grouped` regions. With a cue, it must be valid in any of these regions, or be possible in the first
-    `valid` region.
+    of one of the `grouped` regions. With a cue, the number must be valid in any of these regions, or be possible in the
+    first `valid` region.
     """
     if _ODD_GAP.search(text, start, end) is None:
         return
@@ -361,7 +360,7 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
 
 
 def has_cue(text: str, start: int, end: int) -> bool:
-    """Return True if a word beside a number, such as "call" or "mobile", shows that it is a phone number."""
+    """Return True if a word beside a number, such as "call" or "mobile", shows that the number is a phone number."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     behind = re.compile(r"[ ()-]*").match(text, end)
     return (
@@ -372,8 +371,8 @@ def has_cue(text: str, start: int, end: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _matches(piece: str, cued: bool, regions: PhoneRegions) -> tuple[tuple[int, int], ...]:
-    """Return the start and length of each phone number. Regions and leniencies are tried in order, until one
-    combination finds a number."""
+    """Return the start and length of each phone number in a piece of text. Combinations of region and leniency are
+    tried in order until one finds a number."""
     ways = [(region, Leniency.VALID) for region in regions.valid]
     ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
     if cued:
@@ -394,8 +393,8 @@ def _prefixed_phones(text: str) -> Iterator[Span]:
 
 
 def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
-    """Return True if a value is complete according to the rules of its kind, so that no further digits belong to it. A
-    value of a kind without such rules is complete.
+    """Return True if a value is complete according to the rules of its kind, so that no further digits belong to the
+    value. If the kind has no such rules, return True.
 
     Args:
         key: the value's digits and letters (`Span.key`).
@@ -417,8 +416,8 @@ def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
 
 
 def _ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
-    """Yield the IBAN whose digits begin where the chain begins, if country, length and check digits fit. Any separators
-    may be between its characters."""
+    """Yield the IBAN whose digits begin where the chain begins, if the country, the length and the check digits are
+    valid. Any separators may be between the characters of the IBAN."""
     before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - _LONGEST_GAP - 4), chain.start())
     if before is None:
         return
@@ -450,8 +449,7 @@ _BACK = 120
 
 
 def is_of_something_else(text: str, span: Span) -> bool:
-    """Return True if words, a unit or an operator beside an unlabelled number show that the number is not an
-    identifier."""
+    """Return True if words, a unit or an operator beside an unlabelled number show that it is not an identifier."""
     value = text[span.start : span.end]
     before = text[max(0, span.start - _BACK) : span.start]
     near = max(0, span.start - _REACH_OF_A_CALCULATION), span.end + _REACH_OF_A_CALCULATION

@@ -47,19 +47,19 @@ from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, witho
 RECOGNIZERS: tuple[Form | Label, ...] = (*FORMS, *LABELS, *CODES)
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _FIGURES: tuple[Kind, ...] = ("PHONE", "NID", "ACCOUNT", "SSN", "CARD", "IBAN", "PO_BOX")
-"""Kinds of identifiers. An amount or a count could be mistaken for a value of these kinds."""
+"""Kinds of identifiers that an amount or a count could be mistaken for."""
 
 
 def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: PhoneRegions = AROUND) -> list[Span]:
     """Return every structured identifier of a normalised text, without overlaps, in reading order.
 
     The text is searched twice: first for identifiers in their usual form, then with stricter patterns that also match
-    unusual forms. A finding of the first search takes precedence if it is complete. If it is only a part of a complete
-    finding of the second search, the finding of the second search takes precedence.
+    unusual forms. A finding of the first search takes precedence, unless it is only a part of a complete finding of the
+    second search. Unlabelled amounts and counts are left out.
 
     Args:
         also: kinds in `KEPT_BY_DEFAULT` that should be detected as well.
-        regions: regions of phone numbers without a prefix.
+        regions: regions in which a phone number without a country prefix may be valid.
     """
     small = small_letters(text)
     labels = labels_in(small)
@@ -93,7 +93,7 @@ def leftovers(text: str, regions: PhoneRegions = AROUND) -> list[Span]:
 
 
 def without_placeholders(text: str) -> str:
-    """Replace each placeholder by the same number of letters. Letters cannot be part of a number."""
+    """Replace each placeholder with letters, which cannot be part of a number. The text's length stays the same."""
     return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 
@@ -108,7 +108,7 @@ def _is_a_figure(text: str, span: Span, counts: Sequence[tuple[int, int]]) -> bo
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
     """If the span's kind was determined by its length alone, and if the value is a valid phone number in one of the
-    regions, return the span with the kind PHONE. Otherwise return it unchanged."""
+    regions, return the span with the kind PHONE. Otherwise return the span unchanged."""
     is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
@@ -187,7 +187,7 @@ def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> I
 # --- columns of tables ------------------------------------------------------------------------------------------------
 
 CELL_END = "\t"
-"""Character that ends a cell in `with_cells_apart`. A number never continues across it."""
+"""Character that ends a cell in `with_cells_apart`. A number never continues across this character."""
 
 _CELLS, _HEADS = ({name: re.compile(pattern) for name, pattern in section(of).items()} for of in ("cells", "heads"))
 _RULE = re.compile(r"[-=|:+\t ]*")
@@ -208,8 +208,7 @@ def with_cells_apart(text: str) -> str:
 
 @dataclass
 class _Table:
-    """Adjacent lines with the same number of cells, under a header row. At least one header cell names an identifier or
-    a count."""
+    """Adjacent lines with the same number of cells, under a header row that names at least one identifier or count."""
 
     delimiter: str
     head: list[str]
@@ -259,7 +258,7 @@ def _tables(
     Args:
         columns: function that returns (index, label) of each column that a line names. It returns an empty list if the
             line is not a header row.
-        head_ends: True if a header row of another table marks the end of this table.
+        head_ends: True if the header row of another table ends the current table.
     """
     table: _Table | None = None
     start = 0

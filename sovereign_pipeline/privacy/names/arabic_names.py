@@ -20,8 +20,8 @@ _FEMININE_ENDING = re.compile("ية$")
 
 
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
-    """Yield pairs (number of prefix letters, rest of the word). The first pair is 0 and the whole word. Prefixes are
-    the prepositions and conjunctions that Arabic writes onto a word."""
+    """Yield a pair (number of prefix letters, rest of the word) for each way to split a word. Prefixes are prepositions
+    and conjunctions, which Arabic attaches to the next word. The first pair is 0 and the whole word."""
     yield 0, word
     if word.startswith("لل") and len(word) > 4:
         yield 1, "ا" + word[1:]
@@ -32,8 +32,8 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 
 
 def given_name_in(word: str) -> tuple[int, bool]:
-    """Return the number of prefix letters before a given name in this word, and True; or 0 and False if the word
-    contains no given name."""
+    """If a word is a given name with or without prefixes, return the number of prefix letters and True. Otherwise
+    return 0 and False."""
     for skip, bare in bare_forms(word):
         if bare in ARABIC["given"]:
             return skip, True
@@ -69,7 +69,7 @@ _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
 _LAST_WORDS = re.compile(rf"(?:[{LETTERS}]+ ){{1,3}}[{LETTERS}]+\Z")
 _LONGEST_OF_FOUR_WORDS = 160
-"""Maximum number of characters before the mention of an identity document that are searched for a name. It limits the
+"""Maximum number of characters before the mention of an identity document that are searched for a name. This limits the
 time for each mention."""
 _ABBREVIATED_TITLE = re.compile(rf"(?<![{LETTERS}])د ?[./] ?\Z")
 _SPEECH_BEHIND = re.compile(r" ?[:،,]| ?[\"«“]")
@@ -117,8 +117,8 @@ class ArabicNames:
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Yield single words that are known parts of names. The prefixes of these words are left out. "عبد" and the
-        word after it count as one word."""
+        """Yield the spans of single words that are known parts of names, without the words' prefixes. "عبد" and the
+        next word count as one word."""
         words = list(ARABIC_WORD.finditer(text))
         for place, word in enumerate(words):
             skip = self._prefix_of_known(word.group(), parts)
@@ -150,7 +150,7 @@ class ArabicNames:
 
     def _name_at(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
         """Return (start offset, index of the last word) of a name that begins with this word, or with the next word if
-        this word is a title. Return None if no name begins there."""
+        this word is a title. Otherwise return None."""
         word = words[position].group()
         for _, bare in bare_forms(word):
             if bare in ARABIC["titles"]:
@@ -189,8 +189,8 @@ class ArabicNames:
         return False
 
     def _end_of_name(self, text: str, words: Words, position: int) -> int | None:
-        """Return the index of the last word of a name that begins here with a given name, a compound or a kunya. Return
-        None if the evidence for a name is too weak."""
+        """Return the index of the last word of a name that begins at `position` with a given name, a compound or a
+        kunya. Return None if the evidence for a name is too weak."""
         before = words[position - 1].group() if position > 0 else ""
         if before in ARABIC["place_heads"]:
             return None
@@ -241,8 +241,8 @@ class ArabicNames:
         return _LABEL_BEFORE.search(text, max(0, start - _LONGEST_LABEL), start) is not None
 
     def _end_of_unit(self, words: Words, position: int) -> int:
-        """Return the index of the last word of a compound that begins here: "عبد الرحيم", "صلاح الدين", "أبو بكر".
-        For other words, return the index itself."""
+        """Return the index of the last word of a compound that begins at `position`: "عبد الرحيم", "صلاح الدين", "أبو
+        بكر". If no compound begins at `position`, return `position`."""
         behind = words[position + 1].group() if position + 1 < len(words) else ""
         word = words[position].group()
         if not behind:
@@ -295,8 +295,8 @@ class ArabicNames:
         return len(word) > 2 and word not in self._never
 
     def _end_of_kinship(self, words: Words, position: int) -> int | None:
-        """Return the index of the last word of a name that begins here and has kinship words, such as "… بن … بن …
-        ال…ي". Return None if no such name begins here."""
+        """Return the index of the last word of a name with kinship words that begins at `position`, such as "… بن … بن
+        … ال…ي". If no such name begins at `position`, return None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
         if begin + 2 >= len(words) or words[begin + 1].group() not in ARABIC["kinship"]:
             return None
@@ -354,8 +354,9 @@ class ArabicNames:
 
 def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the pieces of a name that was found across lines. If a line begins with a given name, a new piece begins
-    there. If it begins with a word that has the article and is not a family name, the name ends before this word.
-    Otherwise the name continues in the line."""
+    with this line. If a line begins with a word that has the article and is not a family name, the name ends before
+    this word. A name of one word then counts only if it is certainly a given name. Otherwise the name continues in the
+    line."""
     words = list(ARABIC_WORD.finditer(text, start, end))
     begun = start
     for before, following in pairwise(words):

@@ -1,4 +1,4 @@
-"""Find candidates for names in Latin letters, describe each by named features, and decide by a fitted linear score."""
+"""Find candidates for names in Latin letters, and decide by a fitted linear score of their features which are names."""
 
 import re
 import tomllib
@@ -28,7 +28,7 @@ from sovereign_pipeline.privacy.names.name_models import Entity
 PACKAGED = Path(__file__).with_name("weights.json")
 
 Script = Literal["latin", "latin_alone", "arabic", "arabic_alone"]
-"""Key of the weights: the script, followed by `_alone` for texts that no name model read."""
+"""Key of the weights: the script, followed by `_alone` if no name model read the text."""
 Favour = Literal["recall", "balanced", "precision"]
 FAVOURS: tuple[Favour, ...] = ("recall", "balanced", "precision")
 
@@ -42,14 +42,14 @@ class Candidate(NamedTuple):
 
 
 class SetRecord(Frozen):
-    """A set of texts that were used to fit the weights or to measure them."""
+    """A set of texts that were used to fit or to measure the weights."""
 
     sha256: str
     licence: str = ""
     texts: int
     names: int
     measured: dict[Favour, tuple[float, float]] = {}
-    """Value of `favour` -> precision and recall on texts that were not used to fit the weights."""
+    """Precision and recall by value of `favour`, on texts that were not used to fit the weights."""
 
 
 class Weights(Frozen):
@@ -58,7 +58,7 @@ class Weights(Frozen):
     bias: float
     features: dict[str, float]
     thresholds: dict[Favour, float]
-    """Value of `favour` -> score above which a candidate counts as a name."""
+    """Score above which a candidate counts as a name, by value of `favour`."""
     sets: dict[str, SetRecord] = Field(default_factory=dict)
 
     def score(self, features: Iterable[str]) -> float:
@@ -79,12 +79,12 @@ class Scorer:
         self._favour = favour
 
     def names(self, script: Script, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return the candidates that are names, without overlaps. Of overlapping candidates, the highest score wins."""
+        """Return the candidates that are names. Of overlapping candidates, only the one with the highest score
+        counts."""
         return self._above(script, candidates, self._favour)
 
     def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates that do not count as names under this policy, but would if the policy favoured
-        recall."""
+        """Return the candidates that count as names only if the policy favours recall, and overlap no name."""
         names, more = self.names(script, candidates), self._above(script, candidates, "recall")
         return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
 
@@ -94,8 +94,7 @@ class Scorer:
 
 
 def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
-    """Return a text with the features that contribute most to a candidate's score: "given name +2.1, after a title
-    +1.4"."""
+    """Return the features that contribute most to a candidate's score: "given name +2.1, after a title +1.4"."""
     known = {each: weights.features[each] for each in features if each in weights.features}
     strongest = sorted(known, key=lambda name: (-abs(known[name]), name))[:count]
     return ", ".join(f"{name} {known[name]:+.1f}" for name in strongest)
@@ -116,13 +115,13 @@ def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[
 
 @cache
 def load_weights(path: Path = PACKAGED) -> dict[Script, Weights]:
-    """Read a file of weights. Raises PrivacyError if it is missing or invalid."""
+    """Read a file of weights. Raises PrivacyError if the file is missing or invalid."""
     try:
         return WeightsFile.model_validate_json(path.read_bytes()).root
     except (OSError, ValueError) as error:
         raise PrivacyError(
             f"{path}: this is not a file of name weights ({type(error).__name__}).",
-            "Fit the weights again, or use the packaged ones.",
+            "Fit the weights again, or use the packaged weights.",
         ) from None
 
 
@@ -137,10 +136,10 @@ _SPEAKS_BEFORE = frozenset({"after a title", "after an office", "after a cue", "
 def latin_candidates(
     text: str, entities: Sequence[Entity] | None, keep_words: frozenset[str], *, signed: bool
 ) -> Iterator[Candidate]:
-    """Yield the candidates of a normalised text, which may overlap.
+    """Yield the candidates for names in a normalised text. Candidates may overlap.
 
     Args:
-        entities: the name model's entities in this text; None if no model read it.
+        entities: the name model's entities in the text; None if no model read the text.
         keep_words: words that are never part of a name, in lower case.
         signed: True if the text may end with a signature, as a letter does.
     """
@@ -182,8 +181,7 @@ _LINE_END = re.compile(r"(?<![^\W\d_])([^\W\d_]{3,})[ \t]?(\n[>| ]{0,2})((?:A[Ll
 
 def _with_spaces(text: str) -> str:
     """Return the text with spaces in two places: instead of punctuation in a file name or address that contains a
-    listed given name, and instead of a line end between a given name and a family name. The text's length stays the
-    same."""
+    listed given name, and instead of a line end between a given name and a family name. The length stays the same."""
     if any(sign in text for sign in "_/\\+") or _EXTENSION.search(text) is not None:
         text = _JOINED.sub(_spaced, text)
     return _LINE_END.sub(_on_one_line, text) if "\n" in text else text
@@ -242,8 +240,8 @@ def _spans_of(
 
 
 def _is_firm(kinds: Sequence[Kinds]) -> bool:
-    """Return True if words are the name of a firm, such as "Noordzand Dredging". Return False for "Lubna Dredging": it
-    begins with a given name, so it counts as a person."""
+    """Return True if words are the name of a firm, such as "Noordzand Dredging". "Lubna Dredging" begins with a given
+    name, so it counts as a person."""
     return len(kinds) > 1 and "firm" in kinds[-1] and all(each.isdisjoint(_LISTED) for each in kinds)
 
 
@@ -262,8 +260,8 @@ _SMALL_CUED = re.compile(r"(?:name is|name:|\bmrs?\.?|\bms\.?|\bdr\.?) (([a-z]{3
 
 
 def _in_small_letters(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield candidates in small letters. These are persons that the name model found, each listed given name with the
-    word after it, and words after a cue such as "name is"."""
+    """Yield candidates without capitals: persons that the name model found, listed given names with and without the
+    next word, and words after a cue such as "name is"."""
     text = facts.text
     spans = {
         each[:2]
@@ -297,7 +295,7 @@ _NEXT = ("; ", " and ", " & ", "\n")
 
 
 def _family_name_first(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield names such as "Oakes, Tamsin". Their words get the features of the words in "Tamsin Oakes"."""
+    """Yield names such as "Oakes, Tamsin". Their words get the features that they would have in "Tamsin Oakes"."""
     last = -1  # end of the previous name
     for match in _INVERTED.finditer(facts.text) if ", " in facts.text else ():
         words = [*EACH_TOKEN.finditer(facts.text, *match.span(2))][:1] + [*EACH_TOKEN.finditer(match[1])][-1:]
@@ -332,7 +330,7 @@ class _Facts:
         """
         Args:
             entities: the name model's entities in the text; None if no model read the text.
-            signature: offset in the text. Only words that end after it may be a signature.
+            signature: offset in the text. Only words that end after this offset may be a signature.
             written: the text before `_with_spaces` changed it.
         """
         self.text = text
@@ -346,7 +344,7 @@ class _Facts:
 
     def may_hold_name(self, tokens: Sequence[Token], kinds: Sequence[Kinds]) -> bool:
         """Return True if the words may contain a name: because of word lists, entities or neighbouring words, or
-        because a letter ends there."""
+        because they end a letter as a signature does."""
         start, end = tokens[0].start(), tokens[-1].end()
         if any(not _LISTED.isdisjoint(each) for each in kinds) or self._signs(start, end):
             return True
@@ -394,7 +392,7 @@ class _Facts:
         return self._before[start]
 
     def _signs(self, start: int, end: int) -> bool:
-        """Return True if text[start:end] is where a letter has its signature: at the end."""
+        """Return True if text[start:end] is at the end of a letter, in the place of a signature."""
         if end <= self._signature or _SIGNATURE_BEHIND.match(self.text, end) is None:
             return False
         return _SIGNATURE_BEFORE.search(self.text, max(0, start - _REACH), start) is not None

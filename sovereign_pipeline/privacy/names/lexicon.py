@@ -1,7 +1,7 @@
 """Read the word lists of `word_lists/*.txt`, define the patterns of capitalised Latin words, and classify such words.
 
-Each `[section]` of a file is one list. Words of Latin lists are in lower case and without accents. The words of a pair
-are joined by an underscore.
+Each `[section]` of a file is one list. Words of Latin lists are in lower case and without accents. The words of a
+two-word entry are joined by an underscore.
 """
 
 import re
@@ -26,7 +26,7 @@ ARABIC = _read("arabic.txt")
 ARABIC["given"] |= ARABIC["given_gulf"]
 LATIN = _read("gulf.txt") | _read("world_names.txt") | _read("world_places.txt") | _read("not_names.txt")
 BESIDE = _read("beside_names.txt")
-"""Feature -> words that give this feature to a candidate next to them."""
+"""Words by feature. A candidate next to such a word has the feature."""
 
 
 # A match of TOKEN: one word of a run of capitalised words.
@@ -115,8 +115,8 @@ _SHAPES = frozenset({"capitals", "short", "family name's ending"})
 
 @lru_cache(maxsize=1 << 16)
 def kinds_of(word: str) -> Kinds:
-    """Return the kinds of a word, such as "given name". The word lists, the word's ending and its shape determine
-    them."""
+    """Return the kinds of a word, such as "given name". The kinds follow from the word lists, the word's ending and the
+    word's shape."""
     plain = without_accents(word).strip(".")
     found = {kind for kind, words in _KINDS.items() if plain in words}
     if not found and plain.endswith("s") and len(plain) > 3:  # "Sirs", "Inspectors"
@@ -148,8 +148,8 @@ _CUE_BEFORE = re.compile(
 
 
 def recased(text: str) -> str:
-    """Capitalise known names, and the word after each of them, in a text without capitals. Return any other text
-    unchanged. The text's length stays the same."""
+    """In a text without capitals, capitalise known names, words after a name, and words after a cue such as "dear".
+    Return any other text unchanged. The text's length stays the same."""
     if UPPER_LETTER.search(text) is not None:
         return text
     letters = list(text)

@@ -43,8 +43,7 @@ class NameModel(Protocol):
     """A loaded model of one language."""
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """Yield, for each text, the entities whose label is in LABELS, in reading order. Exceptions of the model
-        propagate."""
+        """Yield, for each text, the entities with a label in LABELS, in reading order. Model errors propagate."""
         ...
 
 
@@ -54,7 +53,7 @@ def reject_without_persons(where: str, labels: Iterable[str]) -> None:
         persons = ", ".join(label for label, kind in LABELS.items() if kind == "PERSON")
         raise PrivacyError(
             f"{where} finds no persons: none of its labels is one of {persons}.",
-            "Name another model, or correct its labels (`id2label` in config.json).",
+            "Use another model, or correct the labels of this model (`id2label` in config.json).",
         )
 
 
@@ -62,16 +61,16 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
     """Return the error for a model that its library cannot load. `where` is the beginning of the message."""
     return PrivacyError(
         f"{where} cannot be loaded as a {kind} model ({type(error).__name__}).",
-        "Install or copy the model again, or name another one.",
+        "Install or copy the model again, or use another model.",
     )
 
 
 # --- spaCy ------------------------------------------------------------------------------------------------------------
 
 BATCH_CHARACTERS = 100_000
-"""Maximum number of characters of texts in one matrix product. Each character takes about a kilobyte of memory."""
+"""Approximate number of characters of texts in one matrix product. Each character takes about a kilobyte of memory."""
 TEXTS_AT_ONCE = 128
-"""Number of texts in one batch of spaCy's own reader. Its default of 1,000 takes eight times the memory."""
+"""Number of texts in one batch of spaCy's `pipe`. spaCy's default of 1,000 takes eight times the memory."""
 _NEED_TORCH = ("spacy_curated_transformers", "spacy_transformers")
 
 
@@ -88,9 +87,9 @@ class _Hidden(MetaPathFinder):
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    """Hide torch and transformers while spaCy and Presidio are imported inside this context. Both would import these
-    libraries, which takes seconds, but need them only for models that are not used here. Nothing is hidden if spaCy has
-    a plugin that needs torch."""
+    """Hide torch and transformers from imports inside this context. Otherwise spaCy and Presidio import these two
+    libraries, which takes seconds, although only models that are not used here need them. Nothing is hidden if a spaCy
+    plugin that needs torch is installed."""
     finder = _Hidden()
     hidden = not any(importlib.util.find_spec(plugin) for plugin in _NEED_TORCH)
     if hidden:
@@ -111,7 +110,7 @@ class SpacyModel:
             where: beginning of error messages.
             model: an installed package or a local directory.
 
-        Raises PrivacyError.
+        Raises PrivacyError if the model cannot be loaded, or has no label for persons.
         """
         with without_torch():
             import spacy
@@ -151,8 +150,7 @@ class SpacyModel:
 
 
 def _drop_unused_vectors(pipeline: Any) -> None:
-    """Remove a shared tok2vec component if the entity recognizer does not use it. The component would take a third of
-    the time."""
+    """Remove a shared tok2vec component that the entity recognizer does not use. It would take a third of the time."""
     if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
         listeners = pipeline.get_pipe("tok2vec").listening_components
         if "ner" not in listeners:
@@ -160,13 +158,13 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 
 
 CAUTION = "caution"
-"""Key in a spaCy model's meta.json. Its value, a number that `ner.choose_caution` chooses, is added to each word's
+"""Key in a spaCy model's meta.json. `ner.choose_caution` sets its value, a number. The number is added to each word's
 score for being outside of entities."""
 
 # --- features of Arabic words -----------------------------------------------------------------------------------------
 
 WORD_CLASSES = "word_classes"
-"""Name of a table in a spaCy model: folded word -> name of the word list that contains it."""
+"""Name of the table in a spaCy model that maps a folded word to the name of its word list."""
 _MARKS = re.compile("[\u0640\u064b-\u065f\u0670]")
 _ONE_FORM = str.maketrans("أإآٱىةؤئ", "اااايهوي")
 _PREFIXES = re.compile("(?:[وف]?(?:[بك]?ال|لل|ل|ب|ك)|[وف])(?=..)")
@@ -175,8 +173,8 @@ _ARABIC = re.compile("[ء-ي]")
 
 
 def folded(word: str) -> str:
-    """Return an Arabic word without vowel marks. All forms of alef become one letter. So do the letters that writers
-    often confuse at the end of a word."""
+    """Return an Arabic word without vowel marks. All forms of alef become one letter. Letters that writers often
+    confuse at the end of a word become equal."""
     return _MARKS.sub("", word).translate(_ONE_FORM)
 
 
@@ -244,8 +242,7 @@ class GreedyRecognizer:
 
     @staticmethod
     def reads(pipeline: Any) -> bool:
-        """Return True if this class can run a pipeline: if the pipeline is a single entity recognizer of the expected
-        form."""
+        """Return True if this class can run a pipeline: a single entity recognizer of the expected form."""
         from spacy.attrs import NAMES
         from spacy.pipeline import EntityRecognizer
 
@@ -318,8 +315,7 @@ class GreedyRecognizer:
             first = end
 
     def _embedded(self, documents: Sequence[Any]) -> list[Any]:
-        """Return the vectors of each document's words as they are before the encoder mixes the vectors of neighbouring
-        words."""
+        """Return the vectors of each document's words before the encoder mixes the vectors of neighbouring words."""
         import numpy as np
         from spacy.attrs import NORM, ORTH
         from spacy.tokens import Doc
@@ -350,8 +346,8 @@ class TransformersModel:
     """A transformers model that classifies tokens (BIO, BIOES or plain labels), on the CPU in float32.
 
     A text longer than the model's window is split into windows that overlap by a quarter. A word gets the label of its
-    first token. Of the windows that contain the word, the window with the most context around it decides, as in
-    Devlin et al. 2019 (section 5.3).
+    first token, as in Devlin et al. 2019 (section 5.3). Of the windows that contain the word, the window with the most
+    context around the word decides.
     """
 
     def __init__(self, where: str, directory: Path) -> None:
@@ -360,7 +356,7 @@ class TransformersModel:
             where: beginning of error messages.
             directory: folder with the model's configuration, its fast tokenizer, and its weights as safetensors.
 
-        Raises PrivacyError.
+        Raises PrivacyError if the model cannot be loaded safely and completely, or has no label for persons.
         """
         import torch
         from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -381,13 +377,13 @@ class TransformersModel:
         absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
         if absent:
             raise PrivacyError(
-                f"{where}: {len(absent)} weights are missing in its files (first: {absent[0]}) and would be random.",
+                f"{where}: the model's files lack {len(absent)} weights (first: {absent[0]}), which would be random.",
                 "Copy the complete model again.",
             )
         if not self._tokenizer.is_fast:
             raise PrivacyError(
-                f"{where}: its tokenizer does not return the offsets of tokens.",
-                "Save it as a fast tokenizer: "
+                f"{where}: the model's tokenizer does not return the offsets of tokens.",
+                "Save the tokenizer as a fast tokenizer: "
                 "AutoTokenizer.from_pretrained(directory, use_fast=True).save_pretrained(directory).",
             )
         self._model = model.eval()
@@ -429,7 +425,7 @@ class TransformersModel:
 
 
 class _Words:
-    """The words of one text. Each word has its label from the window in which it has the most context."""
+    """The words of one text. Each word's label comes from the window that has the most context around the word."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -500,8 +496,8 @@ def _reject_pickle(where: str, directory: Path) -> None:
     if any(directory.glob("*.safetensors")):
         return
     raise PrivacyError(
-        f"{where}: its weights are not in safetensors. Pickled weights (pytorch_model.bin) are not read: loading them "
-        f"can run any code.",
+        f"{where}: the model's weights are not in safetensors. Pickled weights (pytorch_model.bin) are not read: "
+        f"loading them can run any code.",
         "Convert the weights once, on a machine where loading them is safe: "
         "AutoModelForTokenClassification.from_pretrained(directory)"
         ".save_pretrained(directory) writes model.safetensors.",
@@ -526,13 +522,13 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
     Args:
         sha256: the digest that the model's files must have (`files_digest`); None for any.
 
-    Raises PrivacyError when the model cannot be used.
+    Raises PrivacyError if the model is missing, has another digest, cannot be loaded, or has no label for persons.
     """
     where = f"privacy.name_models.{language}: {model}"
     directory = name_model_directory(model)
     if sha256 is not None and files_digest(directory) != sha256:
         raise PrivacyError(
-            f"{where}: the digest of its files is not the one in privacy.name_model_sha256.",
+            f"{where}: the digest of the model's files differs from privacy.name_model_sha256.",
             "Copy the model again, or set privacy.name_model_sha256 to the digest of the newly trained model.",
         )
     match _kind_of(directory):
@@ -548,7 +544,8 @@ def is_spacy_model(model: str) -> bool:
 
 
 def name_model_directory(model: str) -> Path:
-    """Return the directory of a model's files, without importing it. Raises PrivacyError if there is no model."""
+    """Return the directory of a model's files, without importing the model. Raises PrivacyError if no such package is
+    installed, or if an absolute path has no name model."""
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
@@ -563,7 +560,7 @@ def name_model_directory(model: str) -> Path:
 
 
 def model_files(directory: Path) -> dict[str, str]:
-    """Return file -> SHA-256 of a model's directory, without signatures and compiled Python."""
+    """Return the SHA-256 of each file in a model's directory, by path. Signatures and compiled Python are left out."""
     files = sorted(file for file in directory.rglob("*") if file.is_file())
     return {
         file.relative_to(directory).as_posix(): file_sha256(file)
@@ -573,13 +570,13 @@ def model_files(directory: Path) -> dict[str, str]:
 
 
 def files_digest(directory: Path) -> str:
-    """Return the digest over the files of a model. A recipe may state it in `privacy.name_model_sha256`."""
+    """Return the digest over the files of a model. A recipe may require this digest in `privacy.name_model_sha256`."""
     return digest_of(model_files(directory))
 
 
 def name_model_parts(model: str) -> dict[str, str]:
-    """Return everything that decides a model's findings: the SHA-256 of each file, and the version of each library.
-    Raises PrivacyError."""
+    """Return a dict of everything that determines a model's findings: each file's SHA-256 and each library's version.
+    Raises PrivacyError if there is no model, or if its kind is unknown."""
     directory = name_model_directory(model)
     return {
         **model_files(directory),
@@ -608,7 +605,7 @@ def _kind_of(directory: Path) -> ModelKind:
     if any(str(each).endswith("ForTokenClassification") for each in architectures):
         return "transformers"
     raise PrivacyError(
-        f"{directory}: its architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens. The "
-        f"architecture of a name model ends in ForTokenClassification.",
-        "Name another model.",
+        f"{directory}: this architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens. "
+        f"The architecture of a name model ends in ForTokenClassification.",
+        "Use a model with such an architecture.",
     )

@@ -42,7 +42,7 @@ class NamePatterns:
     def __init__(self, keep_words: Iterable[str] = (), favour: Favour = "balanced") -> None:
         """
         Args:
-            keep_words: words and phrases of the recipe that are never names.
+            keep_words: words and phrases of the recipe. None of their words is ever part of a name.
         """
         self._keep_words = frozenset(word for phrase in keep_words for word in phrase.casefold().split())
         self._scorer = Scorer(load_weights(), favour)
@@ -53,7 +53,7 @@ class NamePatterns:
 
         Args:
             text: normalised text.
-            entities: the name model's entities in this text; None if no model read it.
+            entities: the name model's entities in the text; None if no model read the text.
             signed: True if the text may end with a signature, as a letter does.
         """
         script: Script = "latin_alone" if entities is None else "latin"
@@ -82,7 +82,7 @@ class NamePatterns:
         self, text: str, entities: Sequence[Entity] | None, *, signed: bool
     ) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
         """Return a dict from the span of each name in Latin letters to an explanation, and the spans of doubtful names.
-        A doubtful name would count as a name if the policy favoured recall."""
+        A doubtful name counts as a name only if `privacy.names.favour` is `recall`."""
         script: Script = "latin_alone" if entities is None else "latin"
         found = self.candidates(text, entities, signed=signed)
         weights = self._scorer.weights[script]
@@ -102,15 +102,15 @@ class NamePatterns:
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
-        """Return True if a name is so certain that the rest of the case is searched for it."""
+        """Return True if a name is so certain that the rest of the case should be searched for the name."""
         tokens = list(EACH_TOKEN.finditer(text, span.start, span.end))
         if ARABIC_LETTER.search(text, span.start, span.end) or len(tokens) != 1:
             return True
         return is_certain_alone(text, tokens[0])
 
     def _latin_mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Yield single words that are known parts of names. If such a word is also an everyday word, its score must be
-        that of a name, too."""
+        """Yield single words that are known parts of names. If such a word is also an everyday word, it must have a
+        high enough score."""
         for token in EACH_TOKEN.finditer(text):
             folded = folded_word(token.group())
             if folded not in parts or folded in self._keep_words or text[token.start() - 1 : token.start()].isalpha():
@@ -127,8 +127,7 @@ class NamePatterns:
 
 
 def _with_plain_endings(text: str) -> str:
-    """Return the text with "a" in place of each Arabic letter that is attached to a Latin word. The text's length stays
-    the same."""
+    """Return the text with "a" in place of each Arabic letter attached to a Latin word. The length stays the same."""
     if ARABIC_LETTER.search(text) is None:
         return text
     return _ARABIC_ONTO_LATIN.sub(lambda letters: "a" * len(letters.group()), text)
@@ -139,8 +138,8 @@ def _is_within(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool
 
 
 def _with_titles_beside_names(text: str) -> str:
-    """Return the text without the slash in "السيد/ …", so that the title is next to the name. The text's length stays
-    the same."""
+    """Return the text without the slash in "السيد/ …", so that the title is next to the name. The length stays the
+    same."""
     if "/" not in text:
         return text
     return _STROKE_BEHIND_WORD.sub(
@@ -155,14 +154,14 @@ def _with_single_spaces(text: str) -> str:
 
 
 def name_key(text: str, start: int, end: int) -> str:
-    """Return a name as the text has it. After the preposition "ل", the first letter of the article is restored, because
-    Arabic drops it there."""
+    """Return the name in text[start:end]. Arabic drops the first letter of the article after the preposition "ل". In
+    that case, the letter is restored."""
     name = text[start:end]
     return f"ا{name}" if text[start - 1 : start + 1] == "لل" else name
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Extend a span to whole words and return it. A name in two scripts or with rare letters may end inside a word."""
+    """Return a span, extended to whole words. A name in two scripts or with rare letters may end inside a word."""
     while end < len(text) and text[end].isalpha() and text[end - 1].isalpha():
         end += 1
     while start > 0 and text[start - 1].isalpha() and (text[start - 1] < "\u0600") and text[start].isalpha():
@@ -174,7 +173,7 @@ _GENERATION = re.compile(r",? (?:Jr|Sr|Jnr|Snr|JR|SR|II|III|IV)\b\.?")
 
 
 def _with_generation(text: str, span: Span) -> Span:
-    """Extend the span of a name by a generation suffix that follows, such as "Jr.", and return it."""
+    """Return the span of a name, extended by a generation suffix that follows the name, such as "Jr."."""
     behind = _GENERATION.match(text, span.end)
     return _name_span(text, span.start, behind.end()) if behind is not None and " " in span.key else span
 

@@ -53,13 +53,14 @@ class MarkedText(Frozen):
     text: str
     spans: tuple[Place, ...] = ()
     group: str = ""
-    """Document, author or template of the text. All texts of a group are trained on, or all are held out."""
+    """Document, author or template of the text. The texts of a group are either all trained on or all held out."""
     is_letter: bool = False
     """True if the text may end with a signature."""
 
 
 def read_marked(path: Path) -> list[MarkedText]:
-    """Read JSON lines. Raises InputError, which has the number of the invalid line and never quotes it."""
+    """Read a training set in JSON lines. Raises InputError if a line is not a text with valid spans. The message states
+    the line's number and never quotes the line."""
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -68,7 +69,7 @@ def read_marked(path: Path) -> list[MarkedText]:
             row = None
         if row is None or any(not 0 <= start < end <= len(row.text) for start, end in row.spans):
             raise InputError(
-                f"{path}, line {number}: this is not a text with spans of its names.",
+                f"{path}, line {number}: this line is not a text with the spans of its names.",
                 'Write {"text": "…", "spans": [[start, end], …]} on each line.',
             )
         texts.append(row)
@@ -84,7 +85,7 @@ LINES_OF_DOCUMENT = 50
 
 def read_bio(path: Path) -> list[Sentence]:
     """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Of nested entities, only the
-    longest counts. Raises InputError, which has the number of the invalid line and never quotes it."""
+    longest counts. Raises InputError, with the line's number and never its text, if a line has no labels."""
     sentences: list[Sentence] = []
     words: list[str] = []
     labels: list[list[str]] = []
@@ -103,7 +104,7 @@ def read_bio(path: Path) -> list[Sentence]:
         else:
             word = _INVISIBLE.sub("", parts[0])
             if any(not re.fullmatch(r"O|[BI]-\S+|-X-|_", label) for label in parts[1:]) or len(parts) < 2:
-                raise InputError(f"{path}, line {number}: not a word with its labels.", "Write `WORD B-PERS`.")
+                raise InputError(f"{path}, line {number}: this is not a word with its labels.", "Write `WORD B-PERS`.")
             if word:
                 words.append(word)
                 labels.append(parts[1:])
@@ -136,8 +137,8 @@ def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: s
 
 
 def arabic_classes() -> dict[str, str]:
-    """Return a dict from folded word to the name of the list that contains it. These names are features of an Arabic
-    model."""
+    """Return a dict from folded word to the name of the list that contains the word. An Arabic model uses these names
+    as features."""
     lists: dict[str, frozenset[str]] = {
         "tribe": ARABIC["tribes"],
         "given": ARABIC["given"] - ARABIC["everyday_given"],
@@ -168,8 +169,10 @@ def train_ner(
     Args:
         epochs: the sentences of each epoch.
         parent: a spaCy model from which the training continues; None to train from scratch.
-        classes: folded word -> class, a feature of the model; None for spaCy's own features.
-        report: called after each epoch with its number, the number of epochs, and the mean loss of a sentence.
+        classes: dict from folded word to class, a feature of a model without `parent`; None for spaCy's own features.
+        report: called after each epoch with the epoch's number, the number of epochs, and the mean loss of a sentence.
+
+    Raises InputError if spaCy lacks the language, or the parent lacks a label.
     """
     with without_torch():
         import spacy
@@ -179,13 +182,15 @@ def train_ner(
     if parent is not None:
         pipeline = SpacyModel(parent, name_model_directory(parent)).pipeline
         if not {*NAMES_OF_LABELS.values()} <= {*pipeline.get_pipe("ner").labels}:
-            raise InputError(f"{parent}: its labels are not {', '.join(NAMES_OF_LABELS.values())}.", "Add --anew.")
+            raise InputError(
+                f"{parent}: this model lacks one of the labels {', '.join(NAMES_OF_LABELS.values())}.", "Add --anew."
+            )
         pipeline.resume_training()
     else:
         try:
             pipeline = spacy.blank(language)
         except ImportError:
-            raise InputError(f"spaCy has no language '{language}'.", "Name its ISO code, such as ar.") from None
+            raise InputError(f"spaCy has no language '{language}'.", "Use an ISO language code, such as ar.") from None
         if classes is not None:
             pipeline.vocab.lookups.add_table(WORD_CLASSES, dict(classes))
             word_features(pipeline)
@@ -246,8 +251,8 @@ _CAUTION = [step / 2 for step in range(13)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
-    """Set the caution to the smallest value at which the precision for persons reaches PRECISION. `sentences` must not
-    have been trained on."""
+    """Set the caution (`CAUTION`) to the smallest value in `_CAUTION` at which the precision for persons reaches
+    PRECISION, or else to the largest. `sentences` must not have been trained on."""
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
@@ -271,7 +276,7 @@ cover at least this share of its characters."""
 
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
-    """Return the precision and the recall of the persons that a model finds, compared with the labelled persons."""
+    """Return the precision and the recall of the persons that a model finds; 1 where there is nothing to count."""
     found = names = right = findings = 0
     for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
         marked, persons = _persons(each.entities), _persons(entities)
@@ -285,7 +290,7 @@ def _persons(entities: Sequence[Entity]) -> list[Place]:
 
 
 def covered(places: Iterable[Place], others: Sequence[Place]) -> int:
-    """Return how many of the places have at least the share COVER of their characters covered by `others`."""
+    """Return the number of places of which `others` cover at least the share COVER of the characters."""
     return sum(cover(each, others) >= COVER for each in places)
 
 
@@ -298,15 +303,14 @@ def cover(place: Place, others: Iterable[Place]) -> float:
 # --- an institution's own model ---------------------------------------------------------------------------------------
 
 HELD_OUT = 5
-"""One in five documents is used to measure the model, and one in ten to choose the caution. Neither group is trained
-on."""
+"""One in five documents is held out to measure the model, and one in ten to choose the caution."""
 LEAST_DOCUMENTS = 10
 EPOCHS, SENTENCES = 8, 3_000
-"""Minimum number of epochs; and minimum number of sentences over all epochs, a sentence being counted in each epoch."""
+"""Minimum number of epochs, and about the minimum number of sentences over all epochs (counted again in each epoch)."""
 
 
 def read_sentences(path: Path) -> list[Sentence]:
-    """Read a training set: JSON lines with spans, or a BIO file. Raises InputError."""
+    """Read a training set: JSON lines with spans, or a BIO file. Raises InputError if a line is invalid."""
     if path.suffix == ".jsonl":
         return [
             Sentence(
@@ -318,14 +322,14 @@ def read_sentences(path: Path) -> list[Sentence]:
 
 
 class Trained(NamedTuple):
-    """The result of a training, as it is printed and written into the model's card."""
+    """The result of a training run, which is printed and written into the model's card."""
 
     documents: int
     held_out: int
     names: int
     """Number of persons in the held-out documents."""
     before: dict[str, float] | None
-    """Recall and precision of the parent model, from which the training continued."""
+    """Recall and precision of the parent model, from which the training continued; None if there is no parent."""
     after: dict[str, float]
 
 
@@ -340,17 +344,18 @@ def train_own(
     write the model with its card.
 
     Args:
-        sets: name -> file.
-        directory: a new directory.
+        sets: the file of each training set, by name.
+        directory: new directory for the model.
         parent: the model from which the training continues; None to train from scratch.
 
-    Raises InputError if a set cannot be read or has too few documents.
+    Raises InputError if a line is invalid, if the sets have fewer than LEAST_DOCUMENTS documents, or if `train_ner`
+    does.
     """
     sentences = [each for path in sets.values() for each in read_sentences(path)]
     documents = sorted({each.document for each in sentences}, key=lambda name: sha256(name.encode()).digest())
     if len(documents) < LEAST_DOCUMENTS:
         raise InputError(
-            f"The sets have {len(documents)} documents; {LEAST_DOCUMENTS} are needed to hold some out.",
+            f"The sets have {len(documents)} documents. At least {LEAST_DOCUMENTS} are needed to hold some out.",
             "Name the document of each text in `group`, or add sets.",
         )
     held_out, chosen_on = {*documents[::HELD_OUT]}, {*documents[1 :: 2 * HELD_OUT]}

@@ -1,12 +1,12 @@
 """Decide which names in one case file belong to one person: parse names into parts, compare the parts in Arabic and
 Latin spellings, and map each shorter name to a fuller name.
 
-Parts are folded by `person_name`: "said", "al-busaidi", "البوسعيدي".
+`person_name` folds the parts, for example to "said", "al-busaidi" or "البوسعيدي".
 
-Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without diacritics. Where passports of Gulf
-states differ from these tables, their spellings are used: k for ق, ee and oo for long vowels, -y for the nisba ending,
-no h for ة. Arabic does not write short vowels, so any short vowel may be between two consonants. A long vowel is
-required.
+Latin spellings of Arabic consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without diacritics.
+Where passports of Gulf states differ from these tables, the spelling in the passports is used: k for ق, ee and oo for
+long vowels, -y for the nisba ending, no h for ة. Arabic does not write short vowels, so the Latin spelling may have any
+short vowel between two consonants. A long vowel must be spelled.
 """
 
 import re
@@ -33,12 +33,12 @@ class PersonName:
     """Given names of the father and further ancestors, nearest first."""
     surname: str | None = None
     alone: str | None = None
-    """Only word of the name, which may be a given name or a surname."""
+    """The word of a one-word name, which may be a given name or a surname."""
     generation: str | None = None
     """Generation suffix: "jr", "sr", "ii", "iii" or "iv"."""
 
     def is_part_of(self, other: "PersonName") -> bool:
-        """Return True if the other name contains every part of this name, and further parts."""
+        """Return True if the names differ and the other has every part of this one. An initial fits a given name."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -54,7 +54,7 @@ class PersonName:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Return all parts in reading order."""
+        """Return all parts in reading order, except the generation suffix."""
         return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
 
     def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
@@ -69,7 +69,7 @@ class PersonName:
 
     def may_be(self, other: "PersonName") -> bool:
         """Return True if two names may be spellings of one name. Every part that both have must be equal or alike, and
-        at least one of these parts must not be equal."""
+        at least one must not be equal. A one-word name must be alike, but not equal, to one part of the other name."""
         if self.alone is not None or other.alone is not None:
             short, whole = (self, other) if self.alone is not None else (other, self)
             candidates = (whole.given, whole.surname, whole.alone)
@@ -113,7 +113,7 @@ _ARABIC_WRITING = (
 
 def folded(name: str) -> str:
     """Fold a name or a part of a name. Two spellings become equal if they differ only in letter case, hyphens, spelling
-    of the article, forms of alef, or compounds written apart."""
+    of the article, forms of alef, or the space within a compound."""
     text = _JOINED_ARTICLE.sub("al-", name.strip().replace("’", "'"))
     if not text.isascii() and not is_arabic(text):
         text = without_marks(text)
@@ -128,8 +128,7 @@ def folded(name: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def folded_word(word: str) -> str:
-    """Return a word of a name in the form in which a PersonName stores it: folded, with a final ta marbuta written as
-    ha."""
+    """Return a word of a name as a PersonName stores it: folded, with a final ta marbuta written as ha."""
     return re.sub("ة$", "ه", folded(word))
 
 
@@ -193,13 +192,14 @@ def _is_kinship(token: str, first: str, surname: str | None) -> bool:
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Map each name of one case to the fullest name of that person. Return the map, and the ambiguous names for a
-    person to check.
+    """Map each name in one case to the fullest name of the same person. Return the map, and the ambiguous names, which
+    someone should check.
 
-    First, an Arabic part and a Latin part become equal if they certainly spell one name, and if neither may also spell
-    a third part in the case. Then a shorter name joins a fuller name if exactly one fuller name in the case has all
-    parts of the shorter name. Any other name is ambiguous in three cases: it fits several fuller names; one of its
-    parts fits several parts in the other script; or it may be another spelling of another person's name.
+    First, an Arabic part and a Latin part count as equal if they certainly spell one name, and if neither of the two
+    may also spell a third part in the case. Then a shorter name is mapped to a fuller name if exactly one fuller name
+    in the case has all parts of the shorter name. Any other name is ambiguous in three cases: it fits several fuller
+    names; one of its parts fits several parts in the other script; or it may be another spelling of another person's
+    name.
     """
     distinct = list(dict.fromkeys(names))
     equal = _equal_parts({part for name in distinct for part in name.parts})
@@ -211,8 +211,8 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Return a dict from each name to its fullest name, and the names that fit several fuller names. Only equal parts
-    are considered."""
+    """Return a dict from each name to its fullest name, and the names that fit several fuller names. Parts are compared
+    without other spellings, but an initial fits a given name."""
     by_part: dict[str, list[PersonName]] = {}
     for name in distinct:
         for part in {name.given, name.surname}:
@@ -237,8 +237,8 @@ def _shared_part(name: PersonName) -> str:
 
 
 def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
-    """Return a dict from Arabic part to Latin part. It has only pairs that are certainly one name, and whose parts
-    match no other part in the case."""
+    """Return a dict from Arabic part to Latin part. The two parts of a pair are certainly one name, and neither part
+    matches a third part in the case."""
     alike = _across_scripts(parts)
     times = Counter(part for pair in alike for part in pair)
     return {
@@ -285,7 +285,7 @@ def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
 
 
 def looks_like_nisba(word: str) -> bool:
-    """Return True if an Arabic word has the shape of a family name: if it has the article and the ending -ي or -ية."""
+    """Return True if an Arabic word has the shape of a family name: the article, and the ending -ي or -ية."""
     return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))
 
 
@@ -296,7 +296,7 @@ class Likeness(IntEnum):
     POSSIBLE = 1
     """The parts match only by a rarer spelling, or are two spellings in one script. A person should check this."""
     CERTAIN = 2
-    """One part is a common spelling of exactly the letters of the other."""
+    """One part is a common spelling of exactly the letters of the other part."""
 
 
 _TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("transliteration.toml").read_text(encoding="utf-8"))
@@ -332,7 +332,7 @@ def likeness(one: str, other: str) -> Likeness:
 
 @lru_cache(maxsize=1 << 16)
 def skeleton(part: str) -> str:
-    """Return a key for fast comparison: it is equal for any two parts in one script that may be alike."""
+    """Return a key for fast comparison. Any two parts in one script that may be alike have equal keys."""
     if is_arabic(part):
         return _arabic_skeleton(part)
     return "".join(_consonants_and_vowels(part)[0])
@@ -344,7 +344,7 @@ def skeleton(part: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
     """Return a pattern that matches the Latin spellings of an Arabic part, in the form of `_plain`. If `further` is
-    true, it also matches rarer spellings."""
+    true, the pattern also matches rarer spellings."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]
@@ -445,7 +445,7 @@ def _is_active_participle(word: str) -> bool:
 
 
 def _arabic_skeleton(part: str) -> str:
-    """Return the part without its article, and with one form of its last letter."""
+    """Return the part without its article, and with a final ى written as ي."""
     bare = part.removeprefix("ال-") if part.startswith("ال-") else part
     if bare == part and len(part) > 4:
         bare = part.removeprefix("ال")
@@ -462,8 +462,8 @@ def _spelt_alike(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return two lists: the consonants, each doubled consonant once; and the vowels before, between and after the
-    consonants, so that the second list is longer by one."""
+    """Return two tuples: the consonants, each doubled consonant once; and the vowels before, between and after the
+    consonants, so that the second tuple is longer by one."""
     plain = _plain(latin).removeprefix(_ARTICLE)
     plain = re.sub(r"^al(?=[^aeiouy]{1,2}[aeiouy])(?!l)", "", plain) if len(plain) > 6 else plain
     plain = re.sub(r"(?<=[aeiou])h$", "", plain.replace("ph", "f").replace("q", "k"))

@@ -161,10 +161,10 @@ class OpenReview:
     contents: PlanContents
     seed: bytes = field(repr=False)
     answers: Mapping[str, AnswerPair] = field(repr=False)
-    """Answers by prompt id."""
+    """Prompt id -> answers of candidate and opponent."""
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
-        """Return id -> pair for the pairs that an operator rates, in display order."""
+        """Return the pairs that an operator rates, keyed by id, in display order."""
         return {each.pair: each for each in self.contents.asked(operator)}
 
     def to_guess(self, operator: str) -> list[str]:
@@ -197,8 +197,8 @@ class OpenReviews:
         self._read: dict[str, OpenReview] = {}
 
     def get(self, review_id: str) -> OpenReview:
-        """Return an open review. Raises ConflictError if the review is closed, and SignInError if the review does not
-        exist."""
+        """Return an open review. Raises ConflictError if the review is closed, SignInError if it does not exist, and
+        IntegrityError if its plan, seed or answers were changed."""
         with self._registry.reading() as session:
             assert_open(session, review_id)
             row = session.get(BlindReview, review_id)
@@ -218,8 +218,9 @@ class OpenReviews:
 
     def sign_in(self, name: str) -> SignedIn:
         """Sign an operator in to the oldest open review in which the operator has questions left. If no question is
-        left, sign the operator in to the operator's newest open review. Logs a review that cannot be read, and skips it
-        if another review includes the operator. Raises SignInError if no review includes the operator.
+        left, sign the operator in to the operator's newest open review. A review that cannot be read is logged and
+        skipped. Raises SignInError if no review includes the operator, or IntegrityError instead if a review was
+        skipped.
 
         Args:
             name: the operator's name, as the institution's proxy sends it.
@@ -290,8 +291,8 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 
 def signed_in(request: Request, context: Context) -> SignedIn:
-    """Return the operator who sent a request, from the trusted proxy's header or, without this header, from the session
-    cookie. Raises SignInError if header and cookie name no operator, or if a newer link ended the session."""
+    """Return the operator who sent a request, named by the trusted proxy's header or, without this header, by the
+    session cookie. Raises SignInError if neither names an operator, or if a newer link ended the session."""
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
     if named is not None:
@@ -306,8 +307,8 @@ Reader = Annotated[SignedIn, Depends(signed_in)]
 
 
 def signed_in_by_form(request: Request, context: Context, reader: Reader) -> SignedIn:
-    """Return the operator who sent a ballot or guess. Raises SignInError if the request was not sent by the review page
-    (CSRF check)."""
+    """Return the operator who sent a ballot or guess. Raises SignInError if the request's form token is missing or
+    wrong, because another site may have caused the request (CSRF)."""
     if not context.sessions.is_form_token(reader, request.headers.get(FORM_HEADER, "")):
         raise SignInError("This request did not come from the page.", "Load the page again.")
     return reader
@@ -335,8 +336,8 @@ CRITERION_MEANINGS = {
 
 
 def direction(text: str) -> Direction:
-    """Return the writing direction that most characters have according to Unicode's bidirectional classes. Placeholders
-    such as NAME_1 are ignored.
+    """Return the writing direction of most characters, according to Unicode's bidirectional classes. Placeholders such
+    as NAME_1 are ignored.
 
     `dir="auto"` in HTML uses the first strong character, so an Arabic answer that begins with a Latin name would run
     from left to right.
@@ -386,11 +387,11 @@ REFUSALS: Sequence[tuple[type[SovereignError], int, str]] = (
     (ConflictError, 409, "Thank you"),
     (InputError, 400, "Something is wrong"),
 )
-"""Error class, HTTP status and page title. The first matching class applies."""
+"""Error class, HTTP status and page title. The first class that matches an error applies."""
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Register handlers that show the operator a sentence for every expected error of a route."""
+    """Register handlers that show an explanation to the operator if a route raises an expected error."""
     for kind, _, _ in REFUSALS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -402,7 +403,7 @@ async def protect(request: Request, call_next: Callable[[Request], Awaitable[Res
     try:
         response = await call_next(request)
     except Exception as error:
-        # The log gets our own messages, but not the message of a bug, which may quote an answer.
+        # Messages of expected errors are logged. The message of a bug may quote an answer, so only its place is logged.
         _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
         text = "The page is not available now. Tell the administrator; no rating is lost."
         response = _refuse(request, 500, "Something is wrong", text)
@@ -426,7 +427,7 @@ def _unknown(request: Request, error: Exception) -> Response:
 
 
 def _refuse(request: Request, status: int, title: str, text: str) -> Response:
-    """Return a full page if the browser navigates, and only the sentence if the page's script sent the request."""
+    """Return a full page for a GET request, or only the sentence, as JSON, for a request of the page's script."""
     if request.method == "GET":
         return render(request, "message.html", status, title=title, text=text)
     return JSONResponse({"error": translate(text, language_of(request))}, status)
@@ -519,8 +520,7 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
-    """Build the web application. The application's only state is a read cache, so several processes may serve it at
-    once."""
+    """Build the web application. Its only state is a read cache, so several processes can serve it at the same time."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
     app.add_api_route("/static/review.css", lambda: Response(STYLE, media_type="text/css"))
@@ -548,8 +548,7 @@ def server_config(settings: Settings, registry: Registry, port: int) -> Config:
 
 
 def serve(settings: Settings, registry: Registry, port: int, report: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C. Calls `report` with the URL once the port is bound. Raises InputError if the port is in
-    use."""
+    """Serve until Ctrl-C. Calls `report` with the URL once the port is bound. Raises InputError for a port in use."""
     with listen(port, "--port") as held, contextlib.suppress(KeyboardInterrupt):
         report(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
         Server(server_config(settings, registry, port)).run(sockets=[held])

@@ -24,11 +24,11 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Seconds between two checks whether an engine hangs, while a task of the engine is awaited."""
+"""Seconds between two checks whether an engine hangs. The checks run while a load or an unload is awaited."""
 SECONDS_BEFORE_ANOTHER_START = 30.0
 """Seconds before a failed start is retried."""
 SECONDS_WITHOUT_ADAPTERS = 900.0
-"""Seconds after which an engine without adapters is closed; longer than any answer takes."""
+"""Seconds after which an engine without adapters is closed. No answer takes this long."""
 DIGITS = 12
 
 
@@ -41,11 +41,11 @@ class Started:
     problem: Callable[[], str] = str
     """Function that returns the reason why the engine does not compute, or "" if the reason is unknown."""
     is_of_others: bool = False
-    """True if this gateway did not start the server. The gateway then cannot know who else has access to it."""
+    """True if this gateway did not start the server. The gateway then cannot know who else has access to the server."""
 
 
 Start = Callable[[str], Awaitable[Started]]
-"""Function that starts the engine of a base model, given its digest. Raises SovereignError."""
+"""Function that takes a base model's digest and starts an engine. Raises SovereignError if the start fails."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Held:
 
     @property
     def problem(self) -> SovereignError | None:
-        """Return the error with which the start failed; None if the start has not failed."""
+        """Return the error of a failed start; None if the start has not failed."""
         if not self.starting.done():
             return None
         error = None if self.starting.cancelled() else self.starting.exception()
@@ -80,25 +80,26 @@ class _Held:
 
 
 class Engines:
-    """One engine per base model behind the `Engine` protocol."""
+    """Runs one engine per base model, and implements the `Engine` protocol for all of them."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
         self._held: dict[str, _Held] = {}
-        """Digest of a base model -> its engine."""
+        """Maps the digest of a base model to the model's engine."""
         self._base_of: dict[str, str] = {}
-        """Adapter's digest -> base model's digest, of all adapters to load."""
+        """Maps the digest of each adapter to load to the digest of the adapter's base model."""
         self._ready: set[str] = set()
         """Digests of loaded adapters."""
         self._left: set[asyncio.Task[None]] = set()
         """Unfinished loads and unloads."""
 
     async def begin(self, base_model_digest: str) -> Started:
-        """Start the first engine and wait for it. Raises the errors of the start."""
+        """Start the first engine and wait for it. Raises SovereignError if the start fails."""
         return await self._hold(base_model_digest).starting
 
     async def load(self, adapter: Deployable) -> None:
-        """Load an adapter into its base model's engine. Raises EngineLost while that engine is starting or hangs."""
+        """Load an adapter into its base model's engine, and start that engine if necessary. Raises EngineLost while the
+        engine starts or hangs, and the error of a failed start or load."""
         base = adapter.base_model_digest
         self._base_of[adapter.digest] = base
         engine = self._running(base).engine
@@ -107,7 +108,7 @@ class Engines:
             self._ready.add(adapter.digest)
 
     async def unload(self, digest: str) -> None:
-        """Unload an adapter. The adapter stops answering at once, even if its engine is starting or hangs."""
+        """Unload an adapter. It accepts no new requests from now on, even if its engine is starting or hangs."""
         self._ready.discard(digest)
         base = self._base_of.pop(digest, "")
         held = self._held.get(base)
@@ -136,11 +137,11 @@ class Engines:
         held = self._held.get(self._base_of.get(request.digest, ""))
         started = held.started if held is not None and request.digest in self._ready else None
         if started is None:
-            raise EngineRefused(f"Adapter {request.digest[:DIGITS]} is not loaded.", "Load it first.")
+            raise EngineRefused(f"Adapter {request.digest[:DIGITS]} is not loaded.", "Load the adapter first.")
         return await started.engine.answer(request)
 
     async def is_well(self) -> bool:
-        """Return True if any engine computes, or if no engine was started. `states` lists all engines."""
+        """Return True if any engine computes, or if there is no engine. `states` lists all engines."""
         return any(each.computes for each in await self.states()) or not self._held
 
     async def states(self) -> list[EngineState]:
@@ -157,7 +158,8 @@ class Engines:
         return held
 
     def _running(self, base: str) -> Started:
-        """Return the started engine. Raises EngineLost while the engine starts, and the error of a failed start."""
+        """Return a base model's engine, and start it if necessary. Raises EngineLost while the engine starts, and the
+        error of a failed start."""
         held = self._held.get(base) or self._hold(base)
         held.keep()
         if held.started is not None:
@@ -172,8 +174,8 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[Any, Any, None]) -> None:
-        """Wait until the coroutine `doing` has finished. Raises EngineLost if the engine hangs meanwhile. The coroutine
-        then still runs to its end."""
+        """Wait until the coroutine `doing` has finished, and raise its error. If the engine hangs meanwhile, raises
+        EngineLost without cancelling the coroutine."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
@@ -182,7 +184,7 @@ class Engines:
         task.result()
 
     def _leave(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine to its end, even if no task awaits it."""
+        """Start a coroutine as a task that runs to its end, even if no caller awaits it."""
         task = asyncio.create_task(doing)
         self._left.add(task)
         task.add_done_callback(self._left.discard)
@@ -227,10 +229,11 @@ async def start_engine(
 
     Args:
         base: a verified model directory.
-        base_model_digest: digest over its files; adapters of another base model are rejected.
+        base_model_digest: digest over the base model's files. Adapters of a different base model are rejected.
         threads: number of CPU threads; None for the configured number.
 
-    Raises EngineRefused for an unsupported base model, EngineLost, and InputError if vLLM is not configured.
+    Raises EngineRefused for an unsupported base model or server, EngineLost if the engine cannot be started or reached,
+    and InputError if vLLM is not configured.
     """
     threads = threads or chosen.threads or THREADS
     if chosen.engine == "vllm":
@@ -240,7 +243,7 @@ async def start_engine(
         if settings.vllm_python is None and chosen.vllm.url is None:
             raise InputError(
                 f"serving.engine is vllm, but {VARIABLES['vllm_python']} does not name an interpreter with vLLM.",
-                "Set it in the gateway's environment, for example to /opt/vllm/bin/python.",
+                "Set this variable in the gateway's environment, for example to /opt/vllm/bin/python.",
             )
         with_vllm = VllmSettings(chosen.vllm, settings.vllm_python, serving_directory(settings) / "vllm", threads)
         return await VllmEngine.start(base, with_vllm, base_model_digest=base_model_digest)

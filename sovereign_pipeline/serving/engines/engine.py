@@ -1,4 +1,4 @@
-"""The protocol of engines, and the supervision of an engine's process."""
+"""Define the protocol of engines, and supervise an engine's process."""
 
 import asyncio
 import contextlib
@@ -21,30 +21,30 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIG
 
 @dataclass(frozen=True)
 class Deployable:
-    """An adapter whose state, signatures, approvals and bytes are verified. Engines load nothing else."""
+    """An adapter whose state, signatures, approvals and files were verified. Engines load only such adapters."""
 
     adapter: str
-    """Adapter id, such as `permits-desk-1.0.0`. The engine knows the adapter by its digest alone."""
+    """Adapter id, such as `permits-desk-1.0.0`. The engine identifies the adapter only by `digest`."""
     line: str
     digest: str
-    """Digest of the artifact with its weights, 64 hex digits."""
+    """Digest of the artifact that contains the adapter's weights, 64 hex digits."""
     directory: Path
     """PEFT directory in the artifact store."""
     classification: str
     template_sha256: str
     """SHA-256 of the chat template that the adapter was trained with."""
     instruction: str | None
-    """Line's instruction. As in training, it precedes the first user turn of a conversation without a system message:
-    `dataset.jsonl.user_message(instruction, content)`. It is never sent as a system message."""
+    """The line's instruction, which is put before the text of the first user turn, as in training (`as_served`). It is
+    never sent as a system message. In some lines, a caller's system message replaces it."""
     base_model_digest: str = ""
-    """Digest over the files of the adapter's base model. An engine with another base model rejects the adapter. If
-    empty, the digests are not compared."""
+    """Digest over the files of the adapter's base model. An engine with a different base model rejects the adapter. If
+    empty, the engine does not compare base models."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Mapping of file name to SHA-256, from the artifact's manifest. The loaded bytes must match."""
+    """Mapping of file name to SHA-256, from the artifact's manifest. The engine rejects any changed file."""
     pinned: bool = False
-    """True if the adapter's weights are never evicted, as for an adapter in production."""
+    """True for adapters in production or kept for a rollback. Their weights are never evicted."""
     in_reserve: bool = False
-    """True if the adapter is loaded for a rollback only. Callers cannot request it."""
+    """True if the adapter is loaded only for a possible rollback. Callers cannot request it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
     """Values that the training libraries compute with the adapter. The engine must reproduce these values at each load.
@@ -59,35 +59,35 @@ class Deployable:
 class Sampling:
     max_tokens: int
     temperature: float = 0.0
-    """Sampling temperature; 0 takes the likeliest token."""
+    """Sampling temperature. At 0, the most likely token is chosen."""
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    """Stop texts, which are cut from the answer."""
+    """Texts that end the answer. The answer does not include them."""
     logprobs: int | None = None
-    """Number of likeliest tokens returned at each position, in addition to the chosen token. If None, no
+    """Number of most likely tokens to return at each position, in addition to the chosen token. If None, no
     log-probabilities are returned."""
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A conversation to answer with an adapter. It is rendered with the base model's chat template."""
+    """A conversation that an adapter is to answer. The engine renders it with the base model's chat template."""
 
     digest: str
     messages: Sequence[Mapping[str, Any]]
-    """Turns in OpenAI's form, but with the arguments of tool calls as objects."""
+    """Turns in OpenAI's format, except that the arguments of tool calls are objects instead of JSON strings."""
     sampling: Sampling
     cache_group: str = ""
-    """Group of callers that shares cached prompts. If all callers shared them, response times would reveal other
-    callers' prompts."""
+    """Group of callers that share cached prompts. If all callers shared one cache, a caller could infer the prompts of
+    others from response times."""
     shared: int = 0
     """Number of leading characters of the first user turn that other requests share. The prompt may be cached up to
-    that character."""
+    this position."""
     grammar: str = ""
     """Grammar of the answer, in llguidance's variant of Lark. If empty, any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the answer may call, in OpenAI's form. They are rendered with the conversation. The text of the answer
-    includes the delimiters of a tool call."""
+    """Tools that the model may call, in OpenAI's format. They are rendered with the conversation. If there are tools,
+    the text of the answer includes the delimiters of tool calls."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class CallForm:
 
     form: ToolForm
     special: Mapping[str, int]
-    """Mapping of each special token in the tool-call syntax to its id. A grammar refers to the token by this id."""
+    """Mapping of each special token in the tool-call syntax to the token's id. Grammars use these ids."""
 
 
 class TokenLogprob(NamedTuple):
-    """A token of an answer, and the likeliest tokens at its position. Log-probabilities are computed before temperature
-    is applied, over the tokens that the grammar allows."""
+    """A token of an answer, and the most likely tokens at its position. Log-probabilities are computed over the tokens
+    that the grammar allows, before temperature is applied."""
 
     text: str
     logprob: float
@@ -117,7 +117,7 @@ class Piece:
     finish: Literal["stop", "length"] | None = None
     """Finish reason, set on the last piece only."""
     logprobs: Sequence[TokenLogprob] = ()
-    """Tokens of the piece; empty unless the request asks for log-probabilities."""
+    """Log-probabilities of the piece's tokens. Empty unless the request asks for log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Answer:
 
     prompt_tokens: int
     pieces: AsyncGenerator[Piece, None]
-    """Pieces of the answer; the last one has `finish`. Raises EngineLost if the engine ends before the last piece.
-    Closing the generator aborts the answer."""
+    """Generator of the answer's pieces. The last piece has `finish`. Before it, the generator raises EngineLost if the
+    engine ends, and EngineRefused if the grammar is too complex. Closing the generator aborts the answer."""
 
     @classmethod
     async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
@@ -150,41 +150,42 @@ class EngineState:
 
 
 class Engine(Protocol):
-    """An engine: one base model with several adapters. Safe for concurrent use."""
+    """Runs one base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Load an adapter in addition to the loaded adapters.
+        """Load an adapter, and keep the adapters that are already loaded.
 
-        Raises EngineLost. Raises EngineRefused if the adapter does not fit the base model, if its files have changed,
-        or if the engine does not reproduce its fingerprint.
+        Raises EngineLost if the engine's process is gone. Raises EngineRefused if the adapter does not fit the base
+        model, if its files have changed, or if the engine does not reproduce its fingerprint.
         """
 
     async def unload(self, digest: str) -> None:
-        """Unload an adapter. Running requests finish with it. An unknown digest is ignored."""
+        """Unload an adapter. Its running requests still finish. An unknown digest is ignored."""
 
     def loaded(self) -> Mapping[str, str]:
         """Return a mapping of digest to adapter id for all adapters that can answer now."""
 
     async def answer(self, request: EngineRequest) -> Answer:
-        """Begin an answer. Raises EngineRefused if the adapter is not loaded or the prompt too long, and EngineLost."""
+        """Begin an answer. Raises EngineRefused if the adapter is not loaded, the prompt is too long or the template
+        rejects the conversation, and EngineLost if the engine's process is gone."""
 
     def call_form(self, digest: str) -> CallForm | None:
-        """Return the tool-call syntax of a loaded adapter's chat template; None if the template cannot write tool
-        calls."""
+        """Return the tool-call syntax of a loaded adapter's chat template. Returns None if the template does not
+        support tool calls, or if the engine is not running."""
 
     async def is_well(self) -> bool:
-        """Return True if the engine is alive and not stuck. Returns within two seconds, even if it hangs."""
+        """Return True if the engine runs and does not hang. Always returns within two seconds."""
 
     async def close(self) -> None:
-        """Stop, and free the memory. Running requests raise EngineLost."""
+        """Stop the engine and free its memory. Running requests raise EngineLost."""
 
 
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
-"""Environment variables that an engine's process inherits: no key and no proxy address."""
+"""Environment variables that an engine's process inherits. None of them contains a key or a proxy address."""
 
 
 def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES) -> dict[str, str]:
-    """Return the environment variables of an engine's process, except for HOME."""
+    """Return the environment variables that every engine's process gets. inherited: names of variables to copy."""
     return {
         **{name: os.environ[name] for name in inherited if name in os.environ},
         **OFFLINE_ENVIRONMENT,
@@ -195,11 +196,11 @@ def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES)
 
 
 THREADS = max(1, (os.cpu_count() or 2) // 2)
-"""Default number of an engine's CPU threads. On a busy machine fewer threads are faster."""
+"""Default number of an engine's CPU threads: half of the CPUs. On a busy machine, fewer threads are faster."""
 WELL_SECONDS = 10.0
-"""Seconds without a message from the engine's process after which the engine counts as hung. One step takes less."""
+"""Seconds without a message after which the engine counts as hung. One step of the model takes less time."""
 LONGEST_PAUSE = 30.0
-"""Longest pause in seconds before a crashing process is restarted."""
+"""Maximum pause in seconds before a crashed process is restarted."""
 
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -223,11 +224,10 @@ class Process(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """Kill the process. If the gateway did not start the process, leave it running. Running requests are lost in
-        both cases."""
+        """Kill the process if the gateway started it. In any case, running requests are lost."""
 
     async def watch(self, hang_seconds: float) -> None:
-        """Wait until the process is gone or hangs, and return."""
+        """Return once the process is gone, or has sent no message for `hang_seconds`."""
         self.heard_at = looked_at = time.monotonic()
         probe: asyncio.Task[None] | None = None
         probed_at = 0.0
@@ -251,7 +251,7 @@ P = TypeVar("P", bound=Process)
 
 
 class SupervisedEngine(ABC, Generic[P]):
-    """Base class of engines that compute in a supervised process. See `Engine`."""
+    """Base class of engines that compute in a supervised process. It implements parts of the protocol `Engine`."""
 
     name: ClassVar[str]
     """Engine's name in messages, such as "local engine"."""
@@ -264,13 +264,14 @@ class SupervisedEngine(ABC, Generic[P]):
         self._supervisor: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
         self.starts = 0
-        """Number of times the process was started."""
+        """Number of attempts to start the process."""
         self.problem = ""
-        """Reason why the process could not be restarted."""
+        """Reason why the last restart of the process failed; "" if it did not fail."""
 
     @abstractmethod
     async def _start_process(self) -> P:
-        """Start a process and return it once its base model is in memory. Raises EngineLost and EngineRefused."""
+        """Start a process and return it once its base model is in memory. Raises EngineLost if the process cannot be
+        started or reached, and EngineRefused if the process rejects the base model or is unsuitable."""
 
     @abstractmethod
     async def _load_into(self, process: P, adapter: Deployable) -> None:
@@ -318,7 +319,7 @@ class SupervisedEngine(ABC, Generic[P]):
             self._process = None
 
     async def _begin(self) -> None:
-        """Start the process for the first time. Raises EngineLost and EngineRefused."""
+        """Start the process, and supervise it. Raises the errors of `_start_process`."""
         self.starts += 1
         self._process = await self._start_process()
         self._supervisor = asyncio.create_task(self._supervise(self._process))
@@ -332,14 +333,14 @@ class SupervisedEngine(ABC, Generic[P]):
     def _assert_of_this_base(self, process: P, adapter: Deployable) -> None:
         if adapter.base_model_digest and self._digest and adapter.base_model_digest != self._digest:
             raise EngineRefused(
-                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, but this engine "
-                f"has {self._digest[:12]}.",
-                "Start another engine with the adapter's base model.",
+                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, but this engine's "
+                f"base model is {self._digest[:12]}.",
+                "Start an engine with the adapter's base model.",
             )
         if adapter.template_sha256 != process.template_sha256:
             raise EngineRefused(
                 f"{adapter.adapter} was trained with the chat template {adapter.template_sha256[:12]}, but this "
-                f"engine has {process.template_sha256[:12]}.",
+                f"engine's template is {process.template_sha256[:12]}.",
                 "Restore the base model's files.",
             )
 
@@ -371,7 +372,7 @@ class SupervisedEngine(ABC, Generic[P]):
                 self._process, self.problem = process, ""
 
     async def _load_again(self, process: P) -> None:
-        """Reload all adapters. A changed adapter is skipped, and the deployment reports it."""
+        """Reload all adapters. Forget an adapter that the process rejects; the deployment reports the error."""
         for digest, adapter in list(self._adapters.items()):
             try:
                 await self._load_into(process, adapter)
@@ -382,7 +383,8 @@ class SupervisedEngine(ABC, Generic[P]):
 
 
 def read_adapter(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    """Read an adapter's files once, so that the hashed bytes are the loaded ones. Raises EngineRefused."""
+    """Read an adapter's files and check their hashes. Each file is read only once, so the checked bytes are the loaded
+    bytes. Raises EngineRefused for an unreadable or changed file."""
     found: dict[str, bytes] = {}
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         path = directory / name

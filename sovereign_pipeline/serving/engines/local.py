@@ -1,4 +1,4 @@
-"""The local engine: transformers and PEFT in a child process, reached over a socket."""
+"""Run the local engine: transformers and PEFT in a child process, which is reached over a socket."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.fingerprints import Mark, difference
 
 LONGEST_MESSAGE = 64 << 20
-"""Longest JSON line of the protocol in bytes."""
+"""Maximum size in bytes of a JSON line that the child process sends."""
 
 Message = dict[str, Any]
 
@@ -40,13 +40,13 @@ Message = dict[str, Any]
 class LocalSettings:
     threads: int = THREADS
     rows: int = 16
-    """Number of answers computed at once."""
+    """Maximum number of answers computed at the same time."""
     gather_seconds: float = 0.03
     """Seconds that the first answer waits for other answers to join its batch."""
     cache_tokens: int = 16384
-    """Maximum number of tokens of all answers in memory, padding included. One answer always fits."""
+    """Maximum number of tokens in memory, over all answers, with padding. A single answer may exceed this limit."""
     chunk_tokens: int = 256
-    """Number of prompt tokens that are computed between two tokens of the running answers."""
+    """Number of tokens of a new prompt that are computed between two tokens of the running answers."""
     context: int | None = None
     """Maximum number of tokens of prompt and answer; None for the base model's limit."""
     hang_seconds: float = 60.0
@@ -72,7 +72,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
     async def answer(self, request: EngineRequest) -> Answer:
         child = self._running()
         if request.digest not in self._adapters:
-            raise EngineRefused(f"Adapter {request.digest[:12]} is not loaded.", "Load it first.")
+            raise EngineRefused(f"Adapter {request.digest[:12]} is not loaded.", "Load the adapter first.")
         return await Answer.begun(_answer(child, request))
 
     async def _load_into(self, process: "_Child", adapter: Deployable) -> None:
@@ -152,7 +152,7 @@ class _Child(Process):
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     def ask(self, message: Message) -> int:
-        """Send a request and return its number."""
+        """Send a request and return its number. Raises EngineLost if the process is gone."""
         if self.is_gone:
             raise _lost()
         number = next(self._numbers)
@@ -161,7 +161,8 @@ class _Child(Process):
         return number
 
     async def next_answer(self, number: int) -> Message:
-        """Wait for the next message about a request. Raises EngineRefused and EngineLost."""
+        """Wait for the child process's next message about a request. Raises EngineRefused if the child rejects the
+        request, and EngineLost if the child aborts the request or exits."""
         message = await self._waiting[number].get()
         if isinstance(message, Exception):
             raise message

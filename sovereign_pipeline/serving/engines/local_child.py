@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 LEAST_LOGPROB = -9999.0
 RENDERED_AT_ONCE = 4_000
-"""Number of characters up to which a conversation is encoded between two steps of the model. A longer conversation is
-encoded in another thread."""
+"""Requests with at most this many characters of messages, tools and grammar are encoded in the main thread, between two
+steps of the model. Longer ones are encoded in a second thread."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 class Link:
-    """A socket to the parent, read in its own thread."""
+    """A socket to the parent process. When the parent closes it, the reading thread ends this process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -70,7 +70,7 @@ class Link:
             return None
 
     def put(self, message: Message) -> None:
-        """Add a message of this process. It is received like the parent's messages."""
+        """Queue a message from this process itself. `receive` returns it like a message from the parent."""
         self._messages.put(message)
 
     def _read(self) -> None:
@@ -87,7 +87,7 @@ class Rendered:
     shared: int
     """Number of leading tokens that other conversations share."""
     matcher: "Matcher | None"
-    """Grammar of the answer; None if the answer may be any text."""
+    """State of the answer in its grammar; None if any text is allowed."""
 
 
 class AnswerRow:
@@ -114,8 +114,8 @@ class AnswerRow:
         return token
 
     def _note(self, token: int, logits: Any) -> None:
-        """Store the log-probabilities at a token's position, before temperature. Tokens that the grammar forbids get
-        `LEAST_LOGPROB`, as in vLLM."""
+        """Store the log-probabilities at a token's position, computed before temperature is applied. Tokens that the
+        grammar forbids get `LEAST_LOGPROB`, as in vLLM."""
         import torch
 
         scores = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
@@ -157,7 +157,7 @@ class AnswerRow:
         self._link.send({"op": "lost", "id": self.number, "message": reason})
 
     def _send(self, text: str, finish: str | None) -> bool:
-        """Send text to the parent. Returns True if the answer needs another token."""
+        """Send text and finish reason to the parent, if there is either. Returns True unless the answer is finished."""
         if text or finish is not None:
             piece = {"text": text, "tokens": self._unsent, "finish": finish, "logprobs": self._logprobs}
             self._link.send({"op": "piece", "id": self.number, **piece})
@@ -200,7 +200,7 @@ class Worker:
             self.model.remove_left(self._needed)
 
     def _gather(self) -> None:
-        """Wait briefly for more requests, so that all waiting requests start as one batch."""
+        """Wait briefly for more requests, so that they start as one batch with the first request."""
         until = time.monotonic() + self._gather_seconds
         while self._answers and (left := until - time.monotonic()) > 0:
             self._do(self._link.receive(left))
@@ -219,7 +219,7 @@ class Worker:
     def _ask(self, message: Message) -> None:
         digest = message["digest"]
         if not self.model.knows(digest):
-            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load the adapter first.")
         if (
             len(json.dumps([message["messages"], message["tools"], message["grammar"]], ensure_ascii=False))
             <= RENDERED_AT_ONCE
@@ -236,7 +236,8 @@ class Worker:
             self._begin(found[0], found[1].result())
 
     def _rendered(self, message: Message) -> Rendered:
-        """Render a conversation. Raises EngineRefused if the template rejects it, or if it is too long."""
+        """Render a conversation. Raises EngineRefused if the template rejects it, the prompt is too long or the grammar
+        cannot be used."""
         prompt = self._prompts.render(message["messages"], message["tools"])
         limit = answer_limit(len(prompt), self._context, message["sampling"]["max_tokens"])
         shared = self._prompts.shared_tokens(message["messages"], message["shared"], prompt, message["tools"])
@@ -256,7 +257,7 @@ class Worker:
             self._batch.drop(row)
 
     def _load(self, message: Message) -> None:
-        """Load an adapter, and compute its fingerprint."""
+        """Load an adapter, and send this engine's values for the adapter's fingerprint."""
         digest = message["digest"]
         self._batch.prefixes.forget(digest)
         self.model.load(digest, Path(message["directory"]), message["files"])
@@ -265,8 +266,8 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Return this engine's values for one `Mark` of the fingerprint. The values at each position are computed after
-        the expected tokens, not after this engine's own tokens."""
+        """Return this engine's values for one `Mark` of the fingerprint, computed after the expected tokens. If this
+        engine encodes the prompt differently, only `prompt` differs from the expected values."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

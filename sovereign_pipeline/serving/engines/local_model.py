@@ -1,6 +1,6 @@
-"""Run the local engine's model: adapters in memory, and a forward pass over rows of different adapters.
+"""Run the local engine's model: load adapters, and compute batches whose rows use different adapters.
 
-Imports torch, transformers and PEFT.
+This module imports torch, transformers and PEFT.
 """
 
 import json
@@ -26,7 +26,7 @@ from sovereign_pipeline.serving.engines.text import Prompts, reading_base_model
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refused_by_engines
 
 BASE = "__base__"
-"""Name of the base model without an adapter."""
+"""Stands for the base model without an adapter, in place of an adapter's digest."""
 
 
 class Rows:
@@ -36,13 +36,11 @@ class Rows:
         """Wrap `model`, a PeftModel in evaluation mode."""
         self._model = model
         self._runs: list[tuple[str, slice]] = []
-        """Each adapter, with a slice of adjacent rows that use it."""
+        """Pairs of an adapter and the slice of adjacent rows that use it."""
 
     def take_layers(self) -> None:
-        """Patch every adapter layer to compute by rows. Call it again after each load.
-
-        Raises ValueError for an unknown type of layer.
-        """
+        """Patch every adapter layer so that each row uses its own adapter. Call this method after each load. Raises
+        ValueError if an adapter has weights in a layer that is not linear."""
         for layer in self._model.modules():
             if not isinstance(layer, LoraLayer):
                 continue
@@ -50,14 +48,15 @@ class Rows:
                 layer.forward = partial(self._forward, layer)
             elif layer.lora_A or layer.lora_embedding_A:  # layers of an evicted adapter stay, without effect
                 raise ValueError(
-                    f"batches with different adapters are not supported on {type(layer.get_base_layer()).__name__}."
+                    f"layers of type {type(layer.get_base_layer()).__name__} do not support batches with different "
+                    f"adapters."
                 )
 
     def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
         """Run the model; row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
         unknown = {*adapters} - {*self._model.peft_config, BASE}
         if unknown:  # a layer would skip the unknown adapter, and compute as the base model
-            raise ValueError(f"no adapter {', '.join(sorted(unknown))} in memory")
+            raise ValueError(f"these adapters are not loaded: {', '.join(sorted(unknown))}")
         self._runs, start = [], 0
         for adapter, rows in groupby(adapters):
             end = start + len(list(rows))
@@ -80,10 +79,8 @@ class Rows:
 
 
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Return log-probabilities with the adapter and without it: shape [2, len(tokens) + 1, vocabulary size].
-
-    Both are computed as rows of one batch, like answers of two adapters. The last position follows the last token.
-    """
+    """Return log-probabilities with the adapter and without it: shape [2, len(tokens) + 1, vocabulary size]. Both are
+    rows of one batch, like answers of two adapters. The last position is the one after `tokens`."""
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
         output = compute(
@@ -113,7 +110,8 @@ class Matcher:
         return logits.masked_fill(bits.flatten()[: len(logits)] == 0, float("-inf"))
 
     def is_over_after(self, token: int) -> bool:
-        """Add a token, and return whether no token can follow it. Raises EngineRefused."""
+        """Add a token, and return True if it completes the answer. Raises EngineRefused if the grammar is too
+        complex."""
         self._matcher.consume_token(token)
         self.assert_whole()
         return bool(self._matcher.is_stopped())
@@ -128,10 +126,10 @@ NO_ONES = "no-ones"
 
 
 class Model:
-    """One base model with its prompts, and adapters by digest."""
+    """A base model with its tokenizer and the loaded adapters."""
 
     def __init__(self, base: Path) -> None:
-        """Load the base model. Raises EngineRefused if this engine does not support it."""
+        """Load the base model. Raises EngineRefused if the model cannot be read or this engine does not support it."""
         disable_progress_bar()
         self.prompts = Prompts.read(base)
         with reading_base_model(base):
@@ -181,7 +179,7 @@ class Model:
         self._leaving.discard(digest)
 
     def forget(self, digest: str) -> None:
-        """Accept no more answers for an adapter. `remove_left` frees the adapter's memory."""
+        """Stop accepting requests for an adapter. `remove_left` later frees the adapter's memory."""
         self._leaving |= {digest} & self._loaded
 
     def remove_left(self, needed: Callable[[], Collection[str]]) -> None:
@@ -205,7 +203,7 @@ class Model:
                 self._take_back(digest)
                 raise EngineRefused(
                     f"Adapter {digest[:12]} does not fit this base model: {_first_line(error)}",
-                    "Check whether it belongs to another base model, or was changed after its training.",
+                    "Check whether it belongs to a different base model, or was changed after its training.",
                 ) from None
             except EngineRefused:
                 self._take_back(digest)
@@ -230,12 +228,14 @@ def _with_room_for_adapters(model: Any) -> Any:
 
 
 def _assert_done_here(digest: str, content: bytes) -> None:
-    """Raise EngineRefused for an adapter whose outputs in this engine would differ from its outputs in PEFT."""
+    """Raise EngineRefused for an invalid configuration, or if this engine's outputs would differ from those of PEFT."""
     try:
         config = json.loads(content)
         reasons = refused_by_engines({**config, "fan_in_fan_out": None})
     except (ValueError, TypeError, AttributeError):
-        raise EngineRefused(f"{ADAPTER_CONFIG} is not the configuration of an adapter.", "Train again.") from None
+        raise EngineRefused(
+            f"{ADAPTER_CONFIG} is not the configuration of an adapter.", "Train the adapter again."
+        ) from None
     if reasons:
         raise EngineRefused(
             f"The local engine does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
@@ -244,8 +244,8 @@ def _assert_done_here(digest: str, content: bytes) -> None:
 
 
 def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
-    """Raise EngineRefused unless the tensors in the file are exactly those of the loaded adapter. PEFT skips tensors
-    that match no module without an error."""
+    """Raise EngineRefused unless the tensors in the file are exactly those of the loaded adapter. PEFT silently skips
+    tensors that match no module."""
     placed = get_peft_model_state_dict(model, adapter_name=digest, save_embedding_layers=False)
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -256,7 +256,7 @@ def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
         raise EngineRefused(
             f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} tensors match no module or are "
             f"missing{example}.",
-            "Check whether it belongs to another base model, or was changed after its training.",
+            "Check whether it belongs to a different base model, or was changed after its training.",
         )
 
 

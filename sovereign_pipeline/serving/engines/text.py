@@ -26,7 +26,8 @@ _WORD = re.compile(r"[\w.$-]+")
 
 
 def answer_limit(prompt: int, context: int, most: int) -> int:
-    """Return the maximum answer length in tokens after `prompt` tokens. Raises PromptTooLong if no room is left."""
+    """Return the maximum length in tokens of the answer to a prompt of `prompt` tokens. Raises PromptTooLong if the
+    prompt fills the context."""
     if prompt >= context:
         raise PromptTooLong(
             f"This model's maximum context length is {context} tokens, including the answer. The conversation has "
@@ -42,7 +43,8 @@ def reading_base_model(base: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise EngineRefused(
-            f"{base} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
+            f"{base} cannot be loaded as a base model ({type(error).__name__}).",
+            "Restore the base model's files, or fetch them again.",
         ) from error
 
 
@@ -54,7 +56,7 @@ class Prompts:
 
     @cached_property
     def call_form(self) -> CallForm | None:
-        """Return the template's tool-call syntax; None if the template cannot write tool calls."""
+        """Return the template's tool-call syntax. Returns None if the template does not support tool calls."""
         form = tool_form_of(self.tokenizer)
         if form is None:
             return None
@@ -64,7 +66,7 @@ class Prompts:
 
     @classmethod
     def read(cls, base: Path) -> Self:
-        """Load the tokenizer of a base model. Raises EngineRefused if there is none with a chat template."""
+        """Load a base model's tokenizer. Raises EngineRefused if it is unreadable or has no chat template."""
         from transformers import AutoTokenizer
 
         with reading_base_model(base):
@@ -74,28 +76,24 @@ class Prompts:
         return cls(tokenizer)
 
     def decode(self, ids: list[int], with_marks: bool = False) -> str:
-        """Return the text of tokens. with_marks: keep special tokens, because some templates begin tool calls with
-        one."""
+        """Return the text of tokens. with_marks: True to keep special tokens, with which tool calls may begin."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not with_marks, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
-        """Return the token ids that end generation: the ids in the model's configuration, and the end of sequence."""
+        """Return the token ids that end generation: the `configured` ids, and the end of sequence."""
         listed = configured if isinstance(configured, list) else [configured]
         return frozenset(token for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
     def ids_of(self, messages: Messages, tools: Tools = ()) -> list[int]:
-        """Return the token ids of a conversation, up to the beginning of the answer.
-
-        Raises ValueError if a text cannot be separated from the template. Also raises the errors of the template
-        itself.
-        """
+        """Return the token ids of a conversation, up to the beginning of the answer. Raises ValueError if the text of a
+        message cannot be separated from the template, and the errors of the template itself."""
         ids = encode_text(self.tokenizer, chat_text(self.tokenizer, messages, tools, add_generation_prompt=True))
         apart, marks = self._apart(messages, tools)
-        # They differ if a text forms a special token together with neighbouring text, or after normalization.
+        # The special tokens differ if a text forms one together with neighbouring text, or after normalization.
         return ids if marks == self._marks_in(ids) else apart
 
     def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
-        """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
+        """Render a conversation to token ids. Raises EngineRefused instead of any error of `ids_of`."""
         try:
             return self.ids_of(messages, tools)
         except Exception as error:  # a template is a program by an unknown author
@@ -105,12 +103,12 @@ class Prompts:
             ) from None
 
     def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int], tools: Tools = ()) -> int:
-        """Return the number of leading tokens of a prompt that come from the template, tools and system messages, not
-        from the conversation.
+        """Return the number of leading tokens of a prompt that other requests share. These tokens come from the
+        template, the tools, the system messages, and the beginning of the first user turn.
 
         Args:
             characters: number of leading characters of the first user turn that other requests share.
-            ids: the rendered conversation.
+            ids: token ids of the rendered conversation.
         """
         place = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
         if place == len(messages) or messages[place]["role"] != "user" or not (place or characters):
@@ -120,8 +118,7 @@ class Prompts:
         return next((number for number, (one, other) in enumerate(pairs) if one != other), 0)
 
     def _apart(self, messages: Messages, tools: Tools) -> tuple[list[int], list[int]]:
-        """Encode each text separately from the template. Returns all ids, and the ids of the template's special
-        tokens."""
+        """Encode each text separately from the template. Return all ids, and those of the template's special tokens."""
         nonce = secrets.token_hex(8)  # callers cannot guess this text
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
 
@@ -164,8 +161,8 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """Put a text between fence strings, and split each special token of the template within the text in two. White
-        space around the text stays outside the fences, because templates strip it."""
+        """Put a text between the fences `begin` and `end`. Within the text, split each of the template's special tokens
+        with `cut`. White space around the text stays outside the fences, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -186,7 +183,7 @@ class Prompts:
 
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""Replacement character that a decoder writes for an incomplete character."""
+"""A decoder writes this character for an incomplete UTF-8 sequence."""
 
 
 class StopTexts:
@@ -199,8 +196,8 @@ class StopTexts:
         """True once a stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
-        """Add text, and return all text that is final. A tail that may be the start of a stop text is held back. The
-        result does not depend on how the text was split into tokens."""
+        """Add text, and return all text that is final. A tail that may be the start of a stop text is held back. How
+        the text was split into pieces does not change the total output."""
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self.is_found = bool(found)
@@ -213,7 +210,7 @@ class StopTexts:
         return rest
 
     def _begun(self, text: str) -> int:
-        """Return the number of characters at the text's end that may be the beginning of a stop text."""
+        """Return the length of the text's tail that may be the beginning of a stop text."""
         lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
         return max(lengths, default=0)
 
@@ -237,8 +234,7 @@ class TextPieces:
         return self._stops.feed(self._new(self._decode(self._ids).rstrip(INCOMPLETE)))
 
     def rest(self) -> str:
-        """Return the text that was withheld because it may be the beginning of a stop text. An incomplete character is
-        dropped."""
+        """Return the text held back as a possible start of a stop text. Drops an incomplete character."""
         return "" if self.is_stopped else self._stops.end()
 
     def _new(self, text: str) -> str:

@@ -1,7 +1,7 @@
-"""The vLLM engine: adapters and answers on a vLLM server.
+"""Implement the vLLM engine: load adapters into a vLLM server, and stream answers from the server.
 
 Each adapter is copied under a name that identifies its bytes, because vLLM caches prompts by name. vLLM reloads an
-evicted adapter from its copy. Unloading an adapter frees no slot.
+evicted adapter from its copy. Unloading an adapter does not free its slot in vLLM.
 """
 
 import asyncio
@@ -67,19 +67,22 @@ def base_shapes(base: Path) -> Shapes:
             header = stream.read(int.from_bytes(stream.read(8), "little"))
         found |= _shapes(header)
     if not found:
-        raise EngineRefused(f"{base} contains no *.safetensors.", "Restore or fetch it again.")
+        raise EngineRefused(
+            f"{base} contains no *.safetensors file.", "Restore the base model's files, or fetch them again."
+        )
     return {name.removesuffix(".weight"): shape for name, shape in found.items()}
 
 
 def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, largest_rank: int) -> None:
-    """Raise EngineRefused for an adapter whose outputs in vLLM would differ from its outputs in training."""
+    """Raise EngineRefused for an adapter whose files are invalid, that does not fit the base model, or whose outputs in
+    vLLM would differ from its outputs in training. largest_rank: vLLM's maximum rank of adapters."""
     try:
         config = json.loads(content[ADAPTER_CONFIG])
         reasons = refused_by_vllm(config, largest_rank)
         weights = content[ADAPTER_WEIGHTS]
         tensors = _shapes(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise EngineRefused(f"Adapter {digest[:12]}: these are not an adapter's files.", "Train again.") from None
+        raise EngineRefused(f"Adapter {digest[:12]}: its files are not valid.", "Train the adapter again.") from None
     if reasons:
         raise EngineRefused(
             f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
@@ -91,12 +94,12 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
         raise EngineRefused(
             f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no "
             f"module of the model{example}.",
-            "Check whether it belongs to another base model, or was changed after its training.",
+            "Check whether it belongs to a different base model, or was changed after its training.",
         )
 
 
 def name_of(digest: str, content: Mapping[str, bytes]) -> str:
-    """Return a name that identifies these bytes, because vLLM caches prompts by name."""
+    """Return a name that depends on the adapter's bytes, because vLLM caches prompts by name."""
     over = sha256(content[ADAPTER_CONFIG] + b"\0" + content[ADAPTER_WEIGHTS]).hexdigest()
     return f"{digest}-{over[:16]}"
 
@@ -116,8 +119,7 @@ def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: 
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of an adapter without effect. It has one pair of tensors of the adapter in `content`, set to
-    zero."""
+    """Return the files of an adapter without effect: one pair of tensors of the adapter in `content`, set to zero."""
     import numpy
     from safetensors.numpy import save
 
@@ -177,8 +179,8 @@ async def _mark(server: VllmServer, name: str, mark: Mark) -> Mark:
 
 
 async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int, ...], LogProbabilities]:
-    """Return the server's likeliest token at each position of `mark.tokens`, computed after the expected tokens. Also
-    return the server's log-probabilities of the tokens in `mark.top`."""
+    """Return two tuples, computed with the expected tokens before each position: the server's most likely token at each
+    position of `mark.tokens`, and the server's log-probabilities of the tokens in `mark.top`."""
     likeliest: list[int] = []
     values: list[tuple[float, ...]] = []
     while len(values) < len(mark.top):
@@ -193,8 +195,8 @@ async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int,
 
 
 async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple[list[int], list[dict[int, float]]]:
-    """Generate a continuation of the prompt plus the first N expected tokens (N is `begin`). Return the likeliest
-    tokens, and for each position a mapping of token id to log-probability."""
+    """Generate tokens after the prompt and the first `begin` expected tokens. Return the generated (most likely)
+    tokens, and for each of their positions a mapping of token id to log-probability."""
     body = {
         "model": name,
         "prompt": [*mark.prompt, *mark.tokens[:begin]],
@@ -221,14 +223,14 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
 NO_EFFECT = "no-effect"
 """Name of the adapter without effect. Its outputs equal those of the base model."""
 COLDEST = 0.01
-"""Lowest sampling temperature of vLLM. Below it, decoding is greedy."""
+"""Lowest sampling temperature that vLLM supports. Lower temperatures are decoded greedily."""
 SECONDS_TO_LEAVE = 60.0
 """Seconds for which an unloaded adapter's copy is kept after its last answer."""
 
 
 @dataclass(frozen=True)
 class _Base:
-    """The tokenizer, shapes and settings from the base model's files. The files are read once."""
+    """The tokenizer, tensor shapes and settings from the base model's files, which are read only once."""
 
     prompts: Prompts
     decode: Callable[..., str]
@@ -238,7 +240,7 @@ class _Base:
 
     @classmethod
     def read(cls, directory: Path, context: int | None) -> Self:
-        """Read a base model's directory. Raises EngineRefused if it is not a base model with a chat template."""
+        """Read a base model's directory. Raises EngineRefused if it contains no base model with a chat template."""
         prompts = Prompts.read(directory)
         with reading_base_model(directory):
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -264,9 +266,9 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         self._directory, self.base, self._settings = directory, base, settings
         self._rendering = ThreadPoolExecutor(1)  # a tokenizer is for one thread at a time
         self._answering: Counter[str] = Counter()
-        """Adapter's name -> number of running answers."""
+        """Maps an adapter's name to the number of its running answers."""
         self._leaving: dict[str, float] = {}
-        """Name of an unloaded adapter -> time of its last use."""
+        """Maps the name of an unloaded adapter to the time of its last use."""
 
     @classmethod
     async def start(cls, base: Path, settings: VllmSettings, *, base_model_digest: str = "") -> Self:
@@ -343,30 +345,30 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         (process.kept.add if adapter.pinned else process.kept.discard)(name)
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
-        """Load an adapter into the server, which may evict an unpinned adapter."""
+        """Copy an adapter's files and load them into the server. The server may evict an unpinned adapter."""
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
         except OSError as error:  # an error of one adapter, so no other adapter is unloaded
             raise EngineRefused(
-                f"{directory.parent}: the copy of an adapter for vLLM cannot be written ({error.strerror}).",
-                "Free disk space there, and permit the gateway to set the directory's group.",
+                f"{directory.parent}: the gateway cannot write an adapter's copy for vLLM to this directory "
+                f"({error.strerror}).",
+                "Free space on this disk, and permit the gateway to set the directory's group.",
             ) from None
         self._leaving.pop(name, None)
         await server.use(server.kept)
         await server.load(name, directory)
 
     def _name(self, server: VllmServer, digest: str) -> str:
-        """Return an adapter's name on the server. Raises EngineRefused if it is not loaded."""
+        """Return an adapter's name on the server. Raises EngineRefused if the adapter is not loaded."""
         name = server.names.get(digest)
         if digest not in self._adapters or name is None:
-            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load the adapter first.")
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Measure the values of the fingerprint's prompts on the server, and return them. If this server renders a
-        prompt differently from the fingerprint, nothing is measured. The returned `Mark`s then have the rendered
-        prompts."""
+        """Return the server's values for the fingerprint's prompts. If a prompt is rendered into different tokens than
+        in the fingerprint, measures nothing and returns `Mark`s with the rendered prompts."""
         rendered = [
             mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
             for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)
@@ -403,8 +405,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         asyncio.get_running_loop().call_later(SECONDS_TO_LEAVE + 0.1, self._remove_those_that_left, server)
 
     def _remove_those_that_left(self, server: VllmServer) -> None:
-        """Remove the adapters' copies that no answer needs. While an adapter is in use, vLLM may read its copy
-        again."""
+        """Remove the copies of adapters that were unloaded a while ago and that no running answer uses."""
         before = time.monotonic() - SECONDS_TO_LEAVE
         for name, since in list(self._leaving.items()):
             if self._answering[name] == 0 and since < before:
@@ -427,7 +428,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
 
 class _Text:
-    """The text of one answer. It is decoded here from vLLM's tokens, because vLLM's own text may cut characters."""
+    """Decodes the text of one answer from vLLM's tokens. The text that vLLM sends may contain incomplete characters."""
 
     def __init__(self, base: _Base, request: EngineRequest) -> None:
         self._base, self._decode = base, partial(base.decode, with_marks=bool(request.tools))
@@ -437,7 +438,7 @@ class _Text:
         self._logprobs: list[TokenLogprob] = []
 
     def piece(self, event: dict[str, Any]) -> Piece | None:
-        """Return the next piece, if there is new text or the answer has ended."""
+        """Return the next piece if there is new text or the answer has ended. Otherwise return None."""
         choice = event["choices"][0] if event.get("choices") else {}
         tokens = choice.get("token_ids") or ()
         if self._likeliest is not None:
@@ -458,7 +459,7 @@ class _Text:
                 self._logprobs.append(TokenLogprob(self._decode([token]), value, likeliest))
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
-        """Add tokens and return the text that is now final, and the finish reason if there is one."""
+        """Return the text that is now final, and the finish reason or None. Raises EngineLost for an unknown reason."""
         text = ""
         for token in tokens:
             self._unsent += 1
@@ -475,7 +476,7 @@ class _Text:
 
 
 async def _next_event(server: VllmServer, response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the next event of a stream. Raises EngineLost if the stream ends before the last piece."""
+    """Return the next event of a stream. Raises EngineLost if the stream ends too early or reports an error."""
     while True:
         try:
             line = await response.content.readline()
@@ -493,7 +494,7 @@ async def _next_event(server: VllmServer, response: aiohttp.ClientResponse) -> d
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
-    """Convert sampling parameters to vLLM's."""
+    """Convert sampling parameters to those of vLLM's API."""
     reported = {} if sampling.logprobs is None else {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if sampling.temperature < COLDEST or sampling.top_p <= 0:
         return {"temperature": 0, **reported}

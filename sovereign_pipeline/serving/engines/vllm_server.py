@@ -1,7 +1,7 @@
-"""Start or reach a vLLM server, and send it requests.
+"""Start a vLLM server or connect to a running one, and send requests to it.
 
-The base model is never requested together with adapters: on a CPU, vLLM would compute the base model's rows with the
-last adapter.
+While a server has requests for adapters, it gets no request for the bare base model. On a CPU, vLLM would compute the
+base model's rows with the last adapter.
 """
 
 import asyncio
@@ -33,8 +33,7 @@ from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, re
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 SECONDS_IDLE = 2.0
-"""Seconds after which an idle connection is dropped. vLLM itself closes an idle connection after 5 seconds, which could
-lose a request."""
+"""Seconds after which the gateway closes an idle connection, before vLLM does so (after 5 seconds)."""
 
 Body = dict[str, Any]
 
@@ -59,7 +58,7 @@ class VllmServer(Process):
         super().__init__(template_sha256)
         self.copies = copies
         self.names: dict[str, str] = {}
-        """Adapter's digest -> its name on the server."""
+        """Maps an adapter's digest to the adapter's name on the server."""
         self.kept: set[str] = set()
         """Names of adapters that regularly get a request, so that the server does not evict them."""
         self._url = url
@@ -67,16 +66,16 @@ class VllmServer(Process):
         self._salt = secrets.token_hex(32)
 
     async def load(self, name: str, directory: Path) -> None:
-        """Load an adapter. Raises EngineRefused with the server's reason, and EngineLost."""
+        """Load an adapter. Raises EngineRefused if the server rejects it, and EngineLost if the server is gone."""
         await self.post(LOAD, {"lora_name": name, "lora_path": str(directory)})
 
     async def unload(self, name: str) -> None:
-        """Unload an adapter. Raises EngineRefused if the server does not know the name, and EngineLost."""
+        """Unload an adapter. Raises EngineRefused if the server lacks it, and EngineLost if the server is gone."""
         await self.post(UNLOAD, {"lora_name": name})
 
     async def post(self, path: str, body: Body) -> Any:
-        """Send a request and return the response's JSON. Raises EngineRefused with the server's reason, and
-        EngineLost."""
+        """Send a request and return the response's JSON object, or None. Raises EngineRefused, with the server's
+        reason, if the server rejects the request, and EngineLost if the server is gone."""
         status, content = await self._sent("POST", path, body)
         if status >= 500 and not await self._is_healthy():
             raise lost()
@@ -86,8 +85,8 @@ class VllmServer(Process):
         return json.loads(content) if content.startswith(b"{") else None
 
     async def stream(self, body: Body) -> aiohttp.ClientResponse:
-        """Send a streamed completion request and return its response. Raises EngineLost, and EngineRefused without the
-        server's message, which may quote the prompt."""
+        """Send a streamed completion request and return its response. Raises EngineRefused if the server rejects it,
+        and EngineLost if the server fails. The errors omit the server's message, which may quote the prompt."""
         try:
             response = await self._session.post(
                 self._url + COMPLETIONS, json={**body, "stream": True}, allow_redirects=False
@@ -111,7 +110,7 @@ class VllmServer(Process):
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
 
     async def _probe(self) -> None:
-        """Probe the server, and keep pinned adapters from being evicted."""
+        """Probe the server, and keep the adapters in `kept` from being evicted."""
         with contextlib.suppress(EngineLost, EngineRefused):
             if self.kept:
                 await self.use(self.kept)
@@ -124,7 +123,7 @@ class VllmServer(Process):
         return False
 
     async def _sent(self, method: str, path: str, body: Body | None = None) -> tuple[int, bytes]:
-        """Send a request and return the response's status and content. Raises EngineLost."""
+        """Send a request and return the response's status and content. Raises EngineLost if the connection fails."""
         try:
             async with self._session.request(method, self._url + path, json=body, allow_redirects=False) as response:
                 return response.status, await response.read()
@@ -132,8 +131,7 @@ class VllmServer(Process):
             raise lost() from error
 
     async def _warm_up(self, base_name: str) -> None:
-        """Compute log-probabilities once, because the first computation compiles for seconds and blocks other
-        requests."""
+        """Request log-probabilities once: the first such request compiles code and blocks all others for seconds."""
         one_token = {"prompt": [0], "max_tokens": 1, "logprobs": 1, "logprob_token_ids": [0]}
         await self.post(COMPLETIONS, {"model": base_name, **one_token})
 
@@ -155,7 +153,7 @@ DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES
 BLOCK_TOKENS = 32
 """Number of tokens per block of the prefix cache. vLLM's default on a CPU is longer than most documents."""
 LINES_KEPT = 200
-"""Number of output lines of the server that are stored until it is ready. Later output is dropped."""
+"""Maximum number of output lines that are stored until the server is ready. Later output is dropped."""
 
 
 class StartedVllm(VllmServer):
@@ -170,13 +168,13 @@ class StartedVllm(VllmServer):
         self._printed: deque[str] = deque(maxlen=LINES_KEPT)
         self._process: asyncio.subprocess.Process | None = None
         self._pipe: int | None = None
-        """Pipe that closes when this process is gone."""
+        """Descriptor of a pipe that closes when this process is gone."""
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, base: Path, context: int, settings: VllmSettings, template_sha256: str) -> Self:
-        """Start a server and wait until it is ready. Raises EngineRefused if vLLM does not start, and EngineLost if it
-        takes too long."""
+        """Start a server and wait until it is ready. Raises EngineRefused if vLLM ends before that, and EngineLost if
+        vLLM cannot be started or takes too long."""
         await asyncio.to_thread(remove_left_behind)
         try:
             server = cls(HeldDirectory.make(), template_sha256)
@@ -244,7 +242,7 @@ class StartedVllm(VllmServer):
         self._printed = deque(maxlen=0)  # from here on, the server may print callers' texts
 
     def _why(self) -> str:
-        """Return the last error line that the server printed before the first prompt."""
+        """Return the last error line (or else the last line) that the server printed before it was ready."""
         errors = [line for line in self._printed if "Error" in line or "error:" in line]
         return (errors or list(self._printed) or ["it printed nothing"])[-1].strip()[-300:]
 
@@ -323,14 +321,14 @@ class ReachedVllm(VllmServer):
         self._records = records
         self._lock: int | None = None
         self._given: dict[str, str] = {}
-        """Name -> path of all adapters that this gateway has loaded and not unloaded."""
+        """Maps the name of each adapter that this gateway has loaded to the path of the adapter's copy."""
         self._confirmed: set[str] = set()
-        """Names that the server is known to have loaded."""
+        """Names of the adapters whose load the server has confirmed."""
 
     @classmethod
     async def reach(cls, context: int, settings: VllmSettings, template_sha256: str) -> Self:
         """Connect to a server. Raises EngineRefused if the server is unsuitable or another gateway uses it, and
-        EngineLost if it does not answer."""
+        EngineLost if it does not answer or the directory of records cannot be used."""
         options = settings.options
         assert options.url is not None and settings.records is not None
         records = settings.records / sha256(options.url.encode()).hexdigest()[:16]
@@ -343,9 +341,12 @@ class ReachedVllm(VllmServer):
         except BaseException as error:
             await server.end()
             if isinstance(error, TimeoutError):
-                raise EngineLost(f"The vLLM server at {options.url} does not answer.", "Start it.") from None
+                raise EngineLost(f"The vLLM server at {options.url} does not answer.", "Start the server.") from None
             if isinstance(error, OSError):
-                raise EngineLost(f"{records}: {error.strerror}.", "Give the gateway write access.") from None
+                raise EngineLost(
+                    f"{records}: the gateway cannot use this directory ({error.strerror}).",
+                    "Give the gateway write access to the directory.",
+                ) from None
             raise
         return server
 
@@ -394,7 +395,7 @@ class ReachedVllm(VllmServer):
         if self._socket is not None and _is_open_to_all(self._socket):
             raise EngineRefused(
                 f"{self._socket}: every account of this machine can reach this vLLM server.",
-                "Give its socket a directory that only the accounts of gateway and server may enter.",
+                "Move the socket to a directory that only the accounts of the gateway and the server may enter.",
             )
         version = str((await self._get(VERSION)).get("version", ""))
         numbers = tuple(int(each) for each in re.findall(r"\d+", version)[:2])
@@ -425,7 +426,7 @@ class ReachedVllm(VllmServer):
         await self._warm_up(str(bases[0]["id"]))
 
     async def _take_back_of_before(self) -> None:
-        """Unload the adapters of an earlier process of this gateway."""
+        """Unload the adapters that an earlier process of this gateway loaded."""
         try:
             before: dict[str, str] = json.loads((self._records / LOADED).read_bytes())
         except FileNotFoundError:
@@ -437,15 +438,14 @@ class ReachedVllm(VllmServer):
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
 
     async def _take_out(self, given: dict[str, str]) -> None:
-        """Unload adapters. Skips a name that the server now maps to another path. given: mapping of name to path."""
+        """Unload adapters. given: mapping of name to path. Skips a name if the server has a different path."""
         held = await self._adapters()
         for name, path in given.items():
             if held.get(name) == path:
                 await self.unload(name)
 
     async def _strangeness(self) -> str:
-        """Describe how the server's adapters differ from the adapters that this gateway loaded. Return "" if they do
-        not differ."""
+        """Describe how the server's adapters differ from those that this gateway loaded; "" if they do not."""
         given, needed = dict(self._given), set(self._confirmed)
         held = await self._adapters()
         given |= self._given  # adapters that were loaded meanwhile
@@ -466,12 +466,12 @@ class ReachedVllm(VllmServer):
         return listed
 
     async def _get(self, path: str) -> dict[str, Any]:
-        """Send a GET request. Raises EngineLost if no server answers, and EngineRefused if it is not vLLM."""
+        """Send a GET request. Raises EngineLost if no server answers, and EngineRefused if the server is not vLLM."""
         try:
             status, content = await self._sent("GET", path)
         except EngineLost as error:
             self._gone.set()
-            raise EngineLost(f"No vLLM server answers at {self._address}.", "Start it.") from error
+            raise EngineLost(f"No vLLM server answers at {self._address}.", "Start the server.") from error
         try:
             found = json.loads(content) if status == 200 else None
         except ValueError:
@@ -481,7 +481,7 @@ class ReachedVllm(VllmServer):
         return found
 
     def _refused(self, why: str, hint: str) -> EngineRefused:
-        return EngineRefused(f"The vLLM server at {self._address} is not used: {why}.", hint)
+        return EngineRefused(f"The gateway does not use the vLLM server at {self._address}: {why}.", hint)
 
     def _forget(self, name: str) -> None:
         self._given.pop(name, None)
@@ -502,7 +502,7 @@ class ReachedVllm(VllmServer):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
-            raise self._refused("another gateway uses it", "Start a server for each gateway.") from None
+            raise self._refused("another gateway uses the same server", "Start one server per gateway.") from None
         self._lock = lock
 
 
@@ -513,7 +513,7 @@ def _shared(directory: Path) -> Path:
     except OSError as error:
         raise EngineRefused(
             f"{directory}: this directory, which serving.vllm.copies names, cannot be read ({error.strerror}).",
-            "Create it.",
+            "Create the directory.",
         ) from None
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineRefused(

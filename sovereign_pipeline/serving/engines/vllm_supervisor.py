@@ -1,8 +1,8 @@
 """Supervise a vLLM server: kill it when the gateway or the supervisor has ended, and remove its files.
 
-A killed vLLM server leaves processes behind. If gateway and supervisor were both killed, the server's directory is no
-longer locked. The next start then removes it, and kills the processes that have it in their environment. This module
-imports no heavy library.
+A killed vLLM server leaves processes behind. If the gateway and the supervisor were both killed, the server's directory
+is no longer locked. The next start removes such a directory, and kills the processes whose environment names it. This
+module imports no heavy library.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from sovereign_pipeline.base.processes import die_with_parent, keep_private
 PREFIX = "sovereign-vllm-"
 LOCK = "lock"
 VARIABLE = "VLLM_RPC_BASE_PATH"
-"""Variable with the server's directory, in the environment of every process of the server."""
+"""Name of the environment variable with the server's directory. Every process of the server has this variable."""
 
 
 @dataclass(frozen=True)

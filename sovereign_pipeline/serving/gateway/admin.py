@@ -37,20 +37,20 @@ class AdminSources:
     flags: Callable[[], Mapping[str, Flag]] = dict
     """Function that returns a mapping of line name to the line's flag in force."""
     behind: Callable[[], Mapping[str, str]] = dict
-    """Function that returns a mapping of line name to the reason why the line's newest flag is not in force."""
+    """Function that returns a mapping of line name to the problem of the line's flag (`Flags.problems`)."""
     hold: Callable[[Flag], State | None] = lambda _: None
     review: Callable[[str], Due | None] = lambda _: None
 
 
 class Reviews:
-    """The review dates of each line's newest adapter, as of the latest call of `look`."""
+    """Stores the review date of each line's newest adapter. `look` updates the dates."""
 
     def __init__(self, settings: Settings, registry: Callable[[], Registry]) -> None:
         self._settings, self._registry = settings, registry
         self._known: dict[str, Due] = {}
 
     def look(self) -> None:
-        """Read the review dates. If reading the registry raises an error, keep the dates that were read before."""
+        """Read the review dates. If this raises an error, the dates that were read before are kept."""
         today = datetime.datetime.now(datetime.UTC).date()
         self._known = {each.line: each for each in due_reviews(self._registry(), self._settings, today)}
 
@@ -72,8 +72,8 @@ class _Row(NamedTuple):
 def overview(
     caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
 ) -> dict[str, Any]:
-    """Return the state of the engines and of every line with an adapter that the caller may see. All counts are this
-    gateway's counts since it started."""
+    """Return the state of the lines and engines with an adapter that the caller may see. Answers and feedback are
+    counted since this gateway started."""
     flags, behind = sources.flags(), sources.behind()
     in_engine = catalog.engine.loaded()
     loaded = {each.adapter for each in catalog.served() if each.digest in in_engine}

@@ -1,4 +1,4 @@
-"""Limit the rates of callers, and share an engine's places fairly between lines."""
+"""Limit the rates of callers, and share the gateway's places for running requests fairly between lines."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from sovereign_pipeline.serving.gateway.messages import Refusal
 
 SECONDS_OF_A_RATE = 60.0
 MOST_BUCKETS = 10_000
-"""Maximum number of accounts (callers and persons) whose rate is remembered. Beyond it, the account that was idle
-longest is forgotten, and starts again with a full bucket."""
+"""Maximum number of accounts (callers and persons) whose buckets are stored. If there are more, the account that was
+idle longest is removed, and starts again with full buckets."""
 
 Clock = Callable[[], float]
 
@@ -31,8 +31,8 @@ class Bucket:
         self.level = self.per_minute
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Return the seconds until the level reaches `amount`. If the bucket is too small for `amount`, the seconds
-        until it is full."""
+        """Return the seconds until the level reaches `amount`. If the bucket is too small for `amount`, return the
+        seconds until the bucket is full."""
         self._flow(now)
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
@@ -76,9 +76,7 @@ class Rates:
     @asynccontextmanager
     async def request(self, caller: Caller, user: str | None = None) -> AsyncIterator[None]:
         """Count one request as running while the context is open. Raises Refusal (429) if the request exceeds a limit.
-
-        user: hash of the person for whom the caller sends the request.
-        """
+        user: hash of the person for whom the caller sends the request."""
         now, accounts = self._clock(), self._accounts(caller, user)
         for key, allowance in accounts.items():
             at_once, in_a_minute = OF_CALLER if key == caller.key else OF_PERSON
@@ -105,8 +103,8 @@ class Rates:
             self._of(key, allowance, now)[1].take(tokens, now)
 
     def _accounts(self, caller: Caller, user: str | None) -> dict[str, Allowance]:
-        """Return the accounts that a request counts against: a mapping of account key to limits. A caller with several
-        grants gets the largest limits of these grants."""
+        """Return a mapping of account key to limits, for the accounts that a request is charged to. A caller with
+        several grants gets the largest limits of these grants."""
         rules = [grant.front_end for grant in caller.grants]
         accounts = {caller.key: self._allowance([(each.concurrent, each.per_minute) for each in rules])}
         if user is not None:
@@ -131,10 +129,10 @@ class Rates:
 
 
 class Places:
-    """The engine's places for running requests. The waiting line with the fewest running requests gets the next free
+    """The gateway's places for running requests. The waiting line with the fewest running requests gets the next free
     place, so that no line blocks another.
 
-    A line may take all places except one for each other line, but always at least half of all places.
+    A line may occupy all places except one for each other line, and in any case at least half of all places.
     """
 
     def __init__(self, limits: Limits, lines: Callable[[], Collection[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The gateway's application: routes, streams and error handlers."""
+"""Define the gateway's application: routes, streams and error handlers."""
 
 import asyncio
 import datetime
@@ -35,17 +35,17 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 _LOG = logging.getLogger(__name__)
 GONE = 499
 SECONDS_WITHOUT_REGISTRY = 24 * 60 * 60
-"""Seconds without the registry after which the gateway is not ready."""
+"""Seconds without the registry after which `/readyz` returns 503."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The readiness of the lines: whether they answer, and whether their newest flags are in force."""
+    """The state of the lines, the registry and the adapters that `/readyz` reports."""
 
     answers: bool = True
-    """False if adapters are in production and none of them answers."""
+    """False if adapters should answer users and none of them is loaded."""
     is_behind: bool = False
-    """True if the newest flag of any line is not in force in this gateway."""
+    """True if any line's newest flag is not in force in this gateway, or a flag in force has an error."""
     withdrawn: int = 0
     """Number of lines whose adapter in production is recalled. Such lines do not count for `answers`."""
     unreached_seconds: float | None = None
@@ -55,15 +55,15 @@ class Condition:
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
-    """Compute the condition. loaded: adapters that are verified and in the engine."""
+    """Compute the condition. loaded: ids of the adapters that are verified and in the engine."""
     named = [flag for flag in flags.flags().values() if flag.production is not None]
     given = {flag.production for flag in named}
     recalled = {each.adapter for each in deployed.withdrawn}
     withdrawn = recalled & given
     given -= withdrawn
     in_production = any(each.is_in_production for each in deployed.served)
-    # If a flag names the adapter in production, a rejected other adapter of the line does not matter, because no user
-    # depends on it.
+    # If a flag names the adapter in production, the rejection of the line's other adapters does not matter, because no
+    # user depends on them.
     others = {each for flag in named for each in flag.adapters if each != flag.production}
     refused = {*deployed.refused} - recalled - others
     is_asked_of = bool(given or in_production or refused)
@@ -81,7 +81,7 @@ class Gateway:
     condition: Callable[[], Condition]
     """Function that returns the lines' present condition."""
     started: int
-    """Creation time that every model states, in seconds since 1970."""
+    """Unix time at which the gateway started. Every model reports it as `created`."""
     sources: AdminSources
 
     async def figures(self) -> Figures:
@@ -112,7 +112,7 @@ def create_gateway(
     condition: Callable[[], Condition],
     sources: AdminSources,
 ) -> FastAPI:
-    """Build the application. At shutdown, the server must notify `state.gateway.handler`."""
+    """Build the application. At shutdown, the server must call `end_within` of `state.gateway.handler`."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
@@ -147,7 +147,7 @@ def create_gateway(
 
 
 def _invalid(errors: Sequence[Any]) -> Refusal:
-    """Report the first invalid field of feedback. No value is quoted."""
+    """Return the error for the first invalid field of a feedback request. The error quotes no value."""
     error = errors[0]
     if error["type"] == "json_invalid":
         return Refusal(400, "The body is not JSON.", "invalid_json")
@@ -233,7 +233,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
 
 @api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 async def metrics_page(here: Here, caller: From) -> Response:
-    """Return counters for Prometheus. They name every line, so only callers with `metrics` may read them."""
+    """Return counters for Prometheus. They name every line, so callers need the permission `metrics`."""
     if not caller.may_read_metrics:
         raise refused("not_found")
     return Response(here.handler.metrics.page(await here.figures()), media_type=CONTENT_TYPE)
@@ -241,7 +241,7 @@ async def metrics_page(here: Here, caller: From) -> Response:
 
 @api.get("/admin/state")
 async def admin_state(here: Here, caller: From) -> dict[str, Any]:
-    """Return the state of lines and engines. Only callers with `admin` may read it."""
+    """Return the state of lines and engines. Callers need the permission `admin`."""
     if not caller.may_administer:
         raise refused("not_found")
     async with here.handler.rates.request(caller):
@@ -257,7 +257,7 @@ async def chat_page() -> Response:
 
 @pages.get("/admin")
 async def admin_page(caller: Annotated[Caller | None, Depends(caller_of)]) -> Response:
-    """Return the admin page, without data. A person whom the proxy names, but who may not administer, gets 404."""
+    """Return the admin page, without data. A signed-in person without the permission `admin` gets 404."""
     if caller is not None and not caller.may_administer:
         raise refused("not_found")
     return _page("admin")
@@ -287,7 +287,7 @@ async def readyz(here: Here) -> Health:
     silent = sum(not engine.computes for engine in await here.sources.engines())
     degraded = {
         "The registry is down. Requests are answered by adapters that were verified before.": unreached is not None,
-        f"Engines that do not compute: {silent}. Lines of other engines are answered.": silent,
+        f"Engines that do not compute: {silent}. The lines of all other engines still answer.": silent,
         f"Adapters that should answer but are not loaded: {condition.unloaded}. The log says why.": condition.unloaded,
         "A newer flag of a line is not in force here. The log says why.": condition.is_behind,
         f"Lines whose adapter was withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
@@ -329,8 +329,8 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
 
 
 def _assert_without_tools(sent: CompletionRequest) -> None:
-    """Raise Refusal if a request has tools, tool calls or results of calls. Called if the chat template cannot write
-    tool calls."""
+    """Raise Refusal if a request has tools, tool calls or results of calls. Called if the chat template does not
+    support tool calls."""
     roles = [each["role"] for each in sent.conversation]
     called = next((place for place, each in enumerate(sent.conversation) if "tool_calls" in each), None)
     for param, is_there in (
@@ -339,7 +339,7 @@ def _assert_without_tools(sent: CompletionRequest) -> None:
         (f"messages.{roles.index('tool') if 'tool' in roles else 0}.role", "tool" in roles),
     ):
         if is_there:
-            message = f"The parameter '{param}' is not supported: the chat template of this model has no tool calls."
+            message = f"The parameter '{param}' is not supported: this model's chat template has no tool calls."
             raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
@@ -392,7 +392,8 @@ def _facts(handler: RequestHandler, request: RoutedRequest) -> dict[str, Any]:
 async def whole_answer(
     handler: RequestHandler, choices: Sequence[RoutedRequest], receive: Receive
 ) -> messages.ChatCompletion | messages.Completion:
-    """Compute all choices completely, and return the response. Raises Refusal and CallerGone."""
+    """Compute all choices, and return the response. Raises Refusal if a choice fails, and CallerGone if the caller
+    disconnects."""
 
     async def compute(request: RoutedRequest) -> RunningAnswer:
         async with handler.answer(request) as answer:
@@ -519,8 +520,7 @@ async def _send(send: Send, content: bytes) -> None:
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end and return its result. If the caller disconnects first, cancel it and raise
-    CallerGone."""
+    """Return a coroutine's result. If the caller disconnects first, cancel it and raise CallerGone."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -41,8 +41,8 @@ class Classified(Protocol):
 
 
 def _reaches(role: Role, adapter: Classified, ladder: ClassificationLadder) -> bool:
-    """Return whether a role covers the adapter's line and level. A level that is not on the ladder counts as the
-    highest level. Roles are not combined: a clearance applies only to the lines of its own role."""
+    """Return True if a role covers the adapter's line and level. Returns False if the ladder lacks either level. Roles
+    are not combined: a clearance applies only to the lines of its own role."""
     if role.clearance not in ladder or adapter.classification not in ladder:
         return False
     return _covers(role, adapter.line) and not ladder.exceeds(adapter.classification, role.clearance)
@@ -60,8 +60,7 @@ class Caller:
     groups: frozenset[str] = frozenset()
     """All roles that the institution's proxy sends, including roles without a grant."""
     named: Mapping[str, str] = field(default_factory=dict)
-    """Mapping of header name to value, for this request's headers that name people. Only headers that a grant permits
-    are included."""
+    """Mapping of header name to value, for the headers that name people and that a grant permits."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(_reaches(grant, adapter, ladder) for grant in self.grants)
@@ -80,9 +79,10 @@ class Caller:
         return any(grant.metrics for grant in self.grants)
 
     def user_for(self, line: str, user: object) -> str | None:
-        """Return the hash of the person for whom a request to a line is sent; None for the caller itself.
+        """Return the hash of the person for whom a request to a line is sent; None if the caller sends it for itself.
 
-        user: field `user` of the request, any JSON value. It is ignored if a grant names a header for people instead.
+        user: field `user` of the request, any JSON value. If a grant names a header for people, the header is used
+            instead.
         """
         for grant in self.grants:
             if grant.users and _covers(grant, line):
@@ -102,7 +102,7 @@ class Caller:
 ADDED, REVOKED = "serving token added", "serving token revoked"
 TOKEN_BYTES = 32
 PREFIX = "sk-sov-"
-"""Prefix of every token, so that secret scanners find tokens."""
+"""Prefix of every token. Secret scanners can find tokens by this prefix."""
 SHORTEST_ID = 8
 LOCK_SECONDS = 30
 LONGEST_DAYS = 366
@@ -112,10 +112,10 @@ class Token(Role):
     """A token's record, with the permissions of its holder."""
 
     lines: tuple[str, ...] | None
-    """As in `Role`, but required: a record without this field is damaged, and must not permit every line."""
+    """As in `Role`, but required. A record without this field is damaged, and must not give access to every line."""
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
-    """Holder's name. The ledger has a salted commitment to it."""
+    """Holder's name. The ledger has a salted commitment to this name."""
     salt: Digest
     created_at: datetime.datetime
     expires_at: datetime.datetime
@@ -132,8 +132,8 @@ class Token(Role):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the token's ledger entry. `admin`, `users` and `front_end` are included only if the
-        token has these permissions."""
+        """Return the facts for the token's ledger entry. `admin` and `users` are included only if they are True, and of
+        `front_end` only the values that are not defaults."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -157,8 +157,8 @@ def file_of(settings: Settings) -> Path:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """Read all tokens, oldest first. Raises IntegrityError for a file that is invalid or that other accounts can
-    read."""
+    """Read all tokens, oldest first; none if there is no file. Raises IntegrityError for a file that is invalid or that
+    other accounts can access."""
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except FileNotFoundError:
@@ -178,7 +178,8 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 def add_token(
     settings: Settings, registry: Registry, who: str, grant: Role, days: int, actor: str
 ) -> tuple[str, Token]:
-    """Create a token and log it. Returns its text, which is stored nowhere, and its record."""
+    """Create a token and log it. Returns the token's text, which is stored nowhere, and the token's record. Raises
+    InputError if the name `who` is empty or too long."""
     text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     try:
@@ -200,11 +201,10 @@ def add_token(
 
 
 def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) -> Token:
-    """Revoke a token by the first digits of its SHA-256. The revocation takes effect before it is logged, so it takes
-    effect even if the registry is down.
+    """Revoke a token by the first digits of its SHA-256. The revocation takes effect at once, and is then logged.
 
-    If the registry was down at the revocation, revoke the token again to log the revocation. Raises NotFoundError if no
-    token matches or several do.
+    If the registry is down, the revocation still takes effect, but is not logged. To log it later, revoke the token
+    again. Raises NotFoundError if no token or more than one matches.
     """
     with _changing(settings) as tokens:
         token = _find(tokens, id)
@@ -219,8 +219,8 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """Return the tokens that are valid in the token file but not in the ledger, as a mapping of each token's SHA-256 to
-    the reason."""
+    """Find the tokens that are not revoked in the token file, but are revoked or missing in the ledger. Returns a
+    mapping of each such token's SHA-256 to the reason."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):
@@ -229,14 +229,14 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
     refused = {}
     for token in tokens:
         if token.revoked_at is None and token.facts() not in added.get(token.sha256, []):
-            refused[token.sha256] = "no entry of the ledger adds it with these permissions"
+            refused[token.sha256] = "no ledger entry adds this token with these permissions"
         elif token.revoked_at is None and token.sha256 in revoked:
-            refused[token.sha256] = "an entry of the ledger revokes it"
+            refused[token.sha256] = "a ledger entry revokes this token"
     return refused
 
 
 class Tokens:
-    """The tokens of one gateway. The file is read again whenever it changes."""
+    """The tokens of one gateway. The token file is read again whenever it changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -297,7 +297,7 @@ def _find(tokens: Sequence[Token], id: str) -> Token:
     if len(found) == 1:
         return found[0]
     known = ", ".join(token.id for token in tokens if token.revoked_at is None) or "none"
-    raise NotFoundError("There is no such token.", f"Give one of these ids: {known}.")
+    raise NotFoundError("The id matches no token or more than one.", f"Pass one of these ids: {known}.")
 
 
 def _entries(session: Session, action: str, token: str | None = None) -> list[dict[str, Any]]:
@@ -392,8 +392,8 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
 def auth_middleware(app: App, callers: Callers, body_bytes: int, count: Callable[[int], None]) -> App:
     """Authenticate each request, and read its body up to a limit.
 
-    `state["caller"]` is the sender, or None on open paths. Every error becomes a response in OpenAI's form and a log
-    line without any text of the request. count: called with the status of each error.
+    `state["caller"]` is the sender. It may be None on `OPEN_PATHS`. Every error becomes a response in OpenAI's format
+    and a log line without any text of the request. count: function that is called with the status of each error.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

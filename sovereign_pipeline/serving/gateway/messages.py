@@ -1,4 +1,4 @@
-"""Responses and errors in OpenAI's form, and feedback on answers."""
+"""Define responses and errors in OpenAI's format, and the body of a feedback request."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from sovereign_pipeline.serving.engines.engine import TokenLogprob
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
-"""`content_filter`: the answer was stopped because it contains personal data."""
+"""Reason why an answer ended. `content_filter`: the answer was stopped because it contains personal data."""
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 
@@ -50,7 +50,7 @@ class Level(ResponseModel):
 class CalledFunction(ResponseModel):
     name: str
     arguments: str
-    """Arguments of the call, as text: a JSON object."""
+    """Arguments of the call: a JSON object, written as text."""
 
 
 class AnswerCall(ResponseModel):
@@ -64,7 +64,7 @@ class AnswerCall(ResponseModel):
 class AnswerMessage(ResponseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    """Null if the answer has only calls."""
+    """Text of the answer; null if the answer consists only of tool calls."""
     refusal: None = None
     tool_calls: list[AnswerCall] = Field(default=[], exclude_if=lambda calls: not calls)
 
@@ -73,7 +73,7 @@ class TopToken(ResponseModel):
     token: str
     logprob: float
     bytes: list[int] | None
-    """UTF-8 of the token; null if the token is a part of a character."""
+    """UTF-8 bytes of the token; null if the token is only part of a character."""
 
 
 class TokenFacts(TopToken):
@@ -148,13 +148,13 @@ class FeedbackTaken(ResponseModel):
 class Health(ResponseModel):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None
-    """Message about the degraded part; null if the status is ok."""
+    """Describes the problem; null if the status is `ok`."""
 
 
 def logprobs_of(
     kind: Kind, tokens: Sequence[TokenLogprob] | None, offset: int = 0
 ) -> ChatLogprobs | TextLogprobs | None:
-    """Return log-probabilities in OpenAI's form. offset: number of characters before the first token."""
+    """Return log-probabilities in OpenAI's format. offset: number of characters before the first token."""
     if tokens is None:
         return None
     if kind == "chat":
@@ -192,7 +192,7 @@ class Chunks:
         self._before, self._after = before, after
 
     def first(self) -> bytes:
-        """Return the first event, with the role. A stream of `/v1/completions` has none."""
+        """Return the first event, which has the role. A stream of `/v1/completions` has no such event."""
         return self._event({"role": "assistant", "content": ""}, None) if self._kind == "chat" else b""
 
     def text(self, text: str) -> bytes:
@@ -206,7 +206,7 @@ class Chunks:
         return self._event({"content": text}, None, facts.model_dump() if facts is not None else None)
 
     def calls(self, calls: Sequence[AnswerCall]) -> bytes:
-        """Return two events for each call: with its id and name, and with its arguments."""
+        """Return two events for each call: one with the call's id and name, one with the call's arguments."""
         events = b""
         for index, call in enumerate(calls):
             begun = {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": ""}}
@@ -253,7 +253,7 @@ class Refusal(Exception):
         self.code = code
         self.param = param
         self.is_counted = False
-        """True if the metrics already counted the request, as a begun answer."""
+        """True if the metrics have already counted the request, because its answer had begun."""
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
@@ -271,7 +271,7 @@ REFUSALS: Mapping[str, tuple[int, str, dict[str, Any]]] = {
     "model_withdrawn": (404, "This model was withdrawn by an officer.", {"param": "model"}),
     "model_not_loaded": (503, "This model is being loaded. Send the request again later.", {"retry_after": 10}),
     # The same error for an answer that does not exist, belongs to another caller or is too old.
-    "answer_not_found": (404, "You got no answer with this id, or it is too old.", {"param": "id"}),
+    "answer_not_found": (404, "You got no answer with this id, or the answer is too old.", {"param": "id"}),
     "not_found": (404, "This page does not exist.", {}),
     "invalid_api_key": (
         401,
@@ -303,8 +303,8 @@ REFUSALS: Mapping[str, tuple[int, str, dict[str, Any]]] = {
     "answer_timeout": (504, "The answer took too long and was aborted.", {}),
     "internal_error": (500, "The gateway failed to answer. Tell the administrator.", {}),
 }
-"""Mapping of code to the status, message and options of a `Refusal`. A page that shows an error translates its
-message."""
+"""Mapping of code to the status, message and options of a `Refusal`. The pages translate these messages
+(`pages/arabic.json`)."""
 
 
 def refused(code: str) -> Refusal:
@@ -324,7 +324,7 @@ def personal_data_sent(kinds: Iterable[str]) -> Refusal:
 
 
 class FeedbackRequest(BaseModel):
-    """`POST /v1/feedback`: a caller's rating of its answer. There is no field for text."""
+    """Body of `POST /v1/feedback`: a caller's rating of an answer. There is no field for free text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -338,7 +338,7 @@ class FeedbackRequest(BaseModel):
     @model_validator(mode="after")
     def _what_is_good_does_no_harm(self) -> "FeedbackRequest":
         if self.thumb == "up" and (self.reason is not None or self.severity):
-            raise ValueError("reason and severity need thumb: down")
+            raise ValueError("'reason' and 'severity' are allowed only with thumb: down")
         return self
 
     @property

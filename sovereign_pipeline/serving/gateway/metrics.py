@@ -36,11 +36,11 @@ class Figures:
 
     engines: Sequence[EngineState]
     running: Mapping[str, int]
-    """Mapping of line to its number of running answers."""
+    """Mapping of line to the number of its running answers."""
     waiting: Mapping[str, int]
-    """Mapping of line to its number of requests in the queue."""
+    """Mapping of line to the number of its requests in the queue."""
     adapters: Mapping[str, Counts]
-    """Mapping of adapter to its counts since the gateway started."""
+    """Mapping of adapter id to the adapter's counts since the gateway started."""
     is_registry_reached: bool
 
 
@@ -99,7 +99,7 @@ class Metrics:
         self._requests.labels("", "", f"refused_{status}").inc()
 
     def of_tokens(self, line: str, adapter: str) -> tuple[Histogram, Histogram]:
-        """Return two histograms: of the time to the first token, and of the time per later token."""
+        """Return two histograms: one of the time to the first token, and one of the time per later token."""
         return self._first.labels(line, adapter), self._each.labels(line, adapter)
 
     def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
@@ -109,11 +109,11 @@ class Metrics:
         self._tokens.labels(line, adapter, "answer").inc(answer)
 
     def said(self, line: str, adapter: str, feedback: Feedback) -> None:
-        """Count feedback. All label values are from fixed lists."""
+        """Count feedback. No label value is free text."""
         self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
 
     def found(self, line: str, adapter: str, where: Literal["request", "answer"], found: Mapping[Kind, int]) -> None:
-        """Count personal data. All label values are from fixed lists."""
+        """Count values of personal data by kind. No label value is free text."""
         for kind, count in found.items():
             self._personal_data.labels(line, adapter, where, kind).inc(count)
 
@@ -122,7 +122,7 @@ class Metrics:
             self._unsearched.labels(line, adapter).inc(times)
 
     def counts(self) -> dict[str, Counts]:
-        """Return a mapping of adapter to its counts, for display."""
+        """Return a mapping of adapter id to the adapter's counts since the gateway started."""
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for counter, label in ((self._requests, "outcome"), (self._feedback, "thumb")):
             for sample in (each for metric in counter.collect() for each in metric.samples):
@@ -146,7 +146,7 @@ class Metrics:
 
 SERVICE = "sovereign-gateway"
 SECONDS_TO_SEND = 5
-"""Seconds after which unsent spans are dropped."""
+"""Maximum seconds to send a batch of spans, after which the batch is dropped."""
 
 _PARENT = TraceContextTextMapPropagator()
 
@@ -188,11 +188,11 @@ class Collector:
 
 @contextmanager
 def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, parent: str | None) -> Iterator[Span]:
-    """Open the span of one answer, and end it with the answer.
+    """Open the trace span of one answer. The span ends when the answer ends.
 
     Args:
         model: model name in the request.
-        parent: the caller's `traceparent` header; an invalid header is ignored.
+        parent: the caller's `traceparent` header. An invalid header is ignored.
 
     Attribute names follow https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/.
     """
@@ -222,7 +222,8 @@ def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, 
 def state_use(
     span: Span, prompt_tokens: int, answer_tokens: int, finish: str | None, first_seconds: float | None
 ) -> None:
-    """Record an answer's usage on its span. first_seconds: seconds from admission to the first token."""
+    """Record an answer's usage on its span. first_seconds: seconds from the request to the first token, including the
+    wait in the queue; None if there was no token."""
     span.set_attribute("gen_ai.usage.input_tokens", prompt_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", answer_tokens)
     if finish is not None:

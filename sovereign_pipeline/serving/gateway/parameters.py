@@ -1,7 +1,8 @@
-"""Read requests in OpenAI's form, according to the table `parameters.yaml`. The docs' table is generated from it.
+"""Read requests in OpenAI's format, according to the tables in `parameters.yaml`. The page in the docs is generated
+from that file.
 
-A parameter that cannot change the answer is ignored, and the response names it. An unsupported parameter that would
-change the answer is rejected with an error that names it. Errors never quote a value of a request.
+A parameter that cannot change the answer is ignored, and a response header names it. An unsupported parameter that
+would change the answer is rejected with an error that names it. Errors never quote a value of a request.
 """
 
 import asyncio
@@ -28,9 +29,9 @@ _AS_TRAINED = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrtbf\\"',
 }
-"""Options of llguidance. JSON is written as in chat templates, without numeric escapes of letters: the search for
-personal data could not read such escapes. White space is fixed, because small models may generate free white space
-without end."""
+"""Options of llguidance. They make the model write JSON as chat templates do. Numeric escapes of letters are forbidden,
+because the search for personal data cannot read them. White space is fixed, because a small model may otherwise
+generate endless white space."""
 _UNENFORCED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _KEYWORD = re.compile(r'"([A-Za-z$]{1,40})"')
 _ANYTHING = r"/(.|\n)*/"
@@ -39,12 +40,12 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additio
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The allowed form of an answer: text, JSON by a schema, or tool calls."""
+    """The allowed form of an answer: text, JSON that matches a schema, or tool calls."""
 
     schema: Mapping[str, Any] | None = None
     """JSON schema of the text; None if any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the answer may call, in OpenAI's form."""
+    """Tools that the model may call, in OpenAI's format."""
     must_call: bool = False
     """True if the answer must consist of tool calls."""
     most_calls: int | None = None
@@ -78,10 +79,11 @@ ANY_TEXT = AnswerForm()
 MOST_NESTED = 50
 """Maximum nesting of objects and lists in a parameter, and in the arguments of a call."""
 _MOST_CHARACTERS, _MOST_PROPERTIES, _MOST_REFERENCES = 65_536, 500, 200
-"""Limits on the total size of all schemas of one request. A larger grammar would take too long to compute the first
-token."""
+"""Limits on the total size of all schemas of one request. With a larger grammar, the first token would take too
+long."""
 _LONGEST_CHAIN = 1_000
-"""Maximum nesting of a schema with its references followed. Near 1,600, llguidance crashes the process."""
+"""Maximum nesting depth of a schema after its references are followed. At a depth of about 1,600, llguidance crashes
+the process."""
 
 
 def nesting_of(value: Any) -> int:
@@ -111,8 +113,8 @@ class FormCheck:
 
 
 def assert_enforceable(form: AnswerForm) -> None:
-    """Raise Refusal for a schema with a keyword that cannot be enforced, and for schemas that are too large. No value
-    is quoted.
+    """Raise Refusal for a schema with a keyword that cannot be enforced, and for schemas that are too large. The error
+    quotes no value.
 
     This may take a second for a large schema.
     """
@@ -132,10 +134,10 @@ def assert_enforceable(form: AnswerForm) -> None:
             (_MOST_CHARACTERS, "characters", characters),
             (_MOST_PROPERTIES, "properties and definitions", properties),
             (_MOST_REFERENCES, "references", references),
-            (_LONGEST_CHAIN, "levels, with references followed", chain),
+            (_LONGEST_CHAIN, "levels of nesting, with references followed", chain),
         ):
             if amount > limit:
-                message = f"The schemas up to '{param}' have more than {limit:,} {what}. Use simpler ones."
+                message = f"The schemas up to and including '{param}' have more than {limit:,} {what}. Simplify them."
                 raise Refusal(400, message, "invalid_parameter", param=param)
     for param, schema in schemas.items():
         _assert_enforceable(schema, param)
@@ -226,13 +228,14 @@ class CallReader:
         self._text = self._spaces = ""
 
     def feed(self, text: str) -> str:
-        """Return the text that cannot be part of a call or of a call's delimiters."""
+        """Add text, and return all text that cannot be part of a call or of a call's delimiters."""
         self._text += text
         is_plain = not self._form.mark and re.match(r"\s*[^\s{]", self._text)  # as `TEXT` in the grammar
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:
-        """Return the remaining text, and the calls. Drops a call that was cut, is nested too deep or is unreadable."""
+        """Return the remaining text, and the calls. Drops a call that is incomplete, nested too deeply or
+        unreadable."""
         if not self._is_begun:
             return self._spaces + self._mark.end(), []
         calls = self._form.parse(self._text)[1]
@@ -314,16 +317,16 @@ class CompletionRequest:
     sent: Mapping[str, Any]
     """Parameters that have an effect, as the caller sent them."""
     conversation: list[dict[str, Any]]
-    """The messages in OpenAI's form, with two differences: each content is one text, and arguments of tool calls are
+    """The messages in OpenAI's format, with two differences: each content is one text, and arguments of tool calls are
     objects."""
     ignored: list[str] = field(default_factory=list)
-    """Parameters without effect, for the response header."""
+    """Names of parameters that had no effect. A response header lists them."""
     wants_usage: bool = False
     is_task: bool = False
-    """True if a front end sent the request for its own use, such as for a chat's title."""
+    """True if a front end sent the request for its own use, for example to get a title for a chat."""
     form: AnswerForm = ANY_TEXT
     tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the model sees. `form` has the tools that it may call."""
+    """Tools that the model sees. `form.tools` contains those that the model may call."""
 
     @property
     def model(self) -> str:
@@ -341,7 +344,7 @@ class CompletionRequest:
 
     @property
     def logprobs(self) -> int | None:
-        """Return the number of likeliest tokens to report at each position; None for no log-probabilities."""
+        """Return the number of most likely tokens to report at each position; None for no log-probabilities."""
         asked = self.sent.get("logprobs", False)
         if asked is False:
             return None
@@ -369,7 +372,8 @@ _LENGTHS = ("max_tokens", "max_completion_tokens")
 
 
 def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionRequest:
-    """Read the body of a request. Raises Refusal, which names the parameter and quotes no value."""
+    """Read the body of a request. Raises Refusal for an invalid or unsupported parameter; it names the parameter and
+    quotes no value."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise Refusal(400, "The request is not JSON. Send Content-Type: application/json.", "invalid_json")
@@ -395,7 +399,7 @@ def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionReques
         ("top_logprobs", "logprobs: true", request.logprobs is None and bool(sent.get("top_logprobs"))),
         (
             "stop",
-            "response_format: text, because it would cut JSON",
+            "response_format: text, because a stop text would cut JSON",
             form.schema is not None and bool(sent.get("stop")),
         ),
     ):
@@ -434,7 +438,7 @@ def _read(
     given: Mapping[str, Any], table: Mapping[str, Parameter], path: str, required: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Check a JSON object against its table of parameters. Returns the used parameters, and the paths of the ignored
-    parameters."""
+    ones. Raises Refusal if a parameter is unknown, invalid, unsupported or missing."""
     used: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in given.items():
@@ -536,11 +540,11 @@ _TASKS = re.compile(
     re.IGNORECASE,
 )
 BEGINNING = 600
-"""Number of characters at the start of a message in which a front end states its task."""
+"""Number of characters at the beginning of a message that are searched for a front end's task."""
 
 
 def _is_task(conversation: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a front end sent the message for its own use, such as for a chat's title or tags."""
+    """Return True if a front end sent the messages for its own use, for example to get a title or tags for a chat."""
     newest = next((each["content"] for each in reversed(conversation) if each["role"] == "user"), "")
     first = [each["content"] for each in conversation[:1] if each["role"] == "system"]
     return any(_TASKS.search(each.lstrip()[:BEGINNING]) for each in (newest, *first))

@@ -1,4 +1,4 @@
-"""Handle one request from admission to its end: adapter, limits, engine and counts."""
+"""Handle a request: choose the adapter, apply the limits, run the engine, and count and journal the answer."""
 
 import asyncio
 import logging
@@ -60,9 +60,9 @@ class Visible:
 
     adapter: Deployable
     choice: Choice | None = None
-    """The flag's choice, if the caller requested the line and gets the adapter that the flag chose; otherwise None."""
+    """The flag's choice if the caller requested a line and gets the adapter that the flag chose. Otherwise None."""
     user: str | None = None
-    """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
+    """Hash of the person for whom the caller sends the request; None if the caller sends it for itself."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Catalog:
     """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
     choose: Callable[[str, str, frozenset[str]], Choice | None]
-    """Function of a line, a user and the user's groups. It returns the choice of an adapter; None if no adapter
-    answers."""
+    """Function that takes a line, a user and the user's groups, and returns the flag's choice of an adapter. Returns
+    None if no adapter answers."""
     counts: Callable[[str, str], bool]
-    """Function of a caller and a user. It returns True if the caller's requests for this user count in a rollout's
+    """Function that takes a caller and a user. Returns True if the caller's requests for this user count in a rollout's
     comparison."""
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
     """Function that returns the adapters that are not served because officers recalled them."""
@@ -88,7 +88,7 @@ class Catalog:
         Args:
             user: `user` of the request, any JSON value; used only if the caller sends requests for several people.
 
-        Raises Refusal: 404 if the caller may not see the adapter, 503 if it is not loaded now.
+        Raises Refusal: 404 if the caller may not see the adapter, 503 if the adapter is not loaded now.
         """
         found = self.visible(caller, user).get(model)
         if found is None:
@@ -104,9 +104,9 @@ class Catalog:
         return replace(found, choice=replace(found.choice, drawn=False, user=own.user) if own is not None else None)
 
     def missing(self, model: str, caller: Caller) -> Refusal:
-        """Return the error for a model that is not visible. Only callers whose grants cover the model learn that it was
-        withdrawn. A line counts as withdrawn if the flag's adapter in production was withdrawn; a withdrawn staged
-        adapter does not keep the line from answering.
+        """Return the error for a model that is not visible to the caller. Only callers whose grants cover the model
+        learn that it was withdrawn. A line counts as withdrawn if its adapter in production was withdrawn. If only the
+        staged adapter was withdrawn, the line still answers.
         """
         for each in self.withdrawn():
             is_named = model == each.adapter and caller.may_name(each, self.ladder)
@@ -116,13 +116,13 @@ class Catalog:
         return refused("model_not_found")
 
     def _last_resort(self, line: str, caller: Caller) -> str | None:
-        """Return the line's adapter in production. If that adapter is not available, return the caller's staged
-        adapter."""
+        """Return the line's adapter in production. If the line has none, return the adapter that the flag gives to the
+        caller."""
         choice = self.choose(line, caller.key, caller.groups)
         return (choice.otherwise or choice.adapter) if choice is not None else None
 
     def visible(self, caller: Caller, user: object = None) -> dict[str, Visible]:
-        """Return model name -> adapter, for everything that a caller may use."""
+        """Return a mapping of model name to adapter, for all models that a caller may use."""
         served = {each.adapter: each for each in self.served()}  # by id: two adapters may have the same weights
         names = {
             each.adapter: Visible(each)
@@ -156,18 +156,19 @@ class RoutedRequest:
     choice: Choice | None = None
     """The flag's choice; None if the flag did not choose the adapter, or if the answer does not count in a rollout."""
     user: str | None = None
-    """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
+    """Hash of the person for whom the caller sends the request; None if the caller sends it for itself."""
     traceparent: str | None = None
     """The caller's trace span, from the request's `traceparent` header."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
     call_form: CallForm | None = None
-    """The chat template's tool-call syntax; None if the template cannot write tool calls."""
+    """The chat template's tool-call syntax; None if the template does not support tool calls."""
     form_check: FormCheck = field(default_factory=FormCheck)
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     def choice_of(self, index: int) -> "RoutedRequest":
-        """Return the request of one choice. Choices after the first do not count in a rollout and cannot be rated."""
+        """Return the request for one of the `n` choices. Choices after the first do not count in a rollout and cannot
+        be rated."""
         if index == 0:
             return self
         seed = None if self.sampling.seed is None else self.sampling.seed + index
@@ -175,12 +176,12 @@ class RoutedRequest:
         return replace(self, sampling=sampling, choice=None, id=id)
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-        """Return these messages with the line's instruction added, or without it if the caller's system message
-        replaces it."""
+        """Return the prompt for these messages. It includes the line's instruction, unless the caller's system message
+        replaces the instruction."""
         return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
     def digest_with(self, answer: str) -> str:
-        """Return the digest under which the journal has this request with its answer."""
+        """Return the digest of this request and its answer that the journal stores."""
         return digest_of_answer(self.id, self.adapter.adapter, self.prompt(self.sent.conversation).messages, answer)
 
 
@@ -204,9 +205,9 @@ class RunningAnswer:
         """Text that was sent to the caller."""
         self.logprobs: list[TokenLogprob] = []
         self.calls: list[ToolCall] = []
-        """Calls that were sent to the caller."""
+        """Tool calls that were sent to the caller."""
         self.is_at_caller = False
-        """True while the caller has yet to receive a piece."""
+        """True while a piece is being sent to the caller."""
         self.screen = screen
         self._answer = answer
         self._reader = CallReader(request.call_form.form) if request.sent.tools and request.call_form else None
@@ -215,7 +216,8 @@ class RunningAnswer:
         self._began = began
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield pieces up to the one with `finish`. Raises EngineLost if the engine ends without one."""
+        """Yield pieces up to the one with `finish`. Raises EngineLost if the engine sends no such piece, and the errors
+        of `Screen.take`."""
         last = self._began
         async for piece in self._answer.pieces:
             now = time.monotonic()
@@ -241,7 +243,7 @@ class RunningAnswer:
             self._limit.progress()
             if self.finish is not None:
                 return
-        raise EngineLost("The engine ended an answer without a reason.")
+        raise EngineLost("The engine ended an answer without a finish reason.")
 
     async def _end(self, finish: Finish) -> str:
         """Store the answer's tool calls, and return the rest of its text."""
@@ -276,7 +278,7 @@ class RequestHandler:
         self.rates = Rates(self.limits)
         self.places = Places(self.limits, self.catalog.lines)
         self.on_severe_report: Callable[[], Awaitable[None]] | None = None
-        """Function that is called before a report of severity 1 is confirmed, so that the report is already logged."""
+        """Function that logs a report of severity 1. It is called before the report is confirmed to the caller."""
         self.is_ending = False
         self._running: set[_Limit] = set()
 
@@ -286,7 +288,8 @@ class RequestHandler:
 
     @asynccontextmanager
     async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
-        """Begin an answer. The answer is counted, journalled and traced, however it ends. Raises Refusal."""
+        """Begin an answer. The answer is counted, journalled and traced, however it ends. Raises Refusal if it cannot
+        be given."""
         with traced(self.tracer, request.sent.model, request.adapter, request.sampling, request.traceparent) as span:
             async with self._begun(request) as answer:
                 try:
@@ -296,7 +299,8 @@ class RequestHandler:
                     state_use(span, *used, answer.finish, answer.first_seconds)
 
     async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
-        """Store and count feedback on an answer. Raises Refusal if this answer was not sent to this caller."""
+        """Store and count feedback on an answer. Raises Refusal if this caller did not get this answer (404), if the
+        feedback cannot be stored (503), or if the caller exceeds a rate limit (429)."""
         async with self.rates.request(caller):
             try:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
@@ -376,7 +380,8 @@ class RequestHandler:
             raise refused("transcripts_full")
 
     async def _screened(self, request: RoutedRequest) -> Screen:
-        """Search the request for personal data. Raises Refusal and ScannerLost."""
+        """Search the request for personal data, and return the request's screen. Raises Refusal if the request may not
+        be answered, and ScannerLost if the search fails."""
         line, adapter = request.adapter.line, request.adapter.adapter
         sent = SentTexts(request.sent.conversation, request.sent.tools, request.sent.form.schema)
         screen = self.screens.of(line, sent, request.sampling.stop)
@@ -437,7 +442,8 @@ class RequestHandler:
             self.journal.note(noted)
 
     def _transcribe(self, request: RoutedRequest, screen: Screen) -> str | None:
-        """Seal a complete answer if its line keeps transcripts. Returns the digest of the sealed record."""
+        """If the line keeps transcripts, store a complete answer as an encrypted record, and return the record's
+        digest."""
         if not self.transcripts.keeps(request.adapter.line):
             return None
         record = Transcript(
@@ -455,9 +461,9 @@ class RequestHandler:
         return self.transcripts.keep(record)
 
     def _remember(self, request: RoutedRequest) -> None:
-        """Store which caller got the answer, so that the caller can rate it. If the caller named a version, the hash
-        did not assign the adapter. Such a caller's reports about a staged adapter still count for the adapter's
-        rollout."""
+        """Store which caller got the answer, so that the caller can rate it. If the flag did not choose the adapter,
+        for example if the caller named a version, the answer does not count in a comparison. The caller's reports about
+        a staged adapter still count for the adapter's rollout."""
         line, adapter, caller = request.adapter.line, request.adapter.adapter, request.caller
         choice = request.choice
         if choice is None:
@@ -476,8 +482,8 @@ class RequestHandler:
         tokens: int = 0,
         found: bool | None = None,
     ) -> None:
-        """Count an answer in its line's rollout. found: whether the answer contains personal data; None if it was not
-        searched."""
+        """Count an answer in its line's rollout. found: True if the answer contains personal data; None if the answer
+        was not searched."""
         if request.choice is not None and not self.is_ending:
             line, newest = request.adapter.line, request.sent.conversation[-1]["content"]
             counted = (line, request.choice, text, tokens, seconds, ended, newest)
@@ -511,8 +517,8 @@ class _Limit:
         self.timeout = asyncio.timeout_at(self._end)
 
     def progress(self, seconds: float | None = None) -> None:
-        """Restart the time limit for the pause before the next piece. seconds: another limit than usual, as for the
-        first piece."""
+        """Restart the time limit for the pause before the next piece. seconds: limit to use instead of the usual one,
+        for example before the first piece."""
         if not self.timeout.expired():
             pause = self._pause_seconds if seconds is None else seconds
             self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))

@@ -41,14 +41,14 @@ _LOG = logging.getLogger(__name__)
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 """Format of the time before each line of the log."""
 SECONDS_AFTER_THE_DRAIN = 5
-"""Seconds after the drain for sending the last error events."""
+"""Seconds after the drain during which the last error events are sent."""
 SECONDS_FOR_HEADERS = 10.0
-"""Seconds allowed for the headers of a request, counted from the connection or the previous answer."""
+"""Maximum seconds for the headers of a request, counted from the connection or the end of the previous answer."""
 SECONDS_BETWEEN_COMPARISONS = 5.0
 """Seconds between comparisons of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOLDS = 30.0
 SECONDS_BETWEEN_HOURS = 60.0
-"""Seconds between two checks whether the journal has finished hours or transcripts are too old."""
+"""Seconds between two checks for finished hours in the journal, and between two removals of old transcripts."""
 SECONDS_BETWEEN_REVIEWS = 600.0
 
 Task = Callable[[], Coroutine[Any, Any, None]]
@@ -60,10 +60,10 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        threads: number of the engine's CPU threads; None for its default.
+        threads: number of the engine's CPU threads; None for the engine's default.
 
-    Raises InputError for a port that is in use, an incomplete proxy configuration or a registry that is down, and
-    NotFoundError if no adapter may be served and none is recalled.
+    Raises InputError for a port that is in use, an incomplete proxy configuration, or a registry that is down before
+    any adapter was verified, and NotFoundError if no adapter may be served and none is recalled.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", datefmt=TIME)
     gateway = _Installation(settings, lambda text: report(f"{time.strftime(TIME)} {text}"), workplace_of)
@@ -157,7 +157,7 @@ class _Installation:
             enter_reports(self.registry, read_reports(telemetry.directory))
 
         async def report_at_once() -> None:
-            """Log new reports and judge the trials. A report is confirmed to its user only afterwards."""
+            """Log new reports, judge the trials and update the flags. A user's report is confirmed only after that."""
             async with entering:
                 for look in (log_reports, watcher.look, sync.look):
                     if problem := await _tried(look):
@@ -194,7 +194,7 @@ class _Installation:
         engine = await start_engine(chosen, self.settings, base.directory, base.digest, threads)
         if chosen.is_of_others:
             self.report(
-                f"{base.name}: this gateway did not start the vLLM server; it cannot know who else uses the server"
+                f"{base.name}: this gateway did not start the vLLM server, so it cannot know who else uses the server"
             )
         return Started(engine, chosen.engine, base.name, lambda: engine.problem, chosen.is_of_others)
 
@@ -204,8 +204,8 @@ class _Installation:
 
 
 class _Connection(h11.Connection):
-    """Rejects a request with two lengths, because a proxy and this server could then see different ends of the
-    request."""
+    """Rejects a request that has both `Content-Length` and `Transfer-Encoding`, because a proxy and this server could
+    disagree on where the request ends."""
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -256,8 +256,8 @@ class _Protocol(H11Protocol):
 
 
 class GatewayServer(Server):
-    """An HTTP server on loopback. When stopped, it lets running answers finish. A proxy in front of it terminates
-    TLS."""
+    """An HTTP server on the loopback interface, behind a proxy that terminates TLS. When the server is stopped, it lets
+    running answers finish."""
 
     def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Callable[[], Awaitable[object]]) -> None:
         """Create the server. last: function that is called when no answer is running any more."""
@@ -313,7 +313,7 @@ def repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
 
 
 async def _tried(act: Callable[[], object]) -> str:
-    """Run an action in a thread and return its error message, without any text of a request, or ""."""
+    """Run an action in a thread. Return "" or, if it fails, an error message without any text of a request."""
     try:
         await asyncio.to_thread(act)
     except Exception as error:

@@ -1,10 +1,10 @@
 """Store a gateway's journal of answers and ratings, its feedback and its user quota.
 
-The journal has a digest of each answer in an hourly file, and a digest of each hour in the ledger. A record has no
-text. Its digest covers the answer's id, which only the caller knows, so nobody can test a guessed text. While the
-registry is down, finished hours wait in their files.
+The journal writes a digest of each answer into an hourly file. A digest of each finished hour is logged in the ledger.
+While the registry is down, finished hours stay in their files. Records contain no text. The digest of an answer covers
+the answer's id, which only the caller knows, so nobody else can test a guessed text.
 
-Gateways share the feedback store and the user quota, which are SQLite files.
+The feedback store and the user quota are SQLite files that gateways share.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ HOUR = "%Y-%m-%dT%H"
 STILL_WRITTEN = datetime.timedelta(minutes=2)
 """Time after an hour's end during which another process may still write into the hour's file."""
 ENTERED = ".entered"
-"""Suffix of an hour's file that is in the ledger."""
+"""Suffix that an hour's file gets once the hour is in the ledger."""
 
 Clock = Callable[[], datetime.datetime]
 Outcome = Literal["complete", "cancelled", "lost"]
@@ -54,7 +54,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Answered(Frozen):
-    """A journal record of an answer that was sent at least in part."""
+    """A journal record of an answer that the engine began."""
 
     line: str
     adapter: str
@@ -70,7 +70,7 @@ class Rated(Frozen):
 
     line: str
     given: str
-    """Identifier of the answer: a digest of its id and its caller."""
+    """Identifies the answer: a digest of the answer's id and the caller."""
     rating: str
     """SHA-256 of the sealed rating."""
 
@@ -80,7 +80,7 @@ _NOTED: TypeAdapter[Noted] = TypeAdapter(Noted)
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, Any]], text: str) -> str:
-    """Return the digest of an answer. The caller can recompute the digest from the answer that it got."""
+    """Return the digest of an answer. The caller can recompute the digest from the request and the answer."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 
 
@@ -92,15 +92,13 @@ class Journal:
         self._missed: list[Noted] = []
 
     def note(self, noted: Noted) -> None:
-        """Write one record. If the disk fails, the record stays in memory until `is_whole` has written it.
-
-        Each line begins with a newline, so that a line truncated by a crash does not damage the next line.
-        """
+        """Write one record. If the disk fails, the record stays in memory until `is_whole` writes it. Each line begins
+        with a newline, so that a line truncated by a crash does not damage the next line."""
         self._missed.append(noted)
         self.is_whole()
 
     def is_whole(self) -> bool:
-        """Retry unwritten records. Return True if all are written now."""
+        """Try to write the unwritten records. Return True if no unwritten record is left."""
         while self._missed:
             try:
                 self._append(self._missed[0])
@@ -110,10 +108,8 @@ class Journal:
         return True
 
     def enter(self, registry: Registry) -> int:
-        """Log every finished hour that is not yet in the ledger. Returns the number of new entries.
-
-        Raises the errors of opening or writing the registry; the files then stay for the next attempt.
-        """
+        """Log every finished hour that is not yet in the ledger. Returns the number of new entries. Raises the errors
+        of opening or writing the registry; the files then stay for the next attempt."""
         current, made = (self._clock() - STILL_WRITTEN).strftime(HOUR), 0
         with held_if_free(self._directory / "journal.lock") as held:
             for path in sorted(self._directory.glob("*.jsonl")) if held else []:
@@ -150,8 +146,8 @@ def read_hour(path: Path) -> tuple[list[Noted], int]:
 
 
 def facts_of(hour: str, line: str, noted: Sequence[Noted], unreadable: int) -> dict[str, Any]:
-    """Return the facts for the ledger entry of one line and hour. They include the numbers and digests of transcripts
-    and ratings, if there are any."""
+    """Return the facts for the ledger entry about one line and hour. If there are transcripts or ratings, the facts
+    include their number and digest."""
     noted = [each for each in noted if each.line == line]
     answered = [each for each in noted if isinstance(each, Answered)]
     sealed = [each.transcript for each in answered if each.transcript is not None]
@@ -191,7 +187,8 @@ def _enter(registry: Registry, path: Path) -> int:
 
 
 LOCK_SECONDS = 0.2
-"""Seconds to wait for the file's lock. All answers wait meanwhile; another gateway locks the file for a millisecond."""
+"""Maximum seconds to wait for the file's lock. All answers of this gateway wait meanwhile. Other gateways lock the file
+only for about a millisecond."""
 
 
 class SharedDatabase:
@@ -206,10 +203,8 @@ class SharedDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction. A failed connection is closed, and the next transaction opens a new one.
-
-        Raises sqlite3.Error and OSError.
-        """
+        """Run one transaction. A failed connection is closed, and the next transaction opens a new one. Raises
+        sqlite3.Error or OSError if the file cannot be opened, locked or written."""
         connection = self._connection = self._connection or self._connected()
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -246,7 +241,7 @@ SECONDS_OF_A_DAY = 86_400
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
-"""Number of stored answers after which the oldest rows are removed again."""
+"""Number of answers that are stored between two removals of the oldest rows."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (
@@ -274,8 +269,8 @@ class Given:
 
 
 class FeedbackStore:
-    """Stores which caller got which answer, and the feedback. Texts, ids of answers and names of callers are not stored
-    in clear."""
+    """Stores which caller got which answer, and the feedback. Ids of answers and names of callers are stored only as
+    hashes. Texts are not stored."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._database = SharedDatabase(path, TABLE)
@@ -306,11 +301,11 @@ class FeedbackStore:
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
-        """Store feedback, replacing earlier feedback. Returns None if this caller got no answer with this id.
+        """Store feedback, replacing earlier feedback. Returns None if this caller got no answer with this id in the
+        last week. Raises sqlite3.Error or OSError if the feedback cannot be stored.
 
-        may_note: function of a line that returns True if the line's transcripts can be written too.
-
-        Raises sqlite3.Error or OSError if the feedback cannot be stored.
+        may_note: function that takes a line, and returns True if the line's transcripts can be written. If they cannot
+            be written, the feedback is not stored.
         """
         digest = answer_digest(id, caller)
         with self._database.writing() as connection:
@@ -359,18 +354,18 @@ TABLES = (
 
 
 class UserQuota:
-    """The number of new users whom each caller may add in a day."""
+    """Limits the number of new users that each caller may add in a day."""
 
     def __init__(self, path: Path, most_a_day: int, clock: Callable[[], float] = time.time) -> None:
-        """Store the limit. most_a_day: new users per caller and day."""
+        """Store the limit. most_a_day: maximum number of new users per caller and day."""
         self._database = SharedDatabase(path, *TABLES)
         self._most_a_day = most_a_day
         self._clock = clock
         self._known: set[tuple[str, str]] = set()
 
     def counts(self, caller: str, user: str) -> bool:
-        """Return True if a caller's requests for a user count in a rollout's comparison: if the user is known, or is
-        new and within the quota. Return False if the user cannot be stored."""
+        """Return True if a caller's requests for a user count in a rollout's comparison. They count if the user is
+        known, or is new and within the quota. Return False if the user cannot be stored."""
         if (caller, user) in self._known:
             return True
         try:

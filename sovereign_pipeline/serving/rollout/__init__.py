@@ -1,1 +1,1 @@
-"""Rollout: the assignment of users to adapters, and the trial of a staged adapter."""
+"""Rollout: assign users to adapters, and run the trial of a staged adapter."""

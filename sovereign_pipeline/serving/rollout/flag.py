@@ -40,16 +40,16 @@ Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 
 WEIGHTS = 10_000
-"""Sum of the weights of both arms. It never changes, because another sum would reassign users."""
+"""Sum of the weights of both arms. It must never change, because a different sum would reassign users."""
 TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
 
 class FlagAdapter(Frozen):
     digest: Digest
-    """Digest of the artifact with its weights."""
+    """Digest of the artifact that contains the adapter's weights."""
     record_manifest: Digest
-    """SHA-256 of the manifest of the adapter's record. It is the subject of an officer's request."""
+    """SHA-256 of the manifest of the adapter's record. An officer's signed request has this digest as its subject."""
     classification: str
 
 
@@ -77,13 +77,13 @@ class Flag(Frozen):
     stopped: str | None
     """Reason why the rollout was stopped, so that nobody gets the staged adapter; None if it was not stopped."""
     began: int = Field(ge=1)
-    """Number of the change that introduced the present share, groups and adapters. The comparison counts answers from
-    that change on."""
+    """Number of the change that introduced the present share, groups and adapters. The comparison counts answers since
+    that change."""
     began_at: datetime.datetime
     salt: Digest
     """Salt of user hashes. All flags of a line have the same salt, so that users keep their arm."""
     evaluator: str
-    """Name and version of the evaluator. Another version may assign users differently."""
+    """Name and version of the evaluator. A different version may assign users differently."""
     staged_by: int | None
     """Number of the line's transition that staged the adapter."""
     cause: Cause
@@ -111,7 +111,7 @@ class Flag(Frozen):
 
     @property
     def decided(self) -> tuple[object, ...]:
-        """The facts of a flag that officers' decisions determine."""
+        """Return what officers decide: production and staged adapter, staging transition and prepared rollbacks."""
         return (self.production, self.staged, self.staged_by, [way.adapter for way in self.back])
 
     def in_words(self) -> str:
@@ -123,13 +123,12 @@ class Flag(Frozen):
         return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
 
     def says_the_same(self, other: "Flag") -> bool:
-        """Return True if both flags give every user the same adapter, and have the same prepared rollbacks."""
+        """Return True if only number, cause, reason, times, start of the comparison or request differ."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:
-        """Return True if both flags compare the same adapters on the same users. The counts of both can then be
-        added."""
+        """Return True if both flags compare the same adapters on the same users, so that counts can be added."""
         compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
         return self.model_dump(include=compared) == other.model_dump(include=compared)
 
@@ -160,8 +159,8 @@ def document(flag: Flag) -> bytes:
 
 def _targeting(flag: Flag) -> dict[str, Any]:
     """Build the targeting rule: group members get the staged adapter, and a hash assigns all other users. The staged
-    adapter is last in the list, so that raising its share moves no user away from it. The staged adapter's id is part
-    of the hash, so that the next staged adapter gets other users."""
+    adapter is last in the list, so that no user loses it when its share is raised. The hash includes the staged
+    adapter's id, so that the next staged adapter gets different users."""
     others = "production" if flag.production is not None else None
     drawn: Any = others
     if flag.share:
@@ -174,8 +173,7 @@ def _targeting(flag: Flag) -> dict[str, Any]:
 
 
 def evaluator_of(flag: Flag) -> "FlagdCore":
-    """Build the evaluator of a flag, and test it with sample users and every group. Raises IntegrityError if a test
-    fails."""
+    """Build a flag's evaluator. Raises IntegrityError if it fails a test with sample users and all groups."""
     from openfeature.contrib.tools.flagd.core import FlagdCore
     from openfeature.exception import OpenFeatureError
 
@@ -215,7 +213,7 @@ REQUEST_FILE = "request" + SUFFIX
 LOCK_SECONDS = 10
 LARGEST_FILE = LARGEST_BUNDLE
 _NUMBER = re.compile(r"[0-9]{8}")
-SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line, which writes and signs its flag again."
+SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line, to write and sign the line's flag again."
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,7 @@ def sequences(settings: Settings, line: str) -> list[int]:
 
 
 def read_change(settings: Settings, line: str, sequence: int) -> Change:
-    """Read a change. Raises IntegrityError if a file is missing or too large."""
+    """Read a change. Raises IntegrityError if a file is missing, unreadable or too large."""
     directory = root_of(settings) / line / f"{sequence:08d}"
     request = directory / REQUEST_FILE
     return Change(
@@ -261,12 +259,8 @@ def read_change(settings: Settings, line: str, sequence: int) -> Change:
 
 
 def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
-    """Verify that the pipeline signed exactly this change, and return its flag.
-
-    at_index: ledger index of the change's entry; None in a gateway, or if the change has no entry yet.
-
-    Raises IntegrityError.
-    """
+    """Verify that the pipeline signed exactly this change, and return its flag. Raises IntegrityError if it did not.
+    at_index: ledger index of the change's entry; None in a gateway, or if the change has no entry yet."""
     where = f"The flag of line {line}, change {change.sequence}"
     sha256 = hashlib.sha256(change.flags).hexdigest()
     statement = verify_statement(
@@ -275,19 +269,19 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     try:
         flag = Flag.model_validate_json(json.dumps(dict(statement.predicate)))
     except ValidationError:
-        raise IntegrityError(f"{where}: this release cannot read its signed content.", SIGN_ANEW) from None
+        raise IntegrityError(f"{where}: this release cannot read the change's signed content.", SIGN_ANEW) from None
     if (flag.line, flag.sequence) != (line, change.sequence):
-        raise IntegrityError(f"{where}: it was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
+        raise IntegrityError(f"{where}, was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
     if flag.request != (hashlib.sha256(change.request).hexdigest() if change.request is not None else None):
-        raise IntegrityError(f"{where}: request.sigstore.json is missing or is not the one that it names.", SIGN_ANEW)
+        raise IntegrityError(f"{where}: its request.sigstore.json is missing or has the wrong SHA-256.", SIGN_ANEW)
     if document(flag) != change.flags:
         raise IntegrityError(f"{where}: its file flags.json differs from the signed content.", SIGN_ANEW)
     return flag
 
 
 def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag | None, int]:
-    """Return a line's newest flag that verifies (or None), and the number of the line's newest change (0 if there is no
-    change)."""
+    """Return a line's newest flag that passes verification (or None), and the number of the line's newest change (0 if
+    the line has no change)."""
     numbers = sequences(settings, line)
     for number in reversed(numbers):
         try:
@@ -315,10 +309,10 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 
 
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
-    """Test a change, sign it and put it in force. The caller must hold the lock of `changing`.
+    """Test a flag's new version, sign it and publish it. The caller must hold the lock of `changing`.
 
-    Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the change does not have the line's next
-    number.
+    Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the line already has a change with the
+    flag's number or a higher one.
     """
     evaluator_of(flag)
     there = sequences(settings, flag.line)

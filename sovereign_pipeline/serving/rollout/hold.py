@@ -1,7 +1,7 @@
-"""Run the trial of a staged adapter: compare it with the adapter in production, abort the trial, or judge it once.
+"""Run the trial of a staged adapter: compare it with the adapter in production, and abort or judge the trial.
 
-Any look stops the trial if the staged adapter is worse by more than a margin. Non-inferiority is tested in a single
-look, once there are enough days, answers and users.
+The adapters are compared at regular intervals. Each comparison aborts the trial if the staged adapter is broken, or
+worse by more than a margin. Non-inferiority is tested only once, when there are enough days, answers and users.
 """
 
 import datetime
@@ -35,8 +35,8 @@ from sovereign_pipeline.serving.rollout.telemetry import (
 )
 
 PREPARED_FOR = 2.8
-"""The bound is made tightest for the information at which the margin is this many standard errors (1.96 + 0.84). The
-number is fixed in advance."""
+"""The bound is tightest for the amount of information at which the margin equals this many standard errors
+(1.96 + 0.84). The number is fixed in advance."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def _mean(users: Users, is_share: bool) -> tuple[float, float]:
 
 
 def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool:
-    """Return whether the staged arm is worse by more than the margin, by a test that is valid at every look.
+    """Return True if the staged arm is worse by more than the margin, by a test that is valid at every look.
 
     The test is the one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of
-    Statistics 49: 1055-1080), over the information 1/variance. The probability of an error at any of unlimited looks is
+    Statistics 49: 1055-1080), over the information 1/variance. Over any number of looks, the probability of an error is
     at most alpha (asymptotically: Waudby-Smith et al. 2024, Annals of Statistics 52: 2613-2640).
     """
     if found.variance <= 0:
@@ -118,7 +118,7 @@ def two_sided_bound(variance: float, alpha: float, scale: float) -> float:
 
 
 def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
-    """Return the bound that a sum with this variance never exceeds, with probability 1 - alpha. It is found
+    """Return the bound that a sum with this variance never exceeds, with probability 1 - alpha. The bound is computed
     numerically, because it has no closed form."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
@@ -133,14 +133,16 @@ def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
 
 
 def upper_limit(found: Difference, alpha: float) -> float:
-    """Return the upper confidence limit of the difference, for one look (t with users - 1 degrees of freedom)."""
+    """Return the upper confidence limit of the difference, for a single look. It uses Student's t with
+    `found.users` - 1 degrees of freedom."""
     from scipy.stats import t
 
     return found.estimate + float(t.ppf(1 - alpha, max(1, found.users - 1))) * found.standard_error
 
 
 def sample_ratio_p(staged: int, production: int, share: float) -> float:
-    """Return the p-value of the sample-ratio check: chi-squared with one degree of freedom."""
+    """Return the p-value of the sample-ratio check (chi-squared, one degree of freedom), or 1 if there are no users or
+    `share` is 0 or 1. staged, production: numbers of users. share: intended share of the staged arm."""
     from scipy.stats import chisquare
 
     total = staged + production
@@ -150,13 +152,13 @@ def sample_ratio_p(staged: int, production: int, share: float) -> float:
 
 
 ALPHA = 0.05
-"""Rate of false aborts, and of false promotions of an adapter that is worse by exactly a margin."""
+"""Maximum probability of a false abort, and of a false promotion of an adapter that is worse by exactly a margin."""
 SAMPLE_RATIO_ALPHA = 0.001
 LOOK_AT_REPORTS = "Waiting changes nothing: look at the reports of severity 1."
 MOST_DAYS = 36_500
-"""Cap on an estimate in days, which keeps its date within the calendar's range."""
+"""Maximum for an estimate in days, so that the resulting date is within the range of `datetime`."""
 FEWEST_USERS = 10
-"""Smallest arm for which the variance between users is reliable."""
+"""Minimum number of users in an arm for a reliable variance between users."""
 
 Outcome = Literal["open", "abort", "promote", "inconclusive"]
 
@@ -171,7 +173,7 @@ class Measure:
     """1 if a higher value is worse, -1 if a lower value is worse."""
     count: str
     total: str
-    """Name of the field in `Counted` that has the metric's sum."""
+    """Names of the fields in `Counted`: `count` has the number of observations, `total` has their sum."""
 
     @property
     def in_words(self) -> str:
@@ -205,27 +207,27 @@ class Compared:
 
     @property
     def is_worse(self) -> bool:
-        """Return whether the staged arm is worse by more than the margin, by a test that is valid at any time."""
+        """Return True if there are enough users and `is_worse_at_any_look` finds the staged arm worse by the margin."""
         if self.found is None or self.found.users < FEWEST_USERS:
             return False
         return is_worse_at_any_look(self.found, self.margin, ALPHA / len(MEASURES))
 
     @property
     def is_as_good(self) -> bool:
-        """Return whether the staged arm is non-inferior, by a test that is valid only for a single look at the end."""
+        """Return True if the staged arm is non-inferior, by a test that is valid only for a single look at the end."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
     @property
     def more_needed(self) -> float | None:
-        """Return the factor by which the number of answers must grow to show non-inferiority; None if no number would
-        show it."""
+        """Return the factor by which the number of answers must grow to show non-inferiority. Returns None if no number
+        of answers would suffice."""
         if self.found is None or self.found.estimate >= self.margin:
             return None
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
         return max(1.0, ratio**2)
 
     def figures(self) -> dict[str, str | None]:
-        """Return the difference, its upper limit and the margin in display units. Difference and upper limit are None
+        """Format the difference, its upper limit and the margin for display. The difference and its limit are None
         while there are too few users."""
 
         def shown(value: float, sign: str = "+") -> str:
@@ -258,24 +260,24 @@ class State:
     staged: str
     compared: tuple[Compared, ...]
     needed: tuple[Requirement, ...]
-    """Numbers that the trial needs: days first, then users and answers of both arms."""
+    """Requirements for a result: first the days, then the users and answers of both arms."""
     users: tuple[int, int]
-    """Number of users in the staged and the production arm; only users that the hash assigned count."""
+    """Number of users in the staged and the production arm. Only users that the hash assigned are counted."""
     answers: tuple[int, int]
     days: float
     rated: tuple[int, int]
-    """Number of answers with feedback, staged and production."""
+    """Number of answers with feedback, in the staged and the production arm."""
     severe: int
-    """Number of reports of severity 1 about the staged adapter."""
+    """Number of users who reported severity 1 about the staged adapter."""
     outcome: Outcome = "open"
     because: str = ""
     expected: str = ""
-    """Estimate of when the trial can be decided; empty if nothing is missing."""
+    """Estimate of when the trial can be decided, or why waiting does not help; empty once it is decided."""
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """Judge the trial of a flag's staged adapter. Returns None if the adapter answers nobody. is_searched: True if the
-    line's answers are searched for personal data. If False, that metric is not compared."""
+    """Judge the trial of a flag's staged adapter. Returns None if the adapter answers no users. is_searched: True if
+    the line's answers are searched for personal data. If False, the metric `personal_data` is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})
@@ -306,7 +308,7 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_s
 
 def _outcome(state: State, is_broken: bool, share: float) -> tuple[Outcome, str]:
     if is_broken:
-        return "abort", f"broken: its last {LAST} answers were lost or empty"
+        return "abort", f"the staged adapter is broken: its last {LAST} answers were lost or empty"
     worse = [each.in_words() for each in state.compared if each.is_worse]
     if worse:
         return "abort", "; ".join(worse)
@@ -322,7 +324,8 @@ def _outcome(state: State, is_broken: bool, share: float) -> tuple[Outcome, str]
         return "inconclusive", severe[0]
     one, other = state.users
     if (p := sample_ratio_p(one, other, share)) < SAMPLE_RATIO_ALPHA:
-        return "inconclusive", f"{one} and {other} users do not match a share of {share:.0%} (p = {p:.1g})"
+        numbers = f"{one} users of the staged adapter and {other} of the production adapter"
+        return "inconclusive", f"{numbers} do not match a share of {share:.0%} (p = {p:.1g})"
     open_ = [each.in_words() for each in state.compared if not each.is_as_good]
     return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "not worse by a margin in any metric")
 
@@ -343,12 +346,12 @@ def _expected(state: State, began_at: datetime.datetime) -> str:
     if not factors:
         return "Waiting changes nothing: find out why the numbers of users do not match the share."
     if any(each is None for each in factors):
-        return "Waiting changes nothing: so far the staged adapter is worse by a margin or more."
+        return "Waiting changes nothing: in at least one metric, the staged adapter is worse by the margin or more."
     factor = max(each for each in factors if each is not None)
     answers = math.ceil(min(state.answers) * factor)
     return (
-        f"About {answers:,} answers of each adapter could decide, at the rate so far in a trial until "
-        f"{_day(began_at, state.days * factor)}: raise `rollout.hold.answers` and stage the adapter again."
+        f"About {answers:,} answers of each adapter could decide the trial. At the rate so far, they would be there on "
+        f"{_day(began_at, state.days * factor)}. Raise `rollout.hold.answers` and stage the adapter again."
     )
 
 
@@ -365,7 +368,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """Judges the trials and stores their latest states, at regular intervals in a gateway."""
+    """Judges the trials and remembers their latest states. A gateway calls `look` at regular intervals."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -379,8 +382,8 @@ class Watcher:
         self._judging = threading.Lock()
 
     def state(self, flag: Flag) -> State | None:
-        """Return the state of a flag's trial as of the latest call of `look`. With many users, computing a state takes
-        seconds. Raises the errors of `state_of`."""
+        """Return the state of a flag's trial, computed by the latest `look` or, for a new flag, now. With many users,
+        this takes seconds. Raises IntegrityError if counts or a judgement cannot be read."""
         with self._judging:
             known = self._states.get(flag.line)
             if known is None or known[0] != flag:
@@ -389,8 +392,7 @@ class Watcher:
 
     def look(self) -> None:
         """Write the counts and judge every trial. Raises IntegrityError if counts cannot be read, or if the stop of a
-        rollout cannot be signed. Even if the stop cannot be signed, this gateway gives everybody the adapter in
-        production."""
+        rollout cannot be signed. In the second case, this gateway still gives everybody the adapter in production."""
         self._telemetry.write()
         wrong: list[str] = []
         for flag in self._flags.flags().values():
@@ -441,8 +443,8 @@ class Watcher:
 
 
 def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """Return the state of a trial. Later counts do not change a signed judgement, unless the adapter turns out to be
-    harmful or a report of severity 1 arrives. directory: the directory with the gateways' counts."""
+    """Return the state of a trial; None if the staged adapter answers no users. A signed judgement changes only if the
+    adapter turns out to be harmful or a report of severity 1 arrives. directory: contains the gateways' counts."""
     return _state(settings, flag, institution, read_tally(directory, flag))
 
 

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_CHECKS = 10.0
-"""Seconds after which a flag is verified again, and a rejected change retried, even if its bytes are the same."""
+"""Seconds after which the newest change is verified again, even if it is unchanged or was rejected."""
 SECONDS_BETWEEN_TRIES = 0.5
 """Seconds between retries while a named adapter is not loaded."""
 
 Loaded = Callable[[], Collection[str]]
-"""Function that returns the loaded adapters."""
+"""Function that returns the ids of the loaded adapters."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Choice:
     digest: str
     arm: Arm
     drawn: bool
-    """True if the hash assigned the user to the adapter. False if the user's group did: the comparison omits such
-    users."""
+    """True if the hash assigned the user to the adapter. False if the user is in a group of the flag; the comparison
+    omits such users."""
     user: str
     """Salted hash of the user."""
     staged: str | None
@@ -82,9 +82,9 @@ class Flags:
         """Create the flags of a gateway.
 
         Args:
-            loaded: function that returns the digests of loaded adapters. If None, a flag takes effect even if its
+            loaded: function that returns the ids of the loaded adapters. If None, a flag takes effect even if its
                 adapters are not loaded.
-            marks: the high-water marks to use. If None, those of the installation's gateways.
+            marks: the high-water marks to use. If None, the marks that the installation's gateways share are used.
         """
         self._settings = settings
         self._marks = marks or HighWaterMarks.of(settings)
@@ -95,11 +95,8 @@ class Flags:
         self._changing = threading.Lock()
 
     def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
-        """Choose the adapter of a user. Under one flag, a user always gets the same adapter. Returns None if the line
-        answers nobody.
-
-        groups: the user's groups, as the institution's proxy sends them.
-        """
+        """Choose the adapter of a user. While the flag does not change, a user always gets the same adapter. Returns
+        None if no adapter answers the user. groups: the user's groups, as the institution's proxy sends them."""
         current = self._current(line)
         if current is None:
             return None
@@ -132,13 +129,13 @@ class Flags:
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Return the adapters that answer users, according to the flags read last."""
+        """Return the ids of the adapters that answer users, according to the flags read last."""
         flags = [state.in_force[0] for state in list(self._lines.values()) if state.in_force is not None]
         return {adapter for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
-        """Return a mapping of line to its flag's problem: why the newest change is not in force, or what is wrong with
-        the flag in force."""
+        """Return a mapping of line to the problem of the line's flag. A problem is the reason why the newest change is
+        not in force, or an error in the flag in force."""
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():
@@ -146,8 +143,8 @@ class Flags:
             if flag is not None and flag.is_rolling_out and flag.evaluator != installed_evaluator():
                 found.setdefault(
                     line,
-                    f"The flag was made for {flag.evaluator}. The installed {installed_evaluator()} may assign users "
-                    f"differently, so everybody gets {flag.production or 'nothing'}.",
+                    f"The flag of line {line} was written for {flag.evaluator}. The installed {installed_evaluator()} "
+                    f"may assign users differently, so everybody gets {flag.production or 'nothing'}.",
                 )
         return found
 
@@ -199,7 +196,8 @@ class Flags:
         state.in_force, state.problem = (flag, evaluator_of(flag)), None
 
     def _believed(self, line: str, change: Change) -> Flag:
-        """Verify a change and return its flag. Raises SovereignError."""
+        """Verify a change, store it as the newest accepted one, and return its flag. Raises SovereignError if
+        verification fails, or if a newer or different change was accepted before."""
         trust = self._marks.trust(self._settings)
         flag = verified_flag(change, line, trust)
         _assert_by_officer(change, flag, trust)
@@ -207,15 +205,15 @@ class Flags:
         for before in (self._marks.flag(line), self._on_record.get(line)):
             if before is not None and newest.is_older_than(before):
                 raise IntegrityError(
-                    f"The newest flag of line {line} is change {newest.sequence}, but change {before.sequence} was in "
-                    "force before.",
+                    f"The newest flag of line {line} is change {newest.sequence}, but a newer or different change "
+                    f"{before.sequence} was accepted before.",
                     f"Somebody restored an older change. {SIGN_ANEW}",
                 )
         self._marks.accept_flag(line, newest, trust)
         return flag
 
     def _assert_loaded(self, flag: Flag, state: _Line) -> None:
-        """Raise IntegrityError if a flag that is not in force yet gives users an adapter that is not loaded."""
+        """Raise IntegrityError if a flag that is to replace another gives users an adapter that is not loaded."""
         if self._loaded is None or state.in_force is None or state.in_force[0] == flag:
             return
         loaded = self._loaded()
@@ -247,14 +245,14 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
     if request is not None and any(_is_asked_for(request, flag, adapter, trust) for adapter in flag.adapters):
         return
     raise IntegrityError(
-        f"The flag of line {flag.line}, change {flag.sequence}: no officer with that right requested the rollback.",
+        f"The flag of line {flag.line}, change {flag.sequence}: no officer who may roll back requested this change.",
         SIGN_ANEW,
     )
 
 
 def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
-    """Return True if an officer who may roll back signed exactly this flag's rollback, and if the rollback needs no
-    further approvals."""
+    """Return True if an officer who may roll back signed exactly this flag's rollback to `adapter`, the request had not
+    expired, and the rollback needs no further approvals."""
     named = flag.adapters[adapter]
     try:
         verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)

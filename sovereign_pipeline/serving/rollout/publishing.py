@@ -1,4 +1,4 @@
-"""Write a line's flag from the ledger, and log its changes in the ledger."""
+"""Write each line's flag according to the transitions in the ledger, and log the flag's changes in the ledger."""
 
 import datetime
 import secrets
@@ -51,12 +51,9 @@ def on_record(session: Session) -> dict[str, FlagMark]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
-    """Log the changes of the line's flag that have no ledger entry yet, oldest first, and then the judgements of
-    trials.
-
-    Raises IntegrityError if a change fails verification or differs from its entry, and the errors of making a
-    transition.
-    """
+    """Log the flag's changes that have no ledger entry yet, oldest first, and then the judgements of trials. Raises
+    IntegrityError if a change fails verification or differs from its ledger entry, and the errors of `enter` and
+    `enter_judgements`."""
     settings, line = workplace.settings, workplace.line.line
     with registry.reading() as session:
         newest = on_record(session).get(line)
@@ -88,9 +85,9 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition that its request asks for. A change has no effect if its key was revoked
-    meanwhile. Raises ConflictError if the change's time is in the future. Such a change stays in force, and is logged
-    later."""
+    """Log one change of a flag. If it has an officer's request, make the requested transition, or log why it cannot be
+    made, for example because the key that signed the change was revoked. Raises ConflictError if the change's time is
+    in the future. Such a change stays in force, and is logged later."""
     key = trust.key(PIPELINE, signed_by(change.signature))
     is_revoked = key.revoked_from is not None
     overtaken = f"The pipeline's key {key.keyid} is revoked." if is_revoked else None
@@ -105,7 +102,7 @@ def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change
 
 
 def told_of(change: Change, flag: Flag) -> dict[str, Any]:
-    """Return the facts of a change that go into its ledger entry."""
+    """Return the facts that the ledger entry about a change contains."""
     return {
         "line": flag.line,
         "change": flag.sequence,
@@ -129,10 +126,10 @@ SALT_BYTES = 32
 
 
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
-    """Write the flag that follows from the ledger, unless the newest flag already says the same. Returns the flag, and
-    whether it was written.
+    """Write the flag that follows from the ledger, unless the newest flag already has the same content. Returns the
+    flag, and True if the flag was written.
 
-    Raises IntegrityError if a transition fails verification, and the errors of logging earlier changes.
+    Raises IntegrityError if a transition fails verification, and the errors of `catch_up` and `write_change`.
     """
     settings, line = workplace.settings, workplace.line.line
     trust = trust_root(settings)
@@ -184,7 +181,7 @@ def _flag(
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
         evaluator=installed_evaluator(),
         cause="signed anew",
-        reason="The previous change did not verify." if sequence > 1 else "It is the line's first flag.",
+        reason="The previous change failed verification." if sequence > 1 else "This is the line's first flag.",
         at=now,
         adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
         back=back,
@@ -193,8 +190,8 @@ def _flag(
 
 
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
-    """Add the cause of the change to a flag. If the flag compares the same as the flag before, copy the start of the
-    comparison from it."""
+    """Add the cause of the change to a flag. If the flag compares the same adapters and users as the previous flag, the
+    comparison continues: copy its start from the previous flag."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     if rows and (before is None or flag.decided != before.decided):
@@ -230,7 +227,7 @@ WorkplaceOf = Callable[[str], Workplace]
 
 
 class FlagSync:
-    """Synchronises flags with the ledger, at regular intervals in a gateway."""
+    """Synchronises flags with the ledger. A gateway calls `look` at regular intervals."""
 
     def __init__(
         self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
@@ -242,8 +239,8 @@ class FlagSync:
         self._seen: Seen | None = None
 
     def look(self) -> None:
-        """Write the flags that follow from the ledger, and log their changes. If a line fails, continue with the other
-        lines, and raise SovereignError at the end."""
+        """If this machine has the pipeline's key, write the flags that follow from the ledger, and log their changes.
+        Raises IntegrityError after all lines if one failed, or if a line's newest flag is not in force."""
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))

@@ -1,6 +1,6 @@
 """Count answers and feedback by arm and hashed user, without storing texts.
 
-Each gateway process writes its own file, and readers add up the counts of all files.
+Each gateway process writes its own files, and readers add up the counts of all processes.
 """
 
 import json
@@ -31,8 +31,7 @@ MOST_CHARACTERS = 4_000
 
 
 def script_of(text: str) -> str | None:
-    """Return the script to which most letters belong according to their Unicode names, such as LATIN. Returns None if
-    there are too few letters."""
+    """Return the script of most letters by their Unicode names, such as LATIN; None for too few letters."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return None
@@ -60,7 +59,7 @@ class Feedback(Frozen):
 
 
 MOST_USERS = 50_000
-"""Maximum number of users that one process counts in a comparison."""
+"""Maximum number of users that one process counts in each arm of a comparison."""
 LAST = 20
 """Number of consecutive failed answers after which a staged adapter counts as broken."""
 
@@ -74,23 +73,23 @@ class Counted(Frozen):
 
     answers: int = 0
     lost: int = 0
-    """Number of answers that the engine began and did not complete."""
+    """Number of answers that the engine did not complete."""
     given_up: int = 0
-    """Number of answers whose caller disconnected before the end."""
+    """Number of cancelled answers: the caller disconnected, or the answer's grammar became too complex."""
     complete: int = 0
     empty: int = 0
     looping: int = 0
     other_script: int = 0
-    """Number of answers in another script than the request's newest message, such as Latin instead of Arabic."""
+    """Number of answers in a different script from the request's newest message, such as Latin instead of Arabic."""
     log_seconds: float = 0.0
-    """Sum of the logarithms of durations in seconds. The duration of a cancelled answer ends when the caller
-    disconnected."""
+    """Sum of the logarithms of the durations, in seconds, of complete and cancelled answers. A cancelled answer's
+    duration ends when the caller disconnected."""
     log_tokens: float = 0.0
     """Sum of the logarithms of token counts of complete answers."""
     rated: int = 0
     """Number of answers with feedback."""
     disliked: int = 0
-    """Number of answers with a thumb down."""
+    """Number of answers that were rated with thumbs down."""
     searched: int = 0
     """Number of answers that were searched completely for personal data."""
     personal_data: int = 0
@@ -98,7 +97,7 @@ class Counted(Frozen):
 
     @property
     def timed(self) -> int:
-        """Return the number of answers whose time is in `log_seconds`."""
+        """Return the number of answers whose duration is in `log_seconds`."""
         return self.complete + self.given_up
 
     def plus(self, other: "Counted") -> "Counted":
@@ -113,8 +112,8 @@ class Tally(Frozen):
     """Mapping of arm to a mapping of hashed user to counts. Only users whom the hash assigned are counted."""
     is_broken: bool = False
     """True if the newest `LAST` answers of the staged adapter all failed, and the newest answer of the production
-    adapter did not. If any of the failed answers is empty, they must be from several users, because a single user could
-    request empty answers on purpose."""
+    adapter did not. Cancelled answers are ignored. If one of the failed answers is empty, the failed answers must come
+    from several users, because a single user could request empty answers on purpose."""
     reported: tuple[str, ...] = ()
     """Hashed users who reported severity 1 about the staged adapter, at any time."""
 
@@ -129,8 +128,8 @@ class _Counting:
     failed: dict[Arm, deque[tuple[str, bool]]] = field(
         default_factory=lambda: {"staged": deque(maxlen=LAST), "production": deque(maxlen=LAST)}
     )
-    """Mapping of arm to its newest consecutive failed answers: the hashed user, and True if the answer was lost or
-    False if it was empty."""
+    """Mapping of arm to its newest consecutive failed answers. Each item is the hashed user, and True if the answer was
+    lost or False if the answer was empty."""
 
     def add(self, choice: Choice, counted: Counted) -> None:
         in_a_row = self.failed[choice.arm]
@@ -197,7 +196,7 @@ class Telemetry:
             self._counting_of(line, choice.staged, choice.began).rate(choice, said, before)
 
     def report(self, line: str, adapter: str, user: str) -> None:
-        """Note that a hashed user reported severity 1 about an adapter. Later feedback does not remove it."""
+        """Note that a hashed user reported severity 1 about an adapter. Later feedback does not remove this report."""
         with self._changing:
             self._reports.setdefault(self._file(_reports_of(line, adapter)), set()).add(user)
 
@@ -241,8 +240,7 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
 
 
 def read_reports(directory: Path, line: str = "*", adapter: str = "*") -> set[Report]:
-    """Return all gateways' reports of severity 1, of one adapter or of all. Raises IntegrityError for an invalid
-    file."""
+    """Return the reports of severity 1 about one or all adapters. Raises IntegrityError for an invalid file."""
     files = _read(_USERS, directory.glob(f"{_reports_of(line, adapter)}/*.json"))
     return {Report(path.parts[-3], path.parent.stem, user) for path, users in files for user in users}
 

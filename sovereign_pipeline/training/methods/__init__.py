@@ -1,8 +1,8 @@
 """Map each training method to its class.
 
-To add a method: name it in `job.Method` and in the recipe (`policy/training.py`, or `policy/rlhf.py` if it learns from
-a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a module here; return the class below. The
-subclass inherits guards, memory checks, resuming, probes and the report.
+To add a method: add its name to `job.Method` and to the recipe (`policy/training.py`, or `policy/rlhf.py` if the method
+learns from a reward). Write a subclass of `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a module of this
+package. Return it from `_class_of`. The subclass inherits guards, memory checks, resuming, probes and the report.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from sovereign_pipeline.training.trainer import train as train_by
 
 def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     """Run the job with its training method; see `trainer.train`. Raises IntegrityError if a file of the job changed. If
-    the training may have read the changed file, the training's checkpoints are removed."""
+    the job may have read the changed file, the job's checkpoints are removed."""
     guarded = nullcontext() if job.files is None else unchanged(job.files, job.directories)
     has_read = False
     try:

@@ -1,4 +1,4 @@
-"""Train by proximal policy optimisation (PPO): the method, and the steps of one iteration. `rlhf/ppo.py` has the
+"""Train with proximal policy optimisation (PPO): the method, and the steps of one iteration. `rlhf/ppo.py` contains the
 equations."""
 
 import random
@@ -34,8 +34,8 @@ LARGEST_GRADIENT = 1.0
 
 
 class PpoMethod(RewardedMethod):
-    """Proximal policy optimisation with a value head. Each iteration samples replies, judges them, and learns from
-    them."""
+    """Proximal policy optimisation with a value head. Each iteration samples replies, scores the replies, and updates
+    the policy."""
 
     _policy: Policy
 
@@ -58,8 +58,8 @@ class PpoMethod(RewardedMethod):
         return self._learner.optimizer
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of an iteration: of its passes with a backward pass, and of its passes without.
-        Policy and reference each read the replies once before the update."""
+        """Return the token counts of an iteration: first of the forward passes that a backward pass follows, then of
+        all others. Policy and reference each read the replies once before the update."""
         once = self._policy.passed([each.completion for each in rollouts])
         return once * self._rlhf.epochs, once * 2
 
@@ -75,8 +75,8 @@ class PpoMethod(RewardedMethod):
                 raise self._stopped(state)
 
     def _iterate(self, state: RunState) -> tuple[list[Rollout], list[Rollout], Row]:
-        """Run one iteration: sample, judge, learn. Returns all replies, the replies that the policy learned from, and
-        metrics."""
+        """Run one iteration: sample and score replies, and update the policy. Returns all replies, the replies that the
+        policy learned from, and the metrics."""
         iteration = state.iteration
         prompts = self._drawn[iteration]
         rollouts = self._sample(prompts, f"rollouts/{iteration}")
@@ -136,11 +136,12 @@ class BeforeUpdate:
 
     scored: list[Scored]
     divergence: float
-    """KL(policy, reference) of a whole reply, mean of the batch, nats."""
+    """KL(policy, reference) of a whole reply: mean over the batch, in nats."""
     entropy: float
-    """Mean entropy over the tokens, nats."""
+    """Entropy of the policy's distribution: mean over the tokens, in nats."""
     sampler_gap: float
-    """Mean |log-probability as sampled − as computed for the update| over the tokens, nats."""
+    """Absolute difference between a token's log-probability at sampling and as computed for the update: mean over the
+    tokens, in nats."""
 
 
 @dataclass(frozen=True)
@@ -176,16 +177,13 @@ class Learner:
         )
 
     def learning_rate(self, iteration: int) -> float:
-        """Return the adapter's learning rate in an iteration. The rate falls linearly, and would be zero after the last
-        iteration (Huang et al. 2024).
-
-        iteration: counted from 0.
-        """
+        """Return the adapter's learning rate in an iteration, counted from 0. The rate falls linearly, so that it would
+        be zero in the iteration after the last one (Huang et al. 2024)."""
         return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
 
     def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:
-        """Compute log-probabilities, values and advantages before the update, and their metrics. scores: score of each
-        rollout, penalties included."""
+        """Compute the learning targets of a batch before the update, and metrics. scores: score of each rollout,
+        penalties included. coefficient: KL coefficient."""
         import torch
 
         completions = [each.completion for each in rollouts]
@@ -219,8 +217,8 @@ class Learner:
         """Update the policy: one optimizer step for each minibatch, on the mean loss over the minibatch's tokens.
 
         The first epoch uses the same minibatches as `before`, so that the first ratio is exactly 1. The order of later
-        epochs is derived from the iteration and the seed. check_first_ratio: called with |ratio − 1| before the first
-        update; raises if it is too large.
+        epochs is derived from the iteration and the seed. check_first_ratio: function that is called with the largest
+        |ratio − 1| before the first step, and raises if this value is too large.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
@@ -241,7 +239,7 @@ class Learner:
         return Update(policy_loss, value_loss, outside, first_off)
 
     def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
-        """Return a mapping of the index of each cut reply to the value of the state after the reply's last token."""
+        """Return a mapping of reply index to the value of the state after the reply's last token, for cut replies."""
         cut = [place for place, each in enumerate(rollouts) if not each.ended]
         longer = [  # a value belongs to the state before a token, so the appended token does not matter
             Completion(each.prompt_ids, [*each.reply_ids, 0]) for each in (rollouts[place].completion for place in cut)
@@ -254,14 +252,14 @@ class Learner:
         return [slice(start, start + size) for start in range(0, replies, size)]
 
     def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
-        """Compute the values per token in the same minibatches as the update, because rounding depends on the other
+        """Compute the per-token numbers in the same minibatches as the update, because rounding depends on the other
         rows of a pass."""
         parts = [completions[part] for part in self._minibatches(len(completions))]
         return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 
     def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
-        """Accumulate gradients over the passes of a minibatch. Returns metrics as means over the minibatch's tokens,
-        and the largest |ratio − 1|."""
+        """Accumulate gradients over the passes of a minibatch. Returns two values: the metrics (policy loss, value loss
+        and clipped share, as means over the minibatch's tokens), and the largest |ratio − 1|."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)

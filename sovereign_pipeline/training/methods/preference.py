@@ -1,7 +1,7 @@
-"""Train by the preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed
+"""Train with the preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed
 rows.
 
-TRL has the same losses, but TRL's trainers cannot compute them on packed rows. A test compares TRL's losses with these.
+TRL has the same losses, but TRL's trainers cannot compute them on packed rows. A test compares both implementations.
 This module imports torch and transformers at its top, so import it inside functions.
 """
 
@@ -38,15 +38,15 @@ from sovereign_pipeline.training.trainer import RowsMethod
 
 
 class PreferenceMethod(RowsMethod):
-    """A preference method that compares the policy with its reference, the model before the first step."""
+    """DPO, IPO or KTO. These methods compare the policy with a reference: the model before the first step."""
 
     def build_trainer(self) -> Any:
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the token counts of passes with a backward pass, and of passes without. The reference reads each reply
-        once. For kto, policy and reference also read the exchanged replies, which together have as many tokens as the
-        rows."""
+        """Return the token counts: first of the forward passes that a backward pass follows, then of all others. The
+        reference model reads each reply once. For kto, policy and reference also read the exchanged replies, which have
+        as many tokens in total as the rows."""
         learned, _ = super().passed()
         different = {(row.id, row.turn): row for row in self.plan.rows}.values()
         references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
@@ -60,7 +60,7 @@ class PreferenceBatches(Batches):
         super().__init__(job, plan)
         self.replies_of_a_row = 1 if job.method == "kto" else 2
         self.references: dict[str, float] = {}
-        """`key_of` a completion -> its reference log-probability; filled by `know_references`."""
+        """Mapping of `key_of(completion)` to the reference log-probability; filled by `know_references`."""
 
     def know_references(self, model: Any, progress: Callable[[str], None], check_stop: Callable[[], None]) -> None:
         """Compute or read the reference log-probabilities; see `reference_log_probabilities`."""
@@ -84,7 +84,7 @@ class PreferenceBatches(Batches):
 
     def _exchanged(self, places: Sequence[int]) -> list[Completion]:
         """Return the mismatched completions of the units at these places in the plan; see `rows.exchanged`. Replies are
-        exchanged among the units that all devices train in the same pass."""
+        exchanged among the units of the same pass on all devices."""
         first = places[0] - places[0] % self.plan.units_a_pass
         together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
         return exchanged(together)[places[0] - first : places[-1] - first + 1]
@@ -99,7 +99,7 @@ class PreferenceTrainer(PackedTrainer):
     batches: PreferenceBatches
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """Return one loss for each pair (DPO, IPO) or reply (KTO), [n]; none for fillers."""
+        """Return one loss for each pair (DPO, IPO) or reply (KTO), [n]. Fillers have no loss."""
         together, preference = self.job.tuning.packing, self.job.preference
         assert preference is not None
         log_ratios, tokens = _log_ratios(model, inputs, together)
@@ -120,7 +120,7 @@ class PreferenceTrainer(PackedTrainer):
         return loss.losses
 
     def items_of(self, batch: Batch) -> int:
-        """Return the number of pairs (DPO, IPO) or replies (KTO)."""
+        """Return the number of pairs (DPO, IPO) or replies (KTO) in the batch."""
         return len(batch["references"]) // self.batches.replies_of_a_row
 
     def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
@@ -129,12 +129,12 @@ class PreferenceTrainer(PackedTrainer):
         return prepared
 
     def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        self._know_references()  # before the checkpoint is loaded, because its model is already trained
+        self._know_references()  # before the checkpoint is loaded, because the checkpoint's model is already trained
         super()._load_from_checkpoint(*arguments, **named)
 
     def _know_references(self) -> None:
-        """Compute the reference log-probabilities once: after the model is sharded, and before the first step or before
-        a checkpoint is loaded."""
+        """Compute the reference log-probabilities, unless this was already done. Call this method after the model is
+        sharded, and before the first step or the loading of a checkpoint."""
         if self.batches.references:
             return
         started = time.monotonic()
@@ -161,23 +161,21 @@ def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The loss of a batch, and its logged values."""
+    """The losses of a batch, and the values to log."""
 
     losses: Any
     """Losses: one for each pair (dpo, ipo) or each reply (kto)."""
     rewards: Any
     """Rewards: β · log ratio of each reply, without gradient."""
     margins: Any | None
-    """Chosen minus rejected reward of each pair; None for kto."""
+    """For each pair, the chosen reply's reward minus the rejected reply's; None for kto."""
 
 
 def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> PreferenceLoss:
-    """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
-
-    log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
-    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. IPO's authors also take means, in
-    TRL and in their own experiments.
-    """
+    """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17). log_ratios:
+    [2n], chosen and rejected alternating. lengths: number of tokens of each reply, [2n]. IPO uses the mean over a
+    reply's tokens, so that the target 1/(2τ) is the same for short and long replies. IPO's authors do the same, in TRL
+    and in their own experiments."""
     from torch.nn.functional import logsigmoid
 
     beta = preference.beta
@@ -192,9 +190,8 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
 
 def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence: Any) -> PreferenceLoss:
     """Compute the loss of KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n]. divergence:
-    estimate of KL(policy, reference), at least 0 and without gradient. It is the mean log ratio of mismatched replies
-    (`rows.exchanged`).
-    """
+    estimate of KL(policy, reference), at least 0 and without gradient. The estimate is the mean log ratio of mismatched
+    replies (`rows.exchanged`)."""
     beta = preference.beta
     desirable_value = torch.sigmoid(beta * (log_ratios - divergence))
     undesirable_value = torch.sigmoid(beta * (divergence - log_ratios))
@@ -207,13 +204,13 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
 
 
 REFERENCES_VERSION = "2"
-"""Version of the computation. Increase it when the same model and rows give other numbers, so that earlier caches are
-ignored."""
+"""Version of the computation. Increase it if a code change gives different values for the same model and rows. Earlier
+caches are then ignored."""
 REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 
 
 def key_of(completion: Completion) -> str:
-    """Return the SHA-256 of prompt and reply."""
+    """Return the SHA-256 of the completion's token ids, as the key of its reference log-probability."""
     return sha256(json.dumps([list(completion.prompt_ids), list(completion.reply_ids)]).encode()).hexdigest()
 
 
@@ -224,11 +221,13 @@ def reference_log_probabilities(
     progress: Callable[[str], None],
     check_stop: Callable[[], None],
 ) -> dict[str, float]:
-    """Return a mapping of each completion's `key_of` to the log-probability of its reply (nats) under the present
-    `model`, without dropout. Call this function in the same context as the training's passes, so that the values equal
-    the policy's own before the first step. If there are several processes, all must call it, and each gets all values.
-    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a value that is not
-    finite. A cache file without this training's MAC is replaced."""
+    """Return a mapping of `key_of(completion)` to the log-probability of its reply (nats) under `model`, without
+    dropout. A cache file is used if every process can read it and verify its MAC. Otherwise it is replaced.
+
+    Call this function in the same context as the training's passes, so that the values equal the policy's own before
+    the first step. If there are several processes, all must call it, and each gets all values. check_stop: function
+    that is called before each batch, and raises after a stop request. Raises TrainingFailed if a value is not finite.
+    """
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"
     cached = _read(path, wanted)
@@ -271,7 +270,7 @@ def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[f
 
 
 def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
-    # A digest identifies the base model. Its weight files identify the parent, an adapter or a whole tuned model.
+    # The base model is identified by its digest, and the parent (an adapter or a tuned model) by its weight files.
     directory = job.base_model if job.parent_adapter is None else job.parent_adapter
     parent = [file_sha256(file) for file in sorted(directory.glob("*.safetensors"))]
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
@@ -293,7 +292,7 @@ def _write(path: Path, found: dict[str, float]) -> None:
 
 
 def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
-    """Return the cached values; empty if the file is missing, damaged or from another training."""
+    """Return the cached values; empty if the file is missing or damaged, or if this process cannot verify its MAC."""
     try:
         cached = json.loads(path.read_bytes())
         values: dict[str, float] = cached["values"]

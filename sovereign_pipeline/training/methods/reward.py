@@ -138,8 +138,8 @@ class RewardMethod(RowsMethod):
         )
 
     def log(self) -> list[LoggedStep]:
-        """Return the log with the metric names that all methods use. TRL's RewardTrainer names accuracy and margin
-        differently from TRL's other trainers."""
+        """Return the log with the metric names that all methods use. TRL's RewardTrainer has its own names for accuracy
+        and margin."""
         return [
             LoggedStep.from_history(
                 {**entry, "rewards/accuracies": entry["accuracy"], "rewards/margins": entry["margin"]}
@@ -153,11 +153,10 @@ class RewardMethod(RowsMethod):
         return replace(learned, predicted=0), read  # no logits, because the head computes a score instead
 
     def _held_out_scores(self) -> list[PairScore]:
-        """Score the held-out pairs. If there are several processes, they divide the pairs between them, and each
-        process returns all scores."""
+        """Score the held-out pairs. Several processes divide the pairs, and each process returns all scores."""
         self.model.eval()
         if self.job.devices.count > 1:
-            self.model.unshard()  # gathers the head and parts outside layers: no pass goes through the whole model
+            self.model.unshard()  # gathers the head and the parts outside layers, because no pass uses the whole model
         scorer = _scorer(self.model, self.job.sft.precision)
         scores = in_shares(self.job, self.measured, lambda row: 2, lambda row: scorer.scores(row.completions))
         return pair_scores(self.measured, scores)
@@ -189,10 +188,11 @@ class RewardMethod(RowsMethod):
 
 
 def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, precision: str) -> None:
-    """Check that TRL's padded pass scores the end of turn.
+    """Raise TrainingFailed unless TRL's padded pass scores the end of turn.
 
     transformers scores the last token that is not padding. If padding and end of turn are the same token, as in many
-    chat models, the token before the end is scored. A reply that never ends would then score like a reply that ends.
+    chat models, transformers scores the token before the end of turn. A reply that never ends would then get the same
+    score as a reply that ends.
     """
     import torch
 
@@ -209,14 +209,15 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
     shift = max(abs(one - other) for one, other in zip(together, alone, strict=True))
     if not math.isfinite(shift) or shift > LARGEST_SHIFT[precision]:
         raise TrainingFailed(
-            f"The model would not learn the score at the end of turn. The score differs by {shift:.3f} between a "
-            f"padded batch and a reply alone.",
+            f"The model would not learn the score at the end of turn. A reply's score in a padded batch differs by "
+            f"{shift:.3f} from its score in a separate pass.",
             "Install the pinned versions (requirements/), or report this with the model's architecture.",
         )
 
 
 def _load(job: TrainingJob) -> Any:
-    """Load the base with a new adapter and a new head, both in float32.
+    """Load the base model with a new adapter and a new head, both in float32. Raises TrainingFailed if the architecture
+    does not support a reward model.
 
     The head is initialised with a standard deviation of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1). With a larger
     deviation, random scores would look confident.
@@ -272,16 +273,16 @@ def _check_trainable(model: Any) -> int:
         or any(str(each.dtype) != "torch.float32" for each in trained.values())
     ):
         raise TrainingFailed(
-            f"{len(trained)} tensors would be trained, {len(heads)} of them a head and {len(others)} neither head nor "
-            f"adapter; a reward model has an adapter and one head, in float32.",
+            f"{len(trained)} tensors would be trained. {len(heads)} of them are heads, and {len(others)} belong to "
+            f"neither a head nor an adapter. A reward model needs an adapter and exactly one head, all in float32.",
             "Correct target_modules in training.sft.",
         )
     return sum(each.numel() for each in trained.values())
 
 
 def _padding(tokenizer: Any, job: TrainingJob) -> int:
-    """Return the id of a padding token that is not an end-of-turn id. Otherwise transformers would treat the end of
-    turn as padding."""
+    """Return a token id for padding that is not an end-of-turn id. Otherwise transformers would treat the end of turn
+    as padding."""
     return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
 
 

@@ -1,8 +1,8 @@
-"""Train by supervised fine-tuning (SFT). Preference methods extend this module's batches and its trainer for packed
+"""Train with supervised fine-tuning (SFT). Preference methods extend this module's batches and its trainer for packed
 rows.
 
-`GuardedTrainer` and `training_arguments` are for every trainer derived from transformers' Trainer. This module imports
-torch and transformers at its top, so import it inside functions.
+Every trainer that is derived from transformers' Trainer uses `GuardedTrainer` and `training_arguments`. This module
+imports torch and transformers at its top, so import it inside functions.
 """
 
 import time
@@ -39,8 +39,7 @@ class SftMethod(RowsMethod):
 
 
 class Batches:
-    """The batches of a plan, as tensors for transformers' data loader. A unit's place (its index in the plan)
-    determines its batch."""
+    """The batches of a plan, as tensors for transformers' data loader. The place of a unit is its index in the plan."""
 
     replies_of_a_row = 1
 
@@ -50,8 +49,8 @@ class Batches:
 
     @property
     def places(self) -> list[int]:
-        """Return the places of the units in the plan. With several devices, extra places at the end give all batches
-        the same size."""
+        """The places of the units in the plan. With several devices, extra places at the end give all batches the same
+        size."""
         units = len(self.plan.units)
         missing = -units % self.plan.units_a_pass if self.job.devices.count > 1 else 0
         return list(range(units + missing))
@@ -65,18 +64,18 @@ class Batches:
         return [row for place in places for unit in self.plan.units[place : place + 1] for row in unit]
 
     def fillers(self, places: Sequence[int]) -> list[Completion]:
-        """Return rows without a supervised token for the places beyond the plan's end. They are needed because a
-        sharded model must run the same number of passes on each device.
-        """
+        """Return completions without a supervised token, for the places beyond the plan's end. A sharded model needs
+        them, because it must run the same number of passes on each device."""
         beyond = sum(place >= len(self.plan.units) for place in places)
         return [Completion(list(self.job.eos_ids[:1]) * 2, [])] * (beyond * self.replies_of_a_row)
 
 
 class GuardedTrainer:
-    """A mixin for a subclass of transformers' Trainer. List it before the trainer among the base classes."""
+    """A mixin that makes a transformers Trainer check its sharding and write this package's checkpoints. Among the base
+    classes, list it before the trainer."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
-        """Set the attributes that the Trainer's `__init__` uses. Call this method before the Trainer's `__init__`."""
+        """Set the attributes that are used during the Trainer's `__init__`. Call this method before that `__init__`."""
         self.job = job
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)
@@ -84,10 +83,10 @@ class GuardedTrainer:
         """Step from which this process resumed; 0 if it did not resume."""
         self.stop_requested = False
         self.reference_seconds = 0.0
-        """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""
+        """Seconds spent on computing or reading reference log-probabilities. The training's duration includes them."""
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
-        self.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
+        self.remove_callback(PrinterCallback)  # this callback writes to stdout, which is used for progress
         self.add_callback(_Steps(self, hooks))
 
     def create_accelerator_and_postprocess(self: Any) -> None:
@@ -112,11 +111,11 @@ class GuardedTrainer:
                 self.save_beside(directory)
 
     def save_beside(self, directory: Path) -> None:
-        """Write the training method's own state into the checkpoint. The default implementation writes nothing."""
+        """Write the training method's own state into the checkpoint directory. By default, write nothing."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
-    """A callback that checks the number of steps, ends the training on request, and reports each step."""
+    """A callback that checks the number of steps, stops the training on request, and reports each step."""
 
     def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
         self._trainer = trainer
@@ -125,17 +124,17 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         plan = self._trainer.plan
-        if state.max_steps != plan.steps:  # otherwise, other batches would be trained on
+        if state.max_steps != plan.steps:
             raise TrainingFailed(
                 f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, but transformers counts "
-                f"{state.max_steps}. It would train on other batches.",
+                f"{state.max_steps}. The training would use different batches.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
         self._trainer.first_step = state.global_step
         self._started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """If any process has received a stop request, end the training after this step, with a checkpoint."""
+        """Save a checkpoint and end the training if any process has received a stop request, or at `until_step`."""
         if state.global_step >= self._trainer.plan.steps:
             control.should_save = False  # the training's result is saved instead
         elif state.global_step == self._trainer.job.until_step:
@@ -167,9 +166,9 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     _step_total: Any
     """Sum of the step's losses so far, float64."""
     _step_items: Any
-    """Number of tokens, pairs or replies that the step's loss is a mean over."""
+    """Number of tokens, pairs or replies over which the step's loss is averaged."""
     _noted: dict[str, list[float]]
-    """Metric -> values so far in this step and this process, for the log."""
+    """Mapping of metric to its values so far, in this step and this process; for the log."""
 
     def __init__(self, job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> None:
         self.prepare(job, batches.plan)
@@ -185,11 +184,11 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         self.add_hooks(hooks)
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """Return one loss for each supervised token, [n]; none for fillers."""
+        """Return one loss for each supervised token, [n]. Fillers have no loss."""
         return -token_log_probabilities(model, inputs, self.job.tuning.packing)
 
     def items_of(self, batch: Batch) -> int:
-        """Return the number of supervised tokens, over which the step's loss is a mean."""
+        """Return the number of supervised tokens in the batch. The step's loss is a mean over these tokens."""
         return int((batch["labels"][0, 1:] >= 0).sum())
 
     def compute_loss(
@@ -214,7 +213,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def note(self, name: str, values: Any) -> None:
-        """Add values to a metric. The log gets its mean over the step's batches."""
+        """Add values to a metric. The log gets the mean of the metric's values over the whole step."""
         self._noted.setdefault(name, []).extend(values.tolist())
 
     def _begin_step(self) -> None:
@@ -231,8 +230,8 @@ def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments
     """Build transformers' arguments for a job. The plan already repeats and orders the rows, so transformers trains one
     epoch in the plan's order.
 
-    argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments that are added to those set
-        here, or that replace them.
+    argument_class: TrainingArguments, or a TRL class derived from it. more: further arguments, which override the
+        arguments set here.
     """
     tuning = job.tuning
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,9 +1,9 @@
-"""Train with TRL's losses and forward passes: ORPO, CPO and SimPO on pairs; RLOO and GRPO from a reward.
+"""Train with TRL's losses and forward passes: ORPO, CPO and SimPO on pairs, and RLOO and GRPO with a reward.
 
-TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
-package's sampler. Each draw of the sampler has its own seed, so that a resumed training samples the same replies as an
-uninterrupted training. TRL gets no text: it would print a prompt and its reply if a reward abstains. This module
-imports torch, datasets and transformers at its top, so import it inside functions.
+TRL's trainers run with this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from
+this package's sampler. Each draw of the sampler has its own seed, so that a resumed training samples the same replies
+as an uninterrupted training. TRL gets no text, because TRL prints the prompt and the reply if a reward abstains. This
+module imports torch, datasets and transformers at its top, so import it inside functions.
 """
 
 import importlib
@@ -47,15 +47,15 @@ _CLASSES = {
     "orpo": ("trl.experimental.orpo", "ORPOTrainer", "ORPOConfig"),
     "rloo": ("trl", "RLOOTrainer", "RLOOConfig"),
 }
-"""Trainer name -> module, trainer class and argument class."""
+"""Mapping of trainer name to module, trainer class and argument class."""
 REFERENCE = "ref"
 """Name that TRL gives its frozen copy of the adapter."""
 SHAPING: dict[str, dict[str, Any]] = {
     "rloo": {"normalize_advantages": False},
     "grpo": {"importance_sampling_level": "token", "loss_type": "dapo", "scale_rewards": "group"},
 }
-"""Arguments that shape the loss of each trainer. The values are TRL's defaults. They are stated here so that a later
-version of TRL cannot change them unnoticed."""
+"""Arguments that shape the loss, for each trainer. The values are TRL's defaults. They are stated here so that a later
+version of TRL does not change the loss unnoticed."""
 OF_BOTH = (
     *("beta", "epsilon", "gradient_accumulation_steps", "mask_truncated_completions", "max_completion_length", "min_p"),
     *("num_generations", "num_iterations", "per_device_train_batch_size", "repetition_penalty", "steps_per_generation"),
@@ -90,14 +90,14 @@ class TrlRewardMethod(RewardedMethod):
 
     def add_reference(self, model: Any) -> TwoAdapters:
         self._row: Row = {}
-        """Metrics of the present iteration's replies."""
+        """Metrics of the current iteration's replies."""
         self._rollouts: list[Rollout] = []
         self._stops = False
-        # TRL replaces this function by one that divides all logits by the temperature. `learn` restores it.
+        # TRL replaces this function by one that divides all logits by the temperature. `learn` restores the original.
         self._own_forward = model.get_base_model().forward
         group = self._compared = self._rlhf.group
         self.prompts = [prompt for each in self._drawn for prompt in each[::group]]
-        """Prompts in the order of the training. A prompt is listed once for its group of replies."""
+        """Prompts in training order, one for each group of replies."""
         self._trainer = reward_trainer(self, model, self._tokenizer)
         adapters = TwoAdapters(model, self.job.sft.precision, REFERENCE)
         _check_copy(adapters)
@@ -130,9 +130,9 @@ class TrlRewardMethod(RewardedMethod):
             )
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of passes with a backward pass, and of passes without. Replies are padded, with
-        logits at every position. The reference reads the replies once. The policy also reads them once before the
-        first step; GRPO skips this if it takes only one step on the same replies."""
+        """Return the token counts: first of the forward passes that a backward pass follows, then of all others.
+        Replies are padded, with logits at every position. The reference reads the replies once. The policy reads the
+        replies once before the first step; GRPO skips this if it takes only one step on the same replies."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
@@ -143,7 +143,7 @@ class TrlRewardMethod(RewardedMethod):
         return self._sample(prompts, f"rollouts/{iteration}")
 
     def rewarded(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
-        """Return the reward of each reply. The policy does not learn from a reply whose reward is None."""
+        """Return the reward of each reply, penalties included. The policy does not learn from replies with None."""
         scores = self._judge(prompts, rollouts)
         iteration = self.state.iteration
         rate = self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
@@ -164,8 +164,8 @@ class TrlRewardMethod(RewardedMethod):
 
 
 def _check_copy(adapters: TwoAdapters) -> None:
-    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter. With another reference, the
-    divergence would be measured from another model."""
+    """Raise TrainingFailed if TRL's reference differs from the parent adapter. The KL divergence would then be measured
+    from the wrong model."""
     tensors = dict(adapters.model.named_parameters())
     other = [
         name
@@ -190,10 +190,10 @@ class EncodedPairs(Dataset):  # type: ignore[misc]
 
 
 class TrlTrainer(GuardedTrainer):
-    """A mixin for every TRL trainer. It checks that the reference does not change, and sends nothing to TRL's hub."""
+    """A mixin for every TRL trainer. It checks that the reference does not change, and disables TRL's telemetry."""
 
     reference: dict[str, Any]
-    """Tensors of the reference (TRL's frozen copy) at the beginning; empty if there is no reference."""
+    """Initial tensors of the reference (TRL's frozen copy); empty if there is no reference."""
     _step_losses: list[float]
     """Losses of the batches so far in this step."""
 
@@ -203,8 +203,7 @@ class TrlTrainer(GuardedTrainer):
         self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
 
     def check_reference_kept(self: Any) -> None:
-        """Raise TrainingFailed if the reference (TRL's frozen copy) differs from the adapter that the training started
-        from."""
+        """Raise TrainingFailed if the reference (TRL's frozen copy) differs from its initial tensors."""
         now = dict(self.model.named_parameters())
         moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
@@ -220,11 +219,11 @@ class TrlTrainer(GuardedTrainer):
         super().log(logs, start_time)  # type: ignore[misc]
 
     def _send_telemetry(self) -> None:
-        """Send nothing. TRL would report each new trainer to its hub."""
+        """Send nothing. TRL's own method would report each new trainer to a server."""
 
 
 class TrlSteps(TrlTrainer):
-    """A mixin for a TRL trainer that learns from rows. List it before the trainer among the base classes."""
+    """A mixin for a TRL trainer that learns from rows. Among the base classes, list it before the trainer."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
         self.prepare(job, plan)
@@ -239,13 +238,14 @@ class TrlSteps(TrlTrainer):
         return found
 
     def mean_loss(self: Any) -> float:
-        """Return the mean over the step's batches, which have equal sizes on all devices; see `plan.py`."""
+        """Return the mean loss over the step's batches. All batches have equal sizes on all devices; see `plan.py`."""
         (total,) = add_up(self.job, [sum(self._step_losses)])
         return total / (len(self._step_losses) * int(self.job.devices.count))
 
 
 def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks: TrainerHooks) -> Any:
-    """Build the trainer of a job, ready to train. Raises TrainingFailed for arguments that TRL rejects."""
+    """Build the trainer of a job. Raises TrainingFailed if TRL rejects the recipe's arguments, and the errors of
+    `mapped` and `check_adapters`."""
     preference = job.preference
     assert preference is not None and preference.trainer is not None
     base, argument_class = _classes(preference.trainer)
@@ -304,8 +304,8 @@ def _classes(name: str) -> tuple[Any, Any]:
 
 
 def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
-    """Return the columns that the trainer's collator reads. apart: keep prompt and replies separate; otherwise each
-    reply follows its prompt."""
+    """Return the columns that the trainer's collator reads. apart: True keeps the prompt and the replies separate;
+    False appends each reply to the prompt."""
     chosen, rejected = row.completions
     if apart:
         replies = {"chosen_ids": list(chosen.reply_ids), "rejected_ids": list(rejected.reply_ids)}
@@ -319,25 +319,25 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
 
 
 def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
-    """Check that all trained tensors are in float32, and that there is a frozen reference exactly if `has_reference` is
-    True."""
+    """Raise TrainingFailed unless all trained tensors are in float32, and there is a frozen reference if, and only if,
+    `has_reference` is True. trainer: name for the message. reference: tensors of the reference by name."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
     if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
         raise TrainingFailed(
-            f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and has {len(reference)} "
-            f"tensors of a reference. This does not match the recipe.",
+            f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and its reference has "
+            f"{len(reference)} tensors. This does not match the recipe.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
 
 @dataclass
 class _Iteration:
-    """The metrics of one iteration's passes. `gap` and `entropy` are sums over tokens, from which means over all tokens
-    are computed."""
+    """The metrics of one iteration's passes. `gap` (see `BeforeUpdate.sampler_gap`) and `entropy` are sums over tokens;
+    `_RewardSteps.numbers` divides them by `tokens`."""
 
     divergence: float
-    """KL(policy, reference) of a whole reply, mean of the batch, nats."""
+    """KL(policy, reference) of a whole reply: mean over the batch, in nats."""
     losses: list[float] = field(default_factory=list)
     """Losses, one for each step."""
     outside: list[float] = field(default_factory=list)
@@ -351,7 +351,7 @@ class _Iteration:
 
 
 class _RewardSteps(TrlTrainer):
-    """A mixin for RLOOTrainer and GRPOTrainer. List it before them among the base classes."""
+    """A mixin for RLOOTrainer and GRPOTrainer. Among the base classes, list it before the trainer."""
 
     def __init__(self: Any, method: TrlRewardMethod, rlhf: Rlhf, **named: Any) -> None:
         self.checkpoint_directory = CheckpointDirectory.of(method.job)
@@ -361,20 +361,20 @@ class _RewardSteps(TrlTrainer):
         self._rollouts: list[Rollout] = []
         self._seen: _Iteration | None = None
         self._before: dict[str, Any] = {}
-        """Adapter -> log-probabilities of an iteration's replies before the update."""
+        """Mapping of adapter name to the log-probabilities of an iteration's replies before the update."""
         self._pass: tuple[Any, Any] = (None, None)
-        """Log-probabilities and entropies of the present pass with gradient."""
+        """Log-probabilities and entropies of the current pass with gradient."""
         self._step_losses = []
         self._largest_weight = rlhf.largest_weight(method.job.sft.precision)
         self._inputs: dict[str, Any] = {}
-        """Batch of the present pass with gradient."""
+        """Batch of the current pass with gradient."""
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
-        self.eos_token_ids = [*method.job.eos_ids]  # for TRL, a reply that does not end with one of them is cut
+        self.eos_token_ids = [*method.job.eos_ids]  # TRL counts a reply as cut unless it ends with one of these ids
         self.remember_reference()
 
     @property
     def iteration(self: Any) -> int:
-        """Number of the iteration, from 0."""
+        """Number of the current iteration, counted from 0."""
         return int(self.state.global_step // self.steps_an_iteration)
 
     def _tokenize_prompts(self: Any, prompts: list[str]) -> Any:
@@ -390,7 +390,7 @@ class _RewardSteps(TrlTrainer):
         return super()._calculate_rewards(inputs, prompts, unsaid, completion_ids)  # type: ignore[misc]
 
     def reward(self: Any, **_: Any) -> list[float | None]:
-        """Return the rewards. TRL calls this method as its reward function."""
+        """Return the rewards of the replies that were sampled last. TRL calls this method as its reward function."""
         found: list[float | None] = self._method.rewarded(self._asked, self._rollouts)
         return found
 
@@ -440,7 +440,8 @@ class _RewardSteps(TrlTrainer):
         raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
-        """Record the first step. Raises TrainingFailed if the policy is not the policy that sampled the replies."""
+        """Record the metrics of a pass in the iteration's first step. Raises TrainingFailed if the policy is not the
+        policy that sampled the replies."""
         seen, precision = self._seen, self.job.sft.precision
         seen.tokens += len(log)
         seen.gap += float((log - sampled).abs().sum())
@@ -456,7 +457,7 @@ class _RewardSteps(TrlTrainer):
     def numbers(self: Any) -> dict[str, float]:
         """Return the metrics of the finished iteration, for the training log."""
         seen = self._seen
-        tokens = max(seen.tokens, 1.0)  # 0 if cut replies are excluded and the first step had only cut replies
+        tokens = max(seen.tokens, 1.0)  # 0 if cut replies are excluded and all replies of the first step were cut
         return {
             "loss": fmean(seen.losses),
             "clip_share": fmean(seen.outside),
@@ -480,7 +481,7 @@ class _RlooSteps(_RewardSteps):
         return self._sampled()
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Weigh whole replies, because RLOO has one ratio for a whole reply."""
+        """Apply one importance weight to each whole reply, because RLOO has one ratio per reply."""
         of_update, of_sampler = ((each * inputs["completion_mask"]).sum(1) for each in (before, inputs["sampled"]))
         inputs["advantages"] = inputs["advantages"] * mismatch_weights(of_update, of_sampler, cap)
 
@@ -497,7 +498,7 @@ class _GrpoSteps(_RewardSteps):
         inputs["importance_sampling_ratio"] = mismatch_weights(before, inputs["sampled"], cap)
 
     def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
-        # TRL itself weights only replies of vLLM.
+        # TRL applies importance weights only if replies come from vLLM.
         self.use_vllm = self.vllm_importance_sampling_correction = self._largest_weight is not None
         try:
             return super()._compute_loss(model, inputs)
@@ -506,8 +507,8 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """A callback that finishes each iteration, and then saves a checkpoint or ends the training as `iteration_ended`
-    decides."""
+    """A callback that finishes each iteration. The result of `iteration_ended` decides whether the training then saves
+    a checkpoint or ends."""
 
     def __init__(self, trainer: Any, method: TrlRewardMethod, iterations: int) -> None:
         self._trainer, self._method, self._iterations = trainer, method, iterations
@@ -516,8 +517,8 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
         steps = self._iterations * self._trainer.steps_an_iteration
         if state.max_steps != steps:
             raise TrainingFailed(
-                f"The recipe has {steps} steps, but transformers counts {state.max_steps}. It would learn from other "
-                f"prompts.",
+                f"The recipe has {steps} steps, but transformers counts {state.max_steps}. The training would use "
+                f"different prompts.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
@@ -529,7 +530,7 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
 
 
 def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
-    """Build the trainer of a method, ready to train. Adds the reference to the model."""
+    """Build the trainer of a method. TRL adds the reference to the model. Raises the errors of `check_adapters`."""
     job = method.job
     assert job.reward is not None
     rlhf = job.reward.rlhf
@@ -575,6 +576,6 @@ def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
             processing_class=tokenizer,
         )
     check_adapters(model, f"TRL's trainer for {rlhf.algorithm}", trainer.reference, has_reference=True)
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
+    trainer.remove_callback(PrinterCallback)  # this callback writes to stdout, which is used for progress
     trainer.add_callback(_Iterations(trainer, method, rlhf.iterations))
     return trainer

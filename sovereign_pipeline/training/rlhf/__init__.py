@@ -1,1 +1,1 @@
-"""Training by reward: prompts, rewards, sampling, the policy, and the common parts of PPO, RLOO and GRPO."""
+"""RLHF: prompts, rewards, sampling, the policy, and the common parts of PPO, RLOO and GRPO."""

@@ -1,7 +1,7 @@
-"""Check a reward before it is optimised, and the policy while it learns.
+"""Check the reward before RLHF, and check the policy during RLHF.
 
-Before training, plainly bad replies must score below the institution's replies. While the policy learns, a guard raises
-TrainingFailed if a number cannot be right. `reason_to_stop` returns the reason why the training should end.
+Before RLHF, plainly bad replies must score below the institution's replies. During RLHF, a check raises TrainingFailed
+if a measured value shows an error. `reason_to_stop` returns the reason why the training should end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Row = Mapping[str, float]
 """Metrics of one iteration in the training log."""
 
 COMPARED = 24
-"""Number of the institution's replies that bad replies are compared with."""
+"""Largest number of the institution's replies with which bad replies are compared."""
 LEAST_ABOVE = 0.01
 """Minimum difference between the mean score of the institution's replies and that of bad replies."""
 SAMPLED = 64
@@ -25,22 +25,23 @@ two different rewards."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest accepted gap between the log-probabilities of the sampler and those of the update: mean over tokens, nats.
+"""Largest accepted gap between the log-probabilities of the sampler and those of the update: mean over tokens, in nats.
 The sampler's passes are padded and cached and the update's passes are packed, so rounding differs."""
 FEW = 3
-"""To detect a drift, the mean over this many first iterations is compared with the mean over as many last
-iterations."""
+"""Number of iterations for a mean. To detect a drift, the mean over the first iterations is compared with the mean over
+the last iterations."""
 LENGTH_FACTOR = 3.0
 MORE_REPETITION, MORE_MISSING_ENDS = 0.25, 0.5
 GRAM = 4
 
 
 def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[[list[int]], str], tokens: int) -> None:
-    """Check that plainly bad replies score below the institution's own replies. All replies are truncated to the number
-    of tokens that the policy may write.
+    """Raise TrainingFailed if the mean score of a kind of plainly bad reply is above the institution's mean score minus
+    `LEAST_ABOVE`, or if the reward abstains for all of the institution's replies.
 
-    Bad replies are: an empty reply; repeated first words; the first sentence alone, with the opening formula; the most
-    frequent words of all replies; and the first sentences of other replies. Raises TrainingFailed.
+    Bad replies are: an empty reply; repeated first words; the first sentence alone; the most frequent words of all
+    replies; and the first sentences of other replies. text_of: function that decodes token ids. tokens: number of
+    tokens to which the institution's replies are truncated, the most that the policy may write.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
     texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]
@@ -65,7 +66,7 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
     of_true = _totals(rewards, chosen, texts, [prompt.response_ids[:tokens] for prompt in chosen])
     if all(score is None for score in of_true):
         raise TrainingFailed(
-            f"The reward abstains for all {len(chosen)} replies of the institution that it was tried on.",
+            f"The reward abstains for all {len(chosen)} of the institution's replies that were scored as a check.",
             "Correct the tools in training.rlhf.reward.",
         )
     for kind, bad in kinds.items():
@@ -74,16 +75,16 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
             for true, score in zip(of_true, _totals(rewards, chosen, bad), strict=True)
             if true is not None and score is not None
         ]
-        if not pairs:  # the tool abstains for such replies, so that nothing is learned from them
+        if not pairs:  # the tool abstains for such replies, so the policy learns nothing from them
             continue
         true, score = (fmean(side) for side in zip(*pairs, strict=True))
         if score > true - LEAST_ABOVE:
             raise TrainingFailed(
-                f"The reward does not need a good reply: {kind} score {score:.3f}, and the institution's own "
-                f"replies {true:.3f}, over {len(pairs)} prompts and {tokens} tokens a reply.",
-                "Change the tools in training.rlhf.reward, train the reward model on pairs whose rejected replies are "
-                "like these, add a part of the reward that scores them low, or raise max_new_tokens if the rewarded "
-                "text comes later in a reply.",
+                f"The reward does not need a good reply: {kind} score {score:.3f}, but the institution's own replies "
+                f"score {true:.3f} (mean over {len(pairs)} prompts, with {tokens} tokens per reply).",
+                "Change the tools in training.rlhf.reward. Or add a part of the reward that gives such replies a low "
+                "score, or train the reward model on pairs with such replies as rejected ones. If the rewarded text "
+                "comes later in a reply, raise max_new_tokens.",
             )
 
 
@@ -94,15 +95,15 @@ def differ(scores: Sequence[float | None]) -> bool:
 
 
 def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
-    """Split the scores into consecutive groups of `size`. If `size` is the number of replies to a prompt and the scores
-    are in the order of the prompts, each group belongs to one prompt."""
+    """Split the scores into consecutive groups of `size`. Each group belongs to one prompt if `size` is the number of
+    replies to a prompt and the scores are in the order of the prompts."""
     return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 
 def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
-    """Check that replies sampled from the initial policy have different rewards. Otherwise nothing could be learned.
-    compared: number of consecutive replies that the algorithm compares with one another.
-    """
+    """Raise TrainingFailed unless, in at least one group, replies sampled from the initial policy have different
+    rewards. With equal rewards, the policy could learn nothing. compared: number of consecutive replies in a group,
+    which the algorithm compares with one another."""
     if any(map(differ, groups(scores, compared))):
         return
     said = [score for score in scores if score is not None]
@@ -116,26 +117,27 @@ def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> No
 
 
 def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
-    """Check that sampler and update compute the same log-probabilities. by_server: True if a vLLM server sampled the
-    replies."""
+    """Raise TrainingFailed if `gap` exceeds `LARGEST_SAMPLER_GAP`. gap: difference between the log-probabilities of the
+    sampler and the update, mean over tokens, nats. by_server: True if a vLLM server sampled the replies."""
     if not gap <= LARGEST_SAMPLER_GAP[precision]:
         raise TrainingFailed(
-            f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
+            f"The log-probabilities of sampled tokens differ by {gap:.4f} nats per token between the sampler and the "
             f"update. The replies were not sampled from the policy that learns.",
             "Start vLLM with the line's base model, in the precision of the training, and with --logprobs-mode "
             "processed_logprobs: see 'Rollouts by vLLM' in docs/how-to/reward.md."
             if by_server
-            else "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, this model "
-            "cannot be trained by reward here.",
+            else "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, RLHF is "
+            "not possible with this model.",
         )
 
 
 def check_first_ratio(off: float, precision: str) -> None:
-    """Check, at an iteration's first step, that the policy has not changed since the batch was sampled."""
+    """Raise TrainingFailed if, at an iteration's first step, the policy has changed since the batch was sampled. off:
+    largest |ratio − 1| over the tokens."""
     if not off <= LARGEST_RATIO_OFF[precision]:
         raise TrainingFailed(
-            f"Before the first step of an iteration a ratio of probabilities differs from 1 by {off:.5f}. The policy "
-            f"changed after it sampled the replies.",
+            f"Before the first step of an iteration, the ratio of a token's probabilities differs from 1 by {off:.5f}. "
+            f"The policy changed after it sampled the replies.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
@@ -147,11 +149,11 @@ def reason_to_stop(log: Sequence[Row], rlhf: Rlhf) -> str | None:
         return f"all replies of iteration {now['step']:.0f} have the same reward, {now['reward']:.3f}"
     if now.get("groups_without_spread") == 1:
         return (
-            f"the replies of each prompt of iteration {now['step']:.0f} have the same reward, so that none is better "
-            f"than another"
+            f"in iteration {now['step']:.0f}, all replies to the same prompt have the same reward, so that none is "
+            f"better than another"
         )
     if now["kl"] > rlhf.kl.budget:
-        return f"the divergence from the parent adapter is {now['kl']:.1f} nats a reply, above kl.budget"
+        return f"the divergence from the parent adapter is {now['kl']:.1f} nats per reply, above kl.budget"
     return _drift(log) or _gold_fell(log, rlhf.patience)
 
 
@@ -175,8 +177,8 @@ def _drift(log: Sequence[Row]) -> str | None:
 
 
 def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
-    """Return a message for over-optimisation (Gao et al. 2022), otherwise None. Over-optimisation: the optimised reward
-    rises while the reward on held-out prompts falls."""
+    """Return a message if the reward is over-optimised (Gao et al. 2022): the optimised reward rises while the reward
+    on held-out prompts falls. Otherwise return None."""
     measured = [row for row in log if "gold" in row]
     best = max(measured, key=lambda row: (row["gold"], -row["step"]), default=None)
     if best is None:
@@ -190,8 +192,9 @@ def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
         row["gold"] < best["gold"] and proxy(row["step"]) > proxy(best["step"]) for row in since
     ):
         return (
-            f"the reward rose from {proxy(best['step']):.3f} to {proxy(since[-1]['step']):.3f} while the held-out one "
-            f"fell from {best['gold']:.3f} to {since[-1]['gold']:.3f}, {patience} measurements in a row below its best"
+            f"the reward rose from {proxy(best['step']):.3f} to {proxy(since[-1]['step']):.3f} while the held-out "
+            f"reward fell from {best['gold']:.3f} to {since[-1]['gold']:.3f}; {patience} measurements in a row are "
+            f"below its best value"
         )
     return None
 
@@ -212,7 +215,7 @@ def _totals(
 
 
 def _first_sentence(text: str) -> str:
-    """Return the text up to the first line break or the first full stop before a space, whichever comes first."""
+    """Return the text up to the first line break, or up to a full stop before a space if that comes first."""
     line = text.strip().split("\n")[0]
     end = line.find(". ")
     return line if end < 0 else line[: end + 1]

@@ -1,9 +1,10 @@
-"""Run the policy, its frozen reference and the value head: one base model with two adapters.
+"""Run the policy, its frozen reference and the value head. The policy and the reference are two adapters on one base
+model.
 
 The reference is a copy of the adapter that training starts from. The value head is a linear layer on the policy's last
 hidden state. No gradient of the value head flows back into the policy. Replies to one prompt share the prompt's tokens
-in a pass: each reply attends to the prompt and to itself, and its positions continue the prompt's. If attention does
-not support this, as on CUDA, each reply has its own copy of the prompt.
+in a pass: each reply attends to the prompt and to itself, and the positions of its tokens continue those of the prompt.
+If attention does not support this, as on CUDA, each reply has its own copy of the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,8 @@ from sovereign_pipeline.training.rows import Completion
 
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
     """Return the model's inputs for one pass over the concatenated completions, and the token ids of all replies.
-    Logits are computed only for the states that predict reply tokens. The last state of a prompt is listed once for
-    each reply to the prompt. No reply may be empty.
-    """
+    Logits are computed only for the states that predict reply tokens. shares_prompts: True if consecutive replies to
+    one prompt share its tokens; the prompt's last state is then listed once for each reply. No reply may be empty."""
     import torch
 
     ids: list[int] = []
@@ -42,7 +42,7 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
             prompt_end = len(ids)
             lengths.append(len(prompt))
             goes_on_from.append(None)
-        # The prompt's last state predicts the first token, and each token's state the next one.
+        # The prompt's last state predicts the first reply token, and each reply token's state predicts the next token.
         places += [prompt_end - 1, *range(len(ids), len(ids) + len(each.reply_ids) - 1)]
         ids += each.reply_ids
         positions += range(len(each.prompt_ids), len(each))
@@ -60,13 +60,13 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters in PEFT; PEFT names a single adapter `default`."""
 ENTROPIES_AT_ONCE = 128
-"""Number of tokens whose entropies are computed at once. The tokens' distributions over the vocabulary need three times
-the memory of the tokens' logits."""
+"""Number of tokens whose entropies are computed at once. While entropies are computed, a token needs three times the
+memory of its logits."""
 
 
 @dataclass(frozen=True)
 class TokenNumbers:
-    """Values per token of all replies, concatenated into one vector per field; float32, [tokens]."""
+    """Per-token values of all replies, concatenated into one vector per field; float32, [tokens]."""
 
     log_probabilities: Any
     """Log-probabilities in nats, at the sampling temperature."""
@@ -83,7 +83,7 @@ class TokenNumbers:
 
 
 class TwoAdapters:
-    """A model with the adapter that is trained, and a frozen copy of this adapter's initial state."""
+    """A model with two adapters: the policy, which is trained, and a frozen copy of its initial state."""
 
     shares_prompts = False
     """True if replies to one prompt share a single copy of the prompt in a pass."""
@@ -96,12 +96,12 @@ class TwoAdapters:
 
     @property
     def adapter(self) -> dict[str, Any]:
-        """Name -> parameter of the trained adapter."""
+        """Mapping of name to parameter, for the policy's adapter."""
         return {name: each for name, each in self.model.named_parameters() if f".{POLICY}." in name}
 
     @contextmanager
     def running(self, adapter: str = POLICY) -> Iterator[Any]:
-        """Yield the model with this adapter active, in the training's precision."""
+        """Yield the model with this adapter active, in the job's precision. Afterwards the policy is active."""
         if adapter != POLICY:
             self._switch_to(adapter)
         try:
@@ -112,8 +112,8 @@ class TwoAdapters:
                 self._switch_to(POLICY)
 
     def divergence(self, completions: Sequence[Completion], temperature: float) -> float:
-        """Estimate KL(policy, reference) of a whole reply, in nats. The estimate is the mean over the given replies,
-        which must be sampled from the policy at this temperature."""
+        """Estimate KL(policy, reference) of a whole reply, in nats: the mean over the given replies. The replies must
+        have been sampled from the policy at this temperature."""
         logs = [self._reply_logs(completions, adapter, temperature) for adapter in (POLICY, self.reference)]
         return float((logs[0] - logs[1]).sum()) / len(completions)
 
@@ -130,11 +130,11 @@ class TwoAdapters:
         return torch.stack(found)
 
     def write_adapter(self, directory: Path) -> None:
-        """Write the policy's present adapter as a PEFT directory."""
+        """Write the policy's current adapter as a PEFT directory."""
         self.model.save_pretrained(str(directory), selected_adapters=[POLICY], save_embedding_layers=False)
 
     def alone(self) -> Any:
-        """Return the model with only the policy's adapter, for saving."""
+        """Remove all adapters except the policy's, and return the model for saving."""
         for name in [*self.model.peft_config]:
             if name != POLICY:
                 self.model.delete_adapter(name)
@@ -148,10 +148,10 @@ class TwoAdapters:
 
 
 class Policy(TwoAdapters):
-    """A model with both adapters, and the value head, which is not saved in the result."""
+    """A model with both adapters and the value head. The value head is not saved with the trained adapter."""
 
     def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """Add the reference and the value head to the model. model: as `load_trainable` returns it, with the parent
+        """Add the reference and the value head to the model. model: the result of `load_trainable`, with the parent
         adapter as the trained adapter."""
         import torch
 
@@ -166,7 +166,7 @@ class Policy(TwoAdapters):
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # the mode of all passes except the sampler's; there is no dropout
-        # If attention does not support rows that continue other rows, at this length, each reply has its own prompt.
+        # Replies share a prompt only if attention supports rows of this length that continue another row.
         can_share = self._together and bool(row_lengths(model, [self._most_tokens]))
         self.shares_prompts = can_share and job.reward.rlhf.group > 1
         self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
@@ -174,8 +174,8 @@ class Policy(TwoAdapters):
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """Split the completions, in order, into one list for each pass, without padding. A completion that is too long
-        for a shared pass has its own pass."""
+        """Split the completions, in order, into one list for each pass. Passes are not padded. A completion has its own
+        pass if it is too long to share one, or if the recipe disables packing."""
         most, tokens = self._most_tokens if self._together else 0, 0
         found: list[list[Completion]] = []
         for each in completions:
@@ -204,13 +204,13 @@ class Policy(TwoAdapters):
         return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Compute the policy's values per token, with gradient, in one pass. completions: one of the lists that
-        `passes` returned, or a part of one."""
+        """Compute the policy's per-token values (`TokenNumbers`) in one pass, with gradient. completions: one of the
+        lists that `passes` returned, or a part of one."""
         with self.running():
             return self._numbers(completions, with_values=True)
 
     def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
-        """Compute the values per token of the policy or the reference, pass by pass."""
+        """Compute the per-token values of the policy or the reference, pass by pass, without gradient."""
         import torch
 
         with torch.no_grad(), self.running(adapter):
@@ -221,7 +221,7 @@ class Policy(TwoAdapters):
 
         inputs, targets = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
         seen: list[Any] = []
-        # The head reads exactly the states before the replies' tokens, so the values need no pass of their own.
+        # The output layer reads exactly the states before the reply tokens, so the values need no additional pass.
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
             logits = self.model(**inputs, use_cache=False).logits[0]
@@ -240,7 +240,6 @@ class Policy(TwoAdapters):
 
 
 def _entropies(logits: Any) -> Any:
-    """Return the entropy of each token's distribution, in nats: [tokens], computed from logits, [tokens,
-    vocabulary]."""
+    """Return the entropy of each token's distribution in nats, [tokens]. logits: [tokens, vocabulary]."""
     logs = logits.log_softmax(-1)
     return -(logs.exp() * logs).sum(-1)

@@ -1,4 +1,4 @@
-"""Write and read the prompts of a training by reward. Held-out prompts are only measured."""
+"""Write and read the prompts of an RLHF job. Held-out prompts are used only for measurements."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +27,13 @@ class PromptRow(Frozen):
     prompt: str
     """Whole user message, or the text of all messages before the reply."""
     response: str
-    """Reply that the institution sent. The policy never learns from this reply; guards and tools compare other replies
-    with it."""
+    """Reply that the institution sent. The policy never learns from this reply. Guards and tools compare the policy's
+    replies with it."""
     columns: dict[str, str]
-    """Columns of the prompt's document, which tools may use to judge replies."""
+    """Columns of the prompt's document. Tools may use them to score replies."""
     messages: tuple[dict[str, Any], ...] = ()
-    """Messages of a conversation, as served, with the institution's reply; empty if the prompt is a single request."""
+    """Messages of a conversation, in the format of served requests, with the institution's reply at the end. Empty if
+    the prompt is a single request."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools of the conversation."""
 
@@ -44,19 +45,17 @@ class Prompt:
     row: PromptRow
     ids: list[int]
     response_ids: list[int]
-    """Token ids of the institution's reply, its end of turn included."""
+    """Token ids of the institution's reply, including the end of turn."""
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
-        """Return `text` as a reply to this prompt that can be judged. ids: see `Reply.ids`."""
+        """Return `text` as a `Reply` to this prompt. ids: see `Reply.ids`."""
         row, sampled = self.row, None if ids is None else tuple(ids)
         return Reply(row.prompt, text, row.columns, sampled, row.messages, row.tools)
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
     """Write the prompts of the training dataset's rows. Canaries are skipped, because no user sends such prompts.
-
-    Raises IntegrityError for a row that is not a document of the split's training side.
-    """
+    Raises IntegrityError if a row is not a document on the training side of the split."""
     documents = {document.id: document for document in read_documents(split.file(TRAIN))}
 
     def rows() -> Iterator[dict[str, object]]:
@@ -66,7 +65,8 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
                 continue
             if row_id not in documents:
                 raise IntegrityError(
-                    f"{dataset.path}: row {row_id} is not on the training side of its split.", "Materialize it again."
+                    f"{dataset.path}: row {row_id} is not on the training side of its split.",
+                    f"Materialize {dataset.ref.kind} again.",
                 )
             yield _row(documents[row_id], row).model_dump(exclude_defaults=True)
 
@@ -76,10 +76,9 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
 def write_held_out_prompts(
     path: Path, split: Artifact, instruction: str, at_most: int, seed: int, replaces: bool = False
 ) -> None:
-    """Write up to `at_most` prompts of the selection side, chosen by seed. Preference pairs and binary feedback are
-    skipped. By about half of the prompts the best adapter is chosen. If the split has no selection side, prompts of the
-    held-out side are written.
-    """
+    """Write up to `at_most` prompts of the selection side, or of the held-out side if the split has no selection side.
+    `seed` determines which prompts are written. Preference pairs and binary feedback are skipped. About half of the
+    prompts are later used to choose the best adapter (`halves`). replaces: result of `replaces_instruction`."""
     side = split.file(SELECTION if has_selection(split) else HELD_OUT)
     documents = [document for document in read_documents(side) if not document.is_preference]
     random.Random(f"{seed}/held-out prompts").shuffle(documents)
@@ -110,7 +109,7 @@ def _row(document: Document, row: Mapping[str, Any]) -> PromptRow:
 def read_prompts(
     path: Path, tokenizer: Any, eos_ids: Sequence[int], most_tokens: int
 ) -> tuple[list[Prompt], list[str]]:
-    """Return the prompts of at most `most_tokens` tokens, and the ids of longer prompts."""
+    """Return the prompts that have at most `most_tokens` tokens, and the ids of all longer prompts."""
     kept: list[Prompt] = []
     cut: list[str] = []
     for content in read_jsonl(path):
@@ -126,20 +125,20 @@ def read_prompts(
 
 @dataclass(frozen=True)
 class PromptSets:
-    """The prompts of a training, in three sets."""
+    """The prompts of an RLHF job, in three sets."""
 
     training: list[Prompt]
     watched: list[Prompt]
     """Held-out prompts that are measured while the policy learns."""
     compared: list[Prompt]
-    """Held-out prompts that are measured only at start and end."""
+    """Held-out prompts that are measured only before and after the training."""
     cut: tuple[str, ...]
-    """Ids of prompts that leave no room for a reply."""
+    """Ids of training prompts that are omitted, because they leave no room for a reply."""
 
 
 def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
-    """Read the prompts of a job. Raises TrainingFailed if there are too few prompts, or if too many prompts are too
-    long."""
+    """Read the prompts of a job. Raises TrainingFailed if the share of training prompts that leave no room for a reply
+    is above `max_cut_share`, or if the held-out prompts that leave room come from fewer than two cases."""
     assert job.reward is not None
     room = job.sft.max_length - job.reward.rlhf.max_new_tokens
     training, cut = read_prompts(job.dataset, tokenizer, job.eos_ids, room)
@@ -153,16 +152,16 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
     watched, compared = halves(held_out)
     if not compared:
         raise TrainingFailed(
-            f"There are {len(held_out)} held-out prompts of at most {room} tokens; they must come from at least two "
-            f"cases.",
+            f"There are {len(held_out)} held-out prompts of at most {room} tokens. Held-out prompts must come from at "
+            f"least two cases.",
             "Hold out more documents (`split` in the recipe).",
         )
     return PromptSets(training, watched, compared, tuple(cut))
 
 
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Split the prompts into two halves without a common case. The first half is measured while the policy learns, the
-    second half only at the start and the end."""
+    """Split the prompts into two halves that have no case in common. The first half is measured during the training,
+    the second half only before and after it."""
     cases: dict[str, list[Prompt]] = {}
     for prompt in held_out:
         cases.setdefault(prompt.row.case, []).append(prompt)
@@ -174,11 +173,9 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
-    """Return the prompts of each iteration. Every prompt occurs once before any prompt is repeated. Each round through
-    the prompts has its own order.
-
-    Raises TrainingFailed if there are too few prompts for one iteration.
-    """
+    """Return the prompts of each iteration. Every prompt is used once before any prompt is used a second time. Each
+    round through the prompts has its own random order. Raises TrainingFailed if there are too few prompts for one
+    iteration."""
     if len(prompts) < a_time:
         raise TrainingFailed(
             f"There are only {len(prompts)} prompts, but training.rlhf.prompts is {a_time}.",

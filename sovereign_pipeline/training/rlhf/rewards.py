@@ -1,10 +1,13 @@
-"""Compute the reward of a reply: the weighted mean of scores by functions and commands in the sandbox and by the line's
-reward model. A tool that fails or is too slow is an error, never a low reward. With a low reward, the policy would
-learn from the tool's faults. A reward model's raw score is in logits, and only differences between replies to one
-prompt have a meaning (Bradley and Terry 1952). The raw score of a reply is therefore compared with that of the
-institution's reply to the same prompt. The sigmoid of the difference is the probability that the reward model prefers
-the reply. The sigmoid is flat for scores far above the score of the institution's reply, where a reward model is least
-reliable (Fu et al. 2025, arXiv 2502.18770).
+"""Compute the reward of a reply. The reward is the weighted mean of the scores that tools and the line's reward model
+give the reply. Tools are functions and commands that run in the sandbox.
+
+If a tool fails or is too slow, an error is raised. With a low reward instead, the policy would learn from the tool's
+faults.
+
+A reward model's raw score is in logits, and only differences between replies to the same prompt have a meaning (Bradley
+and Terry 1952). The raw score of a reply is therefore compared with the raw score of the institution's reply. The
+sigmoid of the difference is the probability that the reward model prefers the reply. The sigmoid is flat for scores far
+above the score of the institution's reply, where a reward model is least reliable (Fu et al. 2025, arXiv 2502.18770).
 """
 
 import json
@@ -38,26 +41,25 @@ from sovereign_pipeline.training.rows import Completion, encode_completion
 Item = TypeVar("Item")
 
 LARGEST = 64 << 20
-"""Maximum size in bytes of a command and its files together. They are copied into the sandbox for each run."""
+"""Maximum total size of a command and its files, in bytes. All of them are copied into the sandbox for each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
-CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure is never a low reward."
-"""Hint for an error in which a command's run failed."""
+CORRECT = "Correct the tool, or make it write null for replies that it cannot judge. A failure is never a low reward."
+"""Hint for an error about a command that failed or wrote invalid output."""
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
-    """Return path -> SHA-256 for this machine's files that the command needs: its interpreter, and the paths in `uses`
-    of the recipe. Shared libraries are excluded. Raises InputError for a path that is missing, or that a command must
-    not see.
-    """
+    """Return a mapping of path to SHA-256, for the files of this machine that the command needs: its interpreter, and
+    the paths in `uses` of the recipe. Shared libraries are excluded. Raises InputError if a path is missing, or if a
+    command must not see the path."""
     interpreter = interpreter_of(str(tool.program), program)
     paths = [*([interpreter] if interpreter is not None else []), *tool.uses]
     return {str(path): _digest(path) for path in paths}
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a file, or of all files below a directory. Packages below the directory are excluded,
-    because the sandbox hides them."""
+    """Return the digest of a file, or of all files below a directory. Installed packages below the directory are
+    excluded, because the sandbox hides them."""
     assert_may_be_shown(path)
     try:
         if not path.is_dir():
@@ -73,7 +75,7 @@ def _digest(path: Path) -> str:
     except OSError as error:
         raise InputError(
             f"{path}: a command in training.rlhf uses this path, but a file cannot be read ({type(error).__name__}).",
-            "Make it readable, or use another path.",
+            "Make the file readable, or use another path.",
         ) from None
 
 
@@ -81,12 +83,9 @@ class CommandTool:
     """Runs a command of a tool in the sandbox."""
 
     def __init__(self, tool: Tool, files: Mapping[str, bytes], code: Mapping[str, str]) -> None:
-        """Prepare the command. files: file name -> content, of the command and its files. code: path -> digest, as
-        `code_digests` returns it.
-
-        Raises IntegrityError if the digest of a file on this machine differs from `code`, and InputError if a file is
-        missing.
-        """
+        """Prepare the command. files: mapping of file name to content, for the command and its files. code: mapping of
+        path to digest, as `code_digests` returns it. Raises IntegrityError if the digest of a file on this machine
+        differs from `code`; InputError if `files` are larger than `LARGEST`; and the errors of `machine_digests`."""
         assert tool.command is not None
         program = files[tool.program.name]
         if sum(map(len, files.values())) > LARGEST:
@@ -95,15 +94,15 @@ class CommandTool:
             )
         self._tool = tool
         self.machine = self._machine(program, code)
-        """Path -> SHA-256 of the machine's files that the command needs."""
+        """Mapping of path to SHA-256, for the files of this machine that the command needs."""
         self._command = [in_tool(tool.program.name), *tool.command[1:]]
         self._files = files
         self._shown = parts_of(tool.program.name, program, tool.uses)
 
     def run(self, rows: Sequence[Mapping[str, str]], limits: Limits) -> CommandEnd:
-        """Run the command on the rows, one JSON line each. Raises SandboxUnavailable, and IntegrityError if a file of
-        this machine changed. Files are checked at each run, because a training takes hours and a package may be
-        upgraded meanwhile."""
+        """Run the command with one JSON line per row as its input. Raises SandboxUnavailable if this machine cannot run
+        the sandbox, and IntegrityError if a file of this machine changed. The files are checked at each run, because
+        RLHF takes hours and a package may be upgraded meanwhile."""
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
         given = "".join(lines).encode(errors="replace").decode()
         end = run_command(self._command, self._files, self._shown, given, limits)
@@ -115,19 +114,17 @@ class CommandTool:
         for path, digest in found.items():
             if digest != code.get(path):
                 raise IntegrityError(
-                    f"{path}: the digest on this machine is {short(digest)}, but the training by reward was prepared "
-                    f"with another file.",
+                    f"{path}: the digest on this machine is {short(digest)}, but the training was prepared with "
+                    f"a file that has a different digest.",
                     "Train on the machine that prepared the training, or run again.",
                 )
         return found
 
 
 def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:
-    """Parse the scores that a command wrote, one line for each reply.
-
-    Raises TrainingFailed if the output has another form, or if the run failed. The message quotes no line, because the
-    output may contain replies.
-    """
+    """Parse the scores that a command wrote: for each reply a line with a number from 0 to 1, or `null` (None). Raises
+    TrainingFailed if the output does not have this form or reaches its size limit, or if the command failed. The
+    message begins with `place`. It quotes no line, because the output may contain replies."""
     if end.status != 0:
         raise TrainingFailed(f"{place}: the tool {_how(end.status)}.", CORRECT)
     if len(end.output) >= limits.file_bytes:
@@ -146,7 +143,7 @@ def _score(line: bytes, number: int, place: str) -> float | None:
     score = None if found is None or found[1] else float(line)
     if found is None or (score is not None and score > 1):
         raise TrainingFailed(
-            f"{place}: line {number} of its standard output is neither a number from 0 to 1 nor null.", CORRECT
+            f"{place}: line {number} of the tool's output is neither a number from 0 to 1 nor null.", CORRECT
         )
     return score
 
@@ -158,36 +155,37 @@ def _how(status: int | None) -> str:
 
 
 CLOCK_FACTOR = 3
-"""Wall clock limit divided by CPU time limit. The ratio is large, so that a tool does not fail because the machine is
-busy."""
+"""Wall clock limit divided by CPU time limit. The factor is large, so that a tool does not fail only because the
+machine is busy."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply to be judged."""
+    """A reply to score, with its prompt."""
 
     prompt: str
-    """Whole user message."""
+    """Whole user message, or the text of all messages before the reply."""
     text: str
     columns: Mapping[str, str]
     """Columns of the prompt's document. A tool gets the columns that the recipe lists for it."""
     ids: tuple[int, ...] | None = None
-    """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
-    sampled; such a text counts as a whole reply."""
+    """Token ids as sampled from the policy, including the end of turn if there is one. None if the text was not
+    sampled; the text then counts as a complete reply."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Messages of a conversation, with the institution's reply; empty if the prompt is a single request."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
-    """Return path -> SHA-256 for every program and file of the tools in the recipe's rlhf section, and for this
-    machine's files that commands need. Raises InputError for a file that is missing or cannot be run."""
+    """Return a mapping of path to SHA-256, for every program and file of the tools in the recipe's rlhf section, and
+    for the files of this machine that commands need. Raises NotFoundError if a program or file of a tool is missing,
+    and the errors of `machine_digests`."""
     found: dict[str, str] = {}
     for path in _named(rlhf):
         file = data / path
         if not file.is_file():
             raise NotFoundError(
-                f"{file}: a tool in training.rlhf names this file, but it is missing.", "Correct the path."
+                f"{file}: a tool in training.rlhf names this file, but the file is missing.", "Correct the path."
             )
         found[str(path)] = file_sha256(file)
     for tool in rlhf.tools:
@@ -201,8 +199,8 @@ def _named(rlhf: Rlhf) -> list[Path]:
 
 
 def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
-    """Copy every program and file of the tools into the directory. A copy's name is its SHA-256. Returns
-    `code_digests`, with the digests of the copies."""
+    """Create the directory, and copy every program and file of the tools into it. A copy's name is its SHA-256. Returns
+    the result of `code_digests`, with the digests of the copies. Raises the errors of `code_digests`."""
     directory.mkdir()
     found = code_digests(data, rlhf)
     for path in _named(rlhf):
@@ -213,9 +211,9 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 
 
 class ScoreCache:
-    """A file of scores. The key of a score is the digest of everything that decides it. Each line has a MAC with the
-    training's key. A resumed training reads the scores in the file. A line without a valid MAC, such as an incomplete
-    line of a killed process, is dropped."""
+    """A file of scores, so that a resumed job does not compute a score again. The key of a score is the digest of
+    everything that affects the score. Each line has a MAC (`job.mark_of`). A line without a valid MAC, such as an
+    incomplete line of a killed process, is dropped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -228,8 +226,8 @@ class ScoreCache:
     def scores(
         self, keys: Sequence[str], items: Sequence[Item], compute: Callable[[list[Item]], Sequence[float | None]]
     ) -> list[float | None]:
-        """Return the score of each item. keys: key of each item in the cache. `compute` is called once, with the items
-        that have no cached score."""
+        """Return the score of each item. keys: key of each item in the cache. If items have no cached score, `compute`
+        is called once, with these items."""
         unknown = {key: item for key, item in zip(keys, items, strict=True) if key not in self._scores}
         if unknown:
             self._add(dict(zip(unknown, compute([*unknown.values()]), strict=True)))
@@ -246,7 +244,7 @@ class ScoreCache:
 
 
 def _marked(line: bytes) -> tuple[str, float | None] | None:
-    """Return the key and the score of a line; None if the line does not have this training's MAC."""
+    """Return the key and the score of a line; None if the line has no valid MAC."""
     try:
         key, score, mark = json.loads(line)
         return (key, score) if mark == mark_of("score", [key, score]) else None
@@ -259,10 +257,8 @@ class ToolRunner:
 
     def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
         """Prepare the tool. name: name of the reward's part that uses the tool. code, directory: see `copy_code`.
-        cache: directory of the cached scores.
-
-        Raises IntegrityError if a copy, or a file of the machine that a command needs, differs from the job.
-        """
+        cache: directory of the cached scores. Raises IntegrityError if the digest of a copy differs from `code`;
+        TrainingFailed if a function's program or file is not UTF-8; and the errors of `CommandTool`."""
         self.name = name
         self._tool = tool
         identity: dict[str, Any] = {
@@ -279,16 +275,14 @@ class ToolRunner:
             self._command = CommandTool(tool, {path.name: _read(directory, code, path) for path in tool.named}, code)
             identity |= {"command": tool.command, "machine": self._command.machine}
         self.identity = digest_of(identity)
-        """Digest of everything, except the replies, that decides the tool's scores."""
+        """Digest of everything that affects the tool's scores, except the replies."""
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
     def scores(self, replies: Sequence[Reply]) -> list[float | None]:
         """Return a score from 0 to 1 for each reply, or None if the tool abstains. Scores come from the cache or, for
-        all other replies, from one run of the tool.
-
-        Raises TrainingFailed if the tool fails, takes too long or returns an invalid score, and SandboxUnavailable if
-        this machine cannot run the tool.
-        """
+        all other replies, from one run of the tool. Raises TrainingFailed if the tool fails, takes too long or returns
+        an invalid score; SandboxUnavailable if this machine cannot run the tool; IntegrityError if a file of this
+        machine that the tool needs changed."""
         rows = [self._row(reply) for reply in replies]
         keys = [digest_of([self.identity, row]) for row in rows]
         return self._cache.scores(keys, rows, self._run)
@@ -309,8 +303,7 @@ class ToolRunner:
             if end.ending == "timeout":
                 raise self._too_slow(place)
             return scores_in(end, len(rows), limits, place)
-        # A function of two arguments is wrapped into one of a single argument, because the sandbox passes a single
-        # value.
+        # The sandbox passes a single value, so a function of two arguments is wrapped into a function of one argument.
         program, function, argument = self._program, self._tool.function, rows
         handed: Any = argument
         if self._files:
@@ -322,7 +315,7 @@ class ToolRunner:
         if call.ending == "raised":
             raise TrainingFailed(
                 f"{place}: the tool failed with {call.where}.",
-                "Correct the tool, or have it return None for replies that it cannot judge. A failure never counts as "
+                "Correct the tool, or make it return None for replies that it cannot judge. A failure never counts as "
                 "a low reward.",
             )
         if not isinstance(call.value, list) or len(call.value) != len(rows) or not all(map(_is_score, call.value)):
@@ -336,7 +329,7 @@ class ToolRunner:
         return TrainingFailed(
             f"{place}: the tool did not end within {self._tool.seconds} s of CPU time, or {CLOCK_FACTOR} times as much "
             f"wall clock time.",
-            "Make the tool faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
+            "Make the tool faster, or raise the tool's seconds. A timeout never counts as a low reward.",
         )
 
 
@@ -366,27 +359,27 @@ REWARD = "reward"
 
 @dataclass(frozen=True)
 class Preferred:
-    """A reward model's judgement of a reply."""
+    """The scores that a reward model gives a reply."""
 
     probability: float
     """Probability that the reward model prefers this reply to the institution's own reply, from 0 to 1."""
     raw: float
-    """Raw score of the reply, logits."""
+    """Raw score of the reply, in logits."""
 
 
 class RewardAdapter:
-    """Judges replies with the line's reward model. The reward model's adapter is added to the policy's base model."""
+    """Scores replies with the line's reward model. The reward model's adapter is added to the policy's base model."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
-        """Add the reward model's adapter to the policy. model: PEFT model with the policy's adapter. Its base model
+        """Add the reward model's adapter to the policy. model: PEFT model with the policy's adapter. The base model
         must be the one that the reward model was trained on.
 
-        Raises IntegrityError if the reward model's tensors do not fit.
+        Raises IntegrityError if the reward model's tensors do not fit the base model.
         """
         assert job.reward is not None and job.reward.reward_model is not None
         given = job.reward.reward_model
         self.identity = given.digest
-        """Digest of everything, except the replies, that decides the model's scores."""
+        """Digest of everything that affects the reward model's scores, except the replies."""
         self._model, self._tokenizer, self._eos_ids = model, tokenizer, job.eos_ids
         self._most_tokens = job.reward.rlhf.max_new_tokens
         with _as_it_was(model):
@@ -396,10 +389,10 @@ class RewardAdapter:
         )
         self._cache = ScoreCache(job.reward.cache / f"{self.identity}.jsonl")
         self._own: dict[str, Completion] = {}
-        """Digest of prompt, reply and tools -> the institution's reply."""
+        """Cache of `_institutions`: mapping of a digest of prompt, reply and tools to the institution's reply."""
 
     def judge(self, replies: Sequence[Reply]) -> list[Preferred]:
-        """Judge each reply with the reward model. Raises TrainingFailed if a score is not finite."""
+        """Score each reply with the reward model. Raises TrainingFailed if a score is not finite."""
         given = [self._given(reply) for reply in replies]
         own = [self._institutions(reply) for reply in replies]
         scores = self._scores([*given, *own])
@@ -420,7 +413,7 @@ class RewardAdapter:
             raise TrainingFailed(
                 f"The reward model gives {sum(not math.isfinite(each) for each in found)} of {len(found)} replies a "
                 f"score that is not finite.",
-                "Train it again, with a lower training.reward_model.learning_rate or precision: float32.",
+                "Train the reward model again, with a lower training.reward_model.learning_rate or precision: float32.",
             )
         return found
 
@@ -432,7 +425,7 @@ class RewardAdapter:
         return self._encoded(reply, reply.text)
 
     def _institutions(self, reply: Reply) -> Completion:
-        """Return, as a completion, what the institution itself wrote to the prompt that this reply answers."""
+        """Return the institution's own reply to the same prompt, as a completion."""
         own = reply.messages[-1:] or reply.columns["response"]
         key = digest_of([reply.prompt, own, reply.messages, reply.tools])
         if key not in self._own:
@@ -440,8 +433,8 @@ class RewardAdapter:
         return self._own[key]
 
     def _encoded(self, reply: Reply, text: str | Sequence[Mapping[str, Any]]) -> Completion:
-        """Encode a text as in the training of reward models. The reply is cut to the number of tokens that the policy
-        may write."""
+        """Encode a text as a reply to the prompt of `reply`, as in the training of reward models. The result is cut to
+        the number of tokens that the policy may write."""
         prompt = reply.messages[:-1] or reply.prompt
         whole = encode_completion(self._tokenizer, "of a reward", prompt, text, self._eos_ids, reply.tools)
         return Completion(whole.prompt_ids, whole.reply_ids[: self._most_tokens])
@@ -488,7 +481,7 @@ class Score:
     """Reward from 0 to 1; None if every part of the reward abstains."""
     parts: Mapping[str, float | None]
     raw: Mapping[str, float] = field(default_factory=dict)
-    """Name -> raw score in logits, for each part of the reward that uses a reward model."""
+    """Mapping of part name to raw score in logits, for each part of the reward that uses a reward model."""
 
     @property
     def judged(self) -> list[str]:
@@ -497,10 +490,9 @@ class Score:
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """Return two objects: the `Rewards` that a job optimises, and the `Rewards` that it measures on held-out prompts.
-    model: the policy as a PEFT model. If a part of the reward uses a reward model, the reward model's adapter is added
-    to the policy's base model. The active adapter and the trained parameters do not change.
-    """
+    """Return two objects: the rewards that the job optimises, and the gold rewards that it measures on held-out
+    prompts. model: the policy as a PEFT model. If a part uses a reward model, the reward model's adapter is added to
+    the policy's base model. The active adapter and the trained parameters do not change."""
     assert job.reward is not None
     given, rlhf = job.reward, job.reward.rlhf
     adapter = RewardAdapter(model, tokenizer, job) if rlhf.uses_reward_model else None
@@ -539,7 +531,7 @@ class Rewards:
 
     @property
     def identities(self) -> dict[str, str]:
-        """Name of each part of the reward -> digest of everything that decides the scores by this part."""
+        """Mapping of part name to the digest of everything that affects the part's scores, except the replies."""
         found = {name: tool.identity for name, tool in self._tools.items()}
         found |= {name: model.identity for name, model in self._models.items()}
         return {name: found[name] for name in self._weights}
@@ -562,7 +554,7 @@ class Rewards:
         return Score(self._mean(parts, judged) if judged else None, parts, raw)
 
     def total_over(self, names: Sequence[str], score: Score) -> float | None:
-        """Return the reward of a reply as if only these parts had judged it; None if one of them abstains."""
+        """Return a reply's reward over these parts alone; None if one of them abstained."""
         if not {*names} <= {*score.judged}:
             return None
         return score.total if [*names] == score.judged else self._mean(score.parts, names)

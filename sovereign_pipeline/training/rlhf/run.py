@@ -1,5 +1,5 @@
 """Implement the common part of PPO, RLOO and GRPO: prompts, reward guards, held-out measurements, the state between
-iterations, reports."""
+iterations, and reports."""
 
 import json
 import time
@@ -64,10 +64,10 @@ PASSED = ("learned", "read", "sampled")
 
 @dataclass
 class RunState:
-    """The state of a training by reward between iterations, saved in each checkpoint.
+    """The state of an RLHF run between iterations. It is saved in each checkpoint.
 
-    The state contains no random state, because the seed of every draw is derived from the recipe's seed, the iteration
-    and the draw's name.
+    No state of a random generator is saved, because the seed of every draw is derived from the recipe's seed and the
+    draw's name, which contains the iteration.
     """
 
     kl: KlController
@@ -78,29 +78,29 @@ class RunState:
     samples: list[dict[str, str]] = field(default_factory=list)
     """Replies to a few fixed prompts, at the start, in the middle and at the end of the training."""
     held_out_start: dict[str, float] = field(default_factory=dict)
-    """Prompt id -> score of the parent adapter's reply, for the held-out prompts that are measured only at the start
-    and the end."""
+    """Mapping of prompt id to the reward of the parent adapter's reply, for the held-out prompts that are measured only
+    at the start and at the end."""
     gold_of_parent: float = 0.0
-    """The parent adapter's mean reward on the held-out prompts that the best adapter is chosen on."""
+    """The parent adapter's mean reward on the held-out prompts that are used to choose the best adapter."""
     judged_of_parent: dict[str, list[str]] = field(default_factory=dict)
-    """Held-out prompt id -> names of the parts that were judged for the parent adapter. Prompts for which all tools
-    abstained are absent."""
+    """Mapping of held-out prompt id to the names of the reward parts that gave the parent adapter's reply a score.
+    Prompts for which all parts abstained are absent."""
     best_iteration: int = 0
     """Number of the iteration with the best adapter; 0 for the parent adapter."""
     best_gold: float = 0.0
     best_adapter: dict[str, Any] = field(default_factory=dict)
-    """Name -> tensor of the best adapter so far, on the CPU."""
+    """Mapping of name to tensor, for the best adapter so far; on the CPU."""
     stopped: str | None = None
-    """Reason why the training ended before its last iteration."""
+    """Reason why the training ended early; None if it did not end early."""
     learned: Passed = field(default_factory=Passed)
-    """Token counts of passes with a backward pass so far."""
+    """Token counts so far of the forward passes that a backward pass follows."""
     read: Passed = field(default_factory=Passed)
-    """Token counts of passes without a backward pass so far, except the sampler's passes."""
+    """Token counts so far of all other forward passes, except the sampler's."""
     sampled: Passed = field(default_factory=Passed)
-    """Token counts of the passes that sampled replies for learning so far."""
+    """Token counts so far of the passes that sampled replies for learning."""
 
     def keep_best(self, policy: TwoAdapters, gold: float) -> None:
-        """Store the present adapter as the best one."""
+        """Store the policy's current adapter as the best one. gold: its mean held-out reward."""
         self.best_iteration, self.best_gold = self.iteration, gold
         self.best_adapter = {name: each.detach().cpu().clone() for name, each in policy.adapter.items()}
 
@@ -136,14 +136,15 @@ def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
-    """Return id -> reward, without the scores for which all parts of the reward abstain."""
+    """Return a mapping of id to reward. Ids for which all parts of the reward abstain are omitted."""
     return {name: score.total for name, score in scores.items() if score.total is not None}
 
 
 def compared(
     parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
 ) -> HeldOutComparison:
-    """Compare adapter and parent on the prompts for which the parent has a score."""
+    """Compare the rewards of the adapter and its parent (mappings of prompt id to reward), on the prompts for which the
+    parent has a reward. seed: seed of the confidence interval."""
     both = [prompt for prompt in prompts if prompt.row.id in parent]
     before = [parent[prompt.row.id] for prompt in both]
     after = [adapter[prompt.row.id] for prompt in both]
@@ -162,10 +163,9 @@ def compared(
 
 
 def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
-    """Return `PREFIX/NAME` -> mean score by the part NAME of the reward. Replies for which the part abstains do not
-    count. A part that abstains for all replies has no entry. `PREFIX_raw/NAME` is the mean of the reward model's raw
-    scores, in logits.
-    """
+    """Return a mapping of `PREFIX/NAME` to the mean score by the part NAME of the reward. Replies for which the part
+    abstains do not count. A part that abstains for all replies has no entry. `PREFIX_raw/NAME` is the mean of the
+    reward model's raw scores, in logits."""
     found: dict[str, Any] = {}
     for name in names:
         said = [score.parts[name] for score in scores if score.parts[name] is not None]
@@ -179,7 +179,7 @@ def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> di
 
 @dataclass(frozen=True)
 class Next:
-    """The decisions after an iteration."""
+    """Decisions after an iteration: what the training does next."""
 
     saves: bool
     """True if a checkpoint is due."""
@@ -190,7 +190,7 @@ class Next:
 
 
 class RewardedMethod(Method):
-    """A method that learns from a reward. A subclass adds the reference to the model and implements learning."""
+    """A method that learns from a reward. A subclass adds the reference to the model and implements `learn`."""
 
     _policy: TwoAdapters
     _compared: int | None = None
@@ -210,11 +210,11 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def add_reference(self, model: Any) -> TwoAdapters:
-        """Add the reference to the model. model: as `load_trainable` returns it."""
+        """Add the reference to the model. model: the result of `load_trainable`."""
 
     @abstractmethod
     def restore(self, checkpoint: Path) -> RunState:
-        """Return the state from a checkpoint, and restore the algorithm's own state from it."""
+        """Return the run state in a checkpoint, and restore the algorithm's own state from the same checkpoint."""
 
     @property
     @abstractmethod
@@ -223,8 +223,8 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of an iteration that learns from these replies: of its passes with a backward pass,
-        and of its passes without."""
+        """Return the token counts of an iteration that learns from these replies: first of the forward passes that a
+        backward pass follows, then of all others except the sampler's."""
 
     def numerics(self) -> TrlNumerics | None:
         """Return the TRL trainer and its effective arguments, for the report; None if TRL does not compute the loss."""
@@ -235,7 +235,7 @@ class RewardedMethod(Method):
         self._prompts = read_all_prompts(self.job, tokenizer)
         iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, self.job.seed)
         self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
-        """Prompts of each iteration, one for each reply."""
+        """Prompts of each iteration. A prompt is repeated for each of its replies."""
         self._fixed = self._prompts.training[: self._rlhf.samples]
         self._rows = [
             EncodedRow(each.row.id, (Completion(each.ids, each.response_ids),)) for each in self._prompts.training
@@ -276,7 +276,9 @@ class RewardedMethod(Method):
             self._engine.close()
 
     def _first_state(self) -> RunState:
-        """Build the state before the first iteration: run the guards on samples, and measure the parent adapter."""
+        """Build the state before the first iteration: check the rewards of samples, and measure the parent adapter.
+        Raises TrainingFailed if the rewards do not differ, or if the tools abstain for every prompt of a held-out set.
+        """
         self.hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
         compared = self._compared or SAMPLED
@@ -307,16 +309,15 @@ class RewardedMethod(Method):
         return state
 
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
-        """Return the metrics of an iteration's replies before the update, as a row of the training log.
-
-        iteration: counted from 0. Raises TrainingFailed if fewer than two replies can be learned from.
-        """
+        """Return the metrics of an iteration's replies before the update, as a row of the training log. iteration:
+        counted from 0. rate: learning rate. Raises TrainingFailed if fewer than two replies have a reward, or if
+        `cut_replies` ignores the scores of cut replies and fewer than two replies ended."""
         totals_ = [score.total for score in scores if score.total is not None]
         if len(totals_) < 2:
             raise TrainingFailed(
                 f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(totals_)} of {len(rollouts)} "
                 f"replies.",
-                "Have the tools judge more replies.",
+                "Change the tools so that they judge more replies.",
             )
         ended = sum(each.ended for each in rollouts)
         is_excluded = self._rlhf.cut_replies == "excluded"
@@ -352,7 +353,8 @@ class RewardedMethod(Method):
         self, state: RunState, row: Row, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout] | None = None
     ) -> None:
         """Finish an iteration after its update: log its metrics, measure the held-out reward if due, and report
-        progress. learned_from: the replies that the policy learned from; None: all replies."""
+        progress. learned_from: the replies that the policy learned from; None: all replies. Raises TrainingFailed if a
+        metric is not finite."""
         give_memory_back()
         self._count(state, rollouts, rollouts if learned_from is None else learned_from)
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
@@ -381,7 +383,7 @@ class RewardedMethod(Method):
             state.read = state.read + added(Passed.of_pass([each], 0, apart=True) for each in lengths)
 
     def _measure(self, state: RunState) -> None:
-        """If due in this iteration, measure the held-out reward, store the best adapter, and store samples. Then set
+        """If due in this iteration, measure the held-out reward, update the best adapter, and store samples. Then set
         `stopped` if a guard ends the training."""
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
@@ -398,8 +400,8 @@ class RewardedMethod(Method):
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
 
     def _as_for_parent(self, scores: Mapping[str, Score]) -> dict[str, float] | None:
-        """Return prompt id -> score over exactly the prompts and parts that were judged for the parent adapter. Return
-        None if a tool abstains for one of these: a mean could then rise only because the tools abstain."""
+        """Return a mapping of prompt id to reward, over exactly the prompts and parts that have a score for the parent
+        adapter. Return None if such a part abstains now, because abstentions alone could then raise the mean."""
         judged, found = self.state.judged_of_parent, dict[str, float]()
         for prompt, score in scores.items():
             if prompt not in judged:
@@ -411,7 +413,7 @@ class RewardedMethod(Method):
         return found
 
     def _next(self, state: RunState) -> Next:
-        """Return the decisions after an iteration: save, end, or stop."""
+        """Decide whether to save a checkpoint after this iteration, and whether to end or stop the training."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
         is_wanted = self.hooks.should_stop()
         is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0
@@ -420,20 +422,21 @@ class RewardedMethod(Method):
     def _stopped(self, state: RunState) -> TrainingStopped:
         return TrainingStopped(
             f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
-            "Run again; it resumes from the checkpoint of this step.",
+            "Run again; the training resumes from the checkpoint of this step.",
         )
 
     def finish(self) -> Outcome:
-        """Restore the best adapter, and compare this adapter with its parent."""
+        """Restore the best adapter, and compare this adapter with its parent. Raises TrainingFailed if no adapter had a
+        higher held-out reward than the parent, or if the two cannot be compared."""
         hooks, job, state, policy = self.hooks, self.job, self.state, self._policy
         if state.stopped is not None:
             hooks.progress(f"ending after iteration {state.iteration}: {state.stopped}")
         if state.best_iteration == 0:
-            because = f" It ended early: {state.stopped}." if state.stopped else ""
+            because = f" The training ended early: {state.stopped}." if state.stopped else ""
             raise TrainingFailed(
-                f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
-                f"{state.best_gold:.3f}, so no adapter is saved. A reward counts only if it has every part that was "
-                f"judged for the parent.{because}",
+                f"In {state.iteration} iterations, no adapter had a higher held-out reward than the parent's "
+                f"{state.best_gold:.3f}, so no adapter is saved. A measurement counts only if every reward part that "
+                f"scored the parent's replies also scores the adapter's replies.{because}",
                 "Use a reward that the SFT adapter earns partly, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
@@ -463,14 +466,14 @@ class RewardedMethod(Method):
         )
 
     def _rlhf_report(self, adapter_scores: dict[str, float] | None, divergence: float) -> RlhfReport:
-        """Build the report. adapter_scores: scores on the compared prompts; see `_as_for_parent`. divergence:
-        divergence of the kept adapter, nats per reply."""
+        """Build the report. adapter_scores: result of `_as_for_parent` for the compared prompts; if None, raises
+        TrainingFailed. divergence: KL divergence of the saved adapter from its parent, in nats per reply."""
         state, rlhf = self.state, self._rlhf
         if adapter_scores is None:
             raise TrainingFailed(
                 "For some held-out prompts, the tools judge the parent's reply but abstain for the adapter's reply, so "
                 "the two cannot be compared.",
-                "Have the tools judge more replies.",
+                "Change the tools so that they judge more replies.",
             )
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         return RlhfReport(
@@ -497,8 +500,8 @@ class RewardedMethod(Method):
     def _report(self, loss_before: float, loss_after: float) -> TrainingReport:
         log, rlhf, policy, training = self.state.log, self._rlhf, self._policy, self._prompts.training
         prompts = sum(len(prompt.ids) for prompt in training)
-        # Estimated numbers of tokens in one epoch of all updates. Prompts count with their mean length, once if their
-        # replies share them, even if two passes read them. Replies count with their sampled lengths.
+        # Estimated number of tokens in one epoch of all updates. Replies count with their sampled lengths. Prompts
+        # count with their mean length. A prompt that replies share counts once, even if two passes read it.
         replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
         asked = prompts / len(training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
         return TrainingReport(
@@ -532,15 +535,15 @@ class RewardedMethod(Method):
         )
 
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
-        """Sample one reply for each prompt. draw: unique name of this draw in the training. The recipe's seed and this
-        name alone decide the random numbers."""
+        """Sample one reply for each prompt. draw: unique name of this draw in the training. The random numbers depend
+        only on the recipe's seed and this name."""
         if self._engine is None:
             return self._sample_here(prompts, draw)
         ids = [prompt.ids for prompt in prompts]
         return self._engine.sample(ids, self.job.eos_ids, **self._drawing(draw))
 
     def _sample_here(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
-        """Sample as `_sample` does, but always in the trainer."""
+        """Sample like `_sample`, but always in the trainer instead of on a vLLM server."""
         with self._policy.running() as model:
             return sample(model, [prompt.ids for prompt in prompts], self.job.eos_ids, **self._drawing(draw))
 
@@ -569,8 +572,7 @@ class RewardedMethod(Method):
         return found
 
     def _measured(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Return a mapping of prompt id to the score of the policy's greedy reply. The score is computed with the gold
-        rewards."""
+        """Return a mapping of prompt id to the score of the policy's greedy reply, by the gold reward."""
         scores = self._judge(prompts, self._greedy(prompts), self._gold)
         return {prompt.row.id: score for prompt, score in zip(prompts, scores, strict=True)}
 

@@ -1,10 +1,10 @@
 """Sample replies from the policy, in the trainer or on a vLLM server of this machine.
 
-The distribution is the model's own at a temperature, without top-k, top-p, minimum probability or repetition penalty.
-With any of these, the log-probabilities at sampling would differ from those in the loss. Prompts are padded on the
-left, so that the batch changes a reply only by rounding. The server's log-probabilities are compared with the update's
-(`guards.check_sampler`). An adapter's name on the server is a digest of its bytes, so that the server reuses no cache
-of another adapter.
+Replies are sampled from the model's own distribution at a temperature, without top-k, top-p, minimum probability or
+repetition penalty. With any of these, the log-probabilities at sampling would differ from those in the loss. Prompts
+are padded on the left, so that the batch changes a reply only by rounding. The server's log-probabilities are compared
+with the update's (`guards.check_sampler`). An adapter's name on the server is a digest of the adapter's bytes, so the
+server does not reuse the cache of an earlier adapter.
 """
 
 import http.client
@@ -55,8 +55,7 @@ def sample(
     seed: int | None,
 ) -> list[Rollout]:
     """Sample one reply to each prompt from the active adapter. Call this function within `TwoAdapters.running`. seed:
-    seed of the random choices; None: the most likely token is chosen. Only seed and model decide the replies.
-    """
+    seed of the random choices; None chooses the most likely token. The replies depend only on arguments and model."""
     import torch
 
     device = model.device
@@ -85,10 +84,10 @@ def sample(
                 logits_to_keep=1,
             )
             past, logits = out.past_key_values, out.logits[:, -1]
-            if place == 0 and len(different) < len(prompts):  # equal prompts went through the model once
+            if place == 0 and len(different) < len(prompts):  # each distinct prompt went through the model once
                 past.reorder_cache(of_reply)
                 logits, mask, positions = logits[of_reply], mask[of_reply], positions[of_reply]
-            # Draw on the CPU, whose generator gives the same choices for every device.
+            # Draw on the CPU: its generator gives the same choices whatever device the model is on.
             all_logs = (logits.float() / temperature).log_softmax(-1).cpu()
             if generator is None:
                 chosen = all_logs.argmax(-1)
@@ -121,14 +120,14 @@ STARTED = (
 
 
 class VllmSampler:
-    """A vLLM server that samples from the present policy."""
+    """Samples replies from the current policy on a vLLM server."""
 
     def __init__(self, rollouts: Rollouts, training: str, write_adapter: Callable[[Path], None]) -> None:
-        """Connect to the server. training: identity of the training that samples. write_adapter: function that writes
-        the policy's adapter into a directory.
+        """Connect to the server. training: identity of this job (`TrainingJob.identity`). write_adapter: function that
+        writes the policy's adapter into a directory.
 
-        Raises TrainingFailed if the server is unreachable or too old, or if another account can write to the directory
-        of adapter copies.
+        Raises TrainingFailed if the server is unreachable or too old, or if the directory of adapter copies is missing
+        or another account can write to it.
         """
         self._rollouts, self._write_adapter = rollouts, write_adapter
         self._salt = secrets.token_hex(16)
@@ -138,15 +137,17 @@ class VllmSampler:
         try:
             found = rollouts.copies.stat()
         except OSError as error:
-            raise self._failed(f"{rollouts.copies} cannot be read ({error.strerror})", "Create it.") from None
+            raise self._failed(
+                f"{rollouts.copies} cannot be read ({error.strerror})", "Create this directory."
+            ) from None
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid != os.geteuid():
             raise self._failed(
-                f"another account can write to {rollouts.copies}, and could redirect the trainer by a symbolic link",
-                "Give it to the trainer's account, with read-only access for its group (chmod 750).",
+                f"another account can write to {rollouts.copies}, and could redirect the trainer with a symbolic link",
+                "Make the trainer's account the directory's owner, with read-only access for the group (chmod 750).",
             )
         self._group = found.st_gid
         self._own = rollouts.copies / f"rollouts-{training[:16]}"
-        shutil.rmtree(self._own, ignore_errors=True)  # left by a killed run of this training
+        shutil.rmtree(self._own, ignore_errors=True)  # copies that a killed run of this training left behind
 
     def sample(
         self,
@@ -157,11 +158,11 @@ class VllmSampler:
         temperature: float,
         seed: int,
     ) -> list[Rollout]:
-        """Sample one reply to each prompt from the present policy. Each reply's seed is derived from `seed` and the
+        """Sample one reply to each prompt from the current policy. Each reply's seed is derived from `seed` and the
         reply's position.
 
-        Raises TrainingFailed if the server does not answer, or does not answer in vLLM's format. No message quotes
-        text.
+        Raises TrainingFailed if the server does not answer or rejects a request, or if an answer does not match the
+        request. The message quotes no text of prompts or replies.
         """
         name = self._load_policy()
 
@@ -205,7 +206,7 @@ class VllmSampler:
         directory = self._own / name
         written.rename(directory)
         self._open_to_group(directory)
-        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # left by a killed training
+        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # a killed training may have left it loaded
         self._ask("POST", LOAD, {"lora_name": name, "lora_path": str(directory)})
         self._loaded = name
         return name
@@ -236,7 +237,8 @@ class VllmSampler:
             is_whole = False
         if not is_whole:
             raise self._failed(
-                "its answer lacks the token ids of prompt and reply, or their log-probabilities", STARTED
+                "token ids or log-probabilities in the server's answer are missing, invalid or not the request's",
+                STARTED,
             )
         ended = ids[-1] in eos_ids
         if ended != (reason == "stop") or any(each in eos_ids for each in ids[:-1]):
@@ -247,14 +249,14 @@ class VllmSampler:
         told = self._json(self._ask("GET", VERSION))
         version = str(told.get("version", "")) if isinstance(told, dict) else ""
         if tuple(int(each) for each in re.findall(r"\d+", version)[:2]) < OLDEST:
-            raise self._failed(f"it is vLLM {version[:20] or 'of no version'}", "Install vLLM 0.32 or later.")
+            raise self._failed(f"the version is {version[:20] or 'unknown'}", "Install vLLM 0.32 or later.")
         return version[:20]
 
     def _json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            raise self._failed("its answer is not JSON", STARTED) from None
+            raise self._failed("the server's answer is not JSON", STARTED) from None
 
     def _ask(self, method: str, path: str, body: Any = None, fine: Sequence[int] = (200,)) -> bytes:
         connection = self._connection()
@@ -264,11 +266,11 @@ class VllmSampler:
             response = connection.getresponse()
             status, answer = response.status, response.read(LONGEST_ANSWER)
         except (OSError, http.client.HTTPException) as error:
-            raise self._failed(f"it does not answer ({type(error).__name__})", STARTED) from None
+            raise self._failed(f"the server does not answer ({type(error).__name__})", STARTED) from None
         finally:
             connection.close()
         if status not in fine:
-            raise self._failed(f"it answers {path} with status {status}", STARTED)
+            raise self._failed(f"the server answers {path} with status {status}", STARTED)
         return answer
 
     def _connection(self) -> http.client.HTTPConnection:

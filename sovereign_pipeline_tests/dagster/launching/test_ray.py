@@ -174,7 +174,7 @@ def test_a_head_that_is_away_for_a_while_loses_no_job_and_one_that_stays_away_is
 def test_no_ray_there_and_no_ray_here_say_what_to_do(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     job = written(make_job("none", letters(2)))
     nobody = Ray(where="ray", address="http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"(?s)no Ray answers there.*head's dashboard"):
+    with pytest.raises(InputError, match=r"(?s)no Ray cluster answers at.*head's dashboard"):
         run_trainer_on_ray(job, nobody, lambda line: None, {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'sovereign-pipeline\[ray\]'"):

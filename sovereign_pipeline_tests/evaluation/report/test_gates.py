@@ -67,8 +67,8 @@ def test_a_suite_without_samples_fails(institution: DemoInstitution) -> None:
 @pytest.mark.parametrize(
     ("counts", "stated"),
     [
-        (selection(held_out=20, too_long=60), "60 held-out turns were skipped for lack of room"),
-        (selection(trained=80), "80 training documents have tools, and no held-out conversation"),
+        (selection(held_out=20, too_long=60), "60 held-out turns were skipped, because"),
+        (selection(trained=80), "80 training documents have tools, but no held-out conversation"),
     ],
 )
 def test_tool_calls_that_were_not_measured_are_inconclusive_in_the_store(

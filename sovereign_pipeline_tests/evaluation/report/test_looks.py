@@ -248,7 +248,7 @@ def test_a_copy_of_the_recipe_counts_the_looks_of_the_first_line(institution: De
     assert look(institution, "one", same_ids).number == 1
     institution.recipe["line"] = "copy"
     report = stored_report(institution, judged=(candidate("six"), split()))
-    assert "Other lines, with the same documents, made 2 of them" in as_html(report)
+    assert "Other lines with the same documents made 2 of these looks" in as_html(report)
     institution.recipe["line"] = name
     assert look(institution, "two", LETTERS, NEWER).number == 2
 

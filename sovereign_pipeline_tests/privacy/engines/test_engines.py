@@ -59,7 +59,7 @@ def test_an_error_of_a_worker_arrives_as_it_is(tmp_path: Path) -> None:
         for number in range(300)
     ]
     write_documents(tmp_path / "in.jsonl", rows)
-    with pytest.raises(PrivacyError, match=r"Row R-0: its request already contains"):
+    with pytest.raises(PrivacyError, match=r"Row R-0: the field request already contains"):
         scrub_in(tmp_path, Corpus(workers=2))
 
 

@@ -200,7 +200,7 @@ def test_server_that_others_started_is_reached(
             assert sum([piece.tokens async for piece in answer.pieces]) == 8
             of_other_base = tiny.fingerprint(adapter, other_base(tiny, tmp_path))
             other = replace(adapter, digest="0" * 64, fingerprint=of_other_base)
-            with pytest.raises(EngineRefused, match="its base model differs"):
+            with pytest.raises(EngineRefused, match="the engine's base model differs"):
                 await engine.load(other)
             body = {"lora_name": "of-others", "lora_path": str(foreign)}
             async with session.post("http://vllm/v1/load_lora_adapter", json=body) as response:

@@ -142,7 +142,7 @@ async def test_it_is_given_adapters_and_left_without_them(
     assert len(held) == 2 and all(Path(path).is_relative_to(copies) for path in held.values())
     assert {Path(path).stat().st_mode & 0o777 for path in held.values()} == {0o750}
     assert await told(engine, adapter.digest) == "FGHI"
-    with pytest.raises(EngineRefused, match="another gateway uses it"):
+    with pytest.raises(EngineRefused, match="another gateway uses the same server"):
         await VllmEngine.start(tiny.base, settings(tmp_path, server.url))
     assert await told(engine, adapter.digest) == "FGHI"
     await engine.close()

@@ -404,7 +404,7 @@ def test_between_two_comparisons_nothing_is_let_in_that_was_not_compared(registr
     assert tokens.caller(other, NOW) is not None
     path.write_bytes(older)
     assert tokens.caller(text, NOW) is None
-    assert list(tokens.compare_with(registry).values()) == ["an entry of the ledger revokes it"]
+    assert list(tokens.compare_with(registry).values()) == ["a ledger entry revokes this token"]
     assert tokens.caller(text, NOW) is None
 
 
@@ -431,7 +431,7 @@ def test_a_record_without_its_lines_does_not_mean_every_line(registry: Registry)
 def test_an_id_must_name_one_token(registry: Registry) -> None:
     _, token = added(registry)
     for id in ("", "a", token.sha256[:7], "f" * 12, "*"):
-        with pytest.raises(NotFoundError, match="no such token"):
+        with pytest.raises(NotFoundError, match="matches no token or more than one"):
             revoke_token(registry.settings, registry, id, "root")
     assert read_tokens(file_of(registry.settings)) == (token,)
 
@@ -489,4 +489,4 @@ def test_the_list_ends_1_for_a_token_that_is_not_on_record(sovereign: Sovereign,
     path = file_of(institution.settings)
     path.write_text(path.read_text().replace("PUBLIC", "SECRET"))
     listed = sovereign("list")
-    assert listed.exit_code == 1 and "no entry of the ledger" in listed.stdout
+    assert listed.exit_code == 1 and "no ledger entry" in listed.stdout

@@ -106,7 +106,7 @@ def test_an_older_change_that_is_put_back_is_refused(desk_of_two: Desk) -> None:
     assert adapter_of(flags) == second.id
     shutil.rmtree(newest(desk))  # now the first one is the newest
     assert adapter_of(flags) == second.id
-    assert "was in force" in flags.problems()[LINE]
+    assert "was accepted before" in flags.problems()[LINE]
     assert adapter_of(desk.gateway()) is None, "a gateway that starts again remembers, too"
 
     other = desk.gateway("another.json")

@@ -109,7 +109,7 @@ def test_an_open_hold_refuses_a_promotion_until_it_is_judged(held: Held) -> None
         held.office.ask("promote_urgently", held.staged)
     rules = held.office.bench.institution.rules
     rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "report"}}}}
-    held.refused("laxer rules than those in force, in personal_data")
+    held.refused("does not meet the current rules for personal_data")
     rules["serving"] = {"lines": {LINE: {"privacy": {"requests": "report"}}}}
     standing = held.office.ask("promote", held.staged)
     evidence = standing.predicate["evidence"]["hold"]
@@ -320,7 +320,7 @@ def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
     assert inconclusive.outcome == "inconclusive"
     good = inconclusive.model_copy(update={"outcome": "promote"})
     write_judgement(settings, held.office.pipeline, good, manifest)
-    with pytest.raises(IntegrityError, match="differs from the ledger"):
+    with pytest.raises(IntegrityError, match="differs from its ledger entry"):
         held.office.ask("promote", held.staged)
     write_judgement(settings, held.office.officers["omar"], good, manifest)
     with pytest.raises(IntegrityError):
@@ -363,7 +363,7 @@ def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
     held.traffic.ask(12, lost=0.1)
     held.judge(lost=1)
     assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
-    held.refused("laxer rules than those in force, in lost")
+    held.refused("does not meet the current rules for lost")
     held.desk.rules(share=0.3)  # another comparison
     held.desk.follow()
     held.refused("its trial is open")

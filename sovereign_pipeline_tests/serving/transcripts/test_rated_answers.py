@@ -65,7 +65,7 @@ def test_what_was_asked_becomes_prompts_that_a_review_takes(kept: Kept, tmp_path
     assert out.stat().st_mode & 0o777 == 0o600
     (said,) = (kept.bench.directory / "transcripts" / "audit.jsonl").read_text().splitlines()
     assert (json.loads(said)["made"], json.loads(said)["rows"]) == ("prompts", 2) and "lamp lit" not in said
-    assert "the file exists already" in str(kept.open("prompts", out).exception)
+    assert "this file already exists" in str(kept.open("prompts", out).exception)
 
 
 def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_path: Path) -> None:

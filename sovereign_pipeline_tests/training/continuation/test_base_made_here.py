@@ -78,7 +78,9 @@ def test_level_and_lineage_are_those_of_the_artifact(office: Office, tuned: Arti
     assert manifest.classification == "PUBLIC"
     assert [name for name in manifest.external_inputs if name.startswith("made_here")] == []
     office.institution.recipe["ceiling"] = "INTERNAL"
-    with pytest.raises(CeilingExceeded, match=r"is SECRET: it has the weights of sft_adapter \w+ of line lamps"):
+    with pytest.raises(
+        CeilingExceeded, match=r"has the level SECRET, because it has the weights of sft_adapter \w+ of line lamps"
+    ):
         office.make(office.line("torches", NEW, base_model="copied"), BASE_MODEL)
 
 
@@ -94,7 +96,7 @@ def test_what_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Arti
     dataset, _ = office.make(workplace, office.training)
     store = workplace.store
     inputs = {"base_model": store.open(base), "training_dataset": store.open(dataset)}
-    with pytest.raises(GateRefused, match=r"base model published was made here, .*rows of training_dataset"):
+    with pytest.raises(GateRefused, match=r"base model published was tuned locally, .*rows of training_dataset"):
         assert_base_saw_nothing_held_out(workplace, inputs)
     _, verdicts = office.make(workplace, replace(office.sft, build=build_without_check))
     assert not verdicts[GATE].passed

@@ -90,7 +90,7 @@ def test_the_trainer_is_given_the_verified_directory_and_none_whose_bytes_change
 
 UNFIT: list[tuple[dict[str, Any], type[SovereignError], str]] = [
     ({"start_from": "lamps-2.0.0"}, NotFoundError, "Known adapters: lamps-1.0.0"),
-    ({"base_model": "other"}, RecipeError, r"trained on the base model small .* but the line's is other"),
+    ({"base_model": "other"}, RecipeError, r"trained on the base model small .* but the line's base model is other"),
     ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(now 8\)"),
     ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(now 9\)"),
     ({"sft": {**SHAPE, "rslora": True}}, RecipeError, r"Set training\.sft\.rslora: false \(now true\)"),
@@ -133,6 +133,6 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
     other = {"adapter_digest": artifact.ref.digest, "manifest_sha256": artifact.ref.manifest_sha256}
     forge(registry, lambda session: session.execute(update(Adapter).where(Adapter.id == "lamps-1.0.0").values(other)))
     verdict = evaluated(workplace, artifact)
-    assert not verdict.passed and "is registered as" in verdict.message
+    assert not verdict.passed and "is registered with the artifact" in verdict.message
     with pytest.raises(IntegrityError, match="another adapter is registered under that id"):
         verify_adapter(registry, store, workplace.settings, adapter.id)

@@ -324,6 +324,6 @@ def test_a_reward_without_spread_ends_the_training_with_its_reason(
         learn(job_by(algorithm, make_job, "before", parent))
     if algorithm == "grpo":
         monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
-        said = "no adapter had a higher .*ended early: the replies of each prompt of iteration 1 have the same"
+        said = "no adapter had a higher .*ended early: in iteration 1, all replies to the same prompt have the same"
         with pytest.raises(TrainingFailed, match=said):
             learn(job_by(algorithm, make_job, "during", parent))

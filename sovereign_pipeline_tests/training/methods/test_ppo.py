@@ -67,7 +67,7 @@ def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
         told = learn(job)
     except TrainingFailed as failed:
         told = [str(failed)]
-    reasons = ("held-out one fell", "replies went from", "repeated runs", "without end of turn", "same reward")
+    reasons = ("held-out reward fell", "replies went from", "repeated runs", "without end of turn", "same reward")
     assert any(reason in message for message in told for reason in reasons), told[-1]
 
 

@@ -144,7 +144,7 @@ def test_the_bare_base_is_no_reference(make_job: JobMaker, start: Path, monkeypa
         lambda self, name: self.get_submodule("").state_dict()[name.replace(".ref.", ".default.")],
     )
     job = make_job("bare", pairs(12), preference=of("apo"), parent_adapter=start)
-    refused(job, "has 0 tensors of a reference")
+    refused(job, "its reference has 0 tensors")
 
 
 def test_a_loss_that_is_accumulated_wrongly_is_found(

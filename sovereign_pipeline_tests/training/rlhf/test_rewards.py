@@ -172,7 +172,7 @@ def test_code_that_is_missing_or_was_changed_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"the copy of score\.py is not"):
         ToolRunner("part", rlhf.tools[0], code, tmp_path / "code", tmp_path / "cache")
     (tmp_path / "score.py").unlink()
-    with pytest.raises(NotFoundError, match="names this file, but it is missing"):
+    with pytest.raises(NotFoundError, match="names this file, but the file is missing"):
         code_digests(tmp_path, rlhf)
 
 

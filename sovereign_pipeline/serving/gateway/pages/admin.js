@@ -1,4 +1,4 @@
-// The page with the state of every line that the caller may see, reloaded every 10 seconds. It changes nothing.
+// The page with the state of every line that the caller may see. The state is reloaded every 10 seconds.
 "use strict";
 
 const SECONDS_BETWEEN_LOOKS = 10;

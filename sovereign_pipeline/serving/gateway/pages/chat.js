@@ -1,4 +1,4 @@
-// The page for trying a line. Each question sends the whole conversation, which only the page's memory has.
+// The page for trying a line. Each question sends the whole conversation, which is stored only in the page's memory.
 "use strict";
 
 const REASONS = {

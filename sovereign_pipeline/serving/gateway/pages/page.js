@@ -1,4 +1,4 @@
-// Code of both pages: two languages, and requests to the gateway with a token that only the page's memory has.
+// Code of both pages: translation into two languages, and requests to the gateway. The token is only in memory.
 "use strict";
 
 const arabic = JSON.parse(document.getElementById("arabic").textContent);
@@ -16,7 +16,7 @@ function made(name, text = "", kind = "") {
   return element;
 }
 
-// As `made`, for texts of people, models and the institution, which may run from right to left.
+// Like `made`, for texts of people, models and the institution. Such texts may run from right to left.
 function madeText(name, text = "", kind = "") {
   const element = made(name, text, kind);
   element.dir = "auto";
