@@ -216,5 +216,6 @@ def _common_start(one: str, other: str) -> str:
 
 def _loosely(literal: str) -> str:
     """Return a pattern that matches a literal text. The matched text may have any white space around and between the
-    literal's words and punctuation."""
-    return r"\s*".join(["", *map(re.escape, re.findall(r"\w+|[^\w\s]", literal)), ""]) or r"\s*"
+    literal's words and punctuation, and any id of a call instead of `CALL_ID`."""
+    words = (r"\w+" if word == CALL_ID else re.escape(word) for word in re.findall(r"\w+|[^\w\s]", literal))
+    return r"\s*".join(["", *words, ""]) or r"\s*"

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import at_confidence, confidence
 from sovereign_pipeline.evaluation.report.looks import confidence_at
 from sovereign_pipeline.policy.evaluation import Criterion
-from sovereign_pipeline.record.officers import officer_in_short, person_in_short
+from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.stage import Outcome, Verdict
 from sovereign_pipeline.record.tables import Ballot, Guess
 from sovereign_pipeline.record.tree import RegistryDamaged
@@ -453,7 +453,7 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
     early = result.closed_early
     if early is not None:
         sentences.append(
-            f"Closed early by {_officer(early.officer)} with {result.ballots} of {result.ballots_registered} "
+            f"Closed early by {officer_in_short(early.officer)} with {result.ballots} of {result.ballots_registered} "
             f"ballots: {early.reason}"
         )
     if outcome == "fail":
@@ -501,17 +501,12 @@ def as_markdown(result: ReviewResult) -> str:
         f"{result.guesses.values} pairs (95 % interval {_interval(result.guesses)}); 50 % is expected by chance.",
     ]
     if result.closed_early is not None:
-        rows += ["", f"Closed early by {_officer(result.closed_early.officer)}: {result.closed_early.reason}"]
+        rows += ["", f"Closed early by {officer_in_short(result.closed_early.officer)}: {result.closed_early.reason}"]
     return "\n".join(rows) + "\n"
 
 
 def _confidence(result: ReviewResult) -> str:
     return f"{100 * confidence_at(result.look):.4g} %"
-
-
-def _officer(officer: str) -> str:
-    """Return a short form of the officer's key id."""
-    return officer_in_short(person_in_short(officer))
 
 
 def _interval(each: Estimate) -> str:

@@ -63,6 +63,15 @@ def test_what_a_small_model_writes_otherwise_is_still_a_call(template: str, text
     assert FORMS[template].parse(text) == (content, [ToolCall(name="f", arguments={"a": 1})])
 
 
+def test_a_call_may_have_any_id() -> None:
+    form = ToolForm("", "[TOOL_CALLS]", f"[CALL_ID]{CALL_ID}[ARGS]", "", "", "")
+    text = "".join(
+        f"[TOOL_CALLS]{call.name}[CALL_ID]a9B8c7D6{number}[ARGS]{json.dumps(call.arguments)}"
+        for number, call in enumerate(CALLS)
+    )
+    assert form.parse(text) == ("", CALLS)
+
+
 @pytest.mark.parametrize(("template", "text"), [*examples(__file__, "no_whole_call"), ("qwen3", DEEP)])
 def test_what_is_no_whole_call_is_content(template: str, text: str) -> None:
     assert FORMS[template].parse(text) == (text, [])

@@ -125,9 +125,9 @@ def _next(flag: Flag, **told: Any) -> Flag:
 
 
 def _assert_needs_nobody_else(institution: Institution, asked: dict[str, Any]) -> None:
-    needed = institution.release.approvals_for(asked["transition"], asked["classification"])
-    if max(needed, asked["approvals"]) > 0:
+    needed = max(asked["approvals"], institution.release.approvals_for(asked["transition"], asked["classification"]))
+    if needed > 0:
         raise ConflictError(
-            f"'{asked['transition']}' of {asked['adapter']} needs {needed} approvals by the institution's rules.",
+            f"'{asked['transition']}' of {asked['adapter']} needs {needed} approvals.",
             "Request the transition, and have other officers approve the request.",
         )
