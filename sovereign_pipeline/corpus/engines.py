@@ -122,8 +122,8 @@ def ray_actors(
     """Yield an engine of Ray actors. They run on the cluster at RAY_ADDRESS, or on a local Ray if RAY_ADDRESS is not
     set. The local Ray accepts connections only from this process, and stops when the work ends.
 
-    Raises InputError if Ray is not installed, does not start or cannot be reached, or if a local Ray was imported
-    before this function could restrict access to it.
+    Raises InputError if Ray is not installed, does not start or cannot be reached. Without RAY_ADDRESS, also raises it
+    if `ray` was imported before this function could restrict access to the local Ray.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError(

@@ -423,7 +423,7 @@ def verify(
         if bundle.created <= earlier:
             raise Refused(
                 f"{directory}: the bundle was packed at {bundle.created}, which is not after {newer_than} ({earlier}).",
-                "Use the newest bundle. Find out who replaced the bundle with an older one.",
+                "Use a newer bundle. If you expected a newer one, find out who replaced it.",
             )
     return bundle
 

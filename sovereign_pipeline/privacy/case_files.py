@@ -84,8 +84,8 @@ def _with_mentions(
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """Return the findings. If a mention of a name overlaps names in `found`, one finding that covers all of them
-    replaces them. A mention without such an overlap is not added."""
+    """Merge a mention of a name with the names that it overlaps: one finding that covers the mention and these names
+    replaces the names. Return `found` unchanged if there is no overlap, or if one name already covers all of them."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -200,8 +200,8 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
 def reread(
     text: Filled, detector: Detector, document: Document, field: str, placeholders: Placeholders
 ) -> tuple[Filled, list[Kind]]:
-    """Search a text with placeholders again and replace the findings, up to `_ROUNDS` times while there are findings.
-    Return the new text and the kind of each replaced finding."""
+    """Search a scrubbed text again, and replace the findings with placeholders. Repeat until nothing is found, at most
+    `_ROUNDS` times. Return the new text and the kind of each replaced finding."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
         left = _left_in(text, detector, document, field)

@@ -243,8 +243,9 @@ def _reject_stopped_rows(line: str, scrubbed: Iterator[ScrubbedBatch]) -> None:
         f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(found.stopped.items())
     )
     raise PrivacyError(
-        f"Line {line}: the institution's policy sets `stop` for {held}. Nothing was written.",
-        "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
+        f"Line {line}: rows contain personal data whose treatment is `stop` ({held}). Nothing was written.",
+        "Leave these rows out of the source with `exclude`, or change `sensitive` or `sensitive_by_line` in "
+        "institution.yaml.",
     )
 
 

@@ -332,9 +332,9 @@ class Sources:
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
-        """Return the base model whose engine is started first: the one with the most adapters in production, then with
-        the most adapters. Returns None if no adapter may be served and at least one is recalled. The gateway then
-        starts no engine.
+        """Return the base model whose engine is started first: the one with the most adapters in production or, of
+        equals, with the most adapters. Returns None if no adapter may be served and at least one is recalled. The
+        gateway then starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
         adapters verified last. If no adapter was verified before, raises the errors of `find`.

@@ -456,7 +456,7 @@ def _load(model: Any, given: RewardModelGiven) -> None:
 
 @contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Restore the active adapter, the trained parameters and the model's mode after the block."""
+    """After the block, restore the active adapter, each parameter's `requires_grad`, and the model's mode."""
     active, was_training = model.active_adapter, model.training
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
     try:
@@ -490,9 +490,12 @@ class Score:
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """Return two objects: the rewards that the job optimises, and the gold rewards that it measures on held-out
-    prompts. model: the policy as a PEFT model. If a part uses a reward model, the reward model's adapter is added to
-    the policy's base model. The active adapter and the trained parameters do not change."""
+    """Return the rewards that the job optimises, and the gold rewards that it measures on held-out prompts. Without
+    `gold` in the recipe, both are the same object.
+
+    If a reward uses a reward model, adds the reward model's adapter to `model`, the policy as a PEFT model. The active
+    adapter, and which parameters are trainable, do not change.
+    """
     assert job.reward is not None
     given, rlhf = job.reward, job.reward.rlhf
     adapter = RewardAdapter(model, tokenizer, job) if rlhf.uses_reward_model else None
