@@ -86,7 +86,7 @@ def test_no_other_file_is_served(client: TestClient, institution: DemoInstitutio
         f"/{report}/%2e%2e/{rows}/card.md",
         f"/{'0' * 64}/report.html",
         "/.current/report.html",
-        "/docs",
+        "/redoc",
         "/openapi.json",
     ):
         assert client.get(path).status_code == 404, path
