@@ -230,7 +230,7 @@ class People:
             salts = self._read()
             if name not in salts:
                 raise NotFoundError(
-                    f"{self.path}: no person with this name is known.", "`sovereign people list` shows the names."
+                    f"{self.path}: no person with this name is known.", "`sovereign audit people list` shows the names."
                 )
             commitment = _commitment(salts[name], name)
             refuse(commitment)
