@@ -62,7 +62,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
     accounts that write to the registry can read it."""
 
     corpus: Path = NOT_GIVEN
-    """Directory of unscrubbed documents, outside `home`. Only the stages up to the split can read it."""
+    """Directory of unscrubbed documents, outside `home`. Only the stages up to the split, registration and, for a split
+    by author, the training stages get this path."""
 
     suites: Path = NOT_GIVEN
     """Mirror of published suites, one folder each. Their cards are in `data/suites`."""

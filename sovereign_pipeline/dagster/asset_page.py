@@ -18,7 +18,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 HEADLINES = 3
-"""How many of an asset's numbers are headlines. Headlines are shown first, and plotted over time."""
+"""Number of an asset's figures that are headlines. Headlines are shown first, and plotted over time."""
 
 DIGITS = 4
 FROM_HERE_WHOLE = 10_000

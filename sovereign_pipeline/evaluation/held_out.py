@@ -52,7 +52,7 @@ class HeldOutSettings:
     distractors: int
     """Number of wrong replies that are offered in addition to the true reply in the multiple choice."""
     supervise: Literal["all", "last"] = "all"
-    """Which assistant turns of a conversation are trained on, and therefore scored: all turns, or only the last."""
+    """Assistant turns of a conversation that are trained on, and therefore scored: all turns, or only the last."""
     replaces: bool = False
     """True if a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
 

@@ -376,7 +376,7 @@ class Carried:
     sha256: str
     size: int
     origin: str
-    """Where the file comes from, and which file pins its digest."""
+    """Origin of the file, and the file that pins its digest."""
     publisher: str
     """Publisher whose signature was verified during packing; empty if there was none."""
     path: Path

@@ -54,7 +54,7 @@ class Content:
     """File name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
     source: Path | bytes
     origin: str
-    """Where the file comes from, and which file pins its digest."""
+    """Origin of the file, and the file that pins its digest."""
     publisher: str = ""
     """Publishers whose signatures over the file were verified; empty if there are none."""
 

@@ -542,7 +542,7 @@ class Privacy(RecipeModel):
         return tuple(dict.fromkeys((*self.name_models, *self.patterns_only)))
 
     officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
-    """Whether an officer may waive an inconclusive verdict of the gate `no_identifier_left`. The waiver records the
+    """True if an officer may waive an inconclusive verdict of the gate `no_identifier_left`. The waiver records the
     officer's name and a reason. The verdict is inconclusive if values only resemble identifiers. A value with a label
     or a valid check digit fails the gate."""
 

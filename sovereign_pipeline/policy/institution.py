@@ -106,7 +106,7 @@ class Release(RecipeModel):
     need a trial either."""
 
     blind_review: Literal["required", "not_required"] = "required"
-    """Whether an adapter can be approved without a blind review. `required`: the review must be passed, or its gate
+    """Rule for approving an adapter without a blind review. `required`: the review must be passed, or its gate
     waived."""
 
     def approvals_for(self, transition: TransitionName, level: str, before: str | None = None) -> int:

@@ -199,7 +199,7 @@ class MappingDigest:
 
 @dataclass(frozen=True)
 class StatedMapping:
-    """What a scrubbed corpus states about the mapping of its placeholders to originals."""
+    """A scrubbed corpus's facts about the mapping of its placeholders to originals."""
 
     artifact: str
     """Digest of the scrubbed corpus."""

@@ -40,8 +40,8 @@ class Change:
 
     field: Field
     name: str
-    """Which value of the field changed: an input's kind, a recipe key's dotted path, a distribution or a file. Empty if
-    the field has only one value."""
+    """The value of the field that changed: an input's kind, a recipe key's dotted path, a distribution or a file.
+    Empty if the field has only one value."""
     before: str | None
     """The old value, shortened, or None if the field was absent."""
     now: str | None

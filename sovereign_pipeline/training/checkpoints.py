@@ -30,7 +30,7 @@ class CheckpointDirectory:
     identity: str
     """Identity of the training run; see `TrainingJob.identity`."""
     keep: int
-    """How many checkpoints stay on disk, counted from the newest."""
+    """Number of checkpoints that stay on disk, counted from the newest."""
 
     @classmethod
     def of(cls, job: TrainingJob) -> "CheckpointDirectory":

@@ -34,9 +34,12 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
     flag = current_flag(settings, line, trust)
     unstages = flag.is_rolling_out if to is None else flag.staged is not None and to == flag.production
     before = [each for each in flag.back if each.adapter not in (flag.staged, flag.production)]
-    for each in flag.back if unstages else before:
-        if each.adapter == flag.staged if unstages else to in (None, each.adapter):
-            return flag, each
+    if unstages:
+        ways = [each for each in flag.back if each.adapter == flag.staged]
+    else:
+        ways = [each for each in before if to in (None, each.adapter)]
+    if ways:
+        return flag, ways[0]
     if to is None:
         raise NotFoundError(f"Line {line} has no adapter to roll back to.", "No adapter was in production before.")
     raise NotFoundError(
