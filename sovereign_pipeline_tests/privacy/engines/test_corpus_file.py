@@ -123,7 +123,7 @@ def test_a_kept_value_is_not_eaten_by_a_weaker_kind(tmp_path: Path) -> None:
 def test_a_kind_that_stops_names_its_rows_and_leaves_nothing(tmp_path: Path) -> None:
     rows = [document(f"CR {1000000 + number}", id=f"R-{number:03d}", case=f"C-{number}") for number in range(30)]
     write_documents(tmp_path / "in.jsonl", [*rows, document("IBAN OM820270310045566770012", id="R-900", case="C-900")])
-    with pytest.raises(PrivacyError, match=r"CR in 30 rows: R-000, .* and 20 more; IBAN in 1 row: R-900\.") as stopped:
+    with pytest.raises(PrivacyError, match=r"CR in 30 rows: R-000, .* and 20 more; IBAN in 1 row: R-900\)") as stopped:
         scrub_in(tmp_path, treatments={"CR": "stop", "IBAN": "stop"})
     assert "100000" not in str(stopped.value) and "OM82" not in str(stopped.value)
     assert not (tmp_path / "vault").exists() and not (tmp_path / "out.jsonl").exists()
