@@ -27,11 +27,11 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "ANONYMIZED_TELEMETRY": "False",
     "TOKENIZERS_PARALLELISM": "false",
-    # A waiting OpenMP thread spins for less than a tenth of a millisecond, then sleeps. If threads only spun, they
+    # A waiting OpenMP thread spins for less than half a millisecond, then sleeps. If threads only spun, they
     # would take processor time from each other on a busy machine. If threads slept at once, they would be woken 20,000
     # times in each step of a training.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "2000",
+    "GOMP_SPINCOUNT": "10000",
 }
 
 
