@@ -57,12 +57,13 @@ class Scored:
 
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        self.model: Any = PeftModel.from_pretrained(base, adapter, adapter_name=str(adapter)).eval()
+        self.model: Any = PeftModel.from_pretrained(base, adapter, adapter_name=_name_of(adapter)).eval()
 
     def use(self, adapter: Path) -> None:
-        if str(adapter) not in self.model.peft_config:
-            self.model.load_adapter(adapter, adapter_name=str(adapter))
-        self.model.set_adapter(str(adapter))
+        name = _name_of(adapter)
+        if name not in self.model.peft_config:
+            self.model.load_adapter(adapter, adapter_name=name)
+        self.model.set_adapter(name)
 
     def replies(self, rows: list[dict[str, Any]]) -> list[tuple[float, int]]:
         return [self.negative_log_likelihood(f"{row['instruction']}\n\n{row['input']}", row["output"]) for row in rows]
@@ -87,6 +88,10 @@ class Scored:
         known = torch.tensor([ids[:end]])
         logits = self.model(input_ids=known, use_cache=False, logits_to_keep=len(targets)).logits[0]
         return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")), len(targets)
+
+
+def _name_of(adapter: Path) -> str:
+    return str(adapter).replace(".", "_")  # torch does not allow a dot in the name of a module
 
 
 if __name__ == "__main__":
