@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, TrainingStopped
 
 BLOCK = 1 << 20
 """Bytes per read."""
@@ -185,7 +185,7 @@ def held(
 
     The kernel releases the lock when the process that holds the lock ends, even if that process is killed.
 
-    Raises ConflictError if `stopped` returns true during the wait.
+    Raises TrainingStopped if `stopped` returns true during the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lock:
@@ -194,10 +194,7 @@ def held(
             if tries % TRIES_BETWEEN_MESSAGES == 0:
                 progress(f"waiting: another process holds {path.name}")
             if stopped():
-                raise ConflictError(
-                    f"Stopped on request while another process held the lock {path.name}.",
-                    "Run the command again. The checkpoint is kept.",
-                )
+                raise TrainingStopped(f"Stopped on request while another process held the lock {path.name}.")
             tries += 1
             time.sleep(SECONDS_BETWEEN_TRIES)
         yield

@@ -150,8 +150,8 @@ class RollCall:
         """Check this node, compare it with the other nodes, and set `MEETING_VARIABLE`. The first process locks the
         line during the block, and reports through `waiting` while it waits for the lock.
 
-        Raises TrainingFailed if a check fails; the message names the node and the problem. After a stop request, raises
-        ConflictError if this process waits for the lock, and TrainingStopped if it waits for a node.
+        Raises TrainingFailed if a check fails; the message names the node and the problem. Raises TrainingStopped if a
+        stop is requested while this process waits for the lock or for a node.
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)

@@ -148,7 +148,7 @@ def locks(
 ) -> Iterator[None]:
     """Lock the line's checkpoints and the device during the block, so that no other trainer uses them. The checkpoints
     are locked first, so that a trainer does not block the device while it waits for the checkpoints. Raises
-    ConflictError if a stop is requested while this process waits for a lock."""
+    TrainingStopped if a stop is requested while this process waits for a lock."""
     for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 
     def waiting(message: str) -> None:
