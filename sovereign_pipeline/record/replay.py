@@ -361,7 +361,7 @@ def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
         data = found.get(sha256)
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
             problem = "is missing" if data is None else "was changed"
-            raise audit_log.damaged_registry(sequence, f"names a row whose content {problem} ({sha256[:12]})")
+            raise audit_log.damaged_registry(sequence, f"refers to content that {problem} ({sha256[:12]})")
     return found
 
 

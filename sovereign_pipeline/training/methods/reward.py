@@ -209,8 +209,8 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
     shift = max(abs(one - other) for one, other in zip(together, alone, strict=True))
     if not math.isfinite(shift) or shift > LARGEST_SHIFT[precision]:
         raise TrainingFailed(
-            f"The model would not learn the score at the end of turn. A reply's score in a padded batch differs by "
-            f"{shift:.3f} from its score in a separate pass.",
+            f"In a padded batch, a reply's score differs by {shift:.3f} from its score in a separate pass. The model "
+            f"would therefore not learn from the score at the end of turn.",
             "Install the pinned versions (requirements/), or report this with the model's architecture.",
         )
 
