@@ -376,14 +376,16 @@ CHECKPOINT = ".checkpoint"
 
 
 def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, Any]], str]:
-    """Return two values: the subjects of an export's entries with this action, and a text with the number and time of
-    the newest entry. Only reads entries that the signed checkpoint beside the export covers.
+    """Return two values: the subjects of the entries with this action in an export, and a text with the number and time
+    of the newest entry of any action. Reads only the entries that the signed checkpoint beside the export covers.
 
     Args:
         log: public key of the log, from an independent source.
 
-    Raises IntegrityError if the checkpoint does not cover the export or the log's key did not sign it, and InputError
-    if a file or the key is missing or malformed.
+    Raises:
+        IntegrityError: the log's key did not sign the checkpoint, or the export does not begin with the entries that
+            the checkpoint covers.
+        InputError: a file cannot be read, or the checkpoint or the key is malformed.
     """
     beside = file.with_name(file.name + CHECKPOINT)
     try:

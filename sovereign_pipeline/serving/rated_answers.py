@@ -152,8 +152,9 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
         log: public key of the log.
 
     Raises:
-        IntegrityError: the log's key did not sign the export, or a finished hour differs from the ledger.
-        InputError: a file is missing, or is not a valid export, checkpoint or key.
+        IntegrityError: the log's key did not sign the export's checkpoint, the export does not begin with the entries
+            that the checkpoint covers, or a finished hour differs from the ledger.
+        InputError: a file cannot be read, or the checkpoint or the key is malformed.
     """
     entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
     hours = [each for each in entered if each.get("line") == line]

@@ -309,8 +309,9 @@ def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, inputs: Inputs) -> list[str]:
-    """Return messages about leaks into the training data of a parent adapter or base model. A leak is a held-out
-    document, text shared with a held-out document, or more items of the evaluation than the recipe allows.
+    """Return messages about leaks into the training data of a parent adapter or base model. A leak is a document of the
+    held-out or selection side; a case, link, author or text shared with such a document; or more items of the
+    evaluation than the recipe allows.
 
     Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """

@@ -85,9 +85,12 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change of a flag. If it has an officer's request, make the requested transition, or log why it cannot be
-    made, for example because the key that signed the change was revoked. Raises ConflictError if the change's time is
-    in the future. Such a change stays in force, and is logged later."""
+    """Log one change of a flag. If an officer requested the change, make the requested transition. If the transition
+    cannot be made, for example because the key that signed the change was revoked, the entry states the reason.
+
+    Raises ConflictError if the change is dated more than `CLOCKS` in the future and its key is not revoked. The change
+    stays in force, and is logged later. Raises IntegrityError as `enter_rollback` does.
+    """
     key = trust.key(PIPELINE, signed_by(change.signature))
     is_revoked = key.revoked_from is not None
     overtaken = f"The pipeline's key {key.keyid} is revoked." if is_revoked else None
