@@ -167,7 +167,7 @@ def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str
     while hashing.read(BLOCK):
         pass
     if hashing.sha256.hexdigest() != sha256:
-        raise DamagedBackup("The backup's archive changed while it was read: its SHA-256 is not the signed one.")
+        raise DamagedBackup("The backup's archive changed after it was verified: its SHA-256 is not the signed one.")
 
 
 def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:

@@ -89,7 +89,9 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
             covered = _agreeing(digests, signature, name, by_name)
         elif signed.name == LIST:
             if not signed.is_file():
-                raise InputError(f"{signed}: this list is missing, although its signature {signature.name} exists.", "Add the list.")
+                raise InputError(
+                    f"{signed}: this list is missing, although its signature {signature.name} exists.", "Add the list."
+                )
             publisher = sigstore_publisher(signature, signed, trusted)
             covered = _agreeing(_listed(signed), signed, name, by_name)
             listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")

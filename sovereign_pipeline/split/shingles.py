@@ -387,8 +387,8 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Return the number of parts that the records of all shingles must be divided into, so that each part fits into
-    memory."""
+    """Return the number of parts into which `cut_into_parts` must divide the records of all sides, so that each part
+    fits into memory. Each shingle has at most one record."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
