@@ -257,7 +257,7 @@ def database_file(settings: Settings) -> Path | None:
         raise InputError(
             f"{VARIABLES['registry_url']}: this database is neither an SQLite file nor on a PostgreSQL "
             "server, so it cannot be backed up.",
-            "Take the server's own backup first, then copy home, corpus, vault and keys (docs/how-to/ledger.md).",
+            "Stop all services and runs. Then take the server's own backup, and copy home, corpus, vault and keys.",
         )
     return Path(url.database).absolute()
 
