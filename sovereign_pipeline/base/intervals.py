@@ -56,15 +56,17 @@ def clustered_interval(
     values: Sequence[float], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
-    clusters. At any other level (`at_confidence`), the interval is symmetric around the mean. Half of its width is the
-    longer side of the 95 % interval, scaled by the ratio of Student's quantiles. The reason: 10,000 samples do not show
-    the tails, and the skewness of few clusters is mostly chance.
+    clusters.
+
+    At any other level (`at_confidence`), percentiles are not used, because 10,000 samples do not show the tails, and
+    the skewness of few clusters is mostly chance. The interval is then symmetric around the mean. Half of its width is
+    the longer side of the 95 % interval, multiplied by the ratio of Student's quantiles at the two levels.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. The percentile interval is too narrow for few clusters, so the interval's quantiles are
-    expanded in the ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69:
-    371-386). With one cluster the interval has no width and no meaning.
+    Evals"), section 2.2. The percentile interval is too narrow for few clusters, so it is computed at wider quantiles,
+    which are derived from Student's t (Hesterberg 2015, The American Statistician 69: 371-386). With one cluster, the
+    interval has no width and no meaning.
 
     Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """

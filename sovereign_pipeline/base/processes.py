@@ -54,8 +54,9 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
     """Run a program's commands. After a user's mistake, the program prints a message and exits with an error status,
     without a traceback.
 
-    A file that cannot be read or written counts as a user's mistake: its path comes from an argument, a variable or a
-    recipe, or the disk is full. Library warnings are hidden, because they quote input text.
+    A file that cannot be read or written and an error of the database count as a user's mistake, too. Usually, a path
+    or an address in the settings is wrong, or the disk is full. Library warnings are hidden, because they quote input
+    text.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

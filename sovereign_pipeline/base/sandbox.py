@@ -100,7 +100,7 @@ class Call:
     """The function's return value, decoded from JSON."""
     where: str = ""
     """Reason why nothing was returned, such as "KeyError in line 3". Only built-in exceptions are named: the
-    exception's message and the program's own class names may quote the argument. Empty for the other endings."""
+    exception's message and the program's own class names may quote the argument. Empty unless `ending` is "raised"."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
@@ -184,7 +184,8 @@ def conversation(
 
     The program sees an empty /tmp and, read-only, the paths in `mounted` (path in the sandbox -> path on this machine)
     and in `shown` (the same path in both). The program must first send one byte. Each receive on the yielded socket
-    waits at most `limits.wall_seconds`. Raises SandboxUnavailable if the program does not start.
+    waits at most `limits.wall_seconds`. Raises SandboxUnavailable if the program does not start, and TimeoutError if it
+    does not send the byte in that time.
     """
     ours, theirs = socket.socketpair()
     with ours, _started((theirs.fileno(),)) as (process, report):
@@ -368,8 +369,9 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
     """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and the paths in `uses`.
-    Raises InputError if the file is neither a binary nor a script for this machine, or if a path is missing or outside
-    `DIRECTORIES`. Raises SandboxUnavailable if this machine cannot enforce a limit."""
+    Raises InputError if the file is neither a binary nor a script for this machine, if its interpreter is itself a
+    script, or if a path is missing or outside `DIRECTORIES`. Raises SandboxUnavailable if this machine cannot enforce a
+    limit."""
     interpreter = interpreter_of(name, content)
     if interpreter is None:
         found = _libraries(in_tool(name), content, is_placed=True)

@@ -62,8 +62,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
     accounts that write to the registry can read it."""
 
     corpus: Path = NOT_GIVEN
-    """Directory of unscrubbed documents, outside `home`. Only the stages up to the split, registration and, for a split
-    by author, the training stages get this path."""
+    """Directory of unscrubbed documents, outside `home`. Only the stages up to the split and the registration get this
+    path, and, in a line that splits by author, the training stages."""
 
     suites: Path = NOT_GIVEN
     """Mirror of published suites, one folder each. Their cards are in `data/suites`."""
@@ -182,8 +182,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def privacy_cache(self) -> Path:
-        """Cache of the offsets and kinds of identifiers in unscrubbed texts, by the text's digest. The cache may be
-        deleted at any time.
+        """Cache of the offsets and kinds of identifiers in unscrubbed texts. Its keys are the texts' digests. The cache
+        may be deleted at any time.
 
         The cache contains no text. It is stored with the corpus, because anyone who can read a digest can test a guess
         at the text.

@@ -94,7 +94,7 @@ class Shape:
     active: int
     """Number of parameters that one token uses."""
     outside_layers: int
-    """Number of parameters outside the layers, which are those of embedding and head."""
+    """Number of parameters outside the layers: those of embedding, head and final normalisation."""
     expert_parameters: int
     """Number of parameters of all experts. transformers stacks experts, and NF4 does not quantise stacked experts."""
     adapter: int

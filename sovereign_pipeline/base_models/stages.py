@@ -196,8 +196,8 @@ def chat_template(directory: Path) -> str:
 def refuse_todays_date(template: str, directory: Path) -> None:
     """Raise RecipeError for a chat template that inserts the current date, such as Llama 3.2's.
 
-    Prompts would change during a training that runs past midnight, and answers would depend on the day. The template
-    must contain a fixed date, because training, evaluation and serving all use the same template.
+    Prompts would change during a training that runs past midnight, and answers would depend on the day. If the
+    template needs a date, it must be fixed, because training, evaluation and serving all use the same template.
     """
     if "strftime_now" in template:
         raise RecipeError(

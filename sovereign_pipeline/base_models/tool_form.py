@@ -16,8 +16,8 @@ CALL_ID = "callid000"
 
 
 class _Object(NamedTuple):
-    """The form of one call between two delimiters. If `name` is None, a call is the function's name, `middle` and the
-    arguments. Otherwise a call is a JSON object."""
+    """The form of one call: a JSON object between the texts `opening` and `closing`. If `name` is None, the function's
+    name, `ToolForm.middle` and the arguments take the place of the JSON object."""
 
     opening: str
     closing: str

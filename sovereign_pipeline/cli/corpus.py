@@ -296,7 +296,7 @@ def _look_at_file(
 
 def _sheet_with_letters(file: Path, sheets: Sequence[str], header: bool) -> tuple[FileFacts, list[str]]:
     """Return the facts about the only sheet that has columns of letters and replies, and the names of the other
-    sheets."""
+    sheets. Raises InputError if no sheet or several sheets have such columns."""
     found = list[FileFacts]()
     for each in sheets:
         try:

@@ -105,8 +105,8 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """Yield the files below a directory that the file's group or other accounts can open. Files that vanish during the
-    search are ignored, such as SQLite's log when another process closes the database."""
+    """Yield the files below `root` that their group or other accounts can open. Files that vanish during the search are
+    ignored, such as SQLite's log when another process closes the database."""
     if not _grants(root.resolve(), stat.S_IXGRP | stat.S_IXOTH):
         return
     for directory, inside, names in os.walk(root):  # skips vanished files, and follows no links
@@ -458,7 +458,8 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Run all checks, in the order in which a run would meet the problems. An invalid institution.yaml ends them."""
+    """Run all checks, in the order in which a run would meet the problems. If institution.yaml is invalid, the
+    remaining checks are skipped."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

@@ -191,8 +191,9 @@ def lines_add(home: Home, file: RecipeFile) -> None:
 
 
 def _print_next(home: Home, path: Path, recipe: Line) -> None:
-    """Print the next command for a recipe without problems. If the installation lacks something that a run needs, this
-    command adds what is missing. Otherwise it starts the first run."""
+    """Print the next command for a recipe without problems. If the installation lacks something that a run needs, print
+    the reason and the command that adds what is missing. If no command adds it, or if nothing is missing, print the
+    command that `_command_for` returns."""
     command = _command_for(home, path, recipe)
     if command.startswith("sovereign run"):
         from sovereign_pipeline.dataset.tokens import tokenizer_digests

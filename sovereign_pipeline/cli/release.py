@@ -231,7 +231,8 @@ def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
 
 
 def _let_ledger_follow(home: Home, line: str) -> None:
-    """Log the rollback's transition now if the registry is reachable. Gateways follow the flag in any case."""
+    """After a rollback in a line's flag, log the transition if the registry is reachable. Otherwise print when it will
+    be logged. Gateways follow the flag in either case."""
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 

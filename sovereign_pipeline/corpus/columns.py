@@ -312,8 +312,8 @@ def pseudonym(secret: bytes, column: str, value: str) -> str:
 def kinds_of(kinds_in: KindsIn, column: str, value: str) -> Collection[Kind]:
     """Return the kinds of personal data in a column's value. Two spellings of an id or case give the same kinds.
 
-    An id or case is searched in upper case, because file numbers are usually in upper case, and in title case for
-    names. Pseudonyms and the values of other columns are searched unchanged.
+    An id or case is searched in upper case, because file numbers are usually in upper case. It is then searched for
+    names in title case. Pseudonyms and the values of other columns are searched unchanged.
     """
     compared = _compared(column, value)
     if column not in ("id", "case") or _PSEUDONYM.fullmatch(compared):

@@ -297,8 +297,8 @@ class SourceReader:
 
     def _leave_out(self, row: Row) -> None:
         """Register the id and the level of a row that becomes no document. Links to the id then do not count as broken,
-        and documents of the same case inherit the level. If the case or level is unreadable, the row is only
-        counted."""
+        and documents of the same case inherit the level. If the case or level is unreadable, `left_out_unread` counts
+        the row instead."""
         self._count_links(self._tied_id_of(row))
         values = row.values or {}
         case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
@@ -755,8 +755,8 @@ class Readers:
 
     def levels_left_out(self, documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
         """Return a dict that maps a case (`folded`) to the highest level of those rows of the case that became no
-        document. Only a case whose documents all have lower levels is in the dict. Call this method after all rows are
-        read."""
+        document. The dict has no entry for a case without documents, or for a case with a document of at least this
+        level. Call this method after all rows are read."""
         left_out = dict[str, str]()
         for reader in self.of_sources:
             for case, level in reader.left_out.items():

@@ -54,8 +54,8 @@ def choose_engine(
 
     Args:
         source: the file that the workers read.
-        useful_workers: maximum number of workers, except with Ray. A further one would take longer to start than it
-            saves.
+        useful_workers: maximum number of workers, except with Ray. A further worker would take longer to start than it
+            would save.
     """
     workers = corpus.workers or len(os.sched_getaffinity(0))
     if corpus.engine == "ray":
@@ -95,8 +95,9 @@ def _begin_worker(start: Start[Any, Any]) -> None:
 
 @cache
 def _worker() -> Callable[[Any], Any]:
-    """Prepare this worker when its first item arrives, for example by loading models. If the preparation failed while
-    the process starts, the pool would break and the error message would be lost."""
+    """Prepare this worker when its first item arrives, for example by loading models, and return the function to apply
+    to each item. If the preparation failed at the start of the process, the pool would break and the error message
+    would be lost."""
     work = _started.enter_context(_start_work())
     gc.freeze()  # loaded models stay in memory; scanning them in each garbage collection costs a sixth of the time
     return work

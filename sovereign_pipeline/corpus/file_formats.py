@@ -482,7 +482,8 @@ class RecordLines(Iterator[str]):
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Number of learnt rows after which no more rows of one line (first number) or several (second) are learnt."""
+"""When `LostQuotes` has learnt from the first number of rows, it learns only from rows on several lines of the file. At
+the second number, it stops learning."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Maximum length in characters of an id, a date, a level or a name."""
@@ -555,9 +556,9 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return True if a text of at least _LONG_NUMBER characters is as long as one of the column's values, or if a
-        number is near the column's numbers. Numbers of houses and list items usually are neither. Also return True for
-        a code that is not a plain number."""
+        """Return False if a code is a plain number that is far from the column's numbers, as the number of a house or
+        list item usually is. A number of at least _LONG_NUMBER digits is not far if a value of the column has the same
+        length."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:

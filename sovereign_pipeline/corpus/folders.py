@@ -71,8 +71,8 @@ def look_at_folder(
 ) -> FolderFacts:
     """Inspect a folder, and propose a source of a recipe: of mail if the folder has more mail than documents, otherwise
     of documents. For documents, the source has the path patterns that pair most files. For mail, it has the
-    institution's likely domain. Raises SourceError if the folder contains neither documents nor mail, or if no file
-    becomes a row.
+    institution's likely domain, or FILL IN. Raises SourceError if the folder contains neither documents nor mail, or if
+    no file becomes a row or is quarantined.
 
     Args:
         named: path of the folder, as the recipe will state it.
@@ -280,12 +280,13 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of paired replies that may cite a letter other than the one that the patterns pair with them."""
+"""Maximum share of the paired replies with citations that may not cite the letter with which the patterns pair them."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:
-    """Return a dict that maps a form to its path patterns, each with its number of paths. A pattern contains the word
-    `side`, such as `in`. In the form, `_SIDE` replaces this word, so that letters and their replies have one form."""
+    """Return a dict that maps a form to its path patterns, each with its number of paths. `side`: a word, such as `in`,
+    that each pattern contains. In the form, `_SIDE` replaces this word, so that letters and their replies have one
+    form."""
     word = re.compile(rf"(?<![^\W\d_]){side}(?![^\W\d_])", re.IGNORECASE)
     found = {stem: matches for stem in sorted(stems) if (matches := [*word.finditer(stem)])}
     parents = Counter(part for stem in found for part in {*stem.split("/")[:-1]})

@@ -451,7 +451,8 @@ LEAST_MATCHED = 0.5
 """Minimum share of a column's values that must be row ids for the column to certainly contain links. A smaller share
 may be chance: small numbers match many ids."""
 LEAST_TOLD = 0.05
-"""Minimum share of a column's values that must be row ids for the column to be reported."""
+"""Minimum share of a column's values that must be row ids for the column to be reported. A column whose name suggests
+links is always reported."""
 LEAST_DIFFERENT = 0.05
 """Minimum share of distinct ids among a column's links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(

@@ -408,7 +408,7 @@ class ChangedRows:
     reworded: tuple[str, ...]
     """Ids of documents in which a text or field changed, but not the level."""
     added: int
-    """Number of documents that were added to the file."""
+    """Number of added rows that would become documents."""
 
     def __str__(self) -> str:
         named = {"withdrawn": self.withdrawn, "reclassified": self.reclassified, "reworded": self.reworded}
@@ -428,7 +428,8 @@ class ChangedSource:
     """SHA-256 of the file from which the corpus was built."""
     state: Literal["changed", "missing"]
     rows: ChangedRows | None
-    """Changed rows. None if the source is no table, or if its file or the corpus's documents cannot be read."""
+    """Changed rows. None if the source is not a table, or if its file or the corpus's documents are missing or
+    unreadable."""
 
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"

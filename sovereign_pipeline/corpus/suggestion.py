@@ -414,8 +414,8 @@ def _set_levels(
 
 
 def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
-    """Return a dict that maps each word that is not a level of the ladder to its number of rows. All spellings of a
-    word are counted under the first spelling."""
+    """Return a dict that maps each word of a level column to its number of rows, except words that are levels of the
+    ladder. All spellings of a word are counted under the first spelling."""
     words: dict[str, str] = {}
     times = Counter[str]()
     for value, count in column.values.items():

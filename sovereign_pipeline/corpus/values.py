@@ -128,8 +128,9 @@ def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
 
 
 def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return two values: the formats that fit most rows, and the number of these rows. Several formats are returned if
-    they fit equally many rows and some value fits both. Unlikely formats are left out if others remain."""
+    """Return two values: the formats that fit most rows, and the number of these rows. If several formats fit equally
+    many rows, the first is returned with those that fit a value that the first fits, too. Unlikely formats are left out
+    if others remain."""
     counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
         for each, day in days_in(value).items():

@@ -317,8 +317,8 @@ def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None
 
 
 def _history(line: str, figures: Figures) -> Page:
-    """Return the headline numbers, labelled with the line's name, because Dagster plots one curve for each label over
-    all lines."""
+    """Return the headline numbers with the line's name in each label. Dagster draws one curve for each label, so the
+    numbers of all lines would otherwise form one curve."""
     return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
 
 

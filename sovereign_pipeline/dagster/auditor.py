@@ -105,8 +105,8 @@ def page_look(path: str) -> Look:
 
 
 def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables: Any) -> Look:
-    """Describe a GraphQL document for the access log. Raises GraphQLError unless the document is exactly one operation
-    of this kind with valid variables."""
+    """Describe a GraphQL document for the access log. Raises GraphQLError unless the document has exactly one
+    operation, which is of the given kind and has valid variables."""
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
         raise GraphQLError("The query must be a text, and its variables must be an object.")
     document = parse(query)

@@ -186,8 +186,8 @@ def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return True if a run of the line is in progress, other than a run of the check. When such a run ends, the review
-    may no longer be due."""
+    """Return True if a run of the line is in progress that is not a run of DUE_JOB, which only runs checks. When such a
+    run ends, the review may no longer be due."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)

@@ -126,8 +126,9 @@ HOME_IN_DAGSTER = "sovereign-home"
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Write `dagster.yaml`, set the variables for this process and its children, and open Dagster's instance.
 
-    Raises InputError if the URL is not a PostgreSQL URL or is that of MLflow's database, or if the database cannot be
-    opened. Raises ConflictError if another SOVEREIGN_HOME or another program uses the database.
+    Raises InputError if the configured URL of Dagster's database is not a PostgreSQL URL or is also that of MLflow's
+    database, or if the database cannot be opened. Raises ConflictError if another SOVEREIGN_HOME or another program
+    uses the database.
     """
     variable = VARIABLES["dagster_url"]
     if settings.dagster_url is not None and not is_on_postgresql(settings.dagster_url):
@@ -229,8 +230,8 @@ def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping
 def _run_on_ray(
     context: dg.AssetExecutionContext, place: Ray, settings: Settings, job: Path, environment: Mapping[str, str]
 ) -> None:
-    """Run the trainer on Ray. The Pipes files are in the directory of the job file, on a volume that both machines
-    share."""
+    """Run the trainer on Ray. The Pipes files are in the directory of the job file, on a volume that this machine and
+    the Ray cluster share."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),

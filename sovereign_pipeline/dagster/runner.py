@@ -119,7 +119,7 @@ def execute(
 
 
 def _end_killed_runs(instance: dg.DagsterInstance) -> None:
-    """Mark each run as failed whose command was killed on this machine, and free the run's pool slots. Otherwise steps
+    """Mark each run whose command was killed on this machine as failed, and free the run's pool slots. Otherwise steps
     of later runs would wait until Dagster's daemon frees the slots, and there may be no daemon."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
@@ -169,8 +169,8 @@ def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:
-    """Return the stage `until` after all stages that it directly or indirectly needs for a line. If `until` is None,
-    return all stages. Raises InputError if there is no stage `until`."""
+    """Return all stages that the stage `until` directly or indirectly needs for a line, followed by `until`. If `until`
+    is None, return all stages. Raises InputError if there is no stage `until`."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)

@@ -64,7 +64,7 @@ class Service:
     name: str
     command: Sequence[str]
     is_ready: Callable[[], bool]
-    """Readiness probe. Raises OSError or ValueError while there is no valid response."""
+    """Function that returns True if the service is ready. Raises OSError or ValueError without a valid response."""
 
     address: str = ""
     """URL for users; empty if the service has no page."""

@@ -50,7 +50,7 @@ class DataFile(Frozen):
     size: int
     rows: int
     columns: tuple[str, ...]
-    """Keys of the rows, in order. A conversation may lack some."""
+    """Keys of the rows, in order. The row of a conversation may lack some of them."""
 
 
 class Characters(Frozen):
@@ -93,8 +93,8 @@ class CardSource(Frozen):
 
 
 class PlantedCanaries(Frozen):
-    """Numbers of the canaries. In the file, the rows of canaries follow the rows of documents. Of all other numbers of
-    the card, only the rows and sizes of files include canaries."""
+    """Numbers of the canaries. In the dataset's file, the rows of canaries follow the rows of documents. Apart from
+    these numbers, only the card's rows and sizes of files include canaries."""
 
     count: int
     repeats: int
@@ -134,7 +134,7 @@ class JudgedSample(Frozen):
 
     rows: int
     values: int
-    """Number of replaced values in these rows."""
+    """Number of replaced values in the judged rows."""
     precision: MeasuredShare
     recall: MeasuredShare
     by_kind: tuple[JudgedKind, ...]
@@ -185,7 +185,7 @@ class DatasetCard(Frozen):
     """Maps the kind of each ancestor artifact to the artifact's digest."""
     canaries: PlantedCanaries | None = None
     judged: JudgedSample | None = None
-    """Judged sample of the scrubbed corpus, from both sides of the split; None if nobody judged rows."""
+    """Judged sample of the scrubbed corpus, from all sides of the split; None if nobody judged rows."""
 
     @property
     def documents(self) -> int:

@@ -85,7 +85,7 @@ class HeldOutInRows:
 
     documents: int
     found: tuple[tuple[str, str], ...]
-    """Pairs (document id, row id) that share a whole text, without repetition."""
+    """Pairs (document id, row id) in which one contains a whole text of the other. Each pair occurs once."""
     in_pieces: tuple[tuple[str, str], ...]
     """Pairs (document id, id of a row with a piece of the document). A document has such pairs only if all rows
     together contain at least half of one of its texts."""

@@ -33,7 +33,7 @@ UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
 _PART = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
-"""Pattern of a word: text between blanks, or each character of a script without blanks."""
+"""Pattern of a word: a single Chinese or Japanese character, or other text without blanks."""
 _LETTER_OR_DIGIT = re.compile(r"\w")
 _TAGS = "a|b|blockquote|body|br|code|div|em|font|form|h[1-6]|head|hr|html|i|img|li|ol|p|pre|script|span|strong|style"
 _MARKUP = re.compile(

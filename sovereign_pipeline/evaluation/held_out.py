@@ -94,8 +94,8 @@ def score_held_out(
     log-likelihood per token of the true reply, including its end-of-turn token. In a conversation, the loss covers
     every turn that training would supervise.
 
-    In the multiple choice, the true last reply must have a lower loss than each of `distractors` wrong replies. These
-    belong to other cases in the same language. Replies from the same department are used first.
+    In the multiple choice, the true last reply must have a lower loss than each of `distractors` wrong replies. A wrong
+    reply belongs to a document of another case in the same language, if possible from the same department.
 
     Raises InputError if no document can be scored.
     """

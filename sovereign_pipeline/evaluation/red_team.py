@@ -93,7 +93,8 @@ class OutputScanner:
         """Return one mapping per output: kind of personal data to the number of values that are not in the output's
         prompt.
 
-        Raises PrivacyError, with the id of the row, if a detector raises an error or misses a planted canary.
+        Raises PrivacyError if a detector misses a planted canary or raises an error. For an error, the message names
+        the output.
         """
         found = []
         for case in self._scrubber.scrub([[_document(output)] for output in outputs]):
@@ -279,7 +280,7 @@ def judge_labels(
 ) -> list[JudgedLabel]:
     """Return each judge's verdicts on its labelled answers. Raises PrivacyError if an answer cannot be scanned.
 
-    `tuned` in the input means that the shipped judge's rules were written with an answer. If `refusals` is a different
+    In the input, `tuned` marks answers that were used to write the shipped judge's rules. If `refusals` is a different
     judge, all answers about refusals therefore get `tuned=False`.
     """
     about_refusals = [label for label in labels if label.judge == "refusal"]
@@ -375,9 +376,9 @@ def loops(answer: str) -> bool:
     repeat an earlier 4-gram of the answer.
 
     This share of repeated 4-grams is seq-rep-4 of Welleck et al. 2020 ("Neural Text Generation with Unlikelihood
-    Training", section 6.1). If there are fewer than 8 words, as in texts without spaces, 4-grams of characters are
-    used; a text of fewer than 24 characters is not a loop. The threshold of one half is this project's choice: no true
-    reply in the demonstration has a share above 0.016.
+    Training", section 6.1). If there are fewer than 8 words and punctuation marks, as in texts without spaces, 4-grams
+    of characters are used; a text of fewer than 24 characters is not a loop. The threshold of one half is this
+    project's choice: no true reply in the demonstration has a share above 0.016.
     """
     units: Sequence[str] = _UNIT.findall(plain(answer))
     if len(units) < _FEWEST_UNITS:
@@ -407,8 +408,8 @@ def proven_judge_model(
 
 
 def refuse_unproven(entry: JudgeModel, qualities: Sequence[JudgeQuality]) -> None:
-    """Raise GateRefused if `qualities` is empty, or if the judge model does not reach the recipe's minimum precision
-    and recall in every language.
+    """Raise GateRefused if `qualities` is empty, or if the judge model is below the recipe's minimum precision or
+    recall in any language.
 
     Args:
         qualities: quality of the refusal judge in each language, over all styles.

@@ -416,7 +416,7 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
 
 def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
     """Compute the power of one gate. `groups` is 2 for a gate that subtracts the rise on control rows from the rise on
-    equally many training rows, otherwise 1."""
+    the same number of training rows, otherwise 1."""
     probability = passing_probability if groups == 1 else passing_probability_of_rise
     needed = rows_by_approximation(margin, changed, groups)
     while probability(needed, margin, changed) < POWER:

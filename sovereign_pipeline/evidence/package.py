@@ -182,7 +182,8 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
 def answered(
     session: Session, settings: Settings, line: str, on: str, since: datetime.datetime, until: datetime.datetime
 ) -> list[str]:
-    """Return a line's adapters that could answer users between two times. Raises NotFoundError if there are none."""
+    """Return a line's adapters that could answer users between `since` and `until`. Raises NotFoundError, which names
+    the day `on`, if there are none."""
     steps = recall.answering(session, settings, line)
     begun = [each for each in steps if each.at <= since][-1:]
     during = [*begun, *(each for each in steps if since < each.at <= until)]
@@ -204,8 +205,9 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
 
 
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of an artifact's manifest, signatures and files without text (`SHOWN`). Raises
-    IntegrityError if a file differs from the manifest. The caller must have verified manifest and signatures."""
+    """Yield name and content of an artifact's manifest, signatures, and files that a package may contain (`SHOWN`).
+    Raises IntegrityError if a file differs from the manifest. The caller must have verified manifest and signatures.
+    """
     path = store.path_of(ref.digest)
     yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
     shown = SHOWN.get(manifest.kind, frozenset())

@@ -170,8 +170,8 @@ class Snapshot:
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger, keys, high-water marks and flags under the ledger's lock. Returns the copy's
-        checkpoint."""
+        """Copy registry, ledger, keys, high-water marks and flags in their state while the ledger is locked. Returns
+        the ledger's checkpoint in this state."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):

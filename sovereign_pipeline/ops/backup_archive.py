@@ -62,7 +62,8 @@ class Archive:
         self.listed: list[Listed] = []
 
     def add(self, name: str, path: Path) -> None:
-        """Add a file's present bytes, without bytes that are appended meanwhile. Raises OSError if reading fails."""
+        """Add a file with the bytes that it has now. Bytes that are appended during the copying are left out. Raises
+        OSError if reading fails."""
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             member = tarfile.TarInfo(name)

@@ -86,7 +86,8 @@ def verified(
 ) -> Bundle:
     """Verify a bundle with two implementations, `bundle_tool.py` and `record/`. Both must accept it.
 
-    Raises IntegrityError if one rejects the bundle, or if the bundle's trust root is older than this installation's.
+    Raises IntegrityError if one rejects the bundle, if the bundle's trust root is older than this installation's, or if
+    `root_sha256` differs from this installation's.
 
     Args:
         root_sha256: SHA-256 of the first root. If None, use this installation's trust root.
@@ -134,8 +135,8 @@ def pack(
         contents: the files, including `bundle.pyz` and the trust root.
         since: index of an earlier bundle. Files of that bundle are omitted.
 
-    Raises SignInError if the key is revoked, IntegrityError if it lacks the role `bundle` or the earlier bundle is not
-    validly signed or not older, and InputError if the folder exists.
+    Raises SignInError if the signer's key is revoked, and InputError if the folder exists. Raises IntegrityError if the
+    key lacks the role `bundle`, or if the earlier bundle is not validly signed or not older.
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
@@ -257,7 +258,8 @@ def trust_root_files(settings: Settings) -> Iterator[Content]:
 
 
 def configuration(settings: Settings) -> Iterator[Content]:
-    """Yield the files of `data/`, except those in `NOT_CARRIED`. Raises InputError for a symbolic link."""
+    """Yield the files of `data/`, except base models and the folders in `NOT_CARRIED`. Raises InputError for a symbolic
+    link."""
     models = [model_directory(settings, load_card(settings, name)) for name in _cards(settings)]
     for path in sorted(settings.data.rglob("*")):
         relative = path.relative_to(settings.data)
@@ -300,8 +302,8 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def release(project: Path) -> Content:
-    """Return the committed source of this release as a tar file. Raises InputError if `project` is not a git checkout
-    or has uncommitted changes."""
+    """Return the committed source of this release as a tar file. Raises InputError if `project` is not a git checkout,
+    or if a tracked file has uncommitted changes."""
     if not (project / ".git").exists():
         raise InputError(f"{project}: this is not a git checkout.", "Pack in a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
@@ -339,7 +341,8 @@ def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progr
         names: names of lock files in `requirements`, such as `runtime.txt`.
         into: an empty folder on the bundle's disk.
 
-    Raises NotFoundError if pip cannot get a wheel, and IntegrityError if no lock file pins a wheel.
+    Raises NotFoundError if pip cannot download or build a package, and IntegrityError if none of these lock files pins
+    a downloaded file.
     """
     published, built = into / "published", into / "built"
     for folder in (published, built):

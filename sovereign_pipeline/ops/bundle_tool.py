@@ -318,7 +318,7 @@ class Signed:
 
 
 def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> Signed:
-    """Verify the statement about the index. Raises Refused if its key is untrusted or it is about another index."""
+    """Verify the statement about the index. Raises Refused if no trusted key signed it, or it names another index."""
     parsed = json_object(bundle, SIGNATURE)
     keyid, envelope = parsed["verificationMaterial"]["publicKey"]["hint"], parsed["dsseEnvelope"]
     payload = base64.b64decode(envelope["payload"], validate=True)

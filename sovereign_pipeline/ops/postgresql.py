@@ -81,7 +81,8 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields its id."""
+    """Export a snapshot of the database's current state for `dump`, and yield the snapshot's id. Writers are not
+    blocked."""
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name

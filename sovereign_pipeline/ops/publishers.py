@@ -68,7 +68,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
         publishers: the folder of trusted publishers.
 
     Raises IntegrityError for a signature that is invalid or covers no packed file. Raises InputError if the folder has
-    no signatures, or a file that is neither a signature nor a signed list.
+    no signatures, lacks a list that one of the signatures covers, or has a file that is neither of these.
     """
     trusted = load_publishers(publishers)
     paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
@@ -475,7 +475,8 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
     them differs from its listed digest.
 
     Args:
-        name: name of the listing's signature in the bundle. The listed files are in the same folder of the bundle.
+        name: path of the listing's signature in the folder of signatures. The listed files are in the bundle's folder
+            with the same path.
     """
     folder = name.rpartition("/")[0]
     paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}

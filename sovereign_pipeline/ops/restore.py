@@ -99,7 +99,7 @@ def restore(
 
     Args:
         known: files with later checkpoints of the ledger, from the old SOVEREIGN_HOME, an auditor or a witness.
-        loses: number of ledger entries that the backup lacks. The operator accepts their loss.
+        loses: number of ledger entries whose loss the operator accepts. It must be the number that the backup lacks.
 
     Raises IntegrityError if the backup is damaged or contradicts a known checkpoint, InputError if a directory or
     database is not empty, and ConflictError, which lists the lost entries, if their number is not `loses`.
@@ -229,7 +229,8 @@ def _dumps(home: Path) -> Path:
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raise InputError unless the settings name an empty database of the type of the archive's database `name`."""
+    """Raise InputError if the archive's database `name` cannot be restored into the database that the settings name:
+    the types (SQLite, PostgreSQL) differ, or a PostgreSQL database is not empty."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
@@ -381,7 +382,8 @@ class Damage:
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
     """Restore the missing or changed files of one artifact from a backup, and return their names. Raises InputError if
-    `digest` is malformed, NotFoundError if the backup lacks the artifact, IntegrityError if the backup is damaged."""
+    `digest` is malformed, NotFoundError if the backup lacks the artifact, and IntegrityError if the backup is damaged.
+    """
     if not KEY_ID.fullmatch(digest):
         raise InputError(f"'{digest[:70]}' is not the digest of an artifact.", "Enter all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))

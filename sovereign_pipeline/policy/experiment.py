@@ -23,8 +23,8 @@ Value = bool | int | float | str | None | tuple[str, ...]
 VARIABLE = re.compile(r"seed|sft\.[^.]+")
 """Keys below `training` that may vary. Trials share the base model and the datasets."""
 DRAWS_PER_TRIAL = 100
-"""Maximum number of random draws for each trial of a random search. The draws must end, because the lists may have
-fewer different combinations than trials."""
+"""Maximum number of random draws for each trial of a random search. Without it, drawing would never end if the lists
+have fewer different combinations than trials."""
 DIGITS = 3
 """Significant digits of a number drawn from a range, so that a person can copy it into a recipe."""
 

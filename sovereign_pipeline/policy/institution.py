@@ -198,7 +198,7 @@ class Cadence(RecipeModel):
         return datetime.date(year, month + 1, min(since.day, calendar.monthrange(year, month + 1)[1]))
 
     def period(self, due: datetime.date) -> str:
-        """Return the name of the period in which a review is due: such as `2027-H1`, `2027-Q2`, `2027-03` or `2027`, or
+        """Return the name of the period in which a review is due, such as `2027-H1`, `2027-Q2`, `2027-03` or `2027`, or
         the day itself. A period is never longer than the time between two reviews, so its name is unique."""
         number, unit = _parts(self.every) if self.every is not None else (0, "day")
         months = number * _MONTHS.get(unit, 0)
@@ -222,8 +222,8 @@ EARLIEST, LATEST = 1800, 2100
 
 def iso_day(text: str) -> datetime.date:
     """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError for other text and for a
-    year out of range. Its message continues a sentence that begins with the field's name, and does not quote the
-    text."""
+    year out of range. The error's message continues a sentence that begins with the field's name, and does not quote
+    the text."""
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip())
     try:
         day = datetime.datetime.fromisoformat(digits).date()
@@ -242,7 +242,7 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
-"""A DNS label, which Kubernetes requires as the name of namespaces, claims and accounts (RFC 1123)."""
+"""A DNS subdomain name (RFC 1123), the form that Kubernetes requires for the names of most objects."""
 
 
 class Here(RecipeModel):

@@ -14,7 +14,8 @@ from sovereign_pipeline.policy.serving import is_here
 
 LARGEST_BATCH = 64
 LARGEST_WEIGHT = 2.0
-"""Default of `Rollouts.cap`, and the cap if the trainer itself samples in bfloat16."""
+"""Default of `Rollouts.cap`, the cap of a token's importance weight. Also the cap if the trainer itself samples in
+bfloat16."""
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
@@ -386,7 +387,8 @@ class Rlhf(RecipeModel):
     def largest_weight(self, precision: str) -> float | None:
         """Return the cap of a token's importance weight; None if every weight is 1.
 
-        If the trainer itself samples in float32, a token has practically the same probability in sampling and update.
+        Every weight is 1 if the trainer itself samples in float32, because a token then has practically the same
+        probability in sampling and update.
         """
         if self.rollouts is not None:
             return self.rollouts.cap

@@ -29,8 +29,9 @@ Rows = dict[str, dict[str, bytes]]
 
 
 def watch(session: Session, drafted: dict[str, bytes]) -> None:
-    """Collect the rows that the session adds from now on, so that the next ledger entry lists them. Changing or
-    deleting a row, or changing the view with a bulk statement, raises RuntimeError from now on.
+    """From now on, collect the rows that the session adds to the view's tables (`replay.py`), so that the next ledger
+    entry lists these rows. Changing or deleting such a row, or changing these tables with a bulk statement, then raises
+    RuntimeError.
 
     Args:
         drafted: dictionary to fill with the content of each added row and its signed statements, by SHA-256.
@@ -212,8 +213,8 @@ def append(
 
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the rows that an entry lists: for each table, a mapping of primary key to the row's SHA-256. The result is
-    empty if `rows` is missing or is a number, as in some acts."""
+    """Return the rows that an entry lists: for each table, a mapping of primary key to the row's SHA-256. In some acts,
+    `rows` is missing or is a number; the result is then empty."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
@@ -428,8 +429,8 @@ def content_of(entry: Entry) -> dict[str, Any]:
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
 TRAINED_ON = "trained_on"
-"""Key in the subjects of a registration's entry. The value lists the adapter's base models, and its datasets with the
-SHA-256 of their contents."""
+"""Key in the subjects of a registration's entry. The value lists the adapter's base models and datasets, and for each
+dataset the SHA-256 of its contents (`contents_of`)."""
 CONTENTS_AT_ONCE = 50
 
 

@@ -138,8 +138,8 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
 
 
 def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
-    """Correct the times of consecutive log entries for wrong clocks, so that the times never decrease. If
-    later entries have an earlier time, the earliest of these times replaces the entry's time."""
+    """Correct the times of consecutive log entries for wrong clocks, so that the times never decrease. Each time is
+    replaced by the earliest of this time and the times of all later entries."""
     return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
@@ -225,8 +225,8 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 
 
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
-    """Return the stage, gate and outcome, and the waiver's digest, kind, officer, reason and time, for each waived gate
-    of an adapter."""
+    """Return a dictionary for each waived gate of an adapter: the stage, gate and outcome, and the waiver's digest,
+    kind, officer, reason and time."""
     return [
         {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["waiver"]}
         for each in adapter.gate_records

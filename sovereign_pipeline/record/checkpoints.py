@@ -41,7 +41,7 @@ def new_log() -> Signer:
 
 def keep(settings: Settings, signer: Signer) -> None:
     """Write the new log's private key to `key_file`. Raises InputError if the file exists, or if another account can
-    enter its directory."""
+    enter the file's directory."""
     assert_private(settings)
     write_key(key_file(settings), signer)
 
@@ -301,9 +301,9 @@ def _stopping(path: Path) -> Iterator[None]:
 def add(
     path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int, kept: Note
 ) -> None:
-    """Append entries to the second copy just before their commit, and flush the file to disk. First mark unreadable
-    lines and never committed entries as void, and append committed entries that the copy lacks. Raises IntegrityError
-    if the copy is missing, cannot be written, or contradicts the committed entries.
+    """Append entries to the second copy just before their commit, and flush the file to disk. Before appending them,
+    mark unreadable lines and entries that were never committed as void, and add the committed entries that the copy
+    lacks. Raises IntegrityError if the copy is missing, cannot be written, or contradicts the committed entries.
 
     Args:
         committed: function that returns the exact bytes of the committed entries from a first to a last number.
@@ -344,7 +344,8 @@ def confirm(path: Path, checkpoint: Note) -> None:
 
 
 def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
-    """Yield the entries, and the checkpoint's line after each MiB and at the end, so that `end_of` can read little."""
+    """Yield the entries. Also yield the checkpoint's line after each MiB and at the end, so that `end_of` finds a
+    checkpoint without reading much of the file."""
     line, unconfirmed = canonical_json({CHECKPOINT: str(checkpoint)}), 0
     for each in entries:
         yield each
@@ -389,7 +390,8 @@ READS, SECONDS_BETWEEN_READS = 20, 0.05
 """Number of attempts to read the first checkpoint while another process writes it, and the pause between two
 attempts."""
 HEAD = "/head"
-"""Suffix of the log's name in the signed head in the database. The suffix distinguishes a head from a checkpoint."""
+"""Suffix of the log's name in a head, the signed size and root hash in the database. The suffix distinguishes a head
+from a checkpoint."""
 
 
 class Readable(Protocol):

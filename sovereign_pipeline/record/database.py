@@ -435,8 +435,8 @@ def copy_registry(
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
     """Open the registry for reading only. Raises the errors of `open_registry`, and InputError if the SQLite file is
-    missing. On leaving the context, raises ConflictError if another process wrote to the file, because the data that
-    was read may mix two states."""
+    missing. On leaving the context, raises ConflictError if another process wrote to an SQLite file that had no
+    write-ahead log, because the data that was read may mix two states."""
     with _engine_read_only(settings) as engine:
         try:
             found = format_of(engine)

@@ -258,15 +258,16 @@ def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
 def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, ArtifactRef]) -> None:
     """Assert that the inputs of a stage, and everything upstream, are current, and that each gate passed or was waived.
 
-    A verdict must be recorded for exactly the artifact's digest under today's recipe. Files outside the store must be
-    unchanged, so that no artifact with a withdrawn or reclassified row is used; this check is skipped for a stage with
-    `judges_what_is_recorded`. No artifact may have a lower classification level than its input.
+    A verdict must be recorded for exactly the artifact's digest under today's recipe. No artifact may have a lower
+    classification level than its input. Files outside the store must be unchanged, so that no artifact with a withdrawn
+    or reclassified row is used. A stage with `judges_what_is_recorded` skips the check of these files.
 
     Args:
         refs: maps the kind of each input to its artifact.
 
     Raises:
-        StaleInput: an artifact is not the line's current one, or its outside files or settings for its rows changed.
+        StaleInput: an artifact is not the line's current one, lacks an input that the recipe now requires, or was built
+            before a change of outside files or of settings that select its rows.
         GateRefused: a gate has no record, or did not pass and was not waived.
         IntegrityError: a manifest or a record was changed, or an artifact has a lower level than its input.
     """
@@ -432,7 +433,7 @@ def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[Gat
 
 def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
     """Return the status of the gate with this name, written as GATE or STAGE.GATE. Raises NotFoundError if several
-    stages have such a gate, or if there is none; the error then suggests the nearest name."""
+    current artifacts have a gate with this name, or if none has; the error then suggests the nearest name."""
     every = list(gate_statuses(stages, workplace))
     named = [each for each in every if name in (each.gate.name, _full_name(each))]
     if len(named) == 1:

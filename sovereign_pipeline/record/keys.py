@@ -179,7 +179,8 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
 
 def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
     """Read a private key. Asks for the passphrase only if the file is encrypted. Raises the errors of
-    `read_private_file`, and InputError if the passphrase is wrong, or if the file is not a P-256 or Ed25519 key."""
+    `read_private_file`, and InputError if the passphrase is wrong, if the file is not a P-256 or Ed25519 key, or if it
+    is unencrypted and other accounts have access to its directory."""
     content = read_private_file(path)
     encrypted = ENCRYPTED_LABEL.encode() in content
     if not encrypted:
@@ -467,8 +468,8 @@ def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
 
 
 def new_passphrase(what: str, file: Path | None = None) -> str:
-    """Return the passphrase for a new key from `file` or, if `file` is None, from a prompt. The prompt asks twice,
-    and raises InputError if the two inputs differ."""
+    """Return the passphrase for a new key from `file` or, if `file` is None, from a prompt. The prompt asks twice.
+    Raises InputError if the two inputs differ, or if there is no terminal for a prompt."""
     if file is not None:
         return passphrase_from(file)()
     first = _prompt(what)

@@ -136,7 +136,7 @@ def parse_verifier(text: str) -> Verifier:
 
 
 def _key_parts(text: str) -> tuple[str, str, int, bytes] | None:
-    """Return name, id, kind and key of the form name+id+key, or None for malformed text."""
+    """Split a key of the form name+id+key into name, id, signature type and bytes. Returns None for malformed text."""
     name, _, rest = text.partition("+")
     id, _, encoded_key = rest.partition("+")
     content = _decoded(encoded_key)

@@ -33,8 +33,8 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size and times (of modification and of the last status change) of each file in a directory."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Cache that maps a directory to the stamp of its files and to the verified trust root. Every opened artifact needs the
-trust root."""
+"""Cache that maps a directory to the stamp of its files and to the verified trust root. Opening an artifact requires
+the trust root each time."""
 
 
 def trust_root(settings: Settings) -> Trust:
@@ -223,8 +223,8 @@ class People:
         Raises NotFoundError for an unknown name.
 
         Args:
-            refuse: function that raises an error if the commitment is still needed. No person can be added while it
-                runs.
+            refuse: function that raises an error if the commitment is still needed. While the function runs, no person
+                can be added.
         """
         with self._held():
             salts = self._read()

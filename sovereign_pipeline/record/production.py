@@ -21,7 +21,7 @@ from sovereign_pipeline.record.stage import (
 )
 
 EVERY_LINE = "*"
-"""Value of `line` in a part's identity, because all lines share parts. A recipe's line cannot have this name."""
+"""Value of `line` in the identity of a `Part`, because all lines share parts. A recipe's line cannot have this name."""
 
 
 @dataclass(frozen=True)

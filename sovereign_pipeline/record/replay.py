@@ -1,7 +1,8 @@
 """Replay the ledger's entries into the view, an in-memory database for all reads of the registry.
 
-An entry is valid only if the signed head covers the entry. A row is valid only if a valid entry contains the row's
-SHA-256. Changes that another program makes to the registry's database therefore affect no result.
+An entry is valid only if the signed head (size and root hash of the ledger's tree) covers the entry. A row is valid
+only if a valid entry contains the row's SHA-256. Changes that another program makes to the registry's database
+therefore affect no result.
 """
 
 import datetime

@@ -265,9 +265,10 @@ class LedgerSeals:
         _counted.keep(trust, said, index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the artifact's ledger index if the key that signed `bundle` is revoked, or None if the artifact is not
-        logged. If the key is not revoked, return None, because the signature is valid at any index. Raises
-        IntegrityError if the ledger entry was changed."""
+        """Return the ledger index at which to verify the signature in `bundle`. If the signing key has the pipeline's
+        role and is not revoked, return None, because the signature is valid at any index. Otherwise return the
+        artifact's ledger index, or None if the artifact is not logged. Raises IntegrityError if the ledger entry was
+        changed."""
         if trust.counts(PIPELINE, statements.signed_by(bundle), None):
             return None
         with self._registry.reading() as session:

@@ -74,7 +74,8 @@ class Workplace:
     because the release package depends on this module."""
     recalls_of_data: Callable[[Collection[str], Collection[str], Collection[str]], Collection[str]]
     """Takes digests of datasets, digests of base models, and adapter ids. Returns the ids of the recalls of these
-    datasets and base models. Omits a recall that was waived for one of the adapters."""
+    datasets, their documents or sources, and these base models. Omits a recall that was waived for one of the adapters.
+    """
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
     """Takes a raw corpus's configuration, and returns a function that finds personal data in a column's value. This
     function is injected, because the privacy package depends on the corpus package."""
@@ -157,8 +158,8 @@ class Gate:
     """Returns the outcomes that the recipe lets an officer waive. They are part of the identity of the gate's
     record."""
     agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
-    """Returns the outcomes that an officer may waive according to an agreement before the evaluation. Loosening the
-    recipe after the evaluation therefore has no effect."""
+    """Returns the outcomes that an officer may waive by terms fixed before the evaluation, such as the sealed plan of a
+    blind review. Loosening the recipe after that has no effect. By default, only the recipe decides."""
 
     def recipe(self, line: Line) -> Config:
         """Return the recipe's keys that decide the verdict, and `officer_may` unless its value is `nothing`."""
@@ -166,7 +167,7 @@ class Gate:
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
     def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-        """Return the outcomes that an officer may waive according to both today's recipe and the earlier agreement."""
+        """Return the outcomes that an officer may waive according to both today's recipe and `agreed`."""
         return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
@@ -209,7 +210,8 @@ class Stage:
     """True if the stage's settings decide which rows are used, and at which level. If these settings change, downstream
     stages reject the stage's artifact as stale."""
     judges_what_is_recorded: bool = False
-    """True if the stage evaluates an input as registered. Later changes of the input's sources are then ignored."""
+    """True if the stage evaluates an input as it was registered. Changes of the input's sources after that are ignored.
+    """
 
     def inputs_of(self, line: Line) -> "tuple[Stage, ...]":
         """Return the stages whose artifacts this stage reads for a line."""

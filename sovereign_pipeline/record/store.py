@@ -86,7 +86,8 @@ class ArtifactStore:
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
         """Open an artifact and verify every byte, except unscrubbed text if this process may not read the corpus root.
-        Raises IntegrityError if a file differs from the manifest or a signature is invalid. The error names it."""
+        Raises IntegrityError if a file differs from the manifest or a signature is invalid; the error names the file.
+        """
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)

@@ -50,7 +50,7 @@ _NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
 
 @contextmanager
 def written_by_this_program() -> Iterator[None]:
-    """Raise IntegrityError if a column contains a value of a wrong type."""
+    """Raise IntegrityError if the block fails because a column of the database contains a value of a wrong type."""
     try:
         yield
     except (TypeError, ValueError, AttributeError):

@@ -319,7 +319,8 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError if the metadata has a signature by a key that is not in `good`, the keys that signed it."""
+    """Raise IntegrityError if the metadata has a signature by a key that is not in `good`, the set of keys whose
+    signatures are valid."""
     if other := sorted(set(metadata.signatures) - good):
         raise InvalidTrustRoot(f"{name}: the signature by key {other[0]} is invalid.")
 

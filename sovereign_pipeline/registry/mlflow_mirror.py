@@ -69,8 +69,8 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
     """Log an evaluation report as a run in its line's experiment, regardless of the outcome. Returns the run's id.
 
-    Metrics: each criterion's value for the candidate, and difference. Tags: line, stage, classification, digests and
-    outcome. The description links to the report.
+    Metrics: for each criterion, the candidate's value and its difference from the value of the compared model. Tags:
+    line, stage, classification, digests and outcome. The description links to the report.
     """
     manifest = report.manifest
     note = _report_link(settings, report.ref.digest, manifest.classification)
@@ -333,7 +333,8 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """The version that mirrors an adapter wrongly or twice, or mirrors none. None for a missing version or an alias."""
+    """The version that mirrors an adapter wrongly or a second time, or mirrors no adapter. None if the difference is a
+    missing version or an alias."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"

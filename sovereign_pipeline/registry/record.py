@@ -174,8 +174,8 @@ def read_record(artifact: Artifact) -> AdapterRecord:
 
 
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
-    """List the contradictions between a record and the manifests and gate records of its lineage. Reads only manifests
-    and verdicts. Raises IntegrityError if one of them was changed.
+    """List the contradictions between a record and the manifests and gate records of its lineage. Reads only manifests,
+    gate records and waivers. Raises IntegrityError if one of them was changed.
 
     Args:
         manifest: the manifest of the record's own artifact.

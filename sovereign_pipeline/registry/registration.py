@@ -321,8 +321,8 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """Return the report's summary, with the summary of each scores artifact of the adapter under that artifact's
-    kind."""
+    """Return the report's summary. For each of the report's inputs that contains scores of the adapter, add the input's
+    summary under the input's kind."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -340,9 +340,9 @@ def register(
 ) -> Adapter:
     """Register the adapter of a record, or return its row if it is already registered.
 
-    First checks again that every gate passed or was waived. Then checks that each stage would give its artifact in the
-    lineage the same identity today (which covers files outside the store), and hashes every file except unscrubbed text
-    that this machine cannot read. Writes nothing on an error.
+    First checks again that every gate passed or was waived. Then checks that each artifact in the lineage has the
+    identity that its stage would give it today; the identity covers files outside the store. Also hashes every file,
+    except unscrubbed text that this machine cannot read. Writes nothing on an error.
 
     Raises:
         StaleInput: a stage would build a different artifact today than the one in the lineage.
@@ -526,9 +526,9 @@ def as_entered(
     """Return two values for the ledger entry of a registration: the datasets and base models in the adapter's lineage,
     and the documents and sources of each dataset as bytes. Recalls search these bytes, which are stored with the entry.
 
-    `directly` is True for a dataset that the adapter itself was trained on, and False if only a parent adapter or the
-    base model was trained on it. `base_models` maps each base model's digest to True if it is the adapter's own base
-    model, and to False otherwise.
+    In the first value, `directly` of a dataset is True if the adapter itself was trained on the dataset, and False if
+    only a parent adapter or the base model was. `base_models` maps each base model's digest to True for the adapter's
+    own base model, and to False otherwise.
 
     Args:
         own: digests of the datasets that the adapter's record names.

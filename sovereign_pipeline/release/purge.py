@@ -145,10 +145,10 @@ def finish_purge(
 
 
 def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
-    """Return the adapters whose weights are not in use, largest first.
+    """Return the adapters whose weights are not in use, largest weights first. Omits purged adapters.
 
-    These are superseded, rejected, recalled and retired adapters, and unreleased adapters with a newer version. Omits
-    purged adapters.
+    These are superseded, rejected, recalled and retired adapters. Adapters that are registered, in review or approved
+    are included if their line has a newer version.
     """
     with registry.reading() as session:
         state, purged = catalog.states(session, line), catalog.purge_dates(session)

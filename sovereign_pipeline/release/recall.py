@@ -108,7 +108,8 @@ def holders(session: Session, question: Question, stated: Mapping[str, TrainingD
 
 
 def _datasets_with(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> set[str]:
-    """Return the digests of the datasets that contain the searched document and source."""
+    """Return the digests of the datasets that contain the searched document, the searched source, or both if both are
+    set."""
     contents = {digest: said["contents"] for data in stated.values() for digest, said in data.datasets.items()}
     matching = {sha256 for sha256, each in contents_in(session, {*contents.values()}) if _matches(each, question)}
     return {digest for digest, sha256 in contents.items() if sha256 in matching}
@@ -183,8 +184,8 @@ def ask(registry: Registry, question: Question) -> Answer:
 def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) -> Recall:
     """Open a recall, signed by an officer who was shown the search result.
 
-    Raises InputError for an empty search result or reason, ConflictError if the search result changed since it was
-    shown, and SignInError if the officer lacks the permission at the level of one of the adapters.
+    Raises InputError if the search result or the reason is empty, ConflictError if the search result changed since it
+    was shown, and SignInError if the officer lacks the permission at the level of one of the adapters.
     """
     reason = officers_words(reason, "A recall")
     assert_holders(asked)
@@ -268,8 +269,9 @@ def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
 def ids_of_recalls_of_data(
     registry: Registry, datasets: Collection[str], base_models: Collection[str], adapters: Collection[str]
 ) -> list[str]:
-    """Return the ids of the recalls of these datasets and base models, oldest first. The states of the adapters that
-    were trained on them have no effect. Omits a recall that was waived for one of `adapters`.
+    """Return the ids of the recalls of these datasets, their documents or sources, and these base models, oldest first.
+    Omits a recall that was waived for one of `adapters`. A recall counts even if every adapter that was trained on the
+    data is retired.
 
     No recall exists for data that no registered adapter was trained on. Raises the errors of `open_recalls`.
     """
@@ -392,8 +394,8 @@ changes the flag before the transition."""
 
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
-    """Return the time at which an act took effect: the act's own time if that is more than `ENTERED_LATE` before the
-    entry's time, otherwise `entered`, the entry's time in the log's order (`in_order`)."""
+    """Return the time at which an act took effect. This is the act's own time if the entry is more than `ENTERED_LATE`
+    later. Otherwise it is `entered`, the entry's time as corrected by `in_order`."""
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
     own = entry.at if own is None else datetime.datetime.fromisoformat(own)
     return own if entry.at - own > ENTERED_LATE else entered

@@ -83,9 +83,9 @@ def propose(
 ) -> Proposal:
     """Compose a request, and run every check that is possible before officers approve it.
 
-    Raises InputError for an empty reason, and NotFoundError for an unknown adapter. Raises ConflictError if the
-    adapter's state or an open recall forbids the transition, and GateRefused if the blind review or the trial forbids
-    it. Raises IntegrityError if a file of the adapter or its inputs changed.
+    Raises InputError for an empty reason or an unknown transition, and NotFoundError for an unknown adapter. Raises
+    ConflictError if the adapter's state or an open recall forbids the transition, and GateRefused if the blind review
+    or the trial forbids it. Raises IntegrityError if a file of the adapter or its inputs changed.
     """
     if not reason.strip():
         raise InputError("A request needs a reason.", "Give a reason; every page about the adapter shows it.")
@@ -204,7 +204,7 @@ def enter_rollback(
 
     Returns None if the transition was made. Otherwise returns a message with the reason. For example, the adapter to
     restore was recalled, the rules changed, or the officer's key was revoked. Raises IntegrityError if the request is
-    not validly signed, or is not about one of the permitted adapters.
+    not validly signed, or is not about one of the permitted adapters. Also raises the errors of `make_transition`.
     """
     assert_in_force(session, workplace.settings, trust)
     officer = trust.key(officers.OFFICER, signed_by(bundle))
@@ -322,7 +322,8 @@ def make_transition(
 ) -> None:
     """Make the transition of an approved request. A promotion or rollback also supersedes the adapter in production.
     Raises ConflictError if states, recalls, required approvals or evidence changed since the request, or if the adapter
-    has not been staged long enough. Raises IntegrityError if the adapter's artifacts or waivers are invalid."""
+    has not been staged long enough. Raises IntegrityError if the adapter's artifacts or waivers are invalid. Raises the
+    errors of `evidence_of`."""
     row, predicate = standing.request, standing.predicate
     adapter = session.get_one(Adapter, row.adapter_id)
     assert_still_so(session, row, predicate, adapter)
@@ -427,8 +428,8 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     """Record a signed request. If no other officer must approve it, make the transition too.
 
     The whole ledger is verified first, because the decision depends on its entries. Raises IntegrityError if the ledger
-    is invalid, SignInError if no other officer must approve and the officer lacks the permission, ConflictError if the
-    rules changed since the workplace was opened, and the errors of `make_transition`.
+    is invalid, and ConflictError if the rules changed since the workplace was opened. If no other officer must approve,
+    raises SignInError if the officer lacks the permission, and the errors of `make_transition`.
     """
     trust, adapter = officers.trust_root(workplace.settings), proposal.adapter
     officer = officers.officer_of(trust, signer.keyid)
@@ -468,7 +469,8 @@ def decide(
     """Record an officer's decision about a request. The last necessary approval makes the transition in the same
     transaction.
 
-    The whole ledger is verified first, because the decision depends on its entries.
+    The whole ledger is verified first, because the decision depends on its entries. Raises IntegrityError if the ledger
+    is invalid. Also raises the errors of `make_transition`.
 
     Args:
         now: time for the expiry check; the current time if None.

@@ -228,7 +228,7 @@ def standing_of(
 
 def assert_signed(session: Session, settings: Settings, trust: Trust, line: str) -> list[Transition]:
     """Return the transitions of a line, oldest first. Raises IntegrityError for the first transition that the pipeline
-    did not sign, or that was not requested and approved exactly so."""
+    did not sign, or that no request with the required approvals asks for."""
     return [row for row, _ in signed_transitions(session, settings, trust, line)]
 
 
@@ -346,7 +346,7 @@ def _counting(on_record: _OnRecord, trust: Trust) -> list[Standing]:
 
 def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
     """Return True if the key that signed a request was revoked before the request was logged. Returns False if the
-    request's id is not the digest of its signed content."""
+    request's id is not the digest of its signed statement, so that verifying the request then raises the error."""
     is_own = hashlib.sha256(row.statement).hexdigest() == row.id
     return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(row))
 
@@ -454,7 +454,8 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
 
 
 def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
-    """Return True if a request asks for this transition, or if this transition supersedes the request's incumbent."""
+    """Return True if a request asks for this transition, or if this transition supersedes the adapter that the request
+    replaces in production."""
     if row.transition == SUPERSEDE:
         return (
             row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"

@@ -60,7 +60,7 @@ class Judgement(Frozen):
     staged_by: int | None
     """Number of the line's transition that staged the adapter."""
     began: int = Field(ge=1)
-    """Number of the change of the line's flag at which the comparison began."""
+    """Number of the change of the line's flag that began the comparison."""
     number: int = Field(ge=1)
     """Number of this result within the comparison. A later severity-1 report produces another result."""
     outcome: Literal["promote", "inconclusive", "reported"]
@@ -170,8 +170,8 @@ class Held:
 
 @dataclass(frozen=True, order=True)
 class Report:
-    """A user's report of severity 1 about an adapter. Where a trial is required, an ordinary promotion of the adapter's
-    weights then needs a trial that counted the report and that an officer accepted."""
+    """A user's report of severity 1 about an adapter. If a trial is required, an ordinary promotion of the adapter's
+    weights then needs a trial result that counts the report, and an officer's acceptance of this result."""
 
     line: str
     adapter: str
@@ -455,7 +455,7 @@ def taken_back(session: Session, adapter: Adapter) -> str | None:
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
     """Return the newest change of the line's flag for the adapter's latest staging, or None. Changes about other
-    adapters are skipped. A change without effect is returned only if it is a stop."""
+    adapters are skipped. A change without effect (`OVERTAKEN`) is skipped unless it withdrew the adapter from users."""
     now = (adapter.id, _staged_by(session, adapter))
     found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
     about = (dict(each) for each in found if (each["staged"], each["staged_by"]) == now)

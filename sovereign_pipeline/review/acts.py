@@ -101,7 +101,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read a review's seed. Raises IntegrityError if the seed is missing, or does not match the commitment in the
+    """Read a review's seed. Raises IntegrityError if the seed is missing, or does not have the SHA-256 in the
     registry."""
     missing = "the sealed seed of this review is missing. Without it, the answers cannot be unblinded."
     path, seed = _secret(settings, review, SEED, missing)

@@ -239,7 +239,7 @@ def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) 
     """Return the progress of every operator, without ratings.
 
     Args:
-        pairs: operator -> number of pairs to rate.
+        pairs: mapping of operator to the number of pairs that the operator is asked to rate.
     """
     with registry.reading() as session:
         ballots = Counter(each.operator for each in ballots_of(session, review.id) if was_asked(each))
@@ -275,7 +275,7 @@ def was_asked(record: Ballot | Guess) -> bool:
 
 
 def content_of(record: Ballot | Guess) -> dict[str, Any]:
-    """Return the content of a ballot or guess. The ledger entry contains a commitment to this content."""
+    """Return the content of a ballot or guess. The ledger entry contains the SHA-256 of this content."""
     return {
         "review": record.review_id,
         "operator": record.operator,

@@ -61,7 +61,7 @@ class Opened:
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-    """Operator -> token of a one-time sign-in link. Tokens are sent to the operators, and are not stored."""
+    """Mapping of operator to the token of a one-time sign-in link. Tokens are sent to the operators, and not stored."""
 
 
 @dataclass(frozen=True)

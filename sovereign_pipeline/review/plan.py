@@ -54,7 +54,7 @@ def _lines(value: Any) -> str:
 
 
 class AnswerPair(Frozen):
-    """The answers of candidate and opponent to one prompt, trimmed in the same way."""
+    """The answers of candidate and opponent to one prompt, both without surrounding whitespace."""
 
     id: str
     candidate: str
@@ -97,7 +97,7 @@ class ReviewPlan(Frozen):
     """Id of the adapter that the candidate is compared with; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Digest of the artifact that generated the candidate's answers. Several registered versions may share it."""
+    """Digest of the artifact that generated the candidate's answers. Several versions may be registered for it."""
     opponent_digest: str
     candidate_weights: str
     """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). The same weights are reviewed only once against an
@@ -107,14 +107,14 @@ class ReviewPlan(Frozen):
     opponent_choice: OpponentChoice
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
-    """SHA-256 of the sealed seed, as a commitment."""
+    """SHA-256 of the sealed seed. It later proves that the revealed seed was not replaced."""
     act_key: str
     """Public key (Ed25519, hex) that verifies every act of the review."""
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """Stored identifier or number of an operator (`record/officers.py`) -> the pairs that the operator rates, in
-    display order."""
+    """Mapping of an operator's stored identifier or number (`record/officers.py`) to the pairs that the operator rates,
+    in display order."""
     ballots: int
     """Number of ballots that are required to close the review. Automatic ties for identical answers do not count."""
     margin: float
@@ -159,7 +159,7 @@ def deal(
     Each language's prompts are dealt to the operators in turn, so that all get nearly the same mix of languages.
 
     Args:
-        languages: prompt id -> language of the prompt. At least `review.prompts` prompts are required.
+        languages: mapping of prompt id to the prompt's language. At least `review.prompts` prompts are required.
     """
     chosen = sorted(languages, key=lambda id: _rank(seed, "prompt", id))[: review.prompts]
     shared, own = chosen[: review.shared_prompts], chosen[review.shared_prompts :]

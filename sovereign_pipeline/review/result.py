@@ -212,7 +212,8 @@ class UnblindedBallot(Frozen):
     preference: int
     """1 for the candidate, -1 for the opponent, 0 for a tie."""
     candidate: dict[Criterion, int]
-    """Criterion -> rating of the candidate's answer, 1 to 5; empty for identical answers, which are not rated."""
+    """Mapping of criterion to the rating (1 to 5) of the candidate's answer. Empty for identical answers, which are not
+    rated."""
     opponent: dict[Criterion, int]
 
     @property
@@ -231,7 +232,7 @@ class UnblindedGuess(Frozen):
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
     """Return every ballot of a closed review with the candidate's position. Raises IntegrityError if the seed does not
-    match its commitment, or if a ballot contradicts the plan."""
+    have the SHA-256 in the plan, or if a ballot contradicts the plan."""
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
         raise RegistryDamaged(f"Review {closed.review}: the revealed seed does not match its commitment.")

@@ -78,7 +78,7 @@ Rows = tuple[BlindReview, ReviewClosing]
 
 @dataclass(frozen=True)
 class ReviewsToDate:
-    """The newest closed review of a line's current registered adapter, and all earlier closed reviews of the line."""
+    """The newest closed review of an adapter's weights, and all earlier closed reviews of the adapter's line."""
 
     newest: Rows
     earlier: Sequence[Rows]
@@ -177,7 +177,7 @@ def choose_opponent(
     """Return the opponent `named` or, if it is None, the opponent that the rule chooses.
 
     Args:
-        named: id of an adapter of the line, or `base`; None chooses by rule.
+        named: id of an adapter of the line, or `base`; None lets the rule choose.
         actor: the person who named the opponent.
 
     Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
@@ -342,11 +342,11 @@ class UsablePrompts:
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
-    """Return the candidate's held-out documents, without preferences, as prompts.
+    """Return the candidate's held-out documents as prompts. Leaves out documents that are preferences.
 
     Args:
-        trained_by_opponent: the splits of the opponent and of its parent adapters. Documents and cases on the training
-            side of these splits are left out, because they would favour the opponent.
+        trained_by_opponent: the splits that the opponent was trained on. Documents and cases on the training side of
+            these splits are left out, because they would favour the opponent.
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
@@ -444,8 +444,8 @@ class Contenders(Protocol):
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Generate the answers of candidate and opponent with greedy decoding. Return the trimmed answers in the order
-        of the prompts."""
+        """Generate the answers of candidate and opponent with greedy decoding. Return the answers without surrounding
+        whitespace, in the order of the prompts."""
         ...
 
 
@@ -542,7 +542,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
 
 
 Pairs = Mapping[str, Sequence[PlannedPair]]
-"""Operator -> pairs in display order."""
+"""Mapping of operator to pairs in display order."""
 
 
 @dataclass(frozen=True)
@@ -572,7 +572,7 @@ class PlanRequest:
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """Return the stage `review_plan` of one review. The stage's identity includes the seed's commitment, so each review
+    """Return the stage `review_plan` of one review. The plan's identity includes the seed's SHA-256, so each review
     gets a new plan."""
 
     def external(workplace: Workplace) -> dict[str, str]:

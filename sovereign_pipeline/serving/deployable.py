@@ -72,13 +72,13 @@ class FoundAdapters:
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that have an open recall."""
     entries: int = 0
-    """Number of ledger entries up to which this result is valid."""
+    """Number of ledger entries that this result takes into account."""
     root: str = ""
     """Root hash of the ledger's tree with these entries; empty if the registry was down."""
     decision: int = 0
     """Result of `newest_decision`; 0 if the registry was down."""
     rules: str = ""
-    """SHA-256 of the institution file that the gateway which verified the adapters had read at its start."""
+    """SHA-256 of the institution file, as read at the start of the gateway that verified the adapters."""
 
 
 def newest_decision(session: Session) -> int:
@@ -154,7 +154,7 @@ def _held(
 
 def named(name: str, error: Exception) -> SovereignError:
     """Return a verification error as a SovereignError. name: adapter id or line name for the message of an unexpected
-    error. RegistryUnreached is raised instead, because a registry failure concerns all adapters."""
+    error. If `error` is RegistryUnreached, raises it, because a registry failure concerns all adapters."""
     if isinstance(error, RegistryUnreached):
         raise error
     if isinstance(error, SovereignError):
@@ -241,7 +241,7 @@ class LastVerified(Frozen):
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
-    """Number of ledger entries up to which this list is valid."""
+    """Number of ledger entries that this list takes into account."""
     rules: str = ""
     """SHA-256 of the institution file that this gateway had read at its start."""
 
@@ -328,7 +328,8 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """Return the ids of the flag's production and staged adapters (None if there is none) and prepared rollbacks."""
+    """Return the ids of the flag's adapters: in production, staged and in prepared rollbacks. Contains None if
+    there is no adapter in production or no staged one."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 

@@ -129,12 +129,12 @@ OF_ALL = ("registry", "last verified", "deployment")
 """Keys of `Deployed.refused` that concern all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_NOTICE = 0.2
-"""Seconds between two checks of the checkpoint in SOVEREIGN_HOME, which changes with each new ledger entry."""
+"""Seconds between two checks whether the checkpoint in SOVEREIGN_HOME, and so the ledger, has changed."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which all adapters are verified again, because files can change without a new ledger entry."""
 
 TIMES_AS_LONG = 20
-"""Minimum interval between two full verifications of the ledger, as a multiple of the first one's duration."""
+"""Minimum interval between two full verifications of the ledger, as a multiple of the earlier one's duration."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Sources:
         serving_directory(settings)
         self._marks = HighWaterMarks.of(settings)
         self._found: FoundAdapters | None = None
-        """Result of the latest search. Its `entries` is the ledger size up to which the result is valid."""
+        """Result of the latest search. Its `entries` is the number of ledger entries that it takes into account."""
         self._verify_ledger_at = 0.0
 
     def stamp(self) -> Stamps:
@@ -298,8 +298,8 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def _log_rules(self, registry: Registry) -> None:
-        """Log the institution's rules, unless they are logged. Raises IntegrityError if the institution file was
-        changed after this gateway read it."""
+        """Log the institution's rules, unless they are already logged. Raises IntegrityError if the institution file
+        was changed after this gateway read it."""
         if self._are_rules_logged:
             return
         with registry.reading() as session:
@@ -332,9 +332,9 @@ class Sources:
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
-        """Return the base model whose engine is started first: the one with the most adapters in production or, of
-        equals, with the most adapters. Returns None if no adapter may be served and at least one is recalled. The
-        gateway then starts no engine.
+        """Return the base model whose engine is started first: the one with the most adapters in production. Ties are
+        broken by the total number of adapters. Returns None if no adapter may be served and at least one is recalled.
+        The gateway then starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
         adapters verified last. If no adapter was verified before, raises the errors of `find`.
@@ -436,8 +436,8 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, error: Exception) -> Deployed:
-        """While the registry is down, keep the loaded adapters. If they are not the served ones, load those that were
-        verified last. If this fails, or if the ledger has new entries, unload all adapters."""
+        """While the registry is down, keep the loaded adapters if they are exactly those in `deployed`. Otherwise, load
+        the adapters verified last. If this fails, or if the ledger has new entries, unload all adapters."""
         why = {"registry": _message(error)}
         since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False

@@ -1,8 +1,9 @@
 """Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
 The high-water marks are stored in the gateway's own directory, outside SOVEREIGN_HOME. An account that can write to
-SOVEREIGN_HOME could restore older files there. The ledger shows which trust root was valid at its last entry. If a
-newer root is replaced by that one before the next entry, only the high-water marks detect the replacement.
+SOVEREIGN_HOME could restore older files there. The ledger shows only which trust root was valid at its last entry. If
+an account restores this root after a newer one was published and before the next entry, only the high-water marks
+detect it.
 """
 
 import contextlib

@@ -343,8 +343,8 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
 def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
     """Build a preference pair if `other`, the rejected answer, is not None. Otherwise build a row with a label.
 
-    first: the first answer to this question. The case id is built from this answer's id. A digest of the question
-        would let anyone test whether a guessed question was asked.
+    first: the first answer to this question. The case id is built from this answer's id and not from a digest of the
+        question, because such a digest would let anyone test whether a guessed question was asked.
     """
     transcript = rated.transcript
     facts: dict[str, Any] = {

@@ -233,8 +233,8 @@ class Scanner:
             self._heard_at = time.monotonic()
 
     def _watch(self, pool: WorkerPool, begun: "Future[list[list[Detection]]]") -> None:
-        """Watch a search whose caller was cancelled. If no search finishes within the allowed time, the processes hang,
-        so stop them."""
+        """Watch a search whose caller was cancelled. If no search finishes within the allowed time, treat the processes
+        as hung and stop them."""
         if begun.done():
             return
         allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD

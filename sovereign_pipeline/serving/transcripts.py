@@ -1,8 +1,8 @@
 """Store encrypted transcripts: sealed records of answers and ratings, in hourly files.
 
 Example of a path: `SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has only the public key,
-so it can write records but not read them. If a record cannot be written, the gateway rejects all requests to that
-adapter line until writing works again.
+so it can write records but not read them. If a record of an adapter line cannot be written, the gateway rejects all
+requests to this line until writing works again.
 """
 
 import base64

@@ -83,10 +83,10 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     """Tie documents, choose groups to hold out, check the choice, and return the choice. If the check finds a pair that
     MinHash missed, tie the pair and choose again.
 
-    If training documents contain pieces of a held-out document, later rounds hold that document out only if the other
-    documents do not suffice. If the document is held out nevertheless, or if the split is by date, it is tied to the
-    documents that contain its pieces. The loop ends, because each round joins two components or adds a document that is
-    held out last. Raises InputError if one side would get no documents with the role `letters`.
+    If training documents contain pieces of a held-out document, later rounds hold out the document's component only if
+    other components do not suffice. If the document is held out nevertheless, or if the split is by date, it is tied to
+    the documents that contain its pieces. The loop ends, because each round joins two components or adds a component
+    that is held out last. Raises InputError if one side would get no documents with the role `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)

@@ -131,9 +131,10 @@ TEXT_COLUMNS: dict[str, type[np.generic]] = {
     "sizes": np.int64,  # number of shingles
     "letters": np.int64,  # number of letters and digits
 }
-"""NumPy type of the column for each property of texts. The index in a column is the text's number."""
+"""Maps the name of each column of text properties to the column's NumPy type. The index of a value in a column is the
+text's number."""
 TextRecords = Mapping[str, NDArray[Any]]
-"""The column for each property of texts in TEXT_COLUMNS."""
+"""Maps each name in TEXT_COLUMNS to the column's values."""
 
 
 class TextCollector:
@@ -190,8 +191,8 @@ class TextCollector:
 
 @dataclass(frozen=True)
 class Texts:
-    """The records, shingles and letters of the texts of many documents, without the texts themselves. A subset shares
-    these data and stores only the numbers of its texts."""
+    """The properties (`TextRecords`), shingles and letters of the texts of many documents, without the texts
+    themselves. A subset shares these data and stores only the numbers of its texts."""
 
     whole: TextRecords
     shingles: Shingles
@@ -301,7 +302,7 @@ class OwnShingles:
     texts: NDArray[np.int32]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
-    """Key of each text, or 0 for a standard phrase. Texts with equal keys are equal."""
+    """Key of each text, or 0 for a standard phrase. Texts with equal keys other than 0 are equal."""
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate, others: NDArray[np.uint64] | None = None) -> "OwnShingles":
@@ -325,8 +326,8 @@ class OwnShingles:
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
-        """Return a mask of the long texts, except contexts, that are mostly boilerplate. It cannot be determined
-        whether other texts contain such a text."""
+        """Return a mask of the long texts, except contexts, that are mostly boilerplate. For these texts, it cannot
+        be determined whether other texts contain them."""
         is_long = (texts.shingles.sizes >= _LONG) & ~texts.is_context
         return is_long & (self.sizes < (1 - MOSTLY) * texts.shingles.sizes)
 
@@ -346,8 +347,8 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """Return an (n, 2) array of text numbers, the lower number first. Each row is a pair of texts from different
-    documents, at most one of them a context. The texts are equal, or one contains the other. Shingles that are not
-    boilerplate occur in few texts, so all pairs of these texts are compared."""
+    documents, at most one of them a context. The texts are equal, or one contains the other. All texts that share a
+    shingle are compared in pairs. There are few such pairs, because `own` has no boilerplate."""
     order = _by_repeated_hash(own.hashes)
     # Place of each repeated shingle in this order, text by text.
     small: type[np.signedinteger[Any]] = np.int32 if order.size < 1 << 31 else np.int64

@@ -270,8 +270,8 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "text_shingles": np.uint64,
     "text_letters_of_all": np.uint8,
 }
-"""NumPy type of each column. A column is computed for each part of a file of documents, and collected in a separate
-file."""
+"""Maps each column to its NumPy type. Columns are computed for each part of a file of documents. All parts of one
+column are collected in one file."""
 _NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
 """Columns with document numbers. Within a part of a file, document numbers are counted from the part's first line."""
 
@@ -284,7 +284,7 @@ def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpu
 
 @dataclass(frozen=True)
 class _FilePart:
-    """A range of whole lines in a file: the bytes from `start` to before `stop`."""
+    """A range of whole lines in a file: the bytes from `start` (included) to `stop` (excluded)."""
 
     path: Path
     start: int

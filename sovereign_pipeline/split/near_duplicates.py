@@ -53,8 +53,8 @@ _ROUNDING = 1e-9
 @dataclass(frozen=True)
 class NearDuplicates:
     pairs: NDArray[np.int64]
-    """(n, 2) array of row numbers, the lower number first, sorted. Rows with equal shingles count as one row. Each copy
-    of a row forms only one pair, with the first of the equal rows."""
+    """(n, 2) array of row numbers, the lower number first, sorted. Of several rows with equal shingles, only the first
+    is compared with other rows. Each further one forms a pair with the first."""
     copies: int
     """Number of pairs of equal rows."""
     candidates: int
@@ -68,9 +68,10 @@ def near_duplicates(
 ) -> NearDuplicates:
     """Find pairs of documents with a Jaccard similarity >= threshold, by MinHash, LSH and an exact comparison.
 
-    The search may miss a pair but never returns a wrong pair. `crossing_near_duplicates` finds missed pairs across the
-    sides. Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a
-    letterhead, would otherwise make every pair a candidate. `scratch`: directory for the signatures.
+    The search may miss a pair but never returns a wrong pair. `crossing_near_duplicates` finds missed pairs whose
+    documents are on different sides of a split. Signatures use only the rarer shingles of each document
+    (`compared_share`). A common part, such as a letterhead, would otherwise make every pair a candidate. `scratch`:
+    directory for the signatures.
     """
     distinct, copies = _without_copies(shingles)
     with _signatures(shingles.subset(distinct), rarity, compared_share(threshold), scratch, progress) as signatures:
@@ -95,8 +96,8 @@ def compared_share(threshold: float) -> float:
 
 
 def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first row with each distinct set of shingles, and a pair (first, copy) for every other row. Rows are
-    compared by a 64-bit sum, and then exactly."""
+    """Return two arrays: the first row with each distinct set of shingles, and a pair (first, copy) for every further
+    row with the same set. Rows are compared by a 64-bit sum, and then exactly."""
     sums = np.zeros(len(shingles), np.uint64)
     for rows in shingles.blocks():
         block = shingles.read(rows)
@@ -197,8 +198,8 @@ def _pairs_with_equal_keys(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
     """Yield pairs of positions (lower, higher) with the same key, in portions with at most one pair per position.
 
-    Each position is paired with up to NEIGHBOURS of the next positions in its bucket. The last portion is marked True.
-    It contains the first pairs that exceed this limit. The caller omits these pairs.
+    Each position is paired with up to NEIGHBOURS of the next positions in its bucket. If there are more, an additional
+    portion, marked True, contains the first pair of each position beyond this limit. The caller omits these pairs.
     """
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))
     bucket, position = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)

@@ -2,7 +2,7 @@
 together.
 
 Texts are compared without spaces, in runs of letters, so that a lost space or a word divided at a line end has no
-effect. Each text is hashed once, and memory grows with the held-out side only.
+effect. The memory for runs grows with the held-out side only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, 
 from sovereign_pipeline.split.shingles import are_among, mixed, runs_of_about
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
-"""Limit for each length of a run in letters, a power of two (about 6, 13 or 26 words). The first length is used at
-which the share of texts that consist of common sentences is below the limit. A share is never above 1, so the longest
-runs are always accepted."""
+"""Maps the length of a run in letters, a power of two (about 6, 13 or 26 words), to a limit. `in_pieces` uses the first
+length for which the share of sampled texts that consist of common sentences is below the limit. A share is never above
+1, so the last length is always accepted."""
 RELATED = 0.4
-"""Minimum share of a text's letters that a related document contains. A draft of the text is related, for example.
+"""A document is related to a text, for example as a draft, if it contains at least this share of the text's letters.
 Sentences that only related documents share are not common sentences."""
 SHARE = 0.5
 """Minimum share of a held-out text's letters that must be in training texts for the text to count as trained on."""
@@ -73,8 +73,8 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
     """Find the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
     Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS different
-    texts is boilerplate. Boilerplate is ignored unless exactly one held-out text contains the run. If many texts of the
-    other side consist of runs of unrelated documents, these runs are common sentences, and longer runs are compared
+    texts is boilerplate, and is ignored unless exactly one held-out text contains the run. If many texts of the other
+    side consist of runs that unrelated documents contain, these runs are common sentences, and longer runs are compared
     instead.
 
     Args:
@@ -117,7 +117,8 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
 
 @dataclass(frozen=True)
 class _Counts:
-    """For each run, the number of different texts that contain the run. Counting stops above BOILERPLATE_TEXTS."""
+    """Counts, for each run, the different texts of the corpus and of the held-out side that contain the run. Counting
+    may stop above BOILERPLATE_TEXTS."""
 
     corpus: NDArray[np.uint32]
     held_out: NDArray[np.uint32]
@@ -270,8 +271,8 @@ class _Runs:
         """Return the polynomial hash (modulo 2^64) of every run, computed from the difference of the hashes of two
         prefixes.
 
-        With the letters' units u and an odd multiplier m, the hash of the run at i is the sum of
-        u[i+k]·m^(letters-1-k). This hash is m^(i+letters-1) times the sum of u[j]·m^-j over the run.
+        Let u be the letters' 64-bit numbers (`_UNITS`), and m an odd multiplier. The hash of the run at i is the sum of
+        u[i+k]·m^(letters-1-k). This equals m^(i+letters-1) times the sum of u[j]·m^-j over the run.
         """
         if letters.size < self.letters:
             return np.empty(0, np.uint64)

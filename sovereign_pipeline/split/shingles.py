@@ -79,8 +79,8 @@ def written_in(document: Document) -> list[str]:
 
 
 def long_arguments(message: Message) -> list[str]:
-    """Return the texts in the arguments of a message's calls that have at least SHORT_WORDS words, such as a letter to
-    send."""
+    """Return the texts of at least SHORT_WORDS words, such as a letter to send, in the arguments of a message's
+    calls."""
     texts = strings_in([call.arguments for call in message.tool_calls], with_keys=True)
     return [each for each in texts if normal_text(each).count(" ") + 1 >= SHORT_WORDS]
 
@@ -387,8 +387,8 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Return the number of parts into which `cut_into_parts` must divide the records of all sides, so that each part
-    fits into memory. Each shingle has at most one record."""
+    """Return into how many parts `cut_into_parts` must divide records so that each part fits into memory. There is at
+    most one record for each shingle of the sides."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
@@ -396,9 +396,9 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Divide the records of all blocks into parts, write each part to a file in `scratch`, and yield the files.
-    `blocks`: pairs of records and numbers, with one number of HASH_BITS bits for each record. Records with equal
-    numbers are written to the same part."""
+    """Divide records into parts, write each part to a file below `scratch`, and yield the files' paths. The files are
+    deleted on exit. `blocks`: pairs of arrays: records, and for each record a number of HASH_BITS bits. Records with
+    equal numbers are written to the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

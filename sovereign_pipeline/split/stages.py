@@ -288,9 +288,9 @@ class Sides:
 
 
 def _more_than_asked(sides: Sides) -> list[str]:
-    """Return a list with one problem if too many letters are held out, otherwise an empty list. Too many means more
-    than are left for training (and than requested plus OVERSHOOT), or more than twice the requested number plus the
-    size of the largest held-out group."""
+    """Return a list with one problem if too many letters are held out, otherwise an empty list. There are two cases:
+    more letters are held out than left for training, and the requested number is exceeded by more than OVERSHOOT; or
+    more are held out than twice the requested number plus the size of the largest held-out group."""
     letters, held_letters, least = sides.letters, sides.held_letters, sides.least_share
     asked = needed(least, letters)
     leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
@@ -321,8 +321,8 @@ def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
 
 
 def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return an (n, 2) array of pairs of held-out documents. The first document is newer than all training documents,
-    or tied to such a document. The second document is neither, and contains a piece of the first document."""
+    """Return an (n, 2) array of pairs of held-out documents. The second document contains a piece of the first. The
+    first is newer than all training documents, or tied to a document that is; the second is neither."""
     texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
 
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -189,7 +189,8 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
-    """Return the test rows of a suite. Raises SourceError for an invalid row, and the errors of `suite_digest`."""
+    """Return the test rows of a suite. Raises SourceError for an invalid row, a repeated id or a file without rows, and
+    the errors of `suite_digest`."""
     suite_digest(settings, card)
     return _read(settings, card, card.files.test)
 
@@ -226,8 +227,8 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """Build a row. Its id is the id in the file, or else the row's number. The id is prefixed with the subject or, if
-    there are several files, with the file name."""
+    """Build a row. Its id is the id in the file or, without one, the row's number; `part` is put before the id. part:
+    the subject or, if there are several files without subjects, the file name; otherwise empty."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](

@@ -58,7 +58,7 @@ class CheckpointDirectory:
     @contextmanager
     def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent. If
-        complete, checkpoints of later steps are removed, and of the others all but the newest `keep`.
+        it is complete, checkpoints of later steps are removed. Of the remaining checkpoints, the newest `keep` stay.
 
         If several processes write one checkpoint, the process with `first` creates the directory and hashes the files.
         `wait_for_all` must return when every process has called it. Raises TrainingFailed if the block raises an

@@ -200,7 +200,8 @@ class TrainingCompute(Frozen):
 
 
 SECONDS = 20.0
-"""Seconds between two readings. On a busy server, a RAPL counter wraps to zero after a few minutes at the earliest."""
+"""Seconds between two readings. The interval must be shorter than the time after which a RAPL counter wraps to zero. On
+a busy server, this time is at least a few minutes."""
 POWERCAP = Path("/sys/class/powercap")
 NVML_LIBRARY = "libnvidia-ml.so.1"
 JOULES_A_KWH = 3.6e6
@@ -343,7 +344,7 @@ class Energy:
 
     kilowatt_hours: float | None
     source: str
-    """Source of the value, or the reason why there is no value."""
+    """Source of `kilowatt_hours`, or the reason why `kilowatt_hours` is None."""
 
     @property
     def measured(self) -> dict[str, float]:

@@ -103,7 +103,7 @@ def all_that_is_beneath(
 
 
 def trained_on(store: ArtifactStore, refs: Iterable[ArtifactRef]) -> tuple[list[ArtifactRef], list[str]]:
-    """Return the datasets and the base models in the lineage of `refs`; each base model as the digest of its files."""
+    """Return the datasets in the lineage of `refs`, and one digest for the files of each base model in this lineage."""
     datasets, base_models, seen = list[ArtifactRef](), list[str](), set[str]()
     for ref, manifest in (found for each in refs for found in all_that_is_beneath(store, each, seen)):
         if manifest.kind in _DATASETS:
@@ -114,7 +114,7 @@ def trained_on(store: ArtifactStore, refs: Iterable[ArtifactRef]) -> tuple[list[
 
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
-    """Return the id and digest of the parent adapter in the first of the manifests that has one; None if none has."""
+    """Return the id and digest of the parent adapter from the first manifest with a parent; None if there is none."""
     return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
@@ -156,8 +156,8 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
 def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
     """Raise RecipeError if the base model was tuned locally on data to which an open recall applies.
 
-    The data is checked rather than an adapter, because the adapter with the base model's weights may be retired or was
-    never registered.
+    This function looks for recalls of the data instead of the state of the adapter with the base model's weights. That
+    adapter may be retired, or may never have been registered.
     """
     store = workplace.store
     made = [ref for ref, _ in artifacts_of(store, inputs[BASE_MODEL.kind].manifest.external_inputs)]
@@ -188,11 +188,11 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Return a passed verdict unless an ancestor adapter or a locally tuned base model was trained on rows that are
-    held out now or on items of the evaluation, or unless the parent adapter is registered with a different artifact.
+    """Check the data of the model that training started from. The gate fails if an ancestor adapter or a locally tuned
+    base model was trained on rows that are held out now or on items of the evaluation (`_leaks`). It also fails if the
+    parent adapter is registered with a different artifact than the one that training continued from.
 
-    Raises GateRefused if a dataset of an ancestor or base model cannot be opened; RecipeError if the parent adapter was
-    rejected, recalled or retired.
+    Raises GateRefused if a dataset of an ancestor or base model cannot be opened, and the errors of `_registered`.
     """
     base = inputs[BASE_MODEL.kind]
     made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
@@ -303,7 +303,8 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """Return the messages of `_leaks` for the artifacts that a base model was built from; empty for a published one."""
+    """Return the messages of `_leaks` for the artifacts from which the base model was built locally; empty for a
+    published base model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, _ in made for leak in _leaks(workplace, ref, inputs)]
 

@@ -72,8 +72,8 @@ def meet(job: TrainingJob) -> None:
 
 
 def let_accelerate_shard_on_cpu() -> None:
-    """Make accelerate use FSDP on CPUs, where it would silently use data parallelism. FSDP2 does not need CUDA, but
-    accelerate shards only processes of type MULTI_GPU. This function sets that type."""
+    """Make accelerate use FSDP on CPUs. FSDP2 does not need CUDA, but accelerate shards only processes of type
+    MULTI_GPU. This function sets that type; otherwise accelerate would silently use data parallelism."""
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 

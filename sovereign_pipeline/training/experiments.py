@@ -47,7 +47,7 @@ def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
 
     Args:
         group: name that the experiment's checkpoint directories share; see `stages.train_sft`.
-        until_step: step at which the trial pauses and is measured; None trains to the end.
+        until_step: the rung, as the step at which the trial pauses and is measured; None trains to the end.
     """
     of_trial = with_decided_precision(setting.line)
 

@@ -22,8 +22,8 @@ Batch = dict[str, Any]
 ROW_BY_ROW = "row_by_row"
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""transformers' layer types that row-by-row attention supports. In these layers a row attends only to its own tokens,
-and to all of them if the row fits the attention window."""
+"""transformers' layer types that row-by-row attention supports. In these layers a token attends only to itself and to
+earlier tokens of its row: to all of them if the row fits the attention window."""
 
 
 def packed(completions: Sequence[Completion]) -> Batch:

@@ -54,21 +54,21 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""If the tuned model gives the end of turn at least this probability, the gate does not require that training increased
-this probability. The base model may already have ended nearly every turn."""
+"""Probability of the end of turn. If the tuned model reaches this value, its probability need not be above the base
+model's, because the base model may already have ended nearly every turn."""
 LONGEST_SAMPLE = 128
 """Maximum length of a generated reply in tokens. The gate uses this limit or twice the length of the longest compared
 reply, whichever is less."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. Rounding depends
-on the number of threads and on the batch."""
+"""Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. The scores differ
+by rounding, which depends on the number of threads and on the batch."""
 
 
 class _Ending(NamedTuple):
     """Measurements of how a model ends its turns."""
 
     log_probability: float
-    """Mean over the rows of the log-probability of the end of turn after the (chosen) reply; nats."""
+    """Log-probability of the end of turn after a row's reply (in a pair: the chosen reply), in nats; mean over rows."""
     stopped: int
     """Number of generated replies that end their turn."""
 

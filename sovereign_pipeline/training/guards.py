@@ -248,7 +248,8 @@ def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:
-    """Return the mean loss per reply token. Each row has its own pass, so that less memory is needed than in a step."""
+    """Return the mean loss per token of the replies (in a pair: the chosen reply). Each row has its own pass, so that
+    less memory is needed than in a step."""
     import torch
 
     found: list[Any] = []

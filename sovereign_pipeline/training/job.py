@@ -48,8 +48,8 @@ class RewardJob(Frozen):
     held_out: Path
     """JSONL file of held-out prompts, which are measured but never trained on."""
     code: dict[str, str]
-    """Mapping of path in the recipe to SHA-256. It contains the program and files of each tool, and the local files
-    that a command uses."""
+    """SHA-256 of the program and files of each tool, and of the local files that a command uses. Each key is a path, as
+    the recipe states it."""
     code_directory: Path
     """Directory with a copy of each program and file. A copy's name is its SHA-256."""
     cache: Path

@@ -237,8 +237,8 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
 
 
 def _paths(job: TrainingJob) -> Iterator[tuple[Path, bool]]:
-    """Yield a pair for every path that a job needs, including links and their targets: the path, and True if the
-    trainer writes to it."""
+    """Yield every path that a job needs, each with True if the trainer writes to it, otherwise with False. Links and
+    their targets are included."""
     for path in (
         job.result.parent,
         job.references,
@@ -291,15 +291,16 @@ def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
 
 
 def check_cluster(place: Kubernetes) -> str:
-    """Return a clause for an operator that names the namespace and its TrainingRuntime. Raises the errors of `Cluster`
-    and `assert_runtime`."""
+    """Return a clause that names the namespace and its TrainingRuntime, for a message to an operator. Raises the errors
+    of `Cluster` and `assert_runtime`."""
     assert_runtime(Cluster(place), place)
     return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
 
 
 def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
-    """Raise RecipeError if the TrainingRuntime differs from deploy/kubernetes.yaml: it could add a volume, a container
-    or a cluster token to the pods. Raises InputError if the cluster does not answer or has no such TrainingRuntime."""
+    """Raise RecipeError if the TrainingRuntime differs from deploy/kubernetes.yaml, because another TrainingRuntime
+    could add a volume, a container or a cluster token to the pods. Raises InputError if the cluster does not answer or
+    has no such TrainingRuntime."""
     with _reached():
         runtime = cluster.get("trainingruntimes", place.runtime)
     hint = f"Run `kubectl apply -n {place.namespace} -f deploy/kubernetes.yaml`."

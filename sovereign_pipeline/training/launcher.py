@@ -26,7 +26,7 @@ PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
 """Environment variable with the process id of the trainer's parent. The trainer ends when its parent ends."""
 SECONDS_FOR_A_CHECKPOINT = 300
 """Seconds in which an interrupted trainer must finish its step and write a checkpoint; enough for the largest model.
-The limit for a terminated run in dagster.yaml is longer."""
+dagster.yaml sets a longer limit for a terminated run."""
 
 INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -48,7 +48,7 @@ def worker_command(python: str, job: Path) -> list[str]:
 
 
 def worker_environment(job: Path) -> dict[str, str]:
-    """Return the environment variables of every trainer, wherever it runs. None depends on this machine."""
+    """Return the environment variables of every trainer, wherever it runs. They do not depend on this machine."""
     return {
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace

@@ -43,8 +43,8 @@ class MaskedCompletion:
     name: str
     """`reply`, `chosen`, `rejected`, or `message N` if each turn of a conversation is a separate row."""
     parts: tuple[tuple[str, str], ...]
-    """For each supervised turn: the text before the turn, and the text of the turn. Both include the chat template's
-    special tokens."""
+    """For each supervised turn: the text between the previous supervised turn and this turn, and the text of this turn.
+    Both include the chat template's special tokens."""
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]

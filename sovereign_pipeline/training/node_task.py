@@ -50,7 +50,7 @@ class Order(Frozen):
 
 def main(order_file: Path) -> int:
     """Run one of the job's training processes. Returns exit status 0 if the training succeeded, otherwise 1. This
-    process's output states the failure, and the job's result file too if this node can read the job."""
+    process's output states the failure. So does the job's result file, if this node can read the job."""
     keep_private()
     if PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))
@@ -90,7 +90,8 @@ def main(order_file: Path) -> int:
 
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
-    """Raise IntegrityError if the job's output was changed after it was sealed, or has no seal with this MAC key."""
+    """Raise IntegrityError if the job's output has no valid seal. A seal is a MAC of the digests of all output files.
+    The first process writes the seal after the training. key: key of the MAC."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
     except (OSError, ValueError, KeyError, TypeError):

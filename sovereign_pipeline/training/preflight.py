@@ -22,8 +22,8 @@ BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 Intel's vector units alone do not count. On two cores of a Xeon whose matrix units are hidden by the virtual machine,
 `linear` reaches 170 GFLOP/s in bfloat16 and 320 in float32. Without bfloat16 units, bfloat16 is emulated, which is
-slower still. These flags decide the precision. A timing would vary on a busy machine, and each precision gives a
-different adapter.
+slower still. Flags decide the precision instead of a timing, because a timing would vary on a busy machine, and each
+precision gives a different adapter.
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
@@ -339,12 +339,12 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
-    """Return the largest possible number of tokens in a pass, and the largest possible number of reply tokens in a
-    pass. prompts: number of tokens of each prompt.
+    """Return the largest possible number of tokens in a pass, and the largest possible number of tokens with logits.
+    prompts: number of tokens of each prompt.
 
-    A pass contains replies of one minibatch and their prompts, up to max_length tokens in total. A prompt occurs once,
-    before all of its replies. The shortest prompts leave the most room for replies, and the logits of the replies take
-    most of the memory.
+    A pass contains replies of one minibatch and their prompts, up to max_length tokens in total. In PPO, only reply
+    tokens have logits, and replies can share one copy of their prompt. The shortest prompts then leave the most room
+    for replies. In TRL's passes, each reply has its own prompt, rows are padded, and all tokens have logits.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
@@ -362,8 +362,9 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Return the number of replies in one pass of TRL: the largest number that divides an optimizer step evenly, and
-    for which replies of full length fit into max_length. prompts: number of tokens of each prompt."""
+    """Return the number of replies in one pass of TRL: the largest divisor of the number of replies in an optimizer
+    step for which full-length replies with the longest prompt fit into max_length; at least 1. prompts: number of
+    tokens of each prompt."""
     assert job.reward is not None
     rlhf = job.reward.rlhf
     a_step = rlhf.replies // rlhf.minibatches

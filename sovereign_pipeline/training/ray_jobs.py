@@ -201,8 +201,8 @@ def _nodes(place: Ray, job: TrainingJob) -> int:
 
 
 def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[str, str]) -> str:
-    """Return the shell command of the job. The command uses `env -i`, so that the trainer does not inherit the node's
-    environment. It uses `exec`, so that the trainer itself gets the signals."""
+    """Return the shell command of the job. The command uses `env -i`, so that the trainer inherits only a few listed
+    variables of the node. It uses `exec`, so that the trainer itself gets the signals."""
     of_ray = (KEY_VARIABLE,) if KEY_VARIABLE in environment else OF_RAY
     from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}

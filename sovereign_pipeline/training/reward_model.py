@@ -59,8 +59,8 @@ class HeldOutAccuracy(Frozen):
     length or its words."""
 
     accuracy: MeasuredShare
-    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. In its confidence interval, the
-    trainer treats pairs as independent, and the gate treats case files as independent."""
+    """Share of pairs whose chosen reply scores higher; equal scores count as wrong. The confidence interval that the
+    trainer computes treats pairs as independent. The gate's interval treats only case files as independent."""
     length_only: MeasuredShare
     """Accuracy of a baseline that uses only the reply's length. The baseline prefers the longer reply if the longer
     reply is chosen more often in the training pairs, otherwise the shorter reply."""

@@ -121,7 +121,7 @@ def encode(
 ) -> EncodedRow:
     """Encode a row: a prompt with one reply, or with a pair of replies. `method` decides the expected type of the row:
     SftRow (sft), LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the earliest messages of the prompt
-    are omitted. If no shorter prompt fits either, none is omitted. Raises the errors of `encode_completion`."""
+    are omitted. If no shorter prompt fits either, nothing is omitted. Raises the errors of `encode_completion`."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:

@@ -25,8 +25,9 @@ al. 2022)."""
 FLOAT32 = 4
 """Bytes of a float32."""
 LOGIT_COPIES = 3
-"""Number of float32 tensors with the shape of the supervised positions' logits that exist at the start of the backward
-pass: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits."""
+"""Number of float32 tensors that exist at the start of the backward pass and have the shape of the logits of all
+supervised positions: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the
+logits."""
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
@@ -162,9 +163,9 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
 
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
-    """Return the number of bytes for the logits. On CPUs, these are the logits of all supervised positions. On CUDA,
-    these are the logits of one tile, plus the gradient of the head's input in float32. Full tuning adds the gradient of
-    the head's weights, which is computed as a whole before it is accumulated."""
+    """Return the number of bytes for the logits. On CPUs, these are `LOGIT_COPIES` tensors for all supervised
+    positions. On CUDA, these are the logits of one tile, plus the gradient of the head's input in float32. Full tuning
+    adds the gradient of the head's weights, which is computed as a whole before it is accumulated."""
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -176,11 +177,11 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """Return the number of bytes that are kept for the backward pass, plus the part of the backward pass's own memory
-    that exceeds the logits. With gradient checkpointing only each layer's input is kept, and one layer at a time is
-    computed again (Chen et al. 2016). On a CPU a layer's input occupies a part of the memory that a larger tensor of
-    the layer has freed. The next layer cannot use the rest of that memory. In measurements, the heap grew by about the
-    larger tensor's size with each layer."""
+    """Return the number of bytes that are kept for the backward pass. If the backward pass itself needs more memory
+    than the logits (`logits` bytes), the difference is added. With gradient checkpointing only each layer's input is
+    kept, and one layer at a time is computed again (Chen et al. 2016). On a CPU, each layer's input then occupies a
+    part of the memory that a larger tensor of the layer has freed, and the next layer cannot use the rest. In
+    measurements, the heap grew by about the larger tensor's size with each layer."""
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
     # For one layer: the gradients of its feed-forward activations and, in QLoRA, one dequantised weight.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
@@ -343,7 +344,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The smallest and the recommended tier; both are None if no tier fits and ends in time."""
+    """The smallest and the recommended tier; both are None if every tier is too small or too slow."""
 
     smallest: Tier | None
     """Smallest tier that fits and ends in time."""
@@ -374,7 +375,7 @@ def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward
     """Return the number of floating-point operations of a training run per token.
 
     Operations are counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the
-    reference's forward pass. For kto, policy and reference also read the exchanged replies.
+    reference's forward pass. For kto, policy and reference also read the mismatched replies of `rows.exchanged`.
     """
     learned = Passed.of_pass([forward_tokens], round(forward_tokens * SUPERVISED_SHARE), apart=False)
     reads = 0 if preference is None else 3 if preference.method == "kto" else 1

@@ -26,7 +26,7 @@ ENDED = {
 }
 """Slurm's final job states. A job that also has a state outside this set, such as COMPLETING, has not ended yet."""
 FORGOTTEN = "FORGOTTEN"
-"""This program's state for an ended job that Slurm has forgotten. Slurm forgets it after MinJobAge (slurm.conf)."""
+"""This program's state for an ended job that Slurm has forgotten. Slurm forgets jobs after MinJobAge (slurm.conf)."""
 
 
 def run_trainer_on_slurm(job_file: Path, place: Slurm, settings: Settings, progress: Progress, key: str) -> None:

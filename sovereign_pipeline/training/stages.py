@@ -193,8 +193,8 @@ def _level_of_tools(workplace: Workplace, rlhf: Rlhf) -> str:
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the external inputs of RLHF: the SHA-256 of every program and file of the line's reward tools. Empty if
-    the line has no rlhf section."""
+    """Return the external inputs of RLHF: the digests of `reward_code`, each with the prefix `REWARD_CODE` before its
+    path. Empty if the line has no rlhf section."""
     rlhf = workplace.line.training.rlhf
     code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
     return {REWARD_CODE + path: digest for path, digest in code.items()}
@@ -202,7 +202,8 @@ def reward_digests(workplace: Workplace) -> dict[str, str]:
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
     """Return `code_digests` of the recipe's rlhf section. Raises InputError if a command would see a directory of this
-    pipeline or of the institution, or if a tool uses a file in a private directory."""
+    pipeline or of the institution, or if a tool uses a file in a private directory; and the errors of `code_digests`.
+    """
     kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
     for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
         for variable, directory in kept.items():

@@ -135,6 +135,7 @@ def train(method: Method) -> dict[str, float]:
         dict.
 
     Raises:
+        RecipeError: The chat template inserts the current date.
         TrainingFailed: A guard failed, or a checkpoint could not be written.
         TrainingStopped: A stop was requested.
     """

@@ -72,11 +72,12 @@ class KeptParts:
         self._tuned = model
 
     def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
-        """Return a measurement of the base model with a new adapter. It is reused for the same kept base model, row
-        files and `of`, which identifies the measurement.
+        """Return a measurement of the base model with a new adapter. An earlier measurement is reused if the kept base
+        model, the row files and `of`, which identifies the measurement, are the same.
 
         A new adapter does not change the model's output before the first step. A parent adapter changes the output, and
-        a new DoRA adapter changes it by rounding. With such an adapter, every call measures.
+        a new DoRA adapter changes it by rounding. With such an adapter, or without a kept base model, every call
+        measures.
         """
         if not self._key or job.parent_adapter is not None or job.sft.dora:
             return measure()
@@ -86,7 +87,8 @@ class KeptParts:
         return self._measured[key]
 
     def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[EncodedRow]]) -> list[EncodedRow]:
-        """Return the encoded rows of a file, from memory if they are kept. Otherwise encode the rows and keep them."""
+        """Return the encoded rows of a file, from memory if they are kept. Otherwise encode the rows. Rows are kept if
+        the job states the file's hash (`TrainingJob.files`); of these, the `KEPT_FILES` files used last stay."""
         key = self._rows_key(job, dataset)
         if key is None:
             return encode()

@@ -122,7 +122,7 @@ def collect_sigterm() -> list[int]:
     """Install a handler for SIGTERM. Returns a list to which the handler appends an element for each SIGTERM.
 
     After a SIGTERM, the training finishes its current step, saves a checkpoint and ends. A training that still waits or
-    prepares ends without a checkpoint. SIGKILL would lose the steps since the last checkpoint.
+    prepares ends without a checkpoint. After a SIGKILL instead, the steps since the last checkpoint would be lost.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -163,7 +163,8 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     """Yield a function that reports progress. In a Dagster Pipes session, the messages go to the run's log; otherwise
     they go to stdout as JSON lines.
 
-    If several processes train one model together, only the first process reports, through their launcher.
+    If several processes train one model together, only the first process reports. On one machine, its messages go to
+    the launcher of the processes (`LAUNCHER_VARIABLE`).
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None

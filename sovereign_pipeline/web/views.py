@@ -612,8 +612,8 @@ class LineView:
 
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineInBrief, ...]:
-    """Return every line that a reader may see. Lines that need an officer's decision come first. Both groups are
-    sorted by name.
+    """Return every line that a reader may see: first the lines that need an officer's decision, then all others. Each
+    group is sorted by name.
 
     States come from the replayed ledger, in one pass. Signatures of open requests, recalls and reviews are verified
     here; signatures of closed requests are verified on the line's page. Raises IntegrityError if a record was

@@ -136,7 +136,8 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
 
 
 def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
-    """List the documents, suite rows and prompts to refuse on which the candidate is worse than a reference."""
+    """List where the candidate is worse than a reference: documents, suite rows, and prompts that should be
+    refused."""
     suites = dict.fromkeys(sample.suite for sample in samples.capability)
     to_refuse = [sample for sample in samples.red_team if sample.expects == "refusal"]
     return (

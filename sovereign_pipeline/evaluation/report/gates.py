@@ -111,10 +111,11 @@ class Criterion:
         return policy
 
     def find(self, results: Results, gates: Gates) -> GateFinding:
-        """Run the margin tests and return a finding. The finding has the worst outcome of the tests, or the outcome of
-        a doubt about the tests if that is worse.
+        """Run the margin tests and return a finding. Its outcome is the worst outcome of the tests, or the best outcome
+        that the gate can have (`Tested`) if that is worse.
 
-        A doubt never turns a fail into inconclusive, because an officer may waive an inconclusive verdict.
+        A doubt about the tests never turns a fail into inconclusive, because an officer may waive an inconclusive
+        verdict.
         """
         held, besides, doubt = self.test(results, self.policy(gates))
         outcome = worst([*(each.judgement.outcome for each in held), doubt])
@@ -214,9 +215,9 @@ def _memorisation(results: Results, policy: Memorisation) -> Tested:
 
 
 def _tool_calls(results: Results, policy: ToolCallMargins) -> Tested:
-    """Require that the shares of exact and of valid calls are not inferior to those of any reference. Also require that
-    the candidate does not call tools more often in turns that should have no call. The gate cannot pass if documents
-    have tools, but no turn with a call or no turn without a call was scored."""
+    """Require that the candidate is not inferior to any reference in the shares of exact calls, of valid calls, and of
+    false calls (turns that should have no call, but have one). The gate cannot pass if documents have tools, but no
+    turn with a call or no turn without a call was scored."""
     shares, selection = results.tool_calls, results.tool_call_selection
     skipped = ""
     if selection is not None and selection.too_long:
@@ -368,7 +369,8 @@ def _specificity(quality: JudgeQuality) -> MeasuredShare:
 
 
 def _is_estimated_enough(quality: JudgeQuality) -> bool:
-    """Return True if a style's precision and recall are high enough. Its answers are too few to test the intervals."""
+    """Return True if precision and recall on the answers of one style are high enough. The intervals are not tested,
+    because a style has too few answers."""
     return all(share.of == 0 or share.share >= MINIMUM_JUDGE_QUALITY for share in (quality.precision, quality.recall))
 
 

@@ -45,8 +45,8 @@ BUDGET = 10
 """Number of looks after which a line needs new held-out documents. The interval at the tenth look is 1.8 times as wide
 as at the first."""
 Figures = dict[str, str]
-"""Two digests of an evaluation's results. `incumbent`: the incumbent's digest, or empty without an incumbent. `files`:
-the digest of the files of all scores."""
+"""Two digests that identify an evaluation's results. `incumbent`: the incumbent's digest, or empty without an
+incumbent. `files`: the digest of the files of all scores."""
 SKETCHES = ("rows", "texts", "corpus")
 """Keys of a log entry. Each contains a sketch of one part of the split; see `_sketches`."""
 
@@ -127,7 +127,7 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     """Log an evaluation that is about to begin, unless it is already logged.
 
     Args:
-        tests: digest of everything else that decides the verdicts, such as the questions and prompts.
+        tests: digest of what decides the verdicts besides candidate and split, such as the questions and prompts.
 
     Raises GateRefused if at least half of the held-out documents were on the selection side of a split of any line.
     """

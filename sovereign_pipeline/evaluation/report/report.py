@@ -113,8 +113,8 @@ def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
 
 
 def waiver_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the line's waivers as an external input of the stage: a mapping of `acceptances` to the digest of all
-    waivers. The mapping is empty if there are no waivers."""
+    """Return the result of `earlier_waivers` as an external input of the stage: a mapping of `acceptances` to one
+    digest of all these waivers. The mapping is empty if there are none."""
     earlier = earlier_waivers(workplace)
     return {"acceptances": digest_of([each.model_dump(mode="json") for each in earlier])} if earlier else {}
 

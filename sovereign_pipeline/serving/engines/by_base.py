@@ -73,7 +73,7 @@ class _Held:
         return EngineLost(f"The engine was not started: {place}.", "")
 
     def keep(self) -> None:
-        """Cancel the scheduled closing."""
+        """Cancel the scheduled closing of this engine."""
         if self.closing is not None:
             self.closing.cancel()
             self.closing = None
@@ -87,7 +87,7 @@ class Engines:
         self._held: dict[str, _Held] = {}
         """Maps the digest of a base model to the model's engine."""
         self._base_of: dict[str, str] = {}
-        """Maps the digest of each adapter to load to the digest of the adapter's base model."""
+        """Maps the digest of each adapter that should be loaded to the digest of its base model."""
         self._ready: set[str] = set()
         """Digests of loaded adapters."""
         self._left: set[asyncio.Task[None]] = set()
@@ -108,7 +108,7 @@ class Engines:
             self._ready.add(adapter.digest)
 
     async def unload(self, digest: str) -> None:
-        """Unload an adapter. It accepts no new requests from now on, even if its engine is starting or hangs."""
+        """Unload an adapter. The adapter gets no new requests from now on, even if its engine is starting or hangs."""
         self._ready.discard(digest)
         base = self._base_of.pop(digest, "")
         held = self._held.get(base)

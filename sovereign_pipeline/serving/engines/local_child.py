@@ -266,8 +266,8 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Return this engine's values for one `Mark` of the fingerprint, computed after the expected tokens. If this
-        engine encodes the prompt differently, only `prompt` differs from the expected values."""
+        """Return this engine's values for `expected`, one `Mark` of the fingerprint. At each position, the expected
+        tokens precede. If this engine encodes the prompt differently, return `expected` with this engine's prompt."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

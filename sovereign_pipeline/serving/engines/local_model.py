@@ -228,7 +228,8 @@ def _with_room_for_adapters(model: Any) -> Any:
 
 
 def _assert_done_here(digest: str, content: bytes) -> None:
-    """Raise EngineRefused for an invalid configuration, or if this engine's outputs would differ from those of PEFT."""
+    """Raise EngineRefused if an adapter's configuration is invalid, or if this engine's outputs would differ from
+    PEFT's."""
     try:
         config = json.loads(content)
         reasons = refused_by_engines({**config, "fan_in_fan_out": None})

@@ -221,7 +221,7 @@ class TextPieces:
         self._stops = StopTexts(stops)
         self._ids: list[int] = []
         self._decoded = 0
-        """Number of characters that were passed to the filter."""
+        """Number of characters that were passed to the filter of stop texts."""
 
     @property
     def is_stopped(self) -> bool:

@@ -345,7 +345,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         (process.kept.add if adapter.pinned else process.kept.discard)(name)
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
-        """Copy an adapter's files and load them into the server. The server may evict an unpinned adapter."""
+        """Copy an adapter's files and load them into the server. The server may evict another adapter that is not
+        pinned."""
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
@@ -459,7 +460,8 @@ class _Text:
                 self._logprobs.append(TokenLogprob(self._decode([token]), value, likeliest))
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
-        """Return the text that is now final, and the finish reason or None. Raises EngineLost for an unknown reason."""
+        """Add tokens. Return the text that is now final, and the finish reason or None. Raises EngineLost if `finish`
+        is an unknown reason."""
         text = ""
         for token in tokens:
             self._unsent += 1

@@ -129,10 +129,10 @@ class Rates:
 
 
 class Places:
-    """The gateway's places for running requests. The waiting line with the fewest running requests gets the next free
-    place, so that no line blocks another.
+    """The gateway's places for running requests. The next free place goes to the line of adapters that has the fewest
+    running requests among those with waiting requests, so that no line blocks another.
 
-    A line may occupy all places except one for each other line, and in any case at least half of all places.
+    A line leaves one place free for each other line, but in total at most half of all places.
     """
 
     def __init__(self, limits: Limits, lines: Callable[[], Collection[str]]) -> None:

@@ -43,7 +43,7 @@ class Condition:
     """The state of the lines, the registry and the adapters that `/readyz` reports."""
 
     answers: bool = True
-    """False if adapters should answer users and none of them is loaded."""
+    """False if adapters should answer users, but no adapter that a flag has in production is loaded."""
     is_behind: bool = False
     """True if any line's newest flag is not in force in this gateway, or a flag in force has an error."""
     withdrawn: int = 0

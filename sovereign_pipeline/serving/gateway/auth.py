@@ -132,8 +132,8 @@ class Token(Role):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the token's ledger entry. `admin` and `users` are included only if they are True, and of
-        `front_end` only the values that are not defaults."""
+        """Return the facts for the token's ledger entry. `admin` and `users` are omitted if they are False. Values of
+        `front_end` that are defaults are omitted too."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -203,8 +203,8 @@ def add_token(
 def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) -> Token:
     """Revoke a token by the first digits of its SHA-256. The revocation takes effect at once, and is then logged.
 
-    If the registry is down, the revocation still takes effect, but is not logged. To log it later, revoke the token
-    again. Raises NotFoundError if no token or more than one matches.
+    If the registry is down, its error is raised: the revocation has taken effect, but is not logged. To log it later,
+    revoke the token again. Raises NotFoundError if no token or more than one matches.
     """
     with _changing(settings) as tokens:
         token = _find(tokens, id)
@@ -246,7 +246,8 @@ class Tokens:
         """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
-        """Return the caller who holds a token; None if the token is unknown, expired, revoked or not logged.
+        """Return the caller who holds a token; None if the token is unknown, expired or revoked, or if the latest
+        `compare_with` did not confirm it.
 
         Every token is compared in constant time. Raises IntegrityError for an invalid file.
         """
@@ -392,8 +393,9 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
 def auth_middleware(app: App, callers: Callers, body_bytes: int, count: Callable[[int], None]) -> App:
     """Authenticate each request, and read its body up to a limit.
 
-    `state["caller"]` is the sender. It may be None on `OPEN_PATHS`. Every error becomes a response in OpenAI's format
-    and a log line without any text of the request. count: function that is called with the status of each error.
+    `state["caller"]` is the sender. It may be None on `OPEN_PATHS`. An error becomes a response in OpenAI's format,
+    unless a response has begun. Errors other than Refusal are also logged, without any text of the request. count:
+    function that is called with the status of each error.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -56,7 +56,8 @@ class AnswerForm:
         return self.schema is None and not self.tools
 
     def grammar(self, form: CallForm | None) -> str:
-        """Return the grammar of the answer; "" if any text is allowed. form: must not be None if there are tools."""
+        """Return the grammar of the answer; "" if any text is allowed. form: the chat template's tool-call syntax. It
+        must not be None if there are tools."""
         if self.is_free:
             return ""
         text = f"%json {_as_json(self.schema)}" if self.schema is not None else "TEXT"
@@ -372,8 +373,8 @@ _LENGTHS = ("max_tokens", "max_completion_tokens")
 
 
 def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionRequest:
-    """Read the body of a request. Raises Refusal for an invalid or unsupported parameter; it names the parameter and
-    quotes no value."""
+    """Read the body of a request. Raises Refusal if the body is not JSON, or if a parameter is invalid or unsupported.
+    The error names the parameter and quotes no value."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise Refusal(400, "The request is not JSON. Send Content-Type: application/json.", "invalid_json")

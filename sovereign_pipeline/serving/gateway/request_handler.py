@@ -181,7 +181,7 @@ class RoutedRequest:
         return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
     def digest_with(self, answer: str) -> str:
-        """Return the digest of this request and its answer that the journal stores."""
+        """Return the digest that the journal stores for this request and its answer."""
         return digest_of_answer(self.id, self.adapter.adapter, self.prompt(self.sent.conversation).messages, answer)
 
 
@@ -442,8 +442,8 @@ class RequestHandler:
             self.journal.note(noted)
 
     def _transcribe(self, request: RoutedRequest, screen: Screen) -> str | None:
-        """If the line keeps transcripts, store a complete answer as an encrypted record, and return the record's
-        digest."""
+        """Store a complete answer as an encrypted record, and return the record's digest. If the line keeps no
+        transcripts, do nothing and return None."""
         if not self.transcripts.keeps(request.adapter.line):
             return None
         record = Transcript(

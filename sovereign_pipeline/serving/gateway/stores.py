@@ -263,7 +263,7 @@ class Given:
     line: str
     adapter: str
     choice: Choice | None
-    """The flag's choice of the adapter; None if the line had no flag."""
+    """The flag's choice, with the adapter that answered; None if the flag gave this caller no adapter."""
     before: Feedback | None
     """The caller's earlier feedback on this answer, if there is any."""
 

@@ -123,7 +123,8 @@ class Flag(Frozen):
         return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
 
     def says_the_same(self, other: "Flag") -> bool:
-        """Return True if only number, cause, reason, times, start of the comparison or request differ."""
+        """Return True if the flags are equal except for number, cause, reason, times, start of the comparison and
+        request."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 

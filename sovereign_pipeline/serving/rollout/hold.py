@@ -35,8 +35,8 @@ from sovereign_pipeline.serving.rollout.telemetry import (
 )
 
 PREPARED_FOR = 2.8
-"""The bound is tightest for the amount of information at which the margin equals this many standard errors
-(1.96 + 0.84). The number is fixed in advance."""
+"""The bound of `is_worse_at_any_look` is tightest when the margin equals this many standard errors (1.96 + 0.84).
+The number is fixed in advance."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Measure:
     """1 if a higher value is worse, -1 if a lower value is worse."""
     count: str
     total: str
-    """Names of the fields in `Counted`: `count` has the number of observations, `total` has their sum."""
+    """`count` and `total` are names of fields in `Counted`: of the number of observations, and of their sum."""
 
     @property
     def in_words(self) -> str:
@@ -443,8 +443,9 @@ class Watcher:
 
 
 def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """Return the state of a trial; None if the staged adapter answers no users. A signed judgement changes only if the
-    adapter turns out to be harmful or a report of severity 1 arrives. directory: contains the gateways' counts."""
+    """Return the state of a trial; None if the staged adapter answers no users. Once a result is signed, the state
+    changes only if the trial must be aborted, or if another user reports severity 1. directory: contains the gateways'
+    counts."""
     return _state(settings, flag, institution, read_tally(directory, flag))
 
 

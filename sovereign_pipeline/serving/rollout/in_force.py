@@ -41,7 +41,7 @@ SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_CHECKS = 10.0
 """Seconds after which the newest change is verified again, even if it is unchanged or was rejected."""
 SECONDS_BETWEEN_TRIES = 0.5
-"""Seconds between retries while a named adapter is not loaded."""
+"""Seconds between retries while an adapter that the newest change names is not loaded."""
 
 Loaded = Callable[[], Collection[str]]
 """Function that returns the ids of the loaded adapters."""

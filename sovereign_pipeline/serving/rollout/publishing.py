@@ -51,9 +51,9 @@ def on_record(session: Session) -> dict[str, FlagMark]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
-    """Log the flag's changes that have no ledger entry yet, oldest first, and then the judgements of trials. Raises
-    IntegrityError if a change fails verification or differs from its ledger entry, and the errors of `enter` and
-    `enter_judgements`."""
+    """Log the changes of a line's flag that have no ledger entry yet, oldest first, and then the judgements of its
+    trials. Raises IntegrityError if a change fails verification or differs from its ledger entry, and the errors of
+    `enter` and `enter_judgements`."""
     settings, line = workplace.settings, workplace.line.line
     with registry.reading() as session:
         newest = on_record(session).get(line)
@@ -243,7 +243,8 @@ class FlagSync:
 
     def look(self) -> None:
         """If this machine has the pipeline's key, write the flags that follow from the ledger, and log their changes.
-        Raises IntegrityError after all lines if one failed, or if a line's newest flag is not in force."""
+        Raises IntegrityError if a line failed, after the other lines were handled, or if a line's newest flag is not in
+        force."""
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))

@@ -216,9 +216,9 @@ class Learner:
     def update(self, scored: Sequence[Scored], iteration: int, check_first_ratio: Callable[[float], None]) -> Update:
         """Update the policy: one optimizer step for each minibatch, on the mean loss over the minibatch's tokens.
 
-        The first epoch uses the same minibatches as `before`, so that the first ratio is exactly 1. The order of later
-        epochs is derived from the iteration and the seed. check_first_ratio: function that is called with the largest
-        |ratio − 1| before the first step, and raises if this value is too large.
+        The first epoch uses the same minibatches as `before`, so that the first ratio is 1 except for rounding. The
+        order of later epochs is derived from the iteration and the seed. check_first_ratio: function that is called
+        with the largest |ratio − 1| before the first step, and raises if this value is too large.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []

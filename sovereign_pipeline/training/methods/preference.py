@@ -45,8 +45,8 @@ class PreferenceMethod(RowsMethod):
 
     def passed(self) -> tuple[Passed, Passed]:
         """Return the token counts: first of the forward passes that a backward pass follows, then of all others. The
-        reference model reads each reply once. For kto, policy and reference also read the exchanged replies, which have
-        as many tokens in total as the rows."""
+        reference model reads each reply once. For kto, policy and reference also read the mismatched replies of
+        `rows.exchanged`, which have as many tokens in total as the rows."""
         learned, _ = super().passed()
         different = {(row.id, row.turn): row for row in self.plan.rows}.values()
         references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
@@ -84,7 +84,7 @@ class PreferenceBatches(Batches):
 
     def _exchanged(self, places: Sequence[int]) -> list[Completion]:
         """Return the mismatched completions of the units at these places in the plan; see `rows.exchanged`. Replies are
-        exchanged among the units of the same pass on all devices."""
+        exchanged only within a pass over all devices."""
         first = places[0] - places[0] % self.plan.units_a_pass
         together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
         return exchanged(together)[places[0] - first : places[-1] - first + 1]
@@ -99,7 +99,7 @@ class PreferenceTrainer(PackedTrainer):
     batches: PreferenceBatches
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """Return one loss for each pair (DPO, IPO) or reply (KTO), [n]. Fillers have no loss."""
+        """Return one loss for each pair (DPO, IPO) or reply (KTO), [n]. `Batches.fillers` have no loss."""
         together, preference = self.job.tuning.packing, self.job.preference
         assert preference is not None
         log_ratios, tokens = _log_ratios(model, inputs, together)
@@ -152,8 +152,8 @@ class PreferenceTrainer(PackedTrainer):
 
 
 def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
-    """Return the log ratio and the number of tokens of each reply that has a reference. Fillers have no reference and
-    come last."""
+    """Return the log ratio and the number of tokens of each reply that has a reference log-probability. Only fillers
+    (`Batches.fillers`) have none, and they come last in a batch."""
     sums, tokens = reply_log_probabilities(model, inputs, together)
     references = inputs["references"]
     return sums[: len(references)] - references, tokens[: len(references)]
@@ -173,9 +173,9 @@ class PreferenceLoss:
 
 def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> PreferenceLoss:
     """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17). log_ratios:
-    [2n], chosen and rejected alternating. lengths: number of tokens of each reply, [2n]. IPO uses the mean over a
-    reply's tokens, so that the target 1/(2τ) is the same for short and long replies. IPO's authors do the same, in TRL
-    and in their own experiments."""
+    [2n], chosen and rejected alternating. lengths: number of tokens of each reply, [2n]. For IPO, each log
+    ratio is divided by the reply's number of tokens, so that the target 1/(2τ) is the same for short and long replies.
+    IPO's authors do the same, in TRL and in their own experiments."""
     from torch.nn.functional import logsigmoid
 
     beta = preference.beta
@@ -204,8 +204,8 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
 
 
 REFERENCES_VERSION = "2"
-"""Version of the computation. Increase it if a code change gives different values for the same model and rows. Earlier
-caches are then ignored."""
+"""Version of the computation of reference log-probabilities. Increase it if a code change gives different values for
+the same model and rows. Caches of earlier versions are then ignored."""
 REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 
 
@@ -222,7 +222,8 @@ def reference_log_probabilities(
     check_stop: Callable[[], None],
 ) -> dict[str, float]:
     """Return a mapping of `key_of(completion)` to the log-probability of its reply (nats) under `model`, without
-    dropout. A cache file is used if every process can read it and verify its MAC. Otherwise it is replaced.
+    dropout. If every process can read the cache file and verify its MAC, the cached values are returned.
+    Otherwise the values are computed, and the file is replaced.
 
     Call this function in the same context as the training's passes, so that the values equal the policy's own before
     the first step. If there are several processes, all must call it, and each gets all values. check_stop: function

@@ -32,8 +32,8 @@ from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline.training.trainer import Outcome, RowsMethod, conditions
 
 LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest accepted difference between TRL's score and the head's score at the end of turn, before the first step, in
-logits."""
+"""Largest accepted difference, in logits, between a reply's score in TRL's padded pass and its score in a separate pass
+that ends at the end of turn. The scores are compared before the first step."""
 
 
 class RewardMethod(RowsMethod):
@@ -281,8 +281,8 @@ def _check_trainable(model: Any) -> int:
 
 
 def _padding(tokenizer: Any, job: TrainingJob) -> int:
-    """Return a token id for padding that is not an end-of-turn id. Otherwise transformers would treat the end of turn
-    as padding."""
+    """Return a token id for padding that is not an end-of-turn id. If it were one, transformers would treat the end of
+    turn as padding."""
     return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
 
 

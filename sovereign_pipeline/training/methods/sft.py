@@ -83,7 +83,7 @@ class GuardedTrainer:
         """Step from which this process resumed; 0 if it did not resume."""
         self.stop_requested = False
         self.reference_seconds = 0.0
-        """Seconds spent on computing or reading reference log-probabilities. The training's duration includes them."""
+        """Seconds within `train` that were spent on computing or reading reference log-probabilities."""
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
         self.remove_callback(PrinterCallback)  # this callback writes to stdout, which is used for progress
@@ -184,7 +184,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         self.add_hooks(hooks)
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """Return one loss for each supervised token, [n]. Fillers have no loss."""
+        """Return one loss for each supervised token, [n]. `Batches.fillers` have no loss."""
         return -token_log_probabilities(model, inputs, self.job.tuning.packing)
 
     def items_of(self, batch: Batch) -> int:

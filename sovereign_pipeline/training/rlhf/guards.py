@@ -40,8 +40,8 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
     `LEAST_ABOVE`, or if the reward abstains for all of the institution's replies.
 
     Bad replies are: an empty reply; repeated first words; the first sentence alone; the most frequent words of all
-    replies; and the first sentences of other replies. text_of: function that decodes token ids. tokens: number of
-    tokens to which the institution's replies are truncated, the most that the policy may write.
+    replies; and the first sentences of other replies. text_of: function that decodes token ids. tokens: maximum
+    length of the policy's replies; the institution's replies are truncated to this number of tokens.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
     texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]

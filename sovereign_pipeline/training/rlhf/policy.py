@@ -24,7 +24,8 @@ from sovereign_pipeline.training.rows import Completion
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
     """Return the model's inputs for one pass over the concatenated completions, and the token ids of all replies.
     Logits are computed only for the states that predict reply tokens. shares_prompts: True if consecutive replies to
-    one prompt share its tokens; the prompt's last state is then listed once for each reply. No reply may be empty."""
+    one prompt share its tokens; the prompt's last state then predicts the first token of each reply. No reply may be
+    empty."""
     import torch
 
     ids: list[int] = []

@@ -163,9 +163,9 @@ def compared(
 
 
 def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
-    """Return a mapping of `PREFIX/NAME` to the mean score by the part NAME of the reward. Replies for which the part
-    abstains do not count. A part that abstains for all replies has no entry. `PREFIX_raw/NAME` is the mean of the
-    reward model's raw scores, in logits."""
+    """Return a mapping of `PREFIX/NAME` to the mean of the scores that NAME, a part of the reward, gave. Replies for
+    which the part abstains do not count. A part that abstains for all replies has no entry. If the part uses a reward
+    model, `PREFIX_raw/NAME` is the mean of the reward model's raw scores, in logits."""
     found: dict[str, Any] = {}
     for name in names:
         said = [score.parts[name] for score in scores if score.parts[name] is not None]
