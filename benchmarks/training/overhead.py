@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.harness import trust_demonstration
+from benchmarks.harness import PROJECT_ROOT, trust_demonstration
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base_models.stages import BASE_MODEL
@@ -32,6 +32,7 @@ from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline.workplace import open_workplace
 
 LINE = "benchmark"
+SUITE, PROMPTS = "suites/coastal_rules.jsonl", "red_team/prompts.jsonl"
 
 
 def main() -> None:
@@ -124,6 +125,9 @@ def workplace_in(directory: Path, model: Path, card: Path) -> Workplace:
     (directory / "models" / card.stem).symlink_to(model.resolve())
     shutil.copyfile(card, data / "models" / card.name)
     institution = {"name": "Benchmark", "classification": ["PUBLIC"]}
+    for name in (SUITE, PROMPTS):  # a gate of the stage reads them
+        (data / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(PROJECT_ROOT / "data" / name, data / name)
     (data / "institution.yaml").write_text(yaml.safe_dump(institution), encoding="utf-8")
     (data / "lines" / f"{LINE}.yaml").write_text(yaml.safe_dump(recipe(card.stem)), encoding="utf-8")
     settings = Settings(home=directory, data=data, vault=directory / "vault")
@@ -144,8 +148,8 @@ def recipe(base_model: str) -> dict[str, Any]:
             "sft": {"learning_rate": 5e-4, "gradient_accumulation": 1},
         },
         "evaluation": {
-            "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
-            "red_team": {"classification": "PUBLIC", "prompts": "red_team/prompts.jsonl"},
+            "capability": [{"name": "suite", "path": SUITE, "classification": "PUBLIC"}],
+            "red_team": {"classification": "PUBLIC", "prompts": PROMPTS},
         },
     }
 
