@@ -208,7 +208,7 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     (fetched.model / "card").write_bytes(CARD)
     sums = f"{sha256(CARD)}  card\n".encode()
     fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
-    fetched.refused(InputError, r"SHA256SUMS: the list .* is missing")
+    fetched.refused(InputError, r"SHA256SUMS: this list is missing")
     for wrong, said in (
         ("1" * 64 + "  card", "the file differs"),
         ("", "no file that it lists is packed"),

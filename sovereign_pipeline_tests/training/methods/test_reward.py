@@ -99,7 +99,7 @@ def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: py
     from sovereign_pipeline.training.methods import reward as reward_trainer
 
     monkeypatch.setattr(reward_trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
-    refused(reward_job("before"), "not learn the score at the end of turn")
+    refused(reward_job("before"), "not learn from the score at the end of turn")
 
 
 @pytest.mark.slow
