@@ -3,6 +3,7 @@
 The limit keeps a broken test from hanging; no test may pass or fail by a time.
 """
 
+import itertools
 import os
 import secrets
 import socket
@@ -20,14 +21,28 @@ SECONDS = 540
 def free_port() -> int:
     """Return a port for a server that is started later.
 
-    It is below the ports that the kernel hands out, so that no connection or server of another test gets it meanwhile.
+    It is below the ports that the kernel hands out. Each worker of a test run has its own range, and gives no port
+    twice: a server may need long until it listens, and another that took its port would answer in its place.
     """
-    handed_out_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = _own_ports()
     while True:
-        port = handed_out_from - 1 - secrets.randbelow(handed_out_from // 2)
+        port = ports[next(_drawn) % len(ports)]
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+_drawn = itertools.count(secrets.randbelow(2**16))
+"""Starts anywhere, so that two test runs on one machine rarely meet."""
+
+
+def _own_ports() -> range:
+    """Return the ports of this worker of the test run."""
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker, workers = (os.environ.get(f"PYTEST_XDIST_WORKER{what}") for what in ("", "_COUNT"))
+    number, count = (int(worker.removeprefix("gw")), int(workers)) if worker and workers else (0, 1)
+    size = end // 2 // count
+    return range(end - (number + 1) * size, end - number * size)
 
 
 def processes_of(name: str, under: int | None = None) -> list[psutil.Process]:

@@ -266,6 +266,6 @@ def _listens(site: Site, way: str) -> bool:
     """Whether it answers. Fails where a process ended."""
     assert all(process.poll() is None for process in site.processes), [_output(site, each) for each in site.ports]
     try:
-        return site.ask(way, "/ready" if way == "server" else "/")[0] < 500
+        return site.ask(way, "/ready")[0] == 200 if way == "server" else site.ask(way)[0] < 500
     except OSError:
         return False
