@@ -4,6 +4,7 @@ A placeholder and the text around it can form a new identifier: "sent NAME_1@hos
 are therefore searched again after the replacement.
 """
 
+import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.json_texts import readings_of, reject_equal_keys
@@ -315,6 +317,33 @@ class Findings:
         }
 
 
+class Decision(NamedTuple):
+    """What scrubbing replaces in one document, and what it counts there. Contains offsets and placeholders, no text."""
+
+    places: dict[str, list[Place]]
+    """Replaced spans of each changed text, by field, in reading order and without overlaps."""
+    author: str
+    """Placeholder of the author; empty if the author stays."""
+    kept: dict[Kind, int]
+    """Number of values that the policy leaves in the texts, by kind."""
+    doubtful: list[Kind]
+    """Kind of each value that is replaced on weak evidence; see `Findings.doubtful`."""
+    has_ambiguous_name: bool
+    """True if a name in the document may belong to several people."""
+
+
+def decisions_to_json(decisions: Sequence[Decision]) -> bytes:
+    return json.dumps(decisions, separators=(",", ":")).encode()
+
+
+def decisions_from_json(content: bytes) -> list[Decision]:
+    """Return the decisions that `decisions_to_json` wrote."""
+    return [
+        Decision({field: [Place(*each) for each in found] for field, found in places.items()}, *others)
+        for places, *others in json.loads(content)
+    ]
+
+
 @dataclass
 class ScrubbedCase:
     """A scrubbed case file, the mapping of its placeholders to originals, and counts of its values."""
@@ -326,21 +355,63 @@ class ScrubbedCase:
     findings: Findings = field(default_factory=Findings)
 
 
-class CaseScrubber:
-    """Scrubs one case file of a line of adapters. Use a new instance for each case file."""
+def apply_decisions(
+    line: str, run: str, treatments: Treatments, documents: Sequence[Document], decisions: Sequence[Decision]
+) -> ScrubbedCase:
+    """Replace the decided values of a case file.
 
-    def __init__(self, line: str, run: str, detector: Detector, *, reads_again: bool = True) -> None:
+    Args:
+        run: fingerprint of the scrubbing run, which is stored in each of the run's rows in the vault.
+        decisions: one decision for each document.
+    """
+    done, ambiguous = ScrubbedCase(list(documents)), list[str]()
+    counts = done.findings
+    counts.documents, counts.cases = len(documents), 1
+    for number, document in sorted(enumerate(documents), key=lambda each: each[1].date):
+        decision, texts = decisions[number], document.texts
+        counts.characters += sum(map(len, texts.values()))
+        counts.kept.update(decision.kept)
+        scrubbed = {field: filled(texts[field], places) for field, places in decision.places.items()}
+        replaced = [
+            (field, place.placeholder, each.original[place.start : place.end])
+            for field, each in scrubbed.items()
+            for place in each.places
+        ]
+        kinds = dict.fromkeys(kind_of(placeholder) for _, placeholder, _ in replaced)
+        for kind in kinds:
+            if treatments.get(kind) == "stop":
+                counts.stopped.setdefault(kind, Counter())[document.id] += 1
+        for kind in decision.doubtful:
+            counts.doubtful.setdefault(kind, Counter())[document.id] += 1
+        counts.documents_touched += bool(replaced)
+        if decision.author:
+            replaced.append((AUTHOR, decision.author, document.author))
+        if decision.has_ambiguous_name:
+            ambiguous.append(document.id)
+        if not replaced:
+            continue
+        by_kind = counts.by_language.setdefault(document.language, Counter())
+        by_kind.update(kind_of(placeholder) for _, placeholder, _ in replaced)
+        done.mapping += [MappingRow(line, run, document.case, document.id, *each) for each in replaced]
+        done.documents[number] = document.with_texts({field: each.text for field, each in scrubbed.items()}).model_copy(
+            update={"author": decision.author or document.author}
+        )
+    if ambiguous:
+        counts.ambiguous = [{"case": documents[0].case, "rows": ambiguous}]
+    return done
+
+
+class CaseScrubber:
+    """Decides what is replaced in one case file. Use a new instance for each case file."""
+
+    def __init__(self, detector: Detector, *, reads_again: bool = True) -> None:
         """
         Args:
-            run: fingerprint of the scrubbing run, which is stored in each of the run's rows in the vault.
             reads_again: whether to search the scrubbed texts again, and replace the findings.
         """
-        self._line, self._run = line, run
         self._detector = detector
         self._reads_again = reads_again
         self._placeholders = Placeholders()
-        self._done = ScrubbedCase()
-        self._ambiguous_rows: list[str] = []
         self._certain_kinds: dict[str, Kind] = {}
         """Kind of each value that has a label somewhere in the case, by the value's key."""
         self._persons: Mapping[PersonName, PersonName] = {}
@@ -348,21 +419,14 @@ class CaseScrubber:
         self._ambiguous: Collection[PersonName] = ()
         """Names that could belong to several people."""
 
-    def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
-        """Scrub the case file. Placeholders are numbered in the order of the documents' dates. Documents with the same
-        date are numbered in row order."""
+    def decide(self, documents: Sequence[SearchedDocument]) -> list[Decision]:
+        """Return a decision for each document. Placeholders are numbered in the order of the documents' dates.
+        Documents with the same date are numbered in row order."""
         searched = self._with_further_mentions(documents)
         in_reading_order = sorted(searched, key=lambda each: each.document.date)
-        self._decide(in_reading_order)
-        scrubbed = {id(each): self._scrub_document(each) for each in in_reading_order}
-        self._done.documents = [scrubbed[id(each)] for each in searched]
-        counts = self._done.findings
-        counts.documents, counts.cases = len(documents), 1
-        counts.documents_touched = len({row.row for row in self._done.mapping if row.field != AUTHOR})
-        counts.characters = sum(len(text) for each in documents for text in each.document.texts.values())
-        if self._ambiguous_rows:
-            counts.ambiguous = [{"case": documents[0].document.case, "rows": self._ambiguous_rows}]
-        return self._done
+        self._compare_mentions(in_reading_order)
+        decided = {id(each): self._decide_on(each) for each in in_reading_order}
+        return [decided[id(each)] for each in searched]
 
     def _with_further_mentions(self, documents: Sequence[SearchedDocument]) -> list[SearchedDocument]:
         texts = [text for each in documents for text in each.texts]
@@ -374,7 +438,7 @@ class CaseScrubber:
         )
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
-    def _decide(self, in_reading_order: Sequence[SearchedDocument]) -> None:
+    def _compare_mentions(self, in_reading_order: Sequence[SearchedDocument]) -> None:
         """Determine the kind of each value and the person of each name from the whole case file."""
         spans = [span for each in in_reading_order for span in each.spans]
         for span in spans:
@@ -391,18 +455,17 @@ class CaseScrubber:
     def _person(self, name: str) -> str:
         return self._placeholders.of("NAME", self._persons[person_name(name)])
 
-    def _scrub_document(self, searched: SearchedDocument) -> Document:
-        document, keeps, counts = searched.document, self._detector.keeps, self._done.findings
-        fields: dict[str, str] = {}
-        kinds: dict[Kind, None] = {}
+    def _decide_on(self, searched: SearchedDocument) -> Decision:
+        document, keeps = searched.document, self._detector.keeps
+        decided: dict[str, list[Place]] = {}
+        kept, doubtful = Counter[Kind](), list[Kind]()
         for text in searched.texts:
             places: list[Place] = []
-            doubtful: list[Kind] = []
             for span in text.spans:
                 is_certain = span.labelled or span.kind == "NAME"
                 kind = span.kind if is_certain else self._certain_kinds.get(span.key, span.kind)
                 if keeps(kind):
-                    counts.kept[kind] += 1
+                    kept[kind] += 1
                     continue
                 if span.by_length:
                     doubtful.append(kind)
@@ -418,27 +481,11 @@ class CaseScrubber:
                 doubtful += replaced
             if is_json:
                 reject_equal_keys(document, after.original, after.text)
-            fields[text.field] = after.text
-            for place in after.places:
-                kinds[kind_of(place.placeholder)] = None
-                self._map(document, text.field, place.placeholder, after.original[place.start : place.end])
-            for kind in doubtful:
-                counts.doubtful.setdefault(kind, Counter())[document.id] += 1
-        for kind in kinds:
-            if self._detector.treatments.get(kind) == "stop":
-                counts.stopped.setdefault(kind, Counter())[document.id] += 1
+            if after.places:
+                decided[text.field] = list(after.places)
+        author, is_ambiguous = "", False
         if not keeps("NAME"):
-            if searched.author:
-                fields[AUTHOR] = self._person(searched.author)
-                self._map(document, AUTHOR, fields[AUTHOR], document.author)
-            if any(each.kind == "NAME" and person_name(each.key) in self._ambiguous for each in searched.spans):
-                self._ambiguous_rows.append(document.id)
-        author = fields.pop(AUTHOR, document.author)
-        return document.with_texts(fields).model_copy(update={"author": author})
-
-    def _map(self, document: Document, field: str, placeholder: str, original: str) -> None:
-        counts = self._done.findings.by_language.setdefault(document.language, Counter())
-        counts[kind_of(placeholder)] += 1
-        self._done.mapping.append(
-            MappingRow(self._line, self._run, document.case, document.id, field, placeholder, original)
-        )
+            author = self._person(searched.author) if searched.author else ""
+            names = [span.key for span in searched.spans if span.kind == "NAME"]
+            is_ambiguous = any(person_name(name) in self._ambiguous for name in names)
+        return Decision(decided, author, dict(kept), doubtful, is_ambiguous)

@@ -1,12 +1,12 @@
-"""Run the detectors over texts and columns, search scrubbed texts again, and cache findings by the text's digest.
+"""Run the detectors over texts and columns, search scrubbed texts again, and cache what was found and decided.
 
-Findings depend only on the text and the detectors. The cache contains offsets and kinds, never text.
+Findings depend only on the text and the detectors. The cache contains offsets, kinds and placeholders, never text.
 """
 
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -235,13 +235,14 @@ def _key(text: str, start: int, end: int, kind: Kind) -> str:
 # --- cached findings --------------------------------------------------------------------------------------------------
 
 
-def _written(spans: Sequence[Span]) -> bytes:
+def spans_to_json(spans: Sequence[Span]) -> bytes:
+    """Return the offsets and kinds of the findings in a text, without the spans' keys, which contain text."""
     rows = [(span.start, span.end, span.kind, span.labelled, span.by_length) for span in spans]
     return json.dumps(rows, separators=(",", ":")).encode()
 
 
-def _read(content: bytes, text: str) -> list[Span]:
-    """Return the spans in a cache entry. The cache does not store the spans' keys; they are computed from the text."""
+def spans_from_json(content: bytes, text: str) -> list[Span]:
+    """Return the spans that `spans_to_json` wrote. Their keys are computed from the normalised text."""
     return [
         Span(start, end, kind, _key(text, start, end, kind), labelled, by_length)
         for start, end, kind, labelled, by_length in json.loads(content)
@@ -279,12 +280,13 @@ def detector_digest(
 
 
 SECONDS_TO_WAIT = 120.0  # for other processes' writes
-TEXTS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
+KEYS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
 CHECK_BYTES = 8
 
 
 class FindingsCache:
-    """Caches findings in one SQLite file for each digest of the detectors. Several processes may use a file at once.
+    """Caches findings in texts and decisions about case files in one SQLite file for each digest of the detectors.
+    Several processes may use a file at once.
 
     Each entry contains a keyed digest of its key and content. Entries that were truncated, moved or written without the
     installation's secret are ignored.
@@ -314,25 +316,24 @@ class FindingsCache:
         except sqlite3.Error as error:
             raise self._unusable(error) from None
 
-    def read(self, texts: Sequence[Text]) -> SpansByText:
-        """Return a dict from text key to cached findings. Texts without a valid cache entry are left out. Raises
-        PrivacyError if the file cannot be read."""
-        found: SpansByText = {}
+    def read(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """Return the valid entries under these keys. Raises PrivacyError if the file cannot be read."""
+        found: dict[bytes, bytes] = {}
+        listed = list(keys)
         try:
-            for start in range(0, len(texts), TEXTS_PER_QUERY):
-                some = {text.key: text.normalised.text for text in texts[start : start + TEXTS_PER_QUERY]}
+            for start in range(0, len(listed), KEYS_PER_QUERY):
+                some = listed[start : start + KEYS_PER_QUERY]
                 query = f"SELECT key, content FROM finding WHERE key IN ({','.join('?' * len(some))})"
-                for key, entry in self._connection.execute(query, list(some)):
+                for key, entry in self._connection.execute(query, some):
                     if self._is_whole(key, entry):
-                        found[key] = _read(entry[CHECK_BYTES:], some[key])
+                        found[key] = entry[CHECK_BYTES:]
         except sqlite3.Error as error:
             raise self._unusable(error) from None
         return found
 
-    def write(self, findings: Mapping[bytes, Sequence[Span]]) -> None:
-        """Write findings, by text key, in one transaction. Raises PrivacyError if the file cannot be written."""
-        entries = [(key, _written(spans)) for key, spans in findings.items()]
-        rows = [(key, self._check(key, content) + content) for key, content in entries]
+    def write(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write entries in one transaction. Raises PrivacyError if the file cannot be written."""
+        rows = [(key, self._check(key, content) + content) for key, content in entries.items()]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?)", rows)

@@ -1,8 +1,9 @@
 """Scrub batches of case files, and count the findings. Canaries in each batch verify that the detectors work."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -12,9 +13,26 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument, SearchedText
+from sovereign_pipeline.privacy.case_files import (
+    CaseScrubber,
+    Decision,
+    ScrubbedCase,
+    SearchedDocument,
+    SearchedText,
+    apply_decisions,
+    decisions_from_json,
+    decisions_to_json,
+)
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
-from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SpansByText, Text, texts_of
+from sovereign_pipeline.privacy.detection import (
+    Detector,
+    FindingsCache,
+    SpansByText,
+    Text,
+    spans_from_json,
+    spans_to_json,
+    texts_of,
+)
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import reject_placeholders
 
@@ -101,7 +119,7 @@ class Scrubber:
             line: name of the line of adapters.
             run: fingerprint of the scrubbing run, which is stored in each of the run's rows in the vault.
             treatments: treatment of each kind, as in `Detector`.
-            cache: cache of findings; None to search every text.
+            cache: cache of findings and decisions; None to search every text.
             words: the word lists that correct the findings.
         """
         self.detector = Detector(privacy, treatments or {}, words)
@@ -112,7 +130,8 @@ class Scrubber:
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
-        New findings are cached only if the canaries pass. Raises PrivacyError if a detector raises (the error names
+        New findings and decisions are cached only if the canaries pass. A case file whose decisions are cached is not
+        searched. Raises PrivacyError if a detector raises (the error names
         rows), a canary is not scrubbed completely, two keys of a JSON object become equal, or a text already contains
         what looks like a placeholder.
         """
@@ -127,19 +146,39 @@ class Scrubber:
             ) from None
 
     def _scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
-        for document in chain(*cases):
+        keys = [_key_of(case) for case in cases]
+        decided = {key: decisions_from_json(entry) for key, entry in self._cached(keys).items()}
+        missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in decided}
+        if missing:
+            decided |= self._decide(missing)
+        return [self._apply(case, decided[key]) for key, case in zip(keys, cases, strict=True)]
+
+    def _apply(self, case: Sequence[Document], decisions: Sequence[Decision]) -> ScrubbedCase:
+        return apply_decisions(self._line, self._run, self.detector.treatments, case, decisions)
+
+    def _cached(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        return self._cache.read(keys) if self._cache is not None else {}
+
+    def _decide(self, cases: Mapping[bytes, Sequence[Document]]) -> dict[bytes, list[Decision]]:
+        """Return the decisions about case files, by the key of the case file, and cache them."""
+        for document in chain(*cases.values()):
             reject_placeholders(document)
-        texts = [[texts_of(document) for document in case] for case in cases]
+        texts = [[texts_of(document) for document in case] for case in cases.values()]
         canaries = [texts_of(canary.document, is_canary=True) for canary in CANARIES]
         spans, new = self._search([text for fields in (*chain(*texts), *canaries) for text in fields.values()])
-        scrubbed = [self._scrub_case(case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
+        decided = {
+            key: self._decide_on_case(case, fields, spans)
+            for (key, case), fields in zip(cases.items(), texts, strict=True)
+        }
         for canary, fields in zip(CANARIES, canaries, strict=True):
             # A second search would hide a failure of the first one.
-            (after,) = self._scrub_case([canary.document], [fields], spans, reads_again=False).documents
+            decisions = self._decide_on_case([canary.document], [fields], spans, reads_again=False)
+            (after,) = self._apply([canary.document], decisions).documents
             canary.check(after, self.detector.keeps)
-        if self._cache is not None and new:
-            self._cache.write(new)
-        return scrubbed
+        if self._cache is not None:
+            entries = {key: spans_to_json(found) for key, found in new.items()}
+            self._cache.write(entries | {key: decisions_to_json(decisions) for key, decisions in decided.items()})
+        return decided
 
     def _search(self, texts: Sequence[Text]) -> tuple[SpansByText, SpansByText]:
         """Return two dicts from text key to findings: one for all texts, and one for the texts that were searched.
@@ -147,7 +186,8 @@ class Scrubber:
         A text is searched if its findings are not cached. If any text is searched, so are all canaries.
         """
         by_key = {text.key: text for text in texts}
-        cached = self._cache.read(list(by_key.values())) if self._cache is not None else {}
+        entries = self._cached(by_key.keys())
+        cached = {key: spans_from_json(entry, by_key[key].normalised.text) for key, entry in entries.items()}
         missing = len(by_key.keys() - cached.keys())
         if not missing:
             return cached, {}
@@ -155,14 +195,14 @@ class Scrubber:
         self.texts_searched += missing
         return cached | new, new
 
-    def _scrub_case(
+    def _decide_on_case(
         self,
         case: Sequence[Document],
         texts: Sequence[Mapping[str, Text]],
         spans: SpansByText,
         *,
         reads_again: bool = True,
-    ) -> ScrubbedCase:
+    ) -> list[Decision]:
         searched = [
             SearchedDocument(
                 document,
@@ -171,7 +211,7 @@ class Scrubber:
             )
             for document, fields in zip(case, texts, strict=True)
         ]
-        return CaseScrubber(self._line, self._run, self.detector, reads_again=reads_again).scrub(searched)
+        return CaseScrubber(self.detector, reads_again=reads_again).decide(searched)
 
     def _where_it_fails(self, cases: Sequence[Sequence[Document]]) -> str:
         """Return a phrase that names the rows on which scrubbing fails. If no row fails on its own, the phrase names
@@ -188,3 +228,8 @@ class Scrubber:
         except Exception:  # `scrub` reports the exception's class
             return True
         return False
+
+
+def _key_of(case: Sequence[Document]) -> bytes:
+    """Return the key of a case file's decisions in the cache: a SHA-256 of all columns of its documents."""
+    return sha256(b"\n".join([b"case file", *(document.model_dump_json().encode() for document in case)])).digest()

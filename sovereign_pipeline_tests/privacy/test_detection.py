@@ -94,9 +94,18 @@ def test_a_text_that_was_seen_is_not_searched_again(tmp_path: Path, monkeypatch:
     first, searched = scrubbed_with(tmp_path)
     assert searched > 1  # the letter, and the canaries
     monkeypatch.setattr(Detector, "find", None)
+    monkeypatch.setattr(Detector, "read_again", None)
     again, searched = scrubbed_with(tmp_path)
     assert (again, searched) == (first, 0)
     assert again.documents[0].request == "Civil No. NID_1, phone PHONE_1. Mr NAME_1"
+
+
+def test_a_case_file_with_a_changed_date_is_decided_anew(tmp_path: Path) -> None:
+    """Placeholders are numbered by date, although no text changed."""
+    for dates, numbers in ((("2024-01-01", "2024-02-01"), (1, 2)), (("2024-03-01", "2024-02-01"), (2, 1))):
+        rows = [document(f"CR 100000{n}", id=f"R-{n}", case="C", date=date) for n, date in enumerate(dates)]
+        scrubbed = scrub(scrubber(tmp_path), *rows).documents
+        assert [each.request for each in scrubbed] == [f"CR CR_{number}" for number in numbers]
 
 
 def test_the_cache_holds_no_text(tmp_path: Path) -> None:
@@ -135,7 +144,7 @@ def test_an_entry_that_is_not_whole_is_found_anew(tmp_path: Path, damage: str) -
         before = file.execute("SELECT key, content FROM finding").fetchall()
         other = {key: before[place - 1][1] for place, (key, _) in enumerate(before)}
         foreign = FindingsCache(tmp_path / "foreign", DETECTOR, bytes(31) + b"1")
-        foreign.write({key: [] for key, _ in before})
+        foreign.write({key: b"[]" for key, _ in before})
         signed = dict(entries(tmp_path / "foreign"))
         for key, content in before:
             damaged = {
