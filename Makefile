@@ -157,7 +157,7 @@ bench-corpus: setup
 		--out "$(RESULTS)" --page docs/benchmarks/corpus.md
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
-# DATA contains parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with fast bfloat16 units, two
+# DATA contains parliament/; see docs/benchmarks/training.md. 40 minutes on two idle cores with fast bfloat16 units, two
 # and a half hours without (estimated). An interrupted run resumes.
 bench-training: setup
 	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/benchmarks/training.md"; exit 2; }
@@ -174,7 +174,7 @@ bench-rlhf: setup
 	@$(BIN)/python -W ignore -m benchmarks.rlhf.run --out "$(RESULTS)" --minutes $(MINUTES) --seeds $(SEEDS)
 	@cat "$(RESULTS)/rlhf.md"
 
-# DATA contains mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 25 minutes on two idle cores.
+# DATA contains mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 20 minutes on two idle cores.
 bench-evaluation: setup
 	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/benchmarks/evaluation.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct

@@ -184,8 +184,8 @@ def conversation(
 
     The program sees an empty /tmp and, read-only, the paths in `mounted` (path in the sandbox -> path on this machine)
     and in `shown` (the same path in both). The program must first send one byte. Each receive on the yielded socket
-    waits at most `limits.wall_seconds`. Raises SandboxUnavailable if the program does not start, and TimeoutError if it
-    does not send the byte in that time.
+    waits at most `limits.wall_seconds`. Raises SandboxUnavailable if the program does not start, or does not send the
+    byte in that time.
     """
     ours, theirs = socket.socketpair()
     with ours, _started((theirs.fileno(),)) as (process, report):
@@ -201,7 +201,14 @@ def conversation(
             process.stdin.write(json.dumps(order).encode())
             process.stdin.close()
         ours.settimeout(limits.wall_seconds)
-        if ours.recv(1) == b"":
+        try:
+            started = ours.recv(1) != b""
+        except TimeoutError:
+            raise SandboxUnavailable(
+                f"A program did not start in the sandbox within {limits.wall_seconds:g} s.",
+                "Check the load of this machine.",
+            ) from None
+        if not started:
             said = (report.read(_REPORT_BYTES) or b"").decode(errors="replace").partition(":")[2]
             raise SandboxUnavailable(f"The sandbox of this machine cannot start a program ({said[:200]}).")
         yield ours

@@ -290,7 +290,7 @@ class Kubernetes(RecipeModel):
     image: str = Field(min_length=1, examples=["registry.internal/sovereign-pipeline:0.1.0"])
     """Container image that contains the same version of this program, and its libraries."""
 
-    namespace: Name
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
     """Namespace of the jobs."""
 
     runtime: Name = "sovereign-trainer"

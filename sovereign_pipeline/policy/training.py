@@ -100,8 +100,9 @@ class Sft(Tuning):
 
 
 class Preference(Tuning):
-    """Preference training after SFT, with the SFT model as the reference. Dropout is off, as in TRL's trainers, because
-    with dropout the policy would differ from the reference before the first step."""
+    """Preference training after SFT. The reference is the SFT model; `trainer: orpo` and `cpo` have none. Dropout is
+    off, as in TRL's preference trainers, because with dropout the policy would differ from the reference before the
+    first step."""
 
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from

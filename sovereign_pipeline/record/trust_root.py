@@ -284,7 +284,7 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
                 f"{name}: too few root keys signed this root. Signatures by the previous root's keys: "
                 f"{len(result.first.signed)}, required: {result.first.threshold}. Signatures by this root's own keys: "
                 f"{len(result.second.signed)}, required: {result.second.threshold}.",
-                "Have enough keys of the previous root and of this root sign it.",
+                "Get more signatures for this root: enough by the previous root's keys, and enough by its own keys.",
             )
         _refuse_other_signatures(metadata, set(result.signed), name)
         roots.append(root)

@@ -31,7 +31,7 @@ GATE_NAME = "start_saw_nothing_held_out"
 _EXTERNAL = "start_from:"
 """Prefix of the external input that names the parent adapter."""
 _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
-_SAW_IT = "was trained on rows that are held out now, or on items of the line's evaluation"
+_SAW_IT = "was trained on rows that are now on the held-out or selection side, or on items of the line's evaluation"
 _RECIPE_KEYS = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
 
 
@@ -205,7 +205,7 @@ def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> 
         found = f"The base model {name} was tuned locally, and {_SAW_IT}: {'; '.join(leaks)}."
         return Verdict(False, found, evidence)
     verdict = _evaluate_parent(workplace, artifact, inputs)
-    message = f"The base model {name} was tuned locally, on no row that is held out now. {verdict.message}"
+    message = f"The base model {name} was tuned locally, on no row of the held-out or selection side. {verdict.message}"
     return Verdict(verdict.passed, message, {**verdict.evidence, **evidence})
 
 

@@ -227,8 +227,8 @@ class RollCall:
             if is_mine:
                 raise self._wrong(
                     f"{lock}: this node could lock the file, although another node has locked it.",
-                    "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4 without local_lock or nolock, or "
-                    "Lustre with -o flock.",
+                    "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4, NFS 3 without nolock and "
+                    "local_lock, or Lustre with -o flock.",
                 )
 
     def _read(self, name: str) -> str:

@@ -95,12 +95,13 @@ ONE_STEP = {"epochs": 1, "minibatches": 1}
     ("algorithm", "steps", "tolerance"),
     [
         ("ppo", {}, VALUES),
+        ("ppo", {"cut_replies": "bootstrap"}, VALUES),
         ("grpo", {}, PADDED),
         ("grpo", ONE_STEP, PADDED),
     ],
 )
 def test_a_training_by_reward_counts_its_sampling_too(
-    make_job: JobMaker, parent: Path, algorithm: str, steps: dict[str, int], tolerance: float
+    make_job: JobMaker, parent: Path, algorithm: str, steps: dict[str, Any], tolerance: float
 ) -> None:
     from transformers import Trainer
 

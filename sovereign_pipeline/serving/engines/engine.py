@@ -171,7 +171,7 @@ class Engine(Protocol):
 
     def call_form(self, digest: str) -> CallForm | None:
         """Return the tool-call syntax of a loaded adapter's chat template. Returns None if the template does not
-        support tool calls, or if the engine is not running."""
+        support tool calls. An engine that is not running may return None, too."""
 
     async def is_well(self) -> bool:
         """Return True if the engine runs and does not hang. Always returns within two seconds."""

@@ -256,8 +256,8 @@ class _Protocol(H11Protocol):
 
 
 class GatewayServer(Server):
-    """An HTTP server on the loopback interface, behind a proxy that terminates TLS. When the server is stopped, it lets
-    running answers finish."""
+    """An HTTP server on the loopback interface, behind a proxy that terminates TLS. When the server is stopped,
+    running answers have `drain_seconds` to finish, and are then aborted."""
 
     def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Callable[[], Awaitable[object]]) -> None:
         """Create the server. last: function that is called when no answer is running any more."""

@@ -174,7 +174,8 @@ def _targeting(flag: Flag) -> dict[str, Any]:
 
 
 def evaluator_of(flag: Flag) -> "FlagdCore":
-    """Build a flag's evaluator. Raises IntegrityError if it fails a test with sample users and all groups."""
+    """Build a flag's evaluator, and try it with sample users and, during a rollout, with a member of each group. Raises
+    IntegrityError if the evaluator cannot read the flag or gives a user the wrong adapter."""
     from openfeature.contrib.tools.flagd.core import FlagdCore
     from openfeature.exception import OpenFeatureError
 

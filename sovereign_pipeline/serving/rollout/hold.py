@@ -106,7 +106,8 @@ def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool
 
 
 def best_scale(variance: float, alpha: float) -> float:
-    """Return the mixture scale that makes the two-sided bound tightest at this variance."""
+    """Return the mixture scale that makes the two-sided bound nearly tightest at this variance (a closed-form
+    approximation of the optimum)."""
     log = 2 * math.log(1 / alpha)
     return variance / (log + math.log(1 + log))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.compute import Passed
+from sovereign_pipeline.training.compute import Passed, added
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
 from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
@@ -59,9 +59,11 @@ class PpoMethod(RewardedMethod):
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
         """Return the token counts of an iteration: first of the forward passes that a backward pass follows, then of
-        all others. Policy and reference each read the replies once before the update."""
+        all others. Policy and reference each read the replies once before the update. With `cut_replies: bootstrap`,
+        the policy reads each cut reply once more."""
         once = self._policy.passed([each.completion for each in rollouts])
-        return once * self._rlhf.epochs, once * 2
+        after_cut = added(self._policy.passed([each]) for each in _beyond_cut(rollouts, self._rlhf).values())
+        return once * self._rlhf.epochs, once * 2 + after_cut
 
     def learn(self, checkpoint: Path | None) -> None:
         state, following = self.state, None
@@ -189,7 +191,7 @@ class Learner:
         completions = [each.completion for each in rollouts]
         policy, reference = self._numbers(completions, POLICY), self._numbers(completions, REFERENCE)
         lengths = [len(each.reply_ids) for each in completions]
-        after = self._values_after(rollouts) if self._rlhf.cut_replies == "bootstrap" else {}
+        after = self._values_after(rollouts)
         found: list[tuple[Any, Any, Any, Any]] = []
         of_policy, of_reference = (each.log_probabilities.split(lengths) for each in (policy, reference))
         per_reply = zip(scores, of_policy, of_reference, policy.values.split(lengths), strict=True)
@@ -239,13 +241,12 @@ class Learner:
         return Update(policy_loss, value_loss, outside, first_off)
 
     def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
-        """Return a mapping of reply index to the value of the state after the reply's last token, for cut replies."""
-        cut = [place for place, each in enumerate(rollouts) if not each.ended]
-        longer = [  # a value belongs to the state before a token, so the appended token does not matter
-            Completion(each.prompt_ids, [*each.reply_ids, 0]) for each in (rollouts[place].completion for place in cut)
-        ]
-        values = [self._policy.numbers_without_gradient([each]).values for each in longer]
-        return {place: float(each[-1]) for place, each in zip(cut, values, strict=True)}
+        """Return a mapping of reply index to the value of the state after the reply's last token, for the replies in
+        `_beyond_cut`."""
+        longer = _beyond_cut(rollouts, self._rlhf)
+        return {
+            place: float(self._policy.numbers_without_gradient([each]).values[-1]) for place, each in longer.items()
+        }
 
     def _minibatches(self, replies: int) -> list[slice]:
         size = -(-replies // self._rlhf.minibatches)
@@ -291,6 +292,18 @@ class Learner:
         for parameters in (self._adapter, self._head):
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         self.optimizer.step()
+
+
+def _beyond_cut(rollouts: Sequence[Rollout], rlhf: Rlhf) -> dict[int, Completion]:
+    """Return a mapping of reply index to the reply with one more token, for the cut replies whose value after the last
+    token counts (`cut_replies: bootstrap`). The value belongs to the state before a token, so any token will do."""
+    if rlhf.cut_replies != "bootstrap":
+        return {}
+    return {
+        place: Completion(each.completion.prompt_ids, [*each.completion.reply_ids, 0])
+        for place, each in enumerate(rollouts)
+        if not each.ended
+    }
 
 
 def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:

@@ -45,7 +45,7 @@ def test_what_the_earlier_adapter_saw_may_not_be_held_out(office: Office, lamps:
             office.make(workplace, office.sft)
         _, verdicts = office.make(workplace, replace(office.sft, build=build_without_check))
         assert not verdicts[GATE].passed
-        assert "trained on rows that are held out now" in verdicts[GATE].message
+        assert "trained on rows that are now on the held-out" in verdicts[GATE].message
         assert "lamp is" not in verdicts[GATE].message and "w3x" not in verdicts[GATE].message
 
 
