@@ -109,9 +109,9 @@ def test_a_scrubber_with_a_spacy_model_loads_neither_torch_nor_transformers() ->
     code = """
 import sys
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.scrubbing import CANARIES, Scrubber
 
-Scrubber("lamps", "run", Privacy()).scrub([])
+Scrubber("lamps", "run", Privacy()).scrub([[CANARIES[0].document]])
 import presidio_analyzer, spacy
 print(sorted({"torch", "transformers"} & sys.modules.keys()))
 import torch, transformers
