@@ -112,7 +112,8 @@ class PrivacyError(SovereignError):
 
 
 class GateRefused(SovereignError):
-    """Raised when a gate failed, or has no passing record for exactly this artifact."""
+    """Raised when a gate did not pass or has no record for exactly this artifact, or when another required check,
+    review or trial is missing, is open or did not pass."""
 
 
 class StaleInput(SovereignError):

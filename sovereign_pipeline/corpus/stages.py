@@ -241,9 +241,9 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the documents with the raw corpus. Verify that no document's level fell, and that all documents of a case
-    have the same level. This level must be at least the level of each row of the case that became no document. Also
-    verify that the manifest states the highest level of all documents, which must not be above the line's ceiling."""
+    """Compare the documents with the raw corpus. Verify that no document's level fell, that all documents of a case
+    have the same level, and that no row left out of the case has a higher one. Also verify that the manifest states the
+    highest level of all documents, and that this level is not above the line's ceiling."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []

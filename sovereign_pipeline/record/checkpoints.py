@@ -616,7 +616,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
         raise IntegrityError(
             f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
             f"missing: {missing_entries(settings, size + 1, head.size)}.",
-            "Restore the newest backup of the registry. With an older one, the missing acts could be repeated.",
+            "Restore the newest backup of the registry. Each act that a backup lacks could be done a second time.",
         )
     if head.size == 0:
         return

@@ -278,7 +278,7 @@ def _parent_adapter(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFac
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
-    """Return path, role, licence, SHA-256 and counts of each source file, as raw_corpus read them."""
+    """Return name, path, role, licence, retention, SHA-256 and counts of each source, as raw_corpus read it."""
     for ref, manifest in lineage(store, dataset.manifest):
         if manifest.kind == RAW_CORPUS.kind:
             return read_sources(store.open_as_given(ref))

@@ -273,7 +273,7 @@ def compared_with(report: EvaluationReport) -> str:
 
 
 def scored_in(precision: str) -> str:
-    """Return a sentence on the numeric precision of all arms, and on the agreement with lm-eval's scores."""
+    """Return one or two sentences on the numeric precision of all arms and on the agreement with lm-eval's scores."""
     if precision == "float32":
         return "All arms were scored in float32, in which choices and texts equal lm-eval's."
     return (
