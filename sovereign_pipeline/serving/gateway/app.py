@@ -210,7 +210,7 @@ async def completions(request: Request, here: Here, caller: From) -> Response:
 
 @api.post("/v1/feedback", response_model=messages.FeedbackTaken)
 async def feedback(here: Here, caller: From, said: messages.FeedbackRequest) -> messages.FeedbackTaken:
-    """Rate an answer that you got. A newer rating replaces an older one."""
+    """Rate an answer that you got. A newer rating replaces an older one, but a report of severity 1 stays counted."""
     await here.handler.take_feedback(caller, said.answer, said.feedback)
     return messages.FeedbackTaken(id=said.id)
 
