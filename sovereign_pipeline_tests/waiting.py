@@ -40,7 +40,7 @@ def _own_ports() -> range:
     """Return the ports of this worker of the test run."""
     end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     worker, workers = (os.environ.get(f"PYTEST_XDIST_WORKER{what}") for what in ("", "_COUNT"))
-    number, count = (int(worker.removeprefix("gw")), int(workers)) if worker and workers else (0, 1)
+    number, count = (int(worker.removeprefix("gw")) % int(workers), int(workers)) if worker and workers else (0, 1)
     size = end // 2 // count
     return range(end - (number + 1) * size, end - number * size)
 

@@ -182,8 +182,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def privacy_cache(self) -> Path:
-        """Cache of the offsets and kinds of identifiers in unscrubbed texts. Its keys are the texts' digests. The cache
-        may be deleted at any time.
+        """Cache of what was found in unscrubbed texts, and of what replaces it in each case file: offsets, kinds and
+        placeholders. Its keys are digests of texts and case files. The cache may be deleted at any time.
 
         The cache contains no text. It is stored with the corpus, because anyone who can read a digest can test a guess
         at the text.

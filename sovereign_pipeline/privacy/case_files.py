@@ -181,13 +181,13 @@ class Filled:
 
 
 def filled(original: str, places: Sequence[Place]) -> Filled:
-    """Replace each place of a text with its placeholder. If two places overlap, the later place is cut so that it
-    begins where the earlier place ends."""
+    """Replace each place of a text, in reading order, with its placeholder. If two places overlap, the later place is
+    cut so that it begins where the earlier place ends. The places of the result give the same result."""
     pieces: list[str] = []
     kept: list[Place] = []
     starts: list[int] = []
     position = length = 0
-    for place in sorted(places):  # `places` is not in reading order: contents of tags come first
+    for place in places:
         start = max(place.start, position)  # a ligature, for example, is normalised to several characters
         end = max(place.end, start)
         pieces += [original[position:start], place.placeholder]
@@ -216,7 +216,7 @@ def reread(
             placeholder = placeholders.of(kind, value_key(kind, text.original[first:last]))
             places.append(Place(first, last, f"{leaf.quote}{placeholder}{leaf.quote}"))
             replaced.append(kind)
-        text = filled(text.original, places)
+        text = filled(text.original, sorted(places))
     return text, replaced
 
 
@@ -475,7 +475,7 @@ class CaseScrubber:
             is_json = text.normalised.leaves is not None
             if not places and not is_json:
                 continue
-            after = filled(text.normalised.original, places)
+            after = filled(text.normalised.original, sorted(places))  # contents of tags come first
             if self._reads_again:
                 after, replaced = reread(after, self._detector, document, text.field, self._placeholders)
                 doubtful += replaced

@@ -3,6 +3,7 @@
 Findings depend only on the text and the detectors. The cache contains offsets, kinds and placeholders, never text.
 """
 
+import inspect
 import json
 import re
 import sqlite3
@@ -13,9 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sovereign_pipeline.base import text as base_text
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest, read_secret
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus import document as corpus_document
+from sovereign_pipeline.corpus import languages as corpus_languages
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.languages import in_script_of
 from sovereign_pipeline.policy.corpus import AddedRecognizer, PhoneRegions, Privacy
@@ -249,6 +253,10 @@ def spans_from_json(content: bytes, text: str) -> list[Span]:
     ]
 
 
+_ALSO_READ = (base_text, corpus_document, corpus_languages)
+"""Modules outside this package that determine the texts of a document, how they are folded, and their scripts."""
+
+
 def detector_digest(
     privacy: Privacy,
     treatments: Treatments,
@@ -259,12 +267,13 @@ def detector_digest(
     """Return a digest of everything besides the text that determines findings: the recipe's `privacy`, treatments, word
     lists, name models, libraries and code.
 
-    The digest covers the bytes of this package's code, word lists and canaries. A change to these files thus
-    invalidates the cache without a new version number.
+    The digest covers the bytes of this package's code, word lists and canaries, and of the modules in `_ALSO_READ`. A
+    change to these files thus invalidates the cache without a new version number.
     """
     package = Path(__file__).parent
     files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".toml", ".txt"))
     code = {file.relative_to(package).as_posix(): file_sha256(file) for file in files}
+    code |= {module.__name__: file_sha256(Path(inspect.getfile(module))) for module in _ALSO_READ}
     return digest_of(
         {
             "privacy": privacy.model_dump(mode="json", exclude={"officer_may"}),

@@ -130,10 +130,11 @@ class Scrubber:
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
-        New findings and decisions are cached only if the canaries pass. A case file whose decisions are cached is not
-        searched. Raises PrivacyError if a detector raises (the error names
-        rows), a canary is not scrubbed completely, two keys of a JSON object become equal, or a text already contains
-        what looks like a placeholder.
+        A case file whose decisions are cached is not searched; if all are, the canaries are not searched either. New
+        findings and decisions are cached only if the canaries pass.
+
+        Raises PrivacyError if a detector raises (the error names rows), a canary is not scrubbed completely, two keys
+        of a JSON object become equal, or a text already contains what looks like a placeholder.
         """
         try:
             return self._scrub(cases)
@@ -231,5 +232,6 @@ class Scrubber:
 
 
 def _key_of(case: Sequence[Document]) -> bytes:
-    """Return the key of a case file's decisions in the cache: a SHA-256 of all columns of its documents."""
-    return sha256(b"\n".join([b"case file", *(document.model_dump_json().encode() for document in case)])).digest()
+    """Return the key of a case file's decisions in the cache: a SHA-256 of all columns and texts of its documents."""
+    rows = [json.dumps([document.texts, document.model_dump_json()]) for document in case]
+    return sha256("\n".join(["case file", *rows]).encode()).digest()

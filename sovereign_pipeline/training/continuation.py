@@ -233,8 +233,8 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
     datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref)]
     return Verdict(
         True,
-        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near a held-out "
-        f"row. The datasets contain no more items of the evaluation than the recipe allows.",
+        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is on the held-out or selection side "
+        f"now, or near such a row. The datasets contain no more items of the evaluation than the recipe allows.",
         {**evidence, "datasets": datasets},
     )
 

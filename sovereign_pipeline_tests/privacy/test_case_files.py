@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.privacy.case_files import ScrubbedCase
+from sovereign_pipeline.privacy.case_files import Place, ScrubbedCase, filled
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
@@ -159,3 +159,10 @@ def test_what_is_left_of_a_name_beside_an_identifier_stays() -> None:
     ]
     shorter = Span(0, 6, "NAME", "Bertil", labelled=False)
     assert without_overlaps([name, shorter]) == [name]
+
+
+def test_places_that_were_cut_fill_the_text_as_before() -> None:
+    """A phone and a number in a tag within a name: nothing is left of their places, and their order stays."""
+    text = 'Sa<b title="+968 9123 4567 / CR 1000001">id Al Busaidi'
+    once = filled(text, [Place(0, len(text), "NAME_1"), Place(12, 26, "PHONE_1"), Place(29, 39, "CR_1")])
+    assert once.text == "NAME_1PHONE_1CR_1" and filled(text, once.places) == once
