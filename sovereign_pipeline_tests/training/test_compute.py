@@ -113,6 +113,7 @@ def test_a_training_by_reward_counts_its_sampling_too(
         run(job)
     found = report(job)["compute"]
     assert found["flops"] == pytest.approx(sum(totals), rel=tolerance)
+    assert steps.get("cut_replies") is None or report(job, "rlhf")["cut_share"] > 0
 
 
 @pytest.mark.slow
