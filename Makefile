@@ -174,7 +174,7 @@ bench-rlhf: setup
 	@$(BIN)/python -W ignore -m benchmarks.rlhf.run --out "$(RESULTS)" --minutes $(MINUTES) --seeds $(SEEDS)
 	@cat "$(RESULTS)/rlhf.md"
 
-# DATA contains mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 20 minutes on two idle cores.
+# DATA contains mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. 16 minutes on two idle cores.
 bench-evaluation: setup
 	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/benchmarks/evaluation.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct

@@ -242,8 +242,8 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Compare the documents with the raw corpus. Verify that no document's level fell, that all documents of a case
-    have the same level, and that no row left out of the case has a higher one. Also verify that the manifest states the
-    highest level of all documents, and that this level is not above the line's ceiling."""
+    have the same level, and that none of the case's rows that became no document has a higher one. Also verify that the
+    manifest states the highest level of all documents, and that this level is not above the line's ceiling."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []

@@ -318,7 +318,7 @@ class Findings:
 
 
 class Decision(NamedTuple):
-    """What scrubbing replaces in one document, and what it counts there. Contains offsets and placeholders, no text."""
+    """The spans of one document that scrubbing replaces, and what it counts there. A decision contains no text."""
 
     places: dict[str, list[Place]]
     """Replaced spans of each changed text, by field, in reading order and without overlaps."""
@@ -377,8 +377,7 @@ def apply_decisions(
             for field, each in scrubbed.items()
             for place in each.places
         ]
-        kinds = dict.fromkeys(kind_of(placeholder) for _, placeholder, _ in replaced)
-        for kind in kinds:
+        for kind in dict.fromkeys(kind_of(placeholder) for _, placeholder, _ in replaced):
             if treatments.get(kind) == "stop":
                 counts.stopped.setdefault(kind, Counter())[document.id] += 1
         for kind in decision.doubtful:

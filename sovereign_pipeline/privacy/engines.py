@@ -1,8 +1,7 @@
 """Scrub a file of documents with any engine of `corpus.engines`. The result has the same bytes with every engine.
 
 The originals of a batch are written to the vault before its scrubbed text is written. A batch is a list of byte offsets
-of whole case files. A worker reads the documents, scrubs them together with the canaries and returns the scrubbed
-documents as JSON lines.
+of whole case files. A worker reads the documents, scrubs them and returns the scrubbed documents as JSON lines.
 """
 
 import json
@@ -49,9 +48,9 @@ class ScrubJob:
     detector: str
     """Digest of the detectors (`detection.detector_digest`)."""
     cache: Path | None
-    """Directory of cached findings; None disables the cache."""
+    """Directory of the cache (`detection.FindingsCache`); None disables the cache."""
     secret: bytes = field(repr=False)
-    """Secret that authenticates cached findings."""
+    """Secret that authenticates the entries of the cache."""
     words: WordLists = NO_WORDS
     """Corrections of the findings, from the word lists of the line of adapters."""
     node: str = field(default_factory=platform.node)
@@ -111,7 +110,8 @@ def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
         raise not_a_document(source, stream.read(offset).count(b"\n") + 1) from None
 
 
-# The canaries are searched with every batch. This batch size keeps that overhead small and still shows progress often.
+# The canaries are searched with every batch that has something new. This batch size keeps that overhead small and still
+# shows progress often.
 DOCUMENTS_PER_BATCH = 512
 BYTES_WORTH_A_WORKER = 500_000
 """Number of bytes of text whose search takes as long as starting one worker."""

@@ -1,4 +1,4 @@
-"""Scrub batches of case files, and count the findings. Canaries in each batch verify that the detectors work."""
+"""Scrub batches of case files, and count the findings. Canaries verify that the detectors work."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -128,10 +128,10 @@ class Scrubber:
         self._cache = cache
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
-        """Scrub whole case files together with the canaries. The documents of a case file are in row order.
+        """Scrub whole case files. The documents of a case file are in row order.
 
-        A case file whose decisions are cached is not searched; if all are, the canaries are not searched either. New
-        findings and decisions are cached only if the canaries pass.
+        Case files whose decisions are cached are not searched. The others are searched together with the canaries.
+        Their findings and decisions are cached only if the canaries pass.
 
         Raises PrivacyError if a detector raises (the error names rows), a canary is not scrubbed completely, two keys
         of a JSON object become equal, or a text already contains what looks like a placeholder.
@@ -232,6 +232,5 @@ class Scrubber:
 
 
 def _key_of(case: Sequence[Document]) -> bytes:
-    """Return the key of a case file's decisions in the cache: a SHA-256 of all columns and texts of its documents."""
-    rows = [json.dumps([document.texts, document.model_dump_json()]) for document in case]
-    return sha256("\n".join(["case file", *rows]).encode()).digest()
+    """Return the key of a case file's decisions in the cache: a SHA-256 of all columns of its documents."""
+    return sha256("\n".join(["case file", *(document.model_dump_json() for document in case)]).encode()).digest()

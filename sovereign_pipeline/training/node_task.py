@@ -25,6 +25,10 @@ from sovereign_pipeline.training.worker import collect_sigterm, open_progress, r
 NODE_VARIABLE = "SOVEREIGN_TRAINER_NODE"
 """Environment variable with the node's name."""
 SEAL = "sealed.json"
+_LOCKS_BETWEEN_NODES = (
+    "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4, NFS 3 without nolock and local_lock, or Lustre "
+    "with -o flock."
+)
 SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -168,8 +172,7 @@ class RollCall:
             except OSError as error:
                 raise self._wrong(
                     f"{error.filename or lock}: {error.strerror}.",
-                    "The file system of SOVEREIGN_HOME must be writable on every node, with locks that work between "
-                    "nodes: NFS 4, or Lustre mounted with -o flock.",
+                    f"The file system of SOVEREIGN_HOME must be writable on every node. {_LOCKS_BETWEEN_NODES}",
                 ) from None
             os.environ[MEETING_VARIABLE] = str(self._directory / f"{MEETING}{attempt}")
             yield
@@ -227,8 +230,7 @@ class RollCall:
             if is_mine:
                 raise self._wrong(
                     f"{lock}: this node could lock the file, although another node has locked it.",
-                    "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4, NFS 3 without nolock and "
-                    "local_lock, or Lustre with -o flock.",
+                    _LOCKS_BETWEEN_NODES,
                 )
 
     def _read(self, name: str) -> str:
