@@ -7,13 +7,16 @@ step, `guards.py` checks that the rows are separated.
 
 With a mask over a whole pack, attention computes every pair of tokens and discards most pairs: three quarters in a pack
 of four rows, and half of the remaining pairs because of causality. On CPUs attention therefore runs row by row, without
-a mask and in float32. PyTorch's kernel is 1.5 times as fast in float32 as in bfloat16, and its backward pass is 2 to 3
-times as fast (rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA, row-by-row attention would replace
-one kernel by many short ones. The effect on speed was not measured, so CUDA uses transformers' own `sdpa`.
+a mask: in bfloat16 by `cpu_kernels.causal_attention`, in float32 by PyTorch's kernel. On CUDA, row-by-row attention
+would replace one kernel by many short ones. The effect on speed was not measured, so CUDA uses transformers' own
+`sdpa`.
+
+On CPUs, logits are never stored as a whole: the output layer computes log-probabilities (`use_token_scores`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.training.rows import IGNORED, Completion
@@ -78,8 +81,7 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
     if batch["input_ids"].is_cuda:
         # TRL's kernel computes the logits in tiles of the vocabulary, so that memory never contains all of them.
         return model(**inputs, labels=batch["labels"], fused_lm_head=True).log_probs[0, supervised]
-    logits = model(**inputs, logits_to_keep=supervised).logits[0].float()
-    return -torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="none")
+    return score_tokens(model, inputs | {"logits_to_keep": supervised}, targets[supervised]).log_probabilities
 
 
 def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
@@ -93,6 +95,90 @@ def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
     owner = owner[batch["labels"][0, 1:] != IGNORED]
     sums = torch.zeros(len(lengths), device=tokens.device, dtype=tokens.dtype).index_add(0, owner, tokens)
     return sums, torch.bincount(owner, minlength=len(lengths))
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of the tokens whose logits a pass computes; float32, [tokens]."""
+
+    log_probabilities: Any
+    """Log-probabilities in nats."""
+    entropies: Any | None
+    """Entropy of each token's whole distribution over the vocabulary, nats, without gradient; None unless wanted."""
+    states: Any
+    """Input of the output layer, [tokens, hidden size], without gradient."""
+
+
+ENTROPIES_AT_ONCE = 128
+"""Number of tokens whose entropies are computed at once from stored logits. While entropies are computed, a token needs
+three times the memory of its logits."""
+
+
+def score_tokens(
+    model: Any, inputs: dict[str, Any], targets: Any, temperature: float = 1.0, entropies: bool = False
+) -> TokenScores:
+    """Score target tokens in one pass. inputs: arguments of the model's forward, with `logits_to_keep` for the states
+    before the target tokens. targets: token ids, [tokens]. The logits are divided by the temperature."""
+    import torch
+
+    head = model.get_output_embeddings()
+    seen: list[Any] = []
+    in_head = getattr(head, _IN_HEAD, False) and not head.weight.requires_grad
+    if in_head:
+        from sovereign_pipeline.training.cpu_kernels import token_scores
+
+        replaced: Any = _replaced(
+            head, lambda states: token_scores(states, head.weight, targets, temperature, entropies)
+        )
+    else:
+        replaced = nullcontext()
+    hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        with replaced:
+            found = model(**inputs | {"use_cache": False}).logits[0]
+    finally:
+        hook.remove()
+    states = seen[0].reshape(-1, seen[0].shape[-1]).detach()
+    if in_head:
+        return TokenScores(found[:, 0], found[:, 1].detach() if entropies else None, states)
+    logits = found.float().div_(temperature)
+    log_probabilities = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    if not entropies:
+        return TokenScores(log_probabilities, None, states)
+    with torch.no_grad():
+        parts = [torch.distributions.Categorical(logits=part).entropy() for part in logits.split(ENTROPIES_AT_ONCE)]
+    return TokenScores(log_probabilities, torch.cat(parts), states)
+
+
+_IN_HEAD = "computes_token_scores"
+"""Attribute of output layers that may compute scores instead of logits."""
+
+
+def use_token_scores(model: Any) -> None:
+    """Let `score_tokens` compute scores in the output layer, if the model returns this layer's result unchanged.
+
+    Some models scale or cap the logits, so the layer is replaced once by a constant, and the model's result is compared
+    with this constant. While the layer's weight is trained, its logits are computed as usual.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return
+    constant = torch.tensor([[[-1.5, 0.25]]])
+    with torch.no_grad(), _replaced(head, lambda states: constant):
+        found = model(input_ids=torch.tensor([[0]]), use_cache=False).logits
+    setattr(head, _IN_HEAD, torch.equal(found, constant))
+
+
+@contextmanager
+def _replaced(module: Any, forward: Callable[[Any], Any]) -> Iterator[None]:
+    """Run a block in which the module computes something else."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def _one_by_one(batch: Batch) -> list[Batch]:
@@ -115,7 +201,7 @@ def attend(
     goes_on_from: Sequence[int | None] | None = None,
     **named: Any,
 ) -> tuple[Any, None]:
-    """Compute attention for transformers, row by row in float32. Returns the result, and None for attention weights.
+    """Compute attention for transformers, row by row. Returns the result, and None for attention weights.
 
     query, key and value have the shape [1, heads, tokens, size]. The result has the shape [1, tokens, heads, size] and
     the precision of `query`. row_lengths: number of tokens of each row of the pack; if None, the mask is used, as in
@@ -128,17 +214,27 @@ def attend(
     if row_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
         return whole, None
-    rows = [*zip(*(each.float().split(list(row_lengths), dim=2) for each in (query, key, value)), strict=True)]
+    in_blocks = query.dtype == torch.bfloat16 and not named.get("dropout")
+    if in_blocks:
+        from sovereign_pipeline.training.cpu_kernels import causal_attention
+    precision = query.dtype if in_blocks else torch.float32  # PyTorch's kernel is faster in float32 than in bfloat16
+    rows = [*zip(*(each.to(precision).split(list(row_lengths), dim=2) for each in (query, key, value)), strict=True)]
     found = []
     with torch.autocast(query.device.type, enabled=False):
         for place, (asked, keys, values) in enumerate(rows):
             trunk = goes_on_from[place] if goes_on_from is not None else None
-            causal, seen = trunk is None, None
             if trunk is not None:
                 keys, values = (torch.cat([rows[trunk][side], rows[place][side]], dim=2) for side in (1, 2))
+            if in_blocks:
+                scale = named.get("scaling") or query.shape[-1] ** -0.5
+                found.append(causal_attention(asked, keys, values, scale).transpose(1, 2))
+                continue
+            seen = None
+            if trunk is not None:
                 seen = torch.ones(asked.shape[2], keys.shape[2], dtype=torch.bool, device=asked.device)
                 seen = seen.tril(keys.shape[2] - asked.shape[2])[None, None]
-            found.append(sdpa_attention_forward(module, asked, keys, values, seen, **named | {"is_causal": causal})[0])
+            causal = {"is_causal": trunk is None}
+            found.append(sdpa_attention_forward(module, asked, keys, values, seen, **named | causal)[0])
     return torch.cat(found, dim=1).to(query.dtype), None
 
 

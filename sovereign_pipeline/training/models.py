@@ -121,6 +121,10 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept
     model = base if job.sft.adapter == "none" else _with_adapter(base, job)
     if job.sft.precision == "bfloat16" and not job.sft.dropout and job.devices.count == 1:
         _leave_casts_to_autocast(model)
+    if model.device.type == "cpu" and job.devices.count == 1 and job.sft.adapter != "none":
+        from sovereign_pipeline.training.cpu_kernels import use_lora_product
+
+        use_lora_product(model)
     if kept is not None:
         kept.is_on(model)
     if job.method != "sft":
@@ -242,9 +246,11 @@ def _load_base(job: TrainingJob) -> Any:
         add_fused_lm_head(model)
         return model
     if not job.is_trls:  # TRL pads rows, so they need a mask
-        from sovereign_pipeline.training.forward import use_row_by_row
+        from sovereign_pipeline.training.forward import use_row_by_row, use_token_scores
 
         use_row_by_row(model)
+        if job.devices.count == 1:  # sharded weights are tensors of another class
+            use_token_scores(model)
     return model
 
 

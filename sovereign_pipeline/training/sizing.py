@@ -27,7 +27,7 @@ FLOAT32 = 4
 LOGIT_COPIES = 3
 """Number of float32 tensors that exist at the start of the backward pass and have the shape of the logits of all
 supervised positions: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the
-logits."""
+logits. With an adapter, most models do not store logits (`forward.use_token_scores`) and need less than estimated."""
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
@@ -214,9 +214,9 @@ def _layer_activations(
     width = shape.norms + shape.head_norms
 
     # Attention keeps queries, keys, values and result. With a mask, keys and values are repeated for the heads that
-    # share them. On CPUs, except with TRL, each row attends only to itself, in float32 without a mask (`forward.py`).
+    # share them. On CPUs, except with TRL, each row attends only to itself, without a mask (`forward.py`).
     row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
-    attention = FLOAT32 * 2 * (shape.query + shape.key) if row_by_row else held * 4 * shape.query
+    attention = held * (2 * (shape.query + shape.key) if row_by_row else 4 * shape.query)
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
     # function and, if it is gated, the tensor that the output is multiplied by.
     elements = float((3 if shape.gated else 1) * shape.intermediate)

@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.forward import packed, passes_in, reply_log_probabilities, row_lengths, use_row_by_row
+from sovereign_pipeline.training.forward import (
+    packed,
+    passes_in,
+    reply_log_probabilities,
+    row_lengths,
+    score_tokens,
+    use_row_by_row,
+    use_token_scores,
+)
 from sovereign_pipeline.training.guards import check_rows_are_kept_apart
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.families import PACKED, configuration
@@ -26,6 +34,8 @@ from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
 from sovereign_pipeline_tests.training.trainings import learn, load, logit_change, logits, losses, run
 
 pytestmark = pytest.mark.slow
+CHANGES_LOGITS = ("gemma3", "gemma4", "gemma4_moe", "gemma4_with_vision")
+"""Families whose models cap their logits."""
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +142,28 @@ def test_the_head_that_is_used_on_gpus_gives_the_same(families: Mapping[str, Pat
     with torch.no_grad():
         found = model(input_ids=ids, use_cache=False, labels=ids, fused_lm_head=True).log_probs[0]
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_scores_from_the_output_layer_are_those_of_its_logits(families: Mapping[str, Path], name: str) -> None:
+    """Models that cap or multiply their logits do not compute scores in the layer."""
+    import torch
+
+    model = load(families[name])
+    ids, targets = torch.tensor([[5, 6, 7, 8]]), torch.tensor([9, 10])
+    inputs = {"input_ids": ids, "logits_to_keep": torch.tensor([1, 3])}
+    expected = score_tokens(model, inputs, targets, temperature=0.7, entropies=True)
+    head = model.get_output_embeddings()
+    computes: list[bool] = []
+    head.register_forward_hook(lambda module, given, found: computes.append(found.shape[-1] == len(module.weight)))
+    use_token_scores(model)
+    computes.clear()
+    for weight_is_trained in (True, False):
+        head.weight.requires_grad_(weight_is_trained)
+        found = score_tokens(model, inputs, targets, temperature=0.7, entropies=True)
+        for own, reference in zip(vars(found).values(), vars(expected).values(), strict=True):
+            assert own.tolist() == [pytest.approx(each, abs=1e-4) for each in reference.tolist()]
+    assert computes == [True, name in CHANGES_LOGITS]
 
 
 @pytest.mark.parametrize("name", ["gemma4_moe", "mixtral", "falcon"])

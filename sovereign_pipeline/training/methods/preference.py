@@ -203,7 +203,7 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
     return PreferenceLoss(losses, beta * log_ratios.detach(), None)
 
 
-REFERENCES_VERSION = "2"
+REFERENCES_VERSION = "3"
 """Version of the computation of reference log-probabilities. Increase it if a code change gives different values for
 the same model and rows. Caches of earlier versions are then ignored."""
 REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
@@ -277,9 +277,8 @@ def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
     together = [job.tuning.packing, job.tuning.max_length]
     libraries = library_versions(REFERENCE_LIBRARIES)
-    # In bfloat16 the passes of a sharded model round differently, for references and policy alike.
-    sharded = job.devices.count > 1 and job.sft.precision == "bfloat16"
-    rounding = [job.devices.sharding] if sharded else []
+    # The passes of a sharded model round differently, for references and policy alike.
+    rounding = [job.devices.sharding] if job.devices.count > 1 else []
     return digest_of(
         [REFERENCES_VERSION, job.base_model_digest, parent, held, together, libraries, list(wanted), *rounding]
     )

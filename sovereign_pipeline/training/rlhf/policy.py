@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.training.compute import Passed, added
-from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in, row_lengths
+from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in, row_lengths, score_tokens
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import without_dropout
 from sovereign_pipeline.training.rows import Completion
@@ -60,9 +60,6 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
 
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters in PEFT; PEFT names a single adapter `default`."""
-ENTROPIES_AT_ONCE = 128
-"""Number of tokens whose entropies are computed at once. While entropies are computed, a token needs three times the
-memory of its logits."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ class TwoAdapters:
         with self.running(adapter) as model, in_evaluation_mode(model):
             for each in completions:
                 inputs, targets = one_pass([each], model, shares_prompts=False)
-                logits = model(**inputs, use_cache=False).logits[0].float() / temperature
-                found.append(-torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+                found.append(score_tokens(model, inputs, targets, temperature).log_probabilities.sum())
         return torch.stack(found)
 
     def write_adapter(self, directory: Path) -> None:
@@ -221,26 +217,12 @@ class Policy(TwoAdapters):
         import torch
 
         inputs, targets = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
-        seen: list[Any] = []
+        scores = score_tokens(self.model, inputs, targets, self.temperature, entropies=True)
         # The output layer reads exactly the states before the reply tokens, so the values need no additional pass.
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        try:
-            logits = self.model(**inputs, use_cache=False).logits[0]
-        finally:
-            hook.remove()
-        logits = logits.float().div_(self.temperature)
-        log_probabilities = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        with torch.no_grad():
-            entropies = torch.cat([_entropies(part) for part in logits.detach().split(ENTROPIES_AT_ONCE)])
-        states = seen[0].reshape(-1, seen[0].shape[-1]).detach().float()
+        states = scores.states.float()
         if not with_values:
-            return TokenNumbers(log_probabilities, entropies, torch.zeros_like(log_probabilities))
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 has no value between 1 and 1.008
-            values = self.value_head(states).squeeze(1)
-        return TokenNumbers(log_probabilities, entropies, values)
-
-
-def _entropies(logits: Any) -> Any:
-    """Return the entropy of each token's distribution in nats, [tokens]. logits: [tokens, vocabulary]."""
-    logs = logits.log_softmax(-1)
-    return -(logs.exp() * logs).sum(-1)
+            values = torch.zeros_like(scores.log_probabilities)
+        else:
+            with torch.autocast(states.device.type, enabled=False):  # bfloat16 has no value between 1 and 1.008
+                values = self.value_head(states).squeeze(1)
+        return TokenNumbers(scores.log_probabilities, scores.entropies, values)
