@@ -19,9 +19,9 @@ from sovereign_pipeline.policy.institution import Kubernetes, Volume
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line
-from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE
 from sovereign_pipeline.training.queued import ClusterError, Ended, QueuedJob, run_queued
+from sovereign_pipeline.training.ranks import NODE_RANK_VARIABLE
 
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 LABEL = "sovereign-pipeline/trainer"
@@ -108,7 +108,7 @@ class KubernetesJob(QueuedJob[Kubernetes]):
 
 
 def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: Path) -> dict[str, Any]:
-    """Return the manifest of the TrainJob `name`, which runs `training.node` on the order file. The pods run as this
+    """Return the manifest of the TrainJob `name`, which runs `training.ranks` on the order file. The pods run as this
     process's user, so that the pods and this process can remove each other's files. Kubeflow Trainer applies the patch
     in the manifest to the institution's TrainingRuntime. file: job file. order: order file."""
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
@@ -165,7 +165,7 @@ def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: 
             "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": place.runtime},
             "trainer": {
                 "image": place.image,
-                "command": [place.python, "-m", "sovereign_pipeline.training.node", str(order)],
+                "command": [place.python, "-m", "sovereign_pipeline.training.ranks", str(order)],
                 "env": [
                     *({"name": variable, "value": value} for variable, value in variables.items()),
                     *(

@@ -94,8 +94,8 @@ def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
 
 
 class Log:
-    """The file to which the trainers of all nodes append messages, as JSON lines. Lines that libraries wrote are not
-    reported, because they may quote document text."""
+    """The file to which the trainers of a training run append messages, as JSON lines. Lines that libraries wrote are
+    not reported, because they may quote document text."""
 
     def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
         """others: prefixes of lines that the cluster itself writes and that are reported too."""
@@ -107,23 +107,23 @@ class Log:
         self.path.touch(mode=0o600)
         self._read = self.path.stat().st_size
 
-    def added(self) -> list[tuple[str, Any]]:
-        """Return a pair for each complete line added since the last call: the message, and the failure that the line
-        reports (None if there is no failure)."""
+    def added(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return a pair for each complete line added since the last call: the message, and the line's other values. A
+        line that reports a failure has the value `failure`."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
             file.seek(self._read)
             whole = file.read().rpartition(b"\n")[0]
         self._read += len(whole) + 1 if whole else 0
-        found: list[tuple[str, Any]] = []
+        found: list[tuple[str, dict[str, Any]]] = []
         for line in whole.decode(errors="replace").splitlines():
             try:
-                said = json.loads(line)
-                found.append((said["message"], said.get("failure")))
-            except (ValueError, TypeError, KeyError):
+                values = json.loads(line)
+                found.append((values.pop("message"), values))
+            except (ValueError, TypeError, KeyError, AttributeError):
                 if line.startswith(self._others):
-                    found.append((line, None))
+                    found.append((line, {}))
         return found
 
 

@@ -78,8 +78,8 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
     """Return the bytes available to a training run on its device, and the device. Memory that this process already uses
     counts as available.
 
-    On CUDA: the free memory of the card, and PyTorch's reserved memory. torchrun assigns the card to this process
-    (LOCAL_RANK). The card is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo, or
+    On CUDA: the free memory of the card, and PyTorch's reserved memory. LOCAL_RANK is the number of this
+    process's card. The card is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo, or
     the unused part of a control group's limit (version 1 or 2), whichever is less. MemAvailable includes files that
     this process has mapped, such as its rows; a control group counts them as used. root: parent of /proc and /sys.
     """

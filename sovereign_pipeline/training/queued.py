@@ -241,7 +241,8 @@ class QueuedJob(ABC, Generic[Place]):
 
     def _stream(self) -> None:
         """Report the complete lines that were added to the log, and store the first failure in `_failure`."""
-        for message, failure in self._log.added():
+        for message, values in self._log.added():
+            failure = values.get("failure")
             if failure is not None and self._failure is None and not failure["resumes"]:
                 self._failure = Failure.model_validate(failure)
             self._progress(message)

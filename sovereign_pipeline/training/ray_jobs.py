@@ -29,8 +29,8 @@ from sovereign_pipeline.training.launcher import (
     remote_environment,
     worker_command,
 )
-from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE, Order
+from sovereign_pipeline.training.ranks import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
 SECONDS_BETWEEN_POLLS = 2.0
@@ -316,7 +316,7 @@ def _run(
     log.skip()
     world, local = job.devices.count, job.devices.count // nodes.count
     given = {**_environment(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local)}
-    command = [nodes.python, "-m", "sovereign_pipeline.training.node", str(order_file)]
+    command = [nodes.python, "-m", "sovereign_pipeline.training.ranks", str(order_file)]
     runs = [
         node.run.remote(command, {**given, NODE_RANK_VARIABLE: str(index)}, [*OF_THE_NODE])
         for index, node in enumerate(started)

@@ -6,7 +6,6 @@ The process outputs only progress and the result. It locks the line and the devi
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,10 +31,6 @@ from sovereign_pipeline.training.job import (
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, refuse_another_installation
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.preflight import available_memory, out_of_memory
-
-LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
-"""Environment variable with the path of the socket on which the launcher of several trainers receives the trainers'
-progress. The launcher forwards the progress, because a Dagster Pipes session can be opened only once."""
 
 
 def main(job_file: Path) -> int:
@@ -163,16 +158,10 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     """Yield a function that reports progress. In a Dagster Pipes session, the messages go to the run's log; otherwise
     they go to stdout as JSON lines.
 
-    If several processes train one model together, only the first process reports. On one machine, its messages go to
-    the launcher of the processes (`LAUNCHER_VARIABLE`).
+    If several processes train one model together, only the first process reports.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None
-        return
-    if LAUNCHER_VARIABLE in os.environ:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as launcher:
-            launcher.connect(os.environ[LAUNCHER_VARIABLE])
-            yield lambda message, values: launcher.sendall(json.dumps([message, values]).encode())
         return
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes

@@ -30,8 +30,8 @@ from sovereign_pipeline.training.kubernetes_jobs import (
     run_trainer_on_kubernetes,
 )
 from sovereign_pipeline.training.launcher import remote_environment
-from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE
+from sovereign_pipeline.training.ranks import NODE_RANK_VARIABLE
 from sovereign_pipeline_tests.kubernetes_cluster import OBJECTS, ApiServer, unknown_fields
 from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import (
@@ -64,7 +64,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def halting(tmp_path: Path) -> str:
-    return halting_interpreter(tmp_path, "node_that_halts", chatty(tmp_path))
+    return halting_interpreter(tmp_path, "ranks_with node_task_that_halts", chatty(tmp_path))
 
 
 @pytest.fixture
@@ -288,9 +288,9 @@ def test_a_node_starts_a_trainer_for_each_of_its_devices(tmp_path: Path) -> None
     (tmp_path / "trainer.py").write_text("import os\nprint(os.environ['RANK'], os.environ['LOCAL_RANK'])\n")
     (tmp_path / "start.py").write_text(
         "from pathlib import Path\n"
-        "from sovereign_pipeline.training import node\n"
-        "node.TRAINER = 'trainer'\n"
-        "raise SystemExit(node.main(Path('order.json')))\n"
+        "from sovereign_pipeline.training import ranks\n"
+        "ranks.NODE_TASK = 'trainer'\n"
+        "raise SystemExit(ranks.main(Path('order.json')))\n"
     )
     environment = {"PYTHONPATH": f"{PROJECT_ROOT}:{tmp_path}", "LOCAL_WORLD_SIZE": "2", NODE_RANK_VARIABLE: "1"}
     subprocess.run([sys.executable, "start.py"], env=environment, cwd=tmp_path, check=True)

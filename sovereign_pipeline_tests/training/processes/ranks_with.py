@@ -1,22 +1,15 @@
-"""The launcher of several trainers as it is, but for the trainers, whose module of this package is the first
+"""The program that starts several trainers as it is, but for the trainers, whose module of this package is the first
 argument."""
 
-import argparse
+import os
 import sys
 from pathlib import Path
-
-from accelerate.commands import launch
+from unittest.mock import patch
 
 from sovereign_pipeline.training import ranks
-
-launch_command = launch.launch_command
-
-
-def launch_others(arguments: argparse.Namespace) -> None:
-    arguments.training_script = f"sovereign_pipeline_tests.training.processes.{sys.argv[1]}"
-    launch_command(arguments)
-
+from sovereign_pipeline_tests.training.processes.launching import PACKAGE
 
 if __name__ == "__main__":
-    launch.launch_command = launch_others
-    ranks.main(Path(sys.argv[2]))
+    name = "NODE_TASK" if ranks.NODE_RANK_VARIABLE in os.environ else "WORKER"
+    with patch.object(ranks, name, f"{PACKAGE}.{sys.argv[1]}"):
+        sys.exit(ranks.main(Path(sys.argv[2])))
