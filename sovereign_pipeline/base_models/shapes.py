@@ -87,8 +87,6 @@ class Shape:
     """Sum of the widths of those normalisations in one layer that act on the hidden dimension."""
     head_norms: int
     """Sum of the widths of those normalisations in one layer that act on the attention heads."""
-    norms_in_float32: bool
-    """True if normalisation weights are applied in float32, as in Gemma."""
     vocabulary: int
     parameters: int
     active: int
@@ -99,6 +97,8 @@ class Shape:
     """Number of parameters of all experts. transformers stacks experts, and NF4 does not quantise stacked experts."""
     adapter: int
     """Number of parameters of a rank-1 adapter on all linear layers, including those of experts."""
+    returns_output_layer: bool
+    """See `returns_output_layer`."""
     linears: tuple[Linear, ...]
     """All linear layers that NF4 quantises. The output head is not included."""
 
@@ -189,7 +189,8 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
     if held_by_experts:
         intermediate = experts_a_token * (getattr(config, "moe_intermediate_size", None) or intermediate)
     plain = sum(each.inputs + each.outputs for each in linears)
-    adapter = _adapter_of_rank_1(model) if held_by_experts else plain
+    returns_head = returns_output_layer(model)
+    adapter = _adapter_of_rank_1(model) if held_by_experts else plain  # from here on, the model has this adapter
     return Shape(
         name=name,
         hidden=hidden,
@@ -200,7 +201,6 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
         experts_a_token=experts_a_token if held_by_experts else 0,
         gated=any("gate_proj" in path or "gate_up" in path for path in first),
         norms=sum(width for width in widths if width == hidden),
-        norms_in_float32="Gemma" in type(model).__name__,
         head_norms=sum(width for norm, width in on_heads.items() if any(norm in path for path in first)),
         vocabulary=config.vocab_size,
         parameters=parameters,
@@ -208,8 +208,32 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
         expert_parameters=held_by_experts,
         adapter=adapter,
         outside_layers=outside_layers,
+        returns_output_layer=returns_head,
         linears=linears,
     )
+
+
+def returns_output_layer(model: Any) -> bool:
+    """Return True if the model's logits are the unchanged result of its output layer, a linear layer without bias.
+
+    Some models scale or cap the logits. The layer's result is therefore replaced once by a constant, and the model's
+    logits are compared with this constant. model: may be on PyTorch's meta device.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return False
+    constant = torch.linspace(-1.5, 0.3, head.out_features)[None, None]
+    hook = head.register_forward_hook(lambda *_: constant)
+    try:
+        with torch.no_grad():
+            token = {"input_ids": torch.zeros(1, 1, dtype=torch.long), "attention_mask": torch.zeros(1, 1, 1, 1)}
+            token = {name: each.to(head.weight.device) for name, each in token.items()}
+            found = model(**token, use_cache=False).logits
+    finally:
+        hook.remove()
+    return not found.is_meta and torch.equal(found, constant)
 
 
 def _adapter_of_rank_1(model: Any) -> int:

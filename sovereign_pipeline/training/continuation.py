@@ -1,5 +1,5 @@
 """Verify the model that SFT continues from: a registered adapter, or a locally tuned base model. It must not have been
-trained on rows that are held out now, or on items of the line's evaluation."""
+trained on rows of the line's current held-out split, or on items of the line's evaluation."""
 
 import json
 from collections import deque
@@ -125,7 +125,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     Raises NotFoundError if the adapter is not registered; IntegrityError if its files were changed; RecipeError if it
     was rejected, recalled or retired, is under an open recall, is a whole model, or differs from the recipe in base
     model or LoRA settings; CeilingExceeded if its classification is above the line's ceiling; GateRefused if it was, or
-    may have been, trained on rows that are held out now or on items of the line's evaluation.
+    may have been, trained on rows of the current held-out split or on items of the line's evaluation.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -176,8 +176,8 @@ def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
 
 
 def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:
-    """Raise GateRefused if the base model was, or may have been, tuned locally on rows that are held out now, or on
-    items of the line's evaluation."""
+    """Raise GateRefused if the base model was, or may have been, tuned locally on rows of the current held-out split,
+    or on items of the line's evaluation."""
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
         raise GateRefused(
@@ -189,8 +189,8 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Check the data of the model that training started from. The gate fails if an ancestor adapter or a locally tuned
-    base model was trained on rows that are held out now or on items of the evaluation (`_leaks`). It also fails if the
-    parent adapter is registered with a different artifact than the one that training continued from.
+    base model was trained on rows of the current held-out split or on items of the evaluation (`_leaks`). It also
+    fails if the parent adapter is registered with a different artifact than the one that training continued from.
 
     Raises GateRefused if a dataset of an ancestor or base model cannot be opened, and the errors of `_registered`.
     """

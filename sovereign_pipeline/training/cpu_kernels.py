@@ -15,52 +15,47 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from sovereign_pipeline.training.sizing import LOGITS_AT_ONCE
+
 BLOCK = 64
 """Number of queries whose scores are computed at once. Of 64, 128 and 256 the fastest for rows of 300 to 900 tokens."""
-LOGITS_AT_ONCE = 1 << 23
-"""Number of logits that are computed at once (32 MiB in float32)."""
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]
-    """Causal attention in blocks of queries, without storing the attention weights (Dao 2023, FlashAttention-2,
-    algorithms 1 and 2). Scores and weights are in float32; the products of matrices round their inputs to bfloat16."""
+    """Causal attention in blocks of queries, without storing the attention weights: the backward pass computes them
+    again (Rabe and Staats 2021, arXiv 2112.05682). Scores and weights are in float32; see `_bfloat16_products` for the
+    products of matrices."""
 
     @staticmethod
     def forward(context: Any, query: Any, key: Any, value: Any, scale: float) -> Any:
         blocks = _Blocks(query, key, value, scale)
         found = query.new_empty(*query.shape[:3], value.shape[-1])
         results = blocks.of_group(found)
-        log_sums = query.new_empty(*blocks.queries.shape[:3], 1, dtype=torch.float32)
         with _bfloat16_products():
             for block, seen in blocks:
-                scores = blocks.scores(block, seen, -math.inf)
-                largest = scores.amax(-1, keepdim=True)
-                sums = scores.sub_(largest).exp_().sum(-1, keepdim=True)
-                results[:, :, block] = blocks.of_heads(torch.bmm(scores, blocks.values[:, :seen]).div_(sums))
-                log_sums[:, :, block] = blocks.of_heads(sums.log_().add_(largest))
-        context.save_for_backward(query, key, value, found, log_sums)
+                results[:, :, block] = blocks.of_heads(torch.bmm(blocks.weights(block, seen), blocks.values[:, :seen]))
+        context.save_for_backward(query, key, value)
         context.scale = scale
         return found
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, gradient: Any) -> Any:
-        query, key, value, found, log_sums = context.saved_tensors
+        query, key, value = context.saved_tensors
         blocks = _Blocks(query, key, value, context.scale)
         gradients = blocks.of_group(gradient).float()
-        offsets = (gradients * blocks.of_group(found)).sum(-1, keepdim=True)
         of_query, of_key, of_value = (
             each.new_zeros(each.shape) for each in (blocks.queries, blocks.keys, blocks.values)
         )
         with _bfloat16_products():
             for block, seen in blocks:
-                queries, results = blocks.rows(blocks.queries, block), blocks.rows(gradients, block)
-                weights = blocks.scores(block, seen, -math.inf).sub_(blocks.rows(log_sums, block)).exp_()
+                results = blocks.rows(gradients, block)
+                weights = blocks.weights(block, seen)
                 of_value[:, :seen].baddbmm_(weights.mT, results)
-                of_scores = torch.bmm(results, blocks.values[:, :seen].mT)
-                of_scores.sub_(blocks.rows(offsets, block)).mul_(weights)
+                of_weights = torch.bmm(results, blocks.values[:, :seen].mT)
+                of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, torch.float32)
                 of_query[:, :, block] = blocks.of_heads(torch.bmm(of_scores, blocks.keys[:, :seen]))
-                of_key[:, :seen].baddbmm_(of_scores.mT, queries)
+                of_key[:, :seen].baddbmm_(of_scores.mT, blocks.rows(blocks.queries, block))
         of_query = of_query.mul_(context.scale).view(query.shape)
         return of_query.to(query.dtype), of_key[None].to(key.dtype), of_value[None].to(value.dtype), None
 
@@ -75,8 +70,8 @@ class _Blocks:
     def __init__(self, query: Any, key: Any, value: Any, scale: float) -> None:
         self.queries = self.of_group(query.float() * scale, key.shape[1])
         self.keys, self.values = key[0].float(), value[0].float()
-        self.later = self.keys.shape[1] - query.shape[2]
-        """Number of keys before the first query's own key."""
+        self.earlier = self.keys.shape[1] - query.shape[2]
+        """Number of keys before the key of the first query's token."""
         self.hidden = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu_(1)
 
     def __iter__(self) -> Iterator[tuple[slice, int]]:
@@ -84,7 +79,7 @@ class _Blocks:
         tokens = self.queries.shape[2]
         for start in range(0, tokens, BLOCK):
             end = min(start + BLOCK, tokens)
-            yield slice(start, end), end + self.later
+            yield slice(start, end), end + self.earlier
 
     def of_group(self, tensor: Any, groups: int | None = None) -> Any:
         """View [1, heads, tokens, size] as [groups, heads of a group, tokens, size]."""
@@ -100,19 +95,18 @@ class _Blocks:
         """View [groups, heads · queries, size] as [groups, heads, queries, size]."""
         return rows.view(rows.shape[0], self.queries.shape[1], -1, rows.shape[-1])
 
-    def scores(self, block: slice, seen: int, hidden: float) -> Any:
-        """Compute the scores of a block with the first `seen` keys, [groups, heads · queries, seen]. The scores of keys
-        that a query may not see are `hidden`."""
-        found = torch.bmm(self.rows(self.queries, block), self.keys[:, :seen].mT)
+    def weights(self, block: slice, seen: int) -> Any:
+        """Compute the attention weights of a block over the first `seen` keys, [groups, heads · queries, seen]."""
+        scores = torch.bmm(self.rows(self.queries, block), self.keys[:, :seen].mT)
         queries = block.stop - block.start
-        self.of_heads(found)[..., seen - queries :].masked_fill_(self.hidden[:queries, :queries], hidden)
-        return found
+        self.of_heads(scores)[..., seen - queries :].masked_fill_(self.hidden[:queries, :queries], -math.inf)
+        return scores.softmax(-1)
 
 
 @contextmanager
 def _bfloat16_products() -> Iterator[None]:
     """Let oneDNN round the float32 inputs of matrix products to bfloat16; the sums stay in float32. Processors without
-    bfloat16 units compute in float32."""
+    bfloat16 units compute in float32. The setting is the process's, so no other thread may compute meanwhile."""
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
@@ -143,11 +137,17 @@ class _LoraProduct(torch.autograd.Function):  # type: ignore[misc]
             inputs = given.reshape(-1, given.shape[-1]).to(weight.dtype)
             a, b = a.to(weight.dtype), b.to(weight.dtype)
             reduced = torch.mm(inputs, a.t()).mul_(scale)
-            found = torch.nn.functional.linear(inputs, weight, bias)
-            torch.addmm(found, reduced, b.t(), out=found)
+            # Not a view, because some models change a layer's result in place.
+            found = given.new_empty(*given.shape[:-1], len(weight), dtype=weight.dtype)
+            rows = found.view(-1, len(weight))
+            if bias is None:
+                torch.mm(inputs, weight.t(), out=rows)
+            else:
+                torch.addmm(bias, inputs, weight.t(), out=rows)
+            torch.addmm(rows, reduced, b.t(), out=rows)
         context.save_for_backward(inputs, reduced, weight, a, b)
         context.scale, context.shape, context.dtype = scale, given.shape, given.dtype
-        return found.view(*given.shape[:-1], -1)
+        return found
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -190,12 +190,19 @@ class _LoraForward:
             or name not in layer.lora_A
             or name in layer.lora_variant
             or layer.lora_B[name].bias is not None
-            or type(layer.lora_dropout[name]) is not torch.nn.Identity
+            or _drops(layer.lora_dropout[name])
             or base.weight.requires_grad
         ):
             return type(layer).forward(layer, given, *others, **named)
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
         return _LoraProduct.apply(given, base.weight, base.bias, a, b, layer.scaling[name])
+
+
+def _drops(dropout: Any) -> bool:
+    """Return True unless the dropout layer returns its input unchanged."""
+    if type(dropout) is torch.nn.Dropout:
+        return bool(dropout.p > 0 and dropout.training)
+    return type(dropout) is not torch.nn.Identity
 
 
 class _TokenScores(torch.autograd.Function):  # type: ignore[misc]
@@ -208,10 +215,10 @@ class _TokenScores(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(context: Any, states: Any, weight: Any, targets: Any, temperature: float, entropies: bool) -> Any:
         count, vocabulary = len(targets), len(weight)
-        at_once = min(count, max(1, LOGITS_AT_ONCE // vocabulary))
+        at_once = max(1, min(count, LOGITS_AT_ONCE // vocabulary))
         found = torch.zeros(count, 2)
         with torch.autocast("cpu", enabled=False):
-            inputs = states.reshape(count, -1).to(weight.dtype)
+            inputs = states.reshape(count, states.shape[-1]).to(weight.dtype)
             gradients = torch.empty_like(inputs) if context.needs_input_grad[0] else None
             products = weight.new_empty(at_once, vocabulary)
             logits = torch.empty(at_once, vocabulary)

@@ -7,11 +7,12 @@ step, `guards.py` checks that the rows are separated.
 
 With a mask over a whole pack, attention computes every pair of tokens and discards most pairs: three quarters in a pack
 of four rows, and half of the remaining pairs because of causality. On CPUs attention therefore runs row by row, without
-a mask: in bfloat16 by `cpu_kernels.causal_attention`, in float32 by PyTorch's kernel. On CUDA, row-by-row attention
-would replace one kernel by many short ones. The effect on speed was not measured, so CUDA uses transformers' own
-`sdpa`.
+a mask: queries in bfloat16 by `cpu_kernels.causal_attention`, queries in float32 by PyTorch's kernel. On CUDA,
+row-by-row attention would replace one kernel by many short ones. The effect on speed was not measured, so CUDA uses
+transformers' own `sdpa`.
 
-On CPUs, logits are never stored as a whole: the output layer computes log-probabilities (`use_token_scores`).
+If one process trains on a CPU, most models never store their logits: the output layer computes log-probabilities
+(`use_token_scores`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from sovereign_pipeline.base_models.shapes import returns_output_layer
 from sovereign_pipeline.training.rows import IGNORED, Completion
 
 Batch = dict[str, Any]
 ROW_BY_ROW = "row_by_row"
 
+_ONLY_IN_PYTORCH = ("softcap", "position_bias", "s_aux")
+"""Arguments of transformers' attention functions that `cpu_kernels.causal_attention` does not support."""
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 """transformers' layer types that row-by-row attention supports. In these layers a token attends only to itself and to
 earlier tokens of its row: to all of them if the row fits the attention window."""
@@ -146,7 +150,7 @@ def score_tokens(
     if not entropies:
         return TokenScores(log_probabilities, None, states)
     with torch.no_grad():
-        parts = [torch.distributions.Categorical(logits=part).entropy() for part in logits.split(ENTROPIES_AT_ONCE)]
+        parts = [torch.special.entr(part.softmax(-1)).sum(-1) for part in logits.split(ENTROPIES_AT_ONCE)]
     return TokenScores(log_probabilities, torch.cat(parts), states)
 
 
@@ -155,30 +159,24 @@ _IN_HEAD = "computes_token_scores"
 
 
 def use_token_scores(model: Any) -> None:
-    """Let `score_tokens` compute scores in the output layer, if the model returns this layer's result unchanged.
-
-    Some models scale or cap the logits, so the layer is replaced once by a constant, and the model's result is compared
-    with this constant. While the layer's weight is trained, its logits are computed as usual.
-    """
-    import torch
-
-    head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None:
-        return
-    constant = torch.tensor([[[-1.5, 0.25]]])
-    with torch.no_grad(), _replaced(head, lambda states: constant):
-        found = model(input_ids=torch.tensor([[0]]), use_cache=False).logits
-    setattr(head, _IN_HEAD, torch.equal(found, constant))
+    """Let `score_tokens` compute scores in the output layer, if the model returns this layer's result unchanged. While
+    the layer's weight is trained, its logits are computed as usual."""
+    if returns_output_layer(model):
+        setattr(model.get_output_embeddings(), _IN_HEAD, True)
 
 
 @contextmanager
 def _replaced(module: Any, forward: Callable[[Any], Any]) -> Iterator[None]:
     """Run a block in which the module computes something else."""
+    own = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 def _one_by_one(batch: Batch) -> list[Batch]:
@@ -214,7 +212,8 @@ def attend(
     if row_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
         return whole, None
-    in_blocks = query.dtype == torch.bfloat16 and not named.get("dropout")
+    is_plain = not named.get("dropout") and all(named.get(each) is None for each in _ONLY_IN_PYTORCH)
+    in_blocks = is_plain and query.dtype == torch.bfloat16
     if in_blocks:
         from sovereign_pipeline.training.cpu_kernels import causal_attention
     precision = query.dtype if in_blocks else torch.float32  # PyTorch's kernel is faster in float32 than in bfloat16

@@ -25,9 +25,11 @@ al. 2022)."""
 FLOAT32 = 4
 """Bytes of a float32."""
 LOGIT_COPIES = 3
-"""Number of float32 tensors that exist at the start of the backward pass and have the shape of the logits of all
-supervised positions: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the
-logits. With an adapter, most models do not store logits (`forward.use_token_scores`) and need less than estimated."""
+"""Number of float32 tensors that exist at the start of the backward pass on a CPU and have the shape of the logits of
+all supervised positions, if logits are stored: the log-probabilities, the gradient of the negative log-likelihood, and
+the gradient of the logits."""
+LOGITS_AT_ONCE = 1 << 23
+"""Number of logits that one process computes at once on a CPU if logits are not stored (32 MiB in float32)."""
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
@@ -65,8 +67,7 @@ class Forward:
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
-        padded = preference is not None and preference.method == "trl"  # with logits at every position
-        return cls(tokens, tokens if padded else round(tokens * SUPERVISED_SHARE))
+        return cls(tokens, tokens if _is_trls(preference) else round(tokens * SUPERVISED_SHARE))
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,14 @@ def estimate(
     # Trained weights are in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
-    logits = _logits(shape, full, held, forward, device)
+    kernels = device == "cpu" and devices == 1 and not full and not _is_trls(preference)  # those of cpu_kernels.py
+    logits = _logits(shape, full, held, forward, device, kernels and shape.returns_output_layer)
     return Memory(
         weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
         gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
         optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
-        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device),
+        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device, kernels),
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
     )
@@ -152,6 +154,11 @@ def _layer_parameters(shape: Shape) -> int:
     return (shape.parameters - shape.outside_layers) // shape.layers
 
 
+def _is_trls(preference: Preference | None) -> bool:
+    """Return True if TRL's own trainer trains. It pads rows and computes all logits."""
+    return preference is not None and preference.method == "trl"
+
+
 def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
     if sft.adapter == "qlora":
         return round(shape.quantised * NF4_BYTES + (shape.parameters - shape.quantised) * held)
@@ -162,10 +169,15 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
     return shape.parameters * held // shared + gathered * held
 
 
-def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
+def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device, in_parts: bool) -> int:
     """Return the number of bytes for the logits. On CPUs, these are `LOGIT_COPIES` tensors for all supervised
-    positions. On CUDA, these are the logits of one tile, plus the gradient of the head's input in float32. Full tuning
-    adds the gradient of the head's weights, which is computed as a whole before it is accumulated."""
+    positions or, if logits are computed in parts (`cpu_kernels.token_scores`), the logits of one part in both
+    precisions, plus the gradient of the head's input. On CUDA, these are the logits of one tile, plus the gradient of
+    the head's input in float32. Full tuning adds the gradient of the head's weights, which is computed as a whole
+    before it is accumulated."""
+    if in_parts:
+        part = min(forward.supervised * shape.vocabulary, LOGITS_AT_ONCE)
+        return part * (FLOAT32 + held) + forward.supervised * shape.hidden * held
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -175,14 +187,21 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 
 
 def _activations(
-    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None,
+    held: int,
+    tokens: int,
+    logits: int,
+    device: Device,
+    kernels: bool,
 ) -> int:
     """Return the number of bytes that are kept for the backward pass. If the backward pass itself needs more memory
     than the logits (`logits` bytes), the difference is added. With gradient checkpointing only each layer's input is
     kept, and one layer at a time is computed again (Chen et al. 2016). On a CPU, each layer's input then occupies a
     part of the memory that a larger tensor of the layer has freed, and the next layer cannot use the rest. In
     measurements, the heap grew by about the larger tensor's size with each layer."""
-    layer = _layer_activations(shape, sft, preference, held, tokens, device)
+    layer = _layer_activations(shape, sft, preference, held, tokens, device, kernels)
     # For one layer: the gradients of its feed-forward activations and, in QLoRA, one dequantised weight.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
     if sft.adapter == "qlora":
@@ -200,7 +219,7 @@ def _activations(
 
 
 def _layer_activations(
-    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device, kernels: bool
 ) -> int:
     """Return the number of bytes that one layer keeps for the backward pass, without gradient checkpointing.
 
@@ -213,15 +232,26 @@ def _layer_activations(
     inputs = sum(each.inputs for each in targets) / shape.layers
     width = shape.norms + shape.head_norms
 
-    # Attention keeps queries, keys, values and result. With a mask, keys and values are repeated for the heads that
-    # share them. On CPUs, except with TRL, each row attends only to itself, without a mask (`forward.py`).
-    row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
-    attention = held * (2 * (shape.query + shape.key) if row_by_row else 4 * shape.query)
+    # PyTorch's attention keeps queries, keys, values and result. With a mask, keys and values are repeated for heads
+    # that share them. On CPUs, except with TRL, each row attends only to itself, without a mask (`forward.py`). Queries
+    # in bfloat16 then do not keep the result (`cpu_kernels.causal_attention`). In full tuning, the position embeddings
+    # are in float32, and so are queries and keys.
+    row_by_row = device == "cpu" and not _is_trls(preference)
+    if not row_by_row:
+        attention = held * 4 * shape.query
+    elif adapted and held < FLOAT32:
+        attention = held * (shape.query + 2 * shape.key)
+    else:
+        attention = FLOAT32 * 2 * (shape.query + shape.key)
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
     # function and, if it is gated, the tensor that the output is multiplied by.
     elements = float((3 if shape.gated else 1) * shape.intermediate)
-    if adapted and (held < FLOAT32 or sft.dropout > 0):
-        elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
+    drops = sft.dropout > 0 and preference is None
+    # One operation for the layer and its adapter keeps their common input (`cpu_kernels.use_lora_product`).
+    in_one = kernels and sft.adapter == "lora" and not sft.dora and not drops
+    if not in_one and (held < FLOAT32 or (adapted and drops)):
+        # Each layer's own copy: for an adapter, cast to float32 and back, or with dropout; in full tuning, cast once.
+        elements += inputs
     else:
         elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
         elements += shape.query if row_by_row else 0  # the concatenated results of the rows
@@ -237,8 +267,8 @@ def _layer_activations(
 
     a_token = attention + held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
     if not adapted:
-        a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and the input of its weight's gradient
-    if adapted and sft.dropout > 0 and preference is None:
+        a_token += FLOAT32 * width  # and the input of its weight's gradient
+    if adapted and drops:
         a_token += inputs  # a mask of one byte
     weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward
     if adapted and sft.target_modules == "all-linear":

@@ -462,8 +462,8 @@ _ADAPTER_GATES = (
     Gate(
         name=GATE_NAME,
         question=(
-            "Was the parent adapter, if there is one, trained on no row that is held out now and on no item of the "
-            "evaluation, and so too a base model that was made here?"
+            "Were the parent adapter and a locally tuned base model, if there are any, trained without rows of the "
+            "current held-out split and without items of the evaluation?"
         ),
         code_version="2",
         evaluate=evaluate_start,
@@ -510,8 +510,8 @@ REWARD_MODEL = Stage(
         Gate(
             name=GATE_NAME,
             question=(
-                "Was a base model that was made here trained on no row that is held out now and on no item of the "
-                "evaluation?"
+                "Was a locally tuned base model, if there is one, trained without rows of the current held-out split "
+                "and without items of the evaluation?"
             ),
             code_version="2",
             evaluate=evaluate_start,

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.training.forward import (
     packed,
     passes_in,
@@ -164,6 +165,7 @@ def test_scores_from_the_output_layer_are_those_of_its_logits(families: Mapping[
         for own, reference in zip(vars(found).values(), vars(expected).values(), strict=True):
             assert own.tolist() == [pytest.approx(each, abs=1e-4) for each in reference.tolist()]
     assert computes == [True, name in CHANGES_LOGITS]
+    assert read_shape(str(families[name])).returns_output_layer == (name not in CHANGES_LOGITS)
 
 
 @pytest.mark.parametrize("name", ["gemma4_moe", "mixtral", "falcon"])

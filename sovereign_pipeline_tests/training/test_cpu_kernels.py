@@ -1,5 +1,6 @@
 """Operations for CPUs: their results and gradients are those of PyTorch and PEFT."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,28 @@ def test_attention_is_that_of_pytorch_in_float64(
         assert apart(own.grad, reference.grad) < 0.02
 
 
-def test_the_settings_of_matrix_products_are_restored() -> None:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    row = torch.ones(1, 1, 3, 4, dtype=torch.bfloat16)
-    causal_attention(row, row, row, 1.0)
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+def test_the_settings_of_matrix_products_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[str] = []
+    product = torch.bmm
+
+    def precision() -> str:
+        return str(torch.backends.mkldnn.matmul.fp32_precision)
+
+    def noted(*given: Any) -> Any:
+        inside.append(precision())
+        return product(*given)
+
+    monkeypatch.setattr(torch, "bmm", noted)
+
+    before = precision()
+    row = torch.ones(1, 1, 3, 4, dtype=torch.bfloat16, requires_grad=True)
+    found = causal_attention(row, row, row, 1.0)
+    assert precision() == before
+    found.sum().backward()
+    assert precision() == before and {*inside} == {"bf16"} and len(inside) == 5
+    with pytest.raises(RuntimeError):
+        causal_attention(row, row[..., :2], row, 1.0)
+    assert precision() == before
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * 500, 1 << 23])
@@ -78,6 +96,14 @@ def test_token_scores_are_those_of_stored_logits(
     assert torch.allclose(states.grad, same.grad, atol=1e-4)
 
 
+def test_no_targets_have_no_scores() -> None:
+    states = torch.zeros(1, 0, 24, requires_grad=True)
+    found = token_scores(states, torch.randn(500, 24), torch.zeros(0, dtype=torch.long), 1.0, True)
+    assert found.shape == (1, 0, 2)
+    found.sum().backward()
+    assert states.grad.shape == states.shape
+
+
 @pytest.fixture
 def adapted(tiny_model: Path) -> Any:
     """A LoRA whose B is not zero, on the tiny model."""
@@ -95,13 +121,77 @@ def results_and_gradients(model: Any) -> list[Any]:
     return [found, *(each.grad for each in model.parameters() if each.requires_grad)]
 
 
+def products(model: Any) -> list[bool]:
+    """Whether the LoRA layers of a model compute with one operation, for each distinct answer."""
+    from peft.tuners.lora import Linear
+
+    seen = set()
+    hooks = [
+        each.register_forward_hook(lambda _, given, found: seen.add("_LoraProduct" in found.grad_fn.name()))
+        for each in model.modules()
+        if isinstance(each, Linear)
+    ]
+    model(input_ids=torch.tensor([[5, 6, 7, 8]]))
+    for hook in hooks:
+        hook.remove()
+    return sorted(seen)
+
+
 def test_lora_layers_have_the_results_and_gradients_of_peft(adapted: Any) -> None:
     expected = results_and_gradients(adapted)
+    assert products(adapted) == [False]
     use_lora_product(adapted)
+    assert products(adapted) == [True]
     found = results_and_gradients(adapted)
     assert len(found) == len(expected) > 3
     for own, reference in zip(found, expected, strict=True):
         assert torch.allclose(own, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_lora_layer_in_bfloat16_is_as_near_to_float64_as_pefts(bias: bool) -> None:
+    """Its input in float32, as after a normalisation under autocast. Its result can be changed in place."""
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear
+
+    torch.manual_seed(5)
+    base = torch.nn.Linear(48, 40, bias=bias).bfloat16().requires_grad_(False)
+    layer = Linear(base, "default", config=LoraConfig(), r=4, lora_alpha=8)
+    for each in (layer.lora_A, layer.lora_B):
+        torch.nn.init.normal_(each["default"].weight.data)
+    exact = copy.deepcopy(layer).double()
+    inputs = torch.randn(1, 9, 48)
+
+    def outcome(layer: Any, inputs: Any) -> list[Any]:
+        inputs = inputs.detach().clone().requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=inputs.dtype != torch.float64):
+            found = layer(inputs)
+        found.clamp_(-50, 50)
+        found.double().square().sum().backward()
+        grads = [layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad, inputs.grad]
+        return [found, *(each.clone() for each in grads)]
+
+    reference, of_peft = outcome(exact, inputs.double()), outcome(layer, inputs)
+    use_lora_product(layer)
+    found = outcome(layer, inputs)
+    for own, other, expected in zip(found, of_peft, reference, strict=True):
+        assert own.dtype == other.dtype
+        assert apart(own, expected) < max(1.2 * apart(other, expected), 0.005)
+
+
+def test_dropout_and_trained_weights_stay_with_peft(adapted: Any) -> None:
+    use_lora_product(adapted)
+    layers = [each for each in adapted.modules() if hasattr(each, "lora_dropout")]
+    for layer in layers:
+        layer.lora_dropout["default"] = torch.nn.Dropout(0.5)
+    assert products(adapted.train()) == [False]
+    assert products(adapted.eval()) == [True]
+    for layer in layers:
+        layer.lora_dropout["default"].p = 0.0
+    assert products(adapted.train()) == [True]
+    layers[0].base_layer.weight.requires_grad_()
+    assert products(adapted) == [False, True]
 
 
 def test_a_lora_that_is_switched_off_joined_or_not_plain_stays_with_peft(adapted: Any) -> None:
