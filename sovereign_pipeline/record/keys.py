@@ -1,7 +1,5 @@
 """Read, write and open signing keys in files and on PKCS#11 tokens."""
 
-import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.record.notes import parse_verifier
 
 Algorithm = Literal["p256", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -437,27 +436,11 @@ def read_public_file(path: Path) -> str:
     with path.open("rb") as stream:
         text = stream.read(LONGEST_KEY_FILE).decode(errors="replace").strip()
     try:
-        return public_pem_of(read_public_key(text)) if text.startswith("-----") else _pem_of_line(text)
+        if text.startswith("-----"):
+            return public_pem_of(read_public_key(text))
+        return public_pem_of(Ed25519PublicKey.from_public_bytes(parse_verifier(text).key))
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.hint) from None
-
-
-NOTE_KEYS = (1, 4)
-"""C2SP's key types for Ed25519: log signatures and witness cosignatures."""
-
-
-def _pem_of_line(line: str) -> str:
-    """Return the PEM of a key line `name+id+key`. The id is a prefix of the SHA-256 of name and key."""
-    name, _, rest = line.partition("+")
-    identifier, _, encoded = rest.partition("+")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except (ValueError, binascii.Error):
-        key = b""
-    expected = hashlib.sha256(name.encode(errors="replace") + b"\n" + key).hexdigest()[:8]
-    if len(key) != 33 or key[0] not in NOTE_KEYS or identifier != expected:
-        raise InputError("This is not a public key.", "Use the .pub file of the key.")
-    return public_pem_of(Ed25519PublicKey.from_public_bytes(key[1:]))
 
 
 def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
