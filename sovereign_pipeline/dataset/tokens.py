@@ -118,7 +118,7 @@ class BaseTokenizer:
         except TemplateError:
             raise InputError(
                 f"Row {row['id']}: the chat template of the base model {self.workplace.line.training.base_model} "
-                "rejects the roles of the row's messages, or the order of the roles.",
+                "rejects the row's messages, for example because of their order or of several calls in one turn.",
                 "Exclude the row, or choose another base model. If the template rejects system messages, set "
                 "`training.instruction`: the first user turn then has the instruction and the system messages.",
             ) from None

@@ -397,7 +397,7 @@ def _is_silent(error: Exception) -> bool:
 
 
 def format_of(engine: Engine) -> int | None:
-    """Return the format of a database's schema, or None for an empty database."""
+    """Return the format of a registry's schema, or None if the database has no such schema."""
     with engine.connect() as connection:
         if not inspect(connection).has_table(FORMAT_TABLE):
             return None

@@ -273,7 +273,9 @@ def ids_of_recalls_of_data(
     Omits a recall that was waived for one of `adapters`. A recall counts even if every adapter that was trained on the
     data is retired.
 
-    No recall exists for data that no registered adapter was trained on. Raises the errors of `open_recalls`.
+    Documents and sources are only found in datasets that a registered adapter was trained on. An adapter that is later
+    trained on another dataset with such a document is under the recall from its registration on. Raises the errors of
+    `open_recalls`.
     """
     with registry.reading() as session:
         recalls = [each for each in _on_record(session, registry.settings) if not each.waivers.keys() & {*adapters}]
@@ -536,7 +538,10 @@ def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
         return found[0]
     problem = f"{len(found)} {what} digests begin with" if found else f"No registered adapter was trained on a {what}"
     told = and_more(digest[:12] for digest in found or sorted(known))
-    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these digests, or a longer prefix: {told or 'none'}.")
+    raise NotFoundError(
+        f"{problem} '{digits}'.",
+        f"Give a longer prefix of one of {told}." if found else f"Known digests: {told or 'none'}.",
+    )
 
 
 def _now() -> datetime.datetime:

@@ -275,13 +275,14 @@ def hold_out(
     is_last_choice: NDArray[np.bool_] | None = None,
     group: Callable[[], LargestGroup] | None = None,
 ) -> NDArray[np.bool_]:
-    """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the `letters` documents.
+    """Return a mask of held-out documents. Whole components are held out until they contain at least max(share, 10 %)
+    of the `letters` documents.
 
-    Preference documents follow their component. Components that consist of preference documents are then chosen in the
-    same way, until the same share of all preference documents is held out. This share may be missed, because components
-    stay whole and the second choice must leave a preference document for training. Components with a document in
-    `is_last_choice` are chosen only if other components do not suffice. Raises InputError if one side would get no
-    `letters` document. `group`: function that returns the largest group, for the error message.
+    Preference documents follow their component. If too few of them are then held out, components that consist of
+    preference documents are held out too, until the same share of all preference documents is reached. That share may
+    be missed, because components stay whole and one preference document must be left for training. Components with a
+    document in `is_last_choice` are held out only if other components do not suffice. Raises InputError if one side
+    would get no `letters` document. `group`: function that returns the largest group, for the error message.
     """
     of_component, component = np.unique(component_of, return_inverse=True)
     count = of_component.size

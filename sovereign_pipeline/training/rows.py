@@ -366,7 +366,7 @@ def _rendered(
         # The error may quote the row. Its text is shown only if it is part of the template itself.
         reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
         raise TrainingFailed(
-            f"Row {row_id}: the base model's chat template rejects the order or roles of the messages{reason}.",
+            f"Row {row_id}: the base model's chat template rejects the row's messages{reason}.",
             "Remove such rows, or choose a base model whose chat template formats them.",
         ) from None
     return encode_text(tokenizer, text)
