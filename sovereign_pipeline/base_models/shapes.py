@@ -217,7 +217,8 @@ def returns_output_layer(model: Any) -> bool:
     """Return True if the model's logits are the unchanged result of its output layer, a linear layer without bias.
 
     Some models scale or cap the logits. The layer's result is therefore replaced once by a constant, and the model's
-    logits are compared with this constant. model: may be on PyTorch's meta device.
+    logits are compared with this constant. Returns False for a model on PyTorch's meta device that needs the values of
+    tensors, because meta tensors have none. Its memory is then overestimated.
     """
     import torch
 
@@ -225,12 +226,18 @@ def returns_output_layer(model: Any) -> bool:
     if type(head) is not torch.nn.Linear or head.bias is not None:
         return False
     constant = torch.linspace(-1.5, 0.3, head.out_features)[None, None]
+    is_meta = head.weight.is_meta
+    token = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=head.weight.device)}
+    if is_meta:  # without a mask, transformers would look for packed rows in the values of the positions
+        token["attention_mask"] = torch.zeros(1, 1, 1, 1, device="meta")
     hook = head.register_forward_hook(lambda *_: constant)
     try:
         with torch.no_grad():
-            token = {"input_ids": torch.zeros(1, 1, dtype=torch.long), "attention_mask": torch.zeros(1, 1, 1, 1)}
-            token = {name: each.to(head.weight.device) for name, each in token.items()}
             found = model(**token, use_cache=False).logits
+    except (RuntimeError, NotImplementedError, ValueError):
+        if not is_meta:
+            raise
+        return False
     finally:
         hook.remove()
     return not found.is_meta and torch.equal(found, constant)

@@ -60,7 +60,10 @@ def meet(job: TrainingJob) -> None:
         return
     import torch
     import torch.distributed as dist
+    from accelerate.utils import check_cuda_p2p_ib_support
 
+    if torch.cuda.is_available() and not check_cuda_p2p_ib_support():  # accelerate refuses such cards otherwise
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     rank, count = int(os.environ["RANK"]), job.devices.count
     dist.init_process_group(
         "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",

@@ -15,7 +15,7 @@ from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
+from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes, logits_in_parts
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo that show bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's units.
@@ -283,7 +283,8 @@ def _gib(size: int) -> str:
 
 
 FURTHER_LOGITS = 1
-"""Number of logits tensors that RLHF needs in addition to SFT's: the temperature-scaled logits before normalisation."""
+"""Number of logits tensors that RLHF needs in addition to SFT's if logits are stored: the temperature-scaled logits
+before normalisation."""
 CACHE_COPIES = 2
 """Number of copies of the key-value cache in memory. For each token, every layer copies its keys and values into a
 longer tensor while the old tensor still exists. The allocator keeps the old tensor's memory."""
@@ -320,12 +321,14 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     forward = largest_pass(job, prompts)
     # PPO's own optimizer is always AdamW, even if SFT uses a different optimizer.
     sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
-    update = estimate(shape, sft, device=device, forward=forward)
+    update = estimate(shape, sft, device=device, forward=forward, under_mask=job.is_trls)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
     # The adapters of the reference, the best iteration and the reward model have the same shape. The reward model's
     # passes have one row and no logits, so they need less memory than sampling or updating.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
     further = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
+    if not job.is_trls and logits_in_parts(shape, sft, device):
+        further = 0
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
     if device == "cpu" and rlhf.group > 1 and job.tuning.packing and not job.is_trls:

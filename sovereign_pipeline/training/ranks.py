@@ -1,7 +1,7 @@
 """Start one trainer for each device of this machine, and wait: `python -m sovereign_pipeline.training.ranks FILE`.
 
-FILE is a job file, or an order file if this machine is one of several nodes. Ray and Kubernetes run this program once
-on each node. Slurm does not use it, because Slurm starts the trainers itself.
+FILE is a job file or, on a cluster, an order file. Ray and Kubernetes run this program once on each node. Slurm does
+not use it, because Slurm starts the trainers itself.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sovereign_pipeline.base.errors import SovereignError
@@ -21,7 +22,7 @@ from sovereign_pipeline.training.worker import collect_sigterm, locks, open_prog
 
 WORKER, NODE_TASK = "sovereign_pipeline.training.worker", "sovereign_pipeline.training.node_task"
 NODE_RANK_VARIABLE = "NODE_RANK"
-"""Environment variable with the number of this node, from 0; set only if several nodes train together."""
+"""Environment variable with the number of this node, from 0; set only on a cluster."""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -55,7 +56,8 @@ def main(file: Path) -> int:
 
         def forward() -> None:
             for message, values in log.added():
-                progress(message, values)
+                with suppress(OSError):  # a full disk of the Pipes session must not end the training
+                    progress(message, values)
 
         try:
             with locks(job, progress, lambda: bool(stop_requests)):

@@ -100,10 +100,17 @@ def estimate(
     device: Device,
     devices: int = 1,
     forward: Forward | None = None,
+    under_mask: bool = False,
 ) -> Memory:
-    """Estimate the peak memory of a training run on each of `devices` devices. forward: the largest forward pass; if
-    None, `Forward.largest` is used. Several devices shard weights, gradients and optimizer state (FSDP2, ZeRO-3). In
-    QLoRA nothing is sharded: each device has the whole model."""
+    """Estimate the peak memory of a training run on each of `devices` devices. Several devices shard weights, gradients
+    and optimizer state (FSDP2, ZeRO-3). In QLoRA nothing is sharded: each device has the whole model.
+
+    Args:
+        forward: the largest forward pass; if None, `Forward.largest` is used.
+        under_mask: True if padded rows are trained under a mask and all logits are stored, as in TRL's trainers and in
+            the training of a reward model. Always so with the method `trl`.
+    """
+    under_mask = under_mask or _is_trls(preference)
     forward = forward or Forward.largest(sft, preference)
     held = 2 if sft.precision == "bfloat16" else FLOAT32
     full = sft.adapter == "none"
@@ -112,14 +119,15 @@ def estimate(
     # Trained weights are in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
-    kernels = device == "cpu" and devices == 1 and not full and not _is_trls(preference)  # those of cpu_kernels.py
-    logits = _logits(shape, full, held, forward, device, kernels and shape.returns_output_layer)
+    in_parts = not under_mask and logits_in_parts(shape, sft, device, devices)
+    logits = _logits(shape, full, held, forward, device, in_parts)
+    kernels = not under_mask and _has_kernels(sft, device, devices)
     return Memory(
         weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
         gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
         optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
-        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device, kernels),
+        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device, kernels, under_mask),
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
     )
@@ -152,6 +160,17 @@ def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
 
 def _layer_parameters(shape: Shape) -> int:
     return (shape.parameters - shape.outside_layers) // shape.layers
+
+
+def logits_in_parts(shape: Shape, sft: Sft, device: Device, devices: int = 1) -> bool:
+    """Return True if a training run without a mask computes logits in parts instead of storing them
+    (`cpu_kernels.token_scores`)."""
+    return shape.returns_output_layer and _has_kernels(sft, device, devices)
+
+
+def _has_kernels(sft: Sft, device: Device, devices: int) -> bool:
+    """Return True if a training run without a mask uses `cpu_kernels.py`."""
+    return device == "cpu" and devices == 1 and sft.adapter != "none"
 
 
 def _is_trls(preference: Preference | None) -> bool:
@@ -195,13 +214,14 @@ def _activations(
     logits: int,
     device: Device,
     kernels: bool,
+    under_mask: bool,
 ) -> int:
     """Return the number of bytes that are kept for the backward pass. If the backward pass itself needs more memory
     than the logits (`logits` bytes), the difference is added. With gradient checkpointing only each layer's input is
     kept, and one layer at a time is computed again (Chen et al. 2016). On a CPU, each layer's input then occupies a
     part of the memory that a larger tensor of the layer has freed, and the next layer cannot use the rest. In
     measurements, the heap grew by about the larger tensor's size with each layer."""
-    layer = _layer_activations(shape, sft, preference, held, tokens, device, kernels)
+    layer = _layer_activations(shape, sft, preference, held, tokens, device, kernels, under_mask)
     # For one layer: the gradients of its feed-forward activations and, in QLoRA, one dequantised weight.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
     if sft.adapter == "qlora":
@@ -219,7 +239,14 @@ def _activations(
 
 
 def _layer_activations(
-    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device, kernels: bool
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None,
+    held: int,
+    tokens: int,
+    device: Device,
+    kernels: bool,
+    under_mask: bool,
 ) -> int:
     """Return the number of bytes that one layer keeps for the backward pass, without gradient checkpointing.
 
@@ -233,10 +260,10 @@ def _layer_activations(
     width = shape.norms + shape.head_norms
 
     # PyTorch's attention keeps queries, keys, values and result. With a mask, keys and values are repeated for heads
-    # that share them. On CPUs, except with TRL, each row attends only to itself, without a mask (`forward.py`). Queries
+    # that share them. On CPUs, other rows attend only to themselves, without a mask (`forward.py`). Queries
     # in bfloat16 then do not keep the result (`cpu_kernels.causal_attention`). In full tuning, the position embeddings
     # are in float32, and so are queries and keys.
-    row_by_row = device == "cpu" and not _is_trls(preference)
+    row_by_row = device == "cpu" and not under_mask
     if not row_by_row:
         attention = held * 4 * shape.query
     elif adapted and held < FLOAT32:

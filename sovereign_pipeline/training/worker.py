@@ -158,7 +158,8 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     """Yield a function that reports progress. In a Dagster Pipes session, the messages go to the run's log; otherwise
     they go to stdout as JSON lines.
 
-    If several processes train one model together, only the first process reports.
+    If several processes train one model together, only the first process reports. Its stdout is then a file, from which
+    `ranks.py` or the machine that submitted the job forwards the messages.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None

@@ -9,6 +9,7 @@ What transformers 5.24 and peft 0.21 lack, as seen here:
 - Gemma 2 has no scaled-dot-product attention there, so it does not load and is no family of this test.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.base_models.shapes import read_shape, returns_output_layer
 from sovereign_pipeline.training.forward import (
     packed,
     passes_in,
@@ -166,6 +167,29 @@ def test_scores_from_the_output_layer_are_those_of_its_logits(families: Mapping[
             assert own.tolist() == [pytest.approx(each, abs=1e-4) for each in reference.tolist()]
     assert computes == [True, name in CHANGES_LOGITS]
     assert read_shape(str(families[name])).returns_output_layer == (name not in CHANGES_LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "returns"),
+    [
+        ("falcon_h1", {}, True),
+        ("falcon", {"alibi": True}, False),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}, False),
+    ],
+)
+def test_the_shape_of_a_model_that_reads_values_has_stored_logits(
+    families: Mapping[str, Path], tmp_path: Path, name: str, changes: dict[str, Any], returns: bool
+) -> None:
+    """A shape is read on the meta device, whose tensors have no values."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = json.loads((families[name] / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_shape(str(tmp_path)).returns_output_layer is returns
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    assert returns_output_layer(model)
 
 
 @pytest.mark.parametrize("name", ["gemma4_moe", "mixtral", "falcon"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training import preflight as memory
 from sovereign_pipeline.training import trainer
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
@@ -210,6 +212,22 @@ def test_a_reward_model_is_a_third_adapter(make_job: JobMaker, tmp_path: Path) -
     judged = reward_job(make_job, "judged", tmp_path, {"group": 1, "reward": [LEARNED]}, reward_model=tmp_path)
     adapter = estimate(read_shape(str(job.base_model)), job.sft, device="cpu").adapter
     assert peak_bytes(judged, [40], "cpu") - peak_bytes(job, [40], "cpu") == adapter > 0
+
+
+@pytest.mark.slow
+def test_trl_stores_the_logits_of_all_tokens_and_ours_stores_none_on_a_cpu(
+    make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, trls = job_of(make_job, tmp_path), job_of(make_job, tmp_path, algorithm="rloo", group=4)
+    vocabulary = read_shape(str(ours.base_model)).vocabulary
+    needed = {}
+    for name, job in {"ours": ours, "trls": trls}.items():
+        monkeypatch.undo()
+        narrow, tokens = peak_bytes(job, [10, 48], "cpu"), largest_pass(job, [10, 48]).tokens
+        monkeypatch.setattr(memory, "read_shape", lambda model: replace(read_shape(model), vocabulary=1 << 17))
+        needed[name] = (peak_bytes(job, [10, 48], "cpu") - narrow) / ((1 << 17) - vocabulary) / tokens / 4
+    assert 3.5 < needed["trls"] <= 3 + memory.FURTHER_LOGITS
+    assert needed["ours"] < 2
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from dagster_pipes import encode_env_var
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import run_trainer, worker_environment
@@ -195,8 +195,24 @@ def test_several_devices_wait_for_the_line_as_one_does_and_their_guards_are_one_
     assert lines == ["waiting: another process holds waits.lock"]
 
 
+def test_several_devices_that_wait_for_the_line_can_be_stopped(make_job: JobMaker) -> None:
+    job = make_job("stopped", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
+    path = written(job)
+    command = [sys.executable, "-m", "sovereign_pipeline.training.ranks", str(path)]
+    environment = {**os.environ, **worker_environment(path), "PYTHONPATH": str(PROJECT_ROOT)}
+    with lock_of_line(job.checkpoint_directory).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen(command, cwd=path.parent, env=environment, stdout=subprocess.PIPE) as launcher:
+            assert launcher.stdout is not None
+            assert json.loads(launcher.stdout.readline())["waiting"]
+            launcher.terminate()
+            assert launcher.wait() == 1
+    with pytest.raises(TrainingStopped):
+        read_result(job.result)
+
+
 def _trainers(job: TrainingJob) -> list[int]:
-    """The processes that have this job's file on their command line, except accelerate's launcher; halting ones too."""
+    """The processes that have this job's file on their command line, except their launcher; halting ones too."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -61,7 +61,7 @@ class RewardMethod(RowsMethod):
         if device == "cpu":
             available //= on_this_machine(job)  # processes on CPUs share the memory of the machine
         shape = read_shape(str(job.base_model))
-        needed = estimate(shape, job.sft, None, device=device, devices=devices, forward=forward).total
+        needed = estimate(shape, job.sft, None, device=device, devices=devices, forward=forward, under_mask=True).total
         if needed > available:
             raise TrainingFailed(
                 f"The training needs about {needed / (1 << 30):.1f} GiB{' on each device' if devices > 1 else ''}, and "
