@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError, TrainingStopped
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, TrainingStopped
 
 BLOCK = 1 << 20
 """Bytes per read."""
@@ -65,11 +65,50 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync_directory(path.parent)
+
+
+def write_new(path: Path, content: str | bytes, mode: int = 0o600) -> None:
+    """Create a file and flush it to disk. Raises FileExistsError if the file exists."""
+    _write(path, content, os.O_EXCL, mode)
+
+
+def append(path: Path, content: str | bytes) -> None:
+    """Append to a private file, and flush it to disk. The content is written at once, so that the lines of two
+    processes are not mixed. Creates the file if it is missing."""
+    _write(path, content, os.O_APPEND, 0o600)
+
+
+def _write(path: Path, content: str | bytes, how: int, mode: int) -> None:
+    left = memoryview(content.encode() if isinstance(content, str) else content)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
     try:
-        os.fsync(directory)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory's list of files to disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_directory(path: Path, contents: str) -> Path:
+    """Return the directory, and create it if it is missing. Raises InputError if its permissions give other accounts
+    access. contents: what the directory contains, for the error message."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.stat().st_mode & 0o077:
+        raise InputError(
+            f"{path}: other accounts can enter this directory, which contains {contents}.",
+            f"Restrict it: chmod 700 {path}",
+        )
+    return path
 
 
 def canonical_json(value: Any) -> bytes:

@@ -45,8 +45,9 @@ from sovereign_pipeline.evaluation.statistics import (
     GatePower,
     gate_powers,
 )
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, line_names, load_lines, read_line
-from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
+from sovereign_pipeline.policy.recipe_model import FILL_IN, json_schema, keys_to_fill_in
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.names.name_models import name_model_directory
@@ -239,17 +240,12 @@ def lines_schema(
     institution: Annotated[
         bool, typer.Option("--institution", help="Print the schema of institution.yaml instead.")
     ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the reference of all files that an institution edits.")
-    ] = False,
 ) -> None:
     """Print the JSON Schema for completing and checking recipes in an editor."""
-    from sovereign_pipeline.cli.reference import INSTITUTION, LINE, json_schema, recipe_markdown
-
-    if markdown:
-        typer.echo(recipe_markdown(), nl=False)
+    if institution:
+        print_json(json_schema(Institution, "Rules of the institution"))
     else:
-        print_json(json_schema(INSTITUTION if institution else LINE))
+        print_json(json_schema(Line, "Recipe of a line"))
 
 
 def _row(recipe: Line) -> dict[str, Any]:

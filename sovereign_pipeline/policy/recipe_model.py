@@ -17,6 +17,8 @@ from pydantic_core import CoreSchema
 from sovereign_pipeline.base.errors import Act, RecipeError
 from sovereign_pipeline.base.files import Frozen
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 _EXPECTED = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
@@ -392,3 +394,15 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in models_in(argument)]
+
+
+def json_schema(model: type[RecipeModel], title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a file that people edit. Editors use it to complete and check such a file."""
+    schema = model.model_json_schema()
+    for section in (schema, *schema.get("$defs", {}).values()):
+        for described in (section, *section.get("properties", {}).values()):
+            if "description" in described:
+                described["description"] = " ".join(described["description"].split())
+            if "$ref" in described:
+                described.pop("default", None)  # an editor would insert the whole section
+    return {"$schema": DIALECT, **schema, "title": title}

@@ -382,12 +382,6 @@ def trade_off(privacy: Privacy) -> list[str]:
     ]
 
 
-def how_found_markdown(facts: Sequence[KindFacts]) -> str:
-    """Return the facts about kinds as a Markdown table."""
-    rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
-    return "\n".join(["| kind | treatment | found by | remark |", "|---|---|---|---|", *rows])
-
-
 def _remark(kind: Kind, privacy: Privacy) -> str:
     if kind == "NAME":
         return f"favour: {privacy.names.favour}. Measured precision and recall: {'; '.join(trade_off(privacy))}"

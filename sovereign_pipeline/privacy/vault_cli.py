@@ -5,7 +5,6 @@ Exit status: 0 success; 1 the vault could not be opened; 2 wrong input or usage.
 
 import datetime
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
+from sovereign_pipeline.base.files import append, write_new
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.base.text import folded
 from sovereign_pipeline.privacy.vault import MappingRow, StatedMapping, fingerprint_of, public_key_of, read_vault
@@ -36,11 +36,13 @@ def keygen(
     for path in (private, public):
         if path is not None and path.exists():
             raise InputError(f"{path}: the file exists already. Keys are never overwritten.", "Choose another file.")
-    _write_new(private, f"{identity}\n", mode=0o600)
+    private.parent.mkdir(parents=True, exist_ok=True)
+    write_new(private, f"{identity}\n")
     if public is None:
         typer.echo(recipient)
         return
-    _write_new(public, f"{recipient}\n", mode=0o644)
+    public.parent.mkdir(parents=True, exist_ok=True)
+    write_new(public, f"{recipient}\n", 0o644)
     typer.echo(f"Private key: {private} (keep it on this machine). Public key: {public}.")
     typer.echo(f"vault_key in institution.yaml: {fingerprint_of(recipient)}")
 
@@ -115,12 +117,6 @@ def _read_key(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _write_new(path: Path, content: str, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as stream:
-        stream.write(content)
-
-
 def _write_audit_line(vault: Path, case: str, line: str | None, count: int, artifacts: Sequence[str]) -> None:
     """Append an entry (time, user, case, line, number of rows, artifacts) to the audit log and flush it to disk."""
     entry = {
@@ -131,11 +127,7 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int, arti
         "rows": count,
         "artifacts": list(artifacts),
     }
-    descriptor = os.open(vault / AUDIT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    append(vault / AUDIT_FILE, json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def _print_table(rows: list[MappingRow]) -> None:

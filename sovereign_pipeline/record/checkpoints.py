@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.base.files import canonical_json, held_within, write_atomically
+from sovereign_pipeline.base.files import canonical_json, held_within, private_directory, write_atomically, write_new
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record import notes, tree
@@ -48,28 +48,21 @@ def keep(settings: Settings, signer: Signer) -> None:
 
 def assert_private(settings: Settings) -> None:
     """Create the directory of keys if it is missing. Raises InputError if another account can enter the directory."""
-    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _refuse_open(settings.keys)
+    private_directory(settings.keys, "keys")
 
 
 def write_key(path: Path, signer: Signer) -> None:
     """Write a private key to a new file, and create the file's directory if needed. Raises InputError if the file
     exists, if the directory's parent is missing, or if other accounts can enter the directory."""
+    if not path.parent.parent.is_dir():
+        raise InputError(f"{path}: the directory does not exist.", "Correct the path of the key.")
+    private_directory(path.parent, "keys")
     try:
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-    except FileNotFoundError:
-        raise InputError(f"{path}: the directory does not exist.", "Correct the path of the key.") from None
-    _refuse_open(path.parent)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, signer.to_text() + "\n")
     except FileExistsError:
         raise InputError(
             f"{path}: the file exists already.", "Choose a new file name. Keys are never overwritten."
         ) from None
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(signer.to_text() + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def read_key(path: Path) -> Signer:
@@ -122,13 +115,6 @@ def is_stated(session: Session) -> bool:
 
 def state(session: Session, signer: Signer) -> None:
     session.execute(insert(LedgerKey).values(verifier=str(signer.verifier)))
-
-
-def _refuse_open(directory: Path) -> None:
-    if directory.stat().st_mode & 0o077:
-        raise InputError(
-            f"{directory}: other accounts can enter the directory of keys.", f"Restrict it: chmod 700 {directory}"
-        )
 
 
 VOID, CHECKPOINT = "void", "checkpoint"

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import write_new
 from sovereign_pipeline.record.notes import parse_verifier
 
 Algorithm = Literal["p256", "ed25519"]
@@ -172,8 +173,8 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
         pem = signer.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     else:
         pem = _encrypted_pem(signer.private, passphrase)
-    _write_new(path, pem, 0o600)
-    _write_new(public, signer.public_pem.encode(), 0o644)
+    write_new(path, pem)
+    write_new(public, signer.public_pem, 0o644)
 
 
 def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
@@ -264,13 +265,6 @@ def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
         }
     )
     return bytes(armor(ENCRYPTED_LABEL, envelope.dump()))
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 MODULES = tuple(

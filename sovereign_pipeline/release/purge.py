@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
-from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.files import short, sync_directory
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base_models.stages import WEIGHTS, load_card
@@ -255,9 +255,5 @@ def _remove(store: ArtifactStore, file: catalog.PurgedFile) -> int:
     if directory != root and not any(directory.iterdir()):
         directory.rmdir()
         directory = directory.parent
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_directory(directory)
     return size

@@ -2,7 +2,6 @@
 seed and signing key."""
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import append, digest_of, private_directory, write_new
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import audit_log as audit
 from sovereign_pipeline.record.database import Registry
@@ -79,25 +78,12 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 def secrets_directory(settings: Settings) -> Path:
     """Return the directory of the secrets, and create it if it is missing. Raises InputError if its permissions give
     other accounts access."""
-    directory = settings.review_secrets
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if directory.stat().st_mode & 0o077:
-        raise InputError(
-            f"{directory}: other accounts can enter the directory of review seeds and keys.",
-            f"Restrict it: chmod 700 {directory}",
-        )
-    return directory
+    return private_directory(settings.review_secrets, "review seeds and keys")
 
 
 def keep_secrets(settings: Settings, review: str, drawn: ReviewSecrets) -> None:
     for suffix, content in ((SEED, drawn.seed), (KEY, drawn.key)):
-        write_private(secrets_directory(settings) / f"{review}{suffix}", content)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only this process's account can read. Raises FileExistsError if the file exists."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
+        write_new(secrets_directory(settings) / f"{review}{suffix}", content)
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
@@ -135,16 +121,10 @@ def forget_key(settings: Settings, review: str) -> None:
 
 
 def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> None:
-    """Append committed acts to the review's file of signed acts.
-
-    Each call is a single append, so that the lines of two processes are not mixed. Each record starts on a new line, so
-    that a line that a crash truncated does not damage the next record.
-    """
-    content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
-    path = secrets_directory(settings) / f"{review}{SIGNED}"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb", buffering=0) as stream:
-        stream.write(content)
-        os.fsync(stream.fileno())
+    """Append committed acts to the review's file of signed acts. Each record starts on a new line, so that a line that
+    a crash truncated does not damage the next record."""
+    content = "".join(f"\n{act.number} {act.digest}\n" for act in acts)
+    append(secrets_directory(settings) / f"{review}{SIGNED}", content)
 
 
 def signed_acts(settings: Settings, review: str) -> list[SignedAct]:

@@ -14,8 +14,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.base.files import Frozen, held_within, write_atomically
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import Frozen, held_within, private_directory, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.trust_root import Trust, load_trust
@@ -125,14 +125,7 @@ class HighWaterMarks:
 
 def serving_directory(settings: Settings) -> Path:
     """Return the gateway's own directory, creating it if needed. Raises InputError if another account can enter it."""
-    directory = settings.serving
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if directory.stat().st_mode & 0o077:
-        raise InputError(
-            f"{directory}: other accounts can enter this directory, which contains the gateway's tokens.",
-            f"Close the directory: chmod 700 {directory}",
-        )
-    return directory
+    return private_directory(settings.serving, "the gateway's tokens")
 
 
 def _marked(marks: _Marks, trust: Trust) -> _Marks:

@@ -6,7 +6,6 @@ Exit status: 0 success; 1 the transcripts could not be opened; 2 wrong input or 
 
 import datetime
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.files import Frozen, append, write_new
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.serving.rated_answers import (
@@ -118,16 +117,8 @@ def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Froz
         "made": what,
         "rows": len(rows),
     }
-    _write_down(directory / AUDIT_FILE, json.dumps(entry, ensure_ascii=False) + "\n", os.O_APPEND)
-    _write_down(out, "".join(jsonl_line(each.model_dump(mode="json", exclude_none=True)) for each in rows), os.O_EXCL)
-
-
-def _write_down(path: Path, content: str, how: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    append(directory / AUDIT_FILE, json.dumps(entry, ensure_ascii=False) + "\n")
+    write_new(out, "".join(jsonl_line(each.model_dump(mode="json", exclude_none=True)) for each in rows))
 
 
 def _tell(opened: Opened) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,7 +17,6 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.stages import BaseModelCard
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.cli.reference import leaves
 from sovereign_pipeline.cli.terminal import LONGEST_TABLE, print_rows
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -29,18 +29,25 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
 
 
-def test_the_generated_pages_are_current() -> None:
+@pytest.fixture(scope="module")
+def docs() -> Any:
+    """The program that writes the generated pages."""
     spec = importlib.util.spec_from_file_location("docs_make", PROJECT_ROOT / "docs" / "make.py")
     assert spec is not None and spec.loader is not None
-    docs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(docs)
+    found = importlib.util.module_from_spec(spec)
+    sys.modules["docs_make"] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_the_generated_pages_are_current(docs: Any) -> None:
     stale = [path.name for path, text in docs.pages().items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"{', '.join(stale)}: not what the code says now. Run `make docs` and commit what it wrote."
 
 
 @pytest.mark.parametrize("program", [app, vault_app, trust_app, transcripts_app])
-def test_every_command_and_argument_is_explained(program: typer.Typer) -> None:
-    for path, command in leaves(get_command(program), ""):
+def test_every_command_and_argument_is_explained(docs: Any, program: typer.Typer) -> None:
+    for path, command in docs.leaves(get_command(program), ""):
         assert command.help, f"{path} has no help"
         without = [each.name for each in command.params if each.name != "help" and not getattr(each, "help", None)]
         assert not without, f"{path}: no help for {without}"

@@ -216,7 +216,7 @@ def test_nothing_is_recalled_by_mistake(holders: Holders) -> None:
         (Question(document=" "), InputError, "empty"),
         (Question(document="R-00000"), InputError, "No registered adapter was trained on document 'R-00000'"),
         (Question(source="lettres"), NotFoundError, "Known sources: letters"),
-        (Question(dataset="000000"), NotFoundError, "Give one of these"),
+        (Question(dataset="000000"), NotFoundError, "Known digests"),
         (Question(dataset=""), InputError, "6 hex digits"),
         (Question(base_model="%%%%%%"), InputError, "6 hex digits"),
     ]

@@ -30,7 +30,7 @@ from sovereign_pipeline.base.errors import (
     SovereignError,
     place_of,
 )
-from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.files import Frozen, write_new
 from sovereign_pipeline.base.pages import HEADERS as PAGE_HEADERS
 from sovereign_pipeline.base.pages import (
     LANGUAGE_COOKIE,
@@ -49,7 +49,7 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.officers import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tables import BlindReview
-from sovereign_pipeline.review.acts import assert_open, find_all_open, sealed_seed, secrets_directory, write_private
+from sovereign_pipeline.review.acts import assert_open, find_all_open, sealed_seed, secrets_directory
 from sovereign_pipeline.review.ballots import (
     HIGHEST,
     LOWEST,
@@ -116,7 +116,7 @@ def _signing_key(settings: Settings) -> bytes:
     path = secrets_directory(settings) / "session.key"
     if not path.exists():
         aside = path.with_name(f".session.key-{secrets.token_hex(8)}")
-        write_private(aside, secrets.token_bytes(_KEY_BYTES))
+        write_new(aside, secrets.token_bytes(_KEY_BYTES))
         with contextlib.suppress(FileExistsError):  # another process of this installation created the key first
             path.hardlink_to(aside)
         aside.unlink()

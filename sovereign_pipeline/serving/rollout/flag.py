@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SovereignError
-from sovereign_pipeline.base.files import Frozen, held_within, read_bounded
+from sovereign_pipeline.base.files import Frozen, held_within, read_bounded, sync_directory, write_new
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import PIPELINE
@@ -329,13 +329,13 @@ def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes 
         shutil.rmtree(left)
     aside = directory / f".{flag.sequence:08d}.new"
     aside.mkdir()
-    _write(aside / FLAGS_FILE, change.flags)
-    _write(aside / SIGNATURE_FILE, change.signature)
+    write_new(aside / FLAGS_FILE, change.flags)
+    write_new(aside / SIGNATURE_FILE, change.signature)
     if request is not None:
-        _write(aside / REQUEST_FILE, request)
-    _sync(aside)
+        write_new(aside / REQUEST_FILE, request)
+    sync_directory(aside)
     aside.rename(directory / f"{flag.sequence:08d}")
-    _sync(directory)
+    sync_directory(directory)
     return change
 
 
@@ -344,18 +344,3 @@ def _names(directory: Path) -> list[str]:
         return [each.name for each in os.scandir(directory)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
