@@ -1,10 +1,9 @@
 """Compute attention, LoRA layers and the loss of the output layer on CPUs, with fewer passes over memory than PyTorch's
 own operations.
 
-On two cores with bfloat16 units, a matrix product takes less time than reading and writing its result a few times.
-Each function here therefore keeps intermediate results small enough for the processor's cache, or adds into existing
-memory. docs/benchmarks/training.md states the effect on speed. This module imports torch at its top, so import it
-inside functions.
+Each function keeps intermediate results small enough for the processor's cache, or adds into existing memory.
+docs/benchmarks/training.md states the effect on speed. This module imports torch at its top, so import it inside
+functions.
 """
 
 import math

@@ -15,7 +15,7 @@ from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes, logits_in_parts
+from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, has_kernels, host_bytes
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo that show bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's units.
@@ -327,8 +327,8 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     # passes have one row and no logits, so they need less memory than sampling or updating.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
     further = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
-    if not job.is_trls and logits_in_parts(shape, sft, device):
-        further = 0
+    if not job.is_trls and has_kernels(sft, device) and shape.returns_output_layer:
+        further = 0  # logits are not stored
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
     if device == "cpu" and rlhf.group > 1 and job.tuning.packing and not job.is_trls:

@@ -119,9 +119,8 @@ def estimate(
     # Trained weights are in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
-    in_parts = not under_mask and logits_in_parts(shape, sft, device, devices)
-    logits = _logits(shape, full, held, forward, device, in_parts)
-    kernels = not under_mask and _has_kernels(sft, device, devices)
+    kernels = not under_mask and has_kernels(sft, device, devices)
+    logits = _logits(shape, full, held, forward, device, kernels and shape.returns_output_layer)
     return Memory(
         weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
@@ -162,13 +161,7 @@ def _layer_parameters(shape: Shape) -> int:
     return (shape.parameters - shape.outside_layers) // shape.layers
 
 
-def logits_in_parts(shape: Shape, sft: Sft, device: Device, devices: int = 1) -> bool:
-    """Return True if a training run without a mask computes logits in parts instead of storing them
-    (`cpu_kernels.token_scores`)."""
-    return shape.returns_output_layer and _has_kernels(sft, device, devices)
-
-
-def _has_kernels(sft: Sft, device: Device, devices: int) -> bool:
+def has_kernels(sft: Sft, device: Device, devices: int = 1) -> bool:
     """Return True if a training run without a mask uses `cpu_kernels.py`."""
     return device == "cpu" and devices == 1 and sft.adapter != "none"
 
