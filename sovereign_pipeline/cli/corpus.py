@@ -605,20 +605,21 @@ def privacy_train(
     to: Annotated[Path, typer.Option(help="New directory for the model.")],
     language: Annotated[str, typer.Option(help="Language of the files.")] = "ar",
     anew: Annotated[
-        bool, typer.Option("--anew", help="Train from scratch, instead of from the recipe's model.")
+        bool, typer.Option("--anew", help="Train from scratch, instead of from the recipe's spaCy model.")
     ] = False,
     as_json: AsJson = False,
 ) -> Result:
-    """Train a spaCy model for name detection on the institution's labelled texts. Training starts from the recipe's
-    model, if there is one.
+    """Train a model for name detection on the institution's labelled texts. If the recipe's model is a spaCy model, its
+    training continues, and a fifth of the documents is held out to measure it. Otherwise, a conditional random field is
+    trained from scratch, and measured by cross-validation over the documents.
 
-    A fifth of the documents is held out to measure the model. The directory gets the model, the model's card, and a
-    signature by the pipeline's key. Enter the directory and the printed digest of its files into the recipe.
+    The directory gets the model, the model's card, and a signature by the pipeline's key. Enter the directory and the
+    printed digest of its files into the recipe.
     """
     recipe = load_line(home.settings.data, line, home.institution)
     parent = None if anew else recipe.privacy.name_models.get(language)
     if parent is not None and not is_spacy_model(parent):
-        raise InputError(f"{parent} is not a spaCy model, so training cannot start from this model.", "Add --anew.")
+        parent = None
     if to.exists():
         raise InputError(f"{to}: the path exists already.", "Choose a new directory.")
     missing = next((path for path in on if not path.is_file()), None)

@@ -1,4 +1,4 @@
-"""Load and run a spaCy or transformers name model. All models return entities with the same labels."""
+"""Load and run a name model: of spaCy, of transformers, or a conditional random field. All return the same labels."""
 
 import bisect
 import importlib.metadata
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.files import Frozen, digest_of, file_sha256
+from sovereign_pipeline.privacy.names.crf import ConditionalRandomField, entities_in
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
@@ -126,8 +127,6 @@ class SpacyModel:
             raise load_error(where, "spaCy", error) from error
         reject_without_persons(where, (label for labels in self.pipeline.pipe_labels.values() for label in labels))
         _drop_unused_vectors(self.pipeline)
-        if self.pipeline.vocab.lookups.has_table(WORD_CLASSES):
-            word_features(self.pipeline)
 
     @classmethod
     def of(cls, pipeline: Any) -> "SpacyModel":
@@ -160,60 +159,6 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 CAUTION = "caution"
 """Key in a spaCy model's meta.json. `ner.choose_caution` sets its value, a number. The number is added to each word's
 score for being outside of entities."""
-
-# --- features of Arabic words -----------------------------------------------------------------------------------------
-
-WORD_CLASSES = "word_classes"
-"""Name of the table in a spaCy model that maps a folded word to the name of its word list."""
-_MARKS = re.compile("[\u0640\u064b-\u065f\u0670]")
-_ONE_FORM = str.maketrans("أإآٱىةؤئ", "اااايهوي")
-_PREFIXES = re.compile("(?:[وف]?(?:[بك]?ال|لل|ل|ب|ك)|[وف])(?=..)")
-_SUFFIXES = re.compile("(?<=...)(?:هما|هم|ها|نا|كم|ات|ون|ين|ان|وا|يه|ه|ي|ا|ت)$")
-_ARABIC = re.compile("[ء-ي]")
-
-
-def folded(word: str) -> str:
-    """Return an Arabic word without vowel marks. All forms of alef become one letter. Letters that writers often
-    confuse at the end of a word become equal."""
-    return _MARKS.sub("", word).translate(_ONE_FORM)
-
-
-def _stem(word: str) -> str:
-    """Return a folded word without its conjunction, preposition and article."""
-    return _PREFIXES.sub("", folded(word), count=1)
-
-
-def word_features(pipeline: Any) -> None:
-    """Replace spaCy's attributes of words with features for Arabic: the folded word, its stem, the stem's first
-    letters, the word's last letters, and its class. The class is the name of a word list in the model's table: the list
-    that contains the word, with or without its prefix and suffix."""
-    from spacy.attrs import LOWER, NORM, PREFIX, SHAPE, SUFFIX
-
-    classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
-
-    def class_of(word: str) -> str:
-        whole = folded(word)
-        if not _ARABIC.search(whole):
-            return "0" if any(letter.isdigit() for letter in whole) else whole[:1]
-        stem = _stem(word)
-        forms = (
-            (whole, ""),
-            (whole[1:] if whole[0] in "وفبلك" else "", "+"),
-            (stem, "*"),
-            (_SUFFIXES.sub("", stem), "-"),
-        )
-        found = next((mark + classes[form] for form, mark in forms if form in classes), None)
-        return found or ("?al" if len(whole) - len(stem) > 1 else "?")
-
-    pipeline.vocab.lex_attr_getters.update(
-        {
-            NORM: folded,
-            LOWER: _stem,
-            PREFIX: lambda word: _stem(word)[:3],
-            SUFFIX: lambda word: folded(word)[-3:],
-            SHAPE: class_of,
-        }
-    )
 
 
 class GreedyRecognizer:
@@ -504,10 +449,48 @@ def _reject_pickle(where: str, directory: Path) -> None:
     )
 
 
-ModelKind = Literal["spacy", "transformers"]
+# --- conditional random fields ----------------------------------------------------------------------------------------
+
+
+class CrfSettings(Frozen):
+    """The settings of a conditional random field that `ner.train_own` trained, in the file SETTINGS."""
+
+    least: float
+    """Minimum probability of a word of a person's name."""
+    sha256: str
+    """Digest of the file WEIGHTS. The library does not notice a damaged file."""
+
+
+SETTINGS, WEIGHTS = "crf.json", "model.crfsuite"
+
+
+class CrfModel:
+    """A conditional random field."""
+
+    def __init__(self, where: str, directory: Path) -> None:
+        """Raises PrivacyError if the model cannot be loaded, or has no label for persons."""
+        try:
+            settings = CrfSettings.model_validate_json((directory / SETTINGS).read_bytes())
+            if file_sha256(directory / WEIGHTS) != settings.sha256:
+                raise ValueError(WEIGHTS)
+            self._field = ConditionalRandomField(directory / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise load_error(where, "CRF", error) from error
+        reject_without_persons(where, (_parsed(label)[1] for label in self._field.labels))
+        self._least = settings.least
+
+    def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
+        """Implement `NameModel.entities`."""
+        for text in texts:
+            found = entities_in(self._field.scored(text), self._least)
+            yield [Entity(start, end, LABELS[label]) for start, end, label in found if label in LABELS]
+
+
+ModelKind = Literal["spacy", "transformers", "crf"]
 
 # Libraries whose version can change the findings of a model of each kind.
 LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
+    "crf": ("python-crfsuite",),
     "spacy": ("spacy", "thinc"),
     "transformers": ("tokenizers", "torch", "transformers"),
 }
@@ -532,6 +515,8 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
             "Copy the model again, or set privacy.name_model_sha256 to the digest of the newly trained model.",
         )
     match _kind_of(directory):
+        case "crf":
+            return CrfModel(where, directory)
         case "spacy":
             return SpacyModel(where, directory if Path(model).is_absolute() else model)
         case "transformers":
@@ -589,10 +574,12 @@ def _kind_of(directory: Path) -> ModelKind:
     directory has no model, or a model that does not find entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
+    if (directory / SETTINGS).is_file():
+        return "crf"
     if not (directory / "config.json").is_file():
         raise PrivacyError(
             f"{directory}: this directory contains no name model: neither meta.json (spaCy) nor config.json "
-            f"(transformers).",
+            f"(transformers) nor {SETTINGS} (trained here).",
             f"Run `hf download PUBLISHER/MODEL --local-dir {directory.name}` on a machine with internet access, then "
             f"copy the directory to {directory}. Or correct privacy.name_models in the recipe.",
         )

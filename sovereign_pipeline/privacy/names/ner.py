@@ -1,34 +1,37 @@
-"""Train a small spaCy model that finds names, on an institution's own labelled texts."""
+"""Train a model that finds names on an institution's own labelled texts, and measure it."""
 
 import importlib.metadata
 import json
 import random
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, file_sha256
-from sovereign_pipeline.privacy.names.lexicon import ARABIC
+from sovereign_pipeline.privacy.names.crf import PERSON, ConditionalRandomField, Scored, entities_in, train_crf
 from sovereign_pipeline.privacy.names.name_models import (
     CAUTION,
     LABELS,
     LIBRARIES,
-    WORD_CLASSES,
+    SETTINGS,
+    WEIGHTS,
+    CrfSettings,
     Entity,
+    ModelKind,
     NameModel,
     SpacyModel,
-    folded,
     load_name_model,
     name_model_directory,
     without_torch,
-    word_features,
 )
 
 DROPOUT, RATE = 0.3, 0.001
+Report = Callable[[int, int, float], None]
+"""Called after each pass of a training with the pass's number, the number of passes, and the loss."""
 _MANY = 2_000
 NAMES_OF_LABELS = {"PERSON": "PERS", "PLACE": "LOC", "ORGANISATION": "ORG"}
 
@@ -133,70 +136,28 @@ def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: s
     return Sentence(text, tuple(sorted(kept)), document)
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def arabic_classes() -> dict[str, str]:
-    """Return a dict from folded word to the name of the list that contains the word. An Arabic model uses these names
-    as features."""
-    lists: dict[str, frozenset[str]] = {
-        "tribe": ARABIC["tribes"],
-        "given": ARABIC["given"] - ARABIC["everyday_given"],
-        "everyday": ARABIC["given"] & ARABIC["everyday_given"],
-        "place": ARABIC["place_heads"],
-        "meeting": ARABIC["meeting"],
-        "reporting": ARABIC["reporting"] | ARABIC["cues"],
-        "title": ARABIC["titles"] | ARABIC["roles"] | ARABIC["offices"],
-        "stop": ARABIC["stop_words"] | ARABIC["nouns"] | ARABIC["keep"],
-        "joined": frozenset({"أبو", "أبي", "أبا", "بو", "عبد", "آل", "أم"}),
-        "kinship": ARABIC["kinship"] | {"ابن", "ولد"},
-    }
-    return {folded(word): name for name, words in lists.items() for word in words}  # the last list wins
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train_ner(
-    language: str,
-    epochs: Sequence[Sequence[Sentence]],
-    parent: str | None = None,
-    classes: Mapping[str, str] | None = None,
-    report: Callable[[int, int, float], None] = lambda epoch, count, loss: None,
-) -> Any:
-    """Train and return a spaCy pipeline with one entity recognizer. The same sentences always give the same model.
+def continue_spacy(parent: str, epochs: Sequence[Sequence[Sentence]], report: Report) -> Any:
+    """Continue the training of a spaCy model, and return its pipeline. The same sentences always give the same model.
 
     Args:
         epochs: the sentences of each epoch.
-        parent: a spaCy model from which the training continues; None to train from scratch.
-        classes: dict from folded word to class, a feature of a model without `parent`; None for spaCy's own features.
-        report: called after each epoch with the epoch's number, the number of epochs, and the mean loss of a sentence.
 
-    Raises InputError if spaCy lacks the language, or the parent lacks a label.
+    Raises InputError if the parent lacks a label.
     """
     with without_torch():
         import spacy
         from thinc.api import Adam
 
     spacy.util.fix_random_seed(0)
-    if parent is not None:
-        pipeline = SpacyModel(parent, name_model_directory(parent)).pipeline
-        if not {*NAMES_OF_LABELS.values()} <= {*pipeline.get_pipe("ner").labels}:
-            raise InputError(
-                f"{parent}: this model lacks one of the labels {', '.join(NAMES_OF_LABELS.values())}.", "Add --anew."
-            )
-        pipeline.resume_training()
-    else:
-        try:
-            pipeline = spacy.blank(language)
-        except ImportError:
-            raise InputError(f"spaCy has no language '{language}'.", "Use an ISO language code, such as ar.") from None
-        if classes is not None:
-            pipeline.vocab.lookups.add_table(WORD_CLASSES, dict(classes))
-            word_features(pipeline)
-        pipeline.add_pipe("ner", config={"model": _architecture(own=classes is not None)})
-        first = _examples(pipeline, epochs[0])
-        pipeline.initialize(lambda: first)
+    pipeline = SpacyModel(parent, name_model_directory(parent)).pipeline
+    if not {*NAMES_OF_LABELS.values()} <= {*pipeline.get_pipe("ner").labels}:
+        raise InputError(
+            f"{parent}: this model lacks one of the labels {', '.join(NAMES_OF_LABELS.values())}.", "Add --anew."
+        )
+    pipeline.resume_training()
     optimizer = Adam(RATE, beta1=0.9, beta2=0.999, L2=0.01, grad_clip=1.0, L2_is_weight_decay=True, use_averages=True)
     chance = random.Random(0)
     for number, sentences in enumerate(epochs):
@@ -221,14 +182,6 @@ def _average(pipeline: Any, optimizer: Any) -> None:
                 node.set_param(name, optimizer.averages[key])
 
 
-def _architecture(own: bool) -> dict[str, Any]:
-    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    model: dict[str, Any] = tables["model"]
-    rows = tables["own_rows" if own else "rows"]
-    model["tok2vec"]["embed"] |= {"attrs": list(rows), "rows": list(rows.values())}
-    return {**model, "nO": None}
-
-
 def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
     from spacy.training import Example
 
@@ -248,6 +201,7 @@ def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
 
 PRECISION = 0.8
 _CAUTION = [step / 2 for step in range(13)]
+_LEASTS = [step / 100 for step in range(10, 96)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
@@ -277,9 +231,14 @@ cover at least this share of its characters."""
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
     """Return the precision and the recall of the persons that a model finds; 1 where there is nothing to count."""
+    found = model.entities([each.text for each in sentences])
+    return _shares((_persons(each.entities), _persons(here)) for each, here in zip(sentences, found, strict=True))
+
+
+def _shares(texts: Iterable[tuple[Sequence[Place], Sequence[Place]]]) -> tuple[float, float]:
+    """Return the precision and the recall of texts, each with its names and what was found there."""
     found = names = right = findings = 0
-    for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
-        marked, persons = _persons(each.entities), _persons(entities)
+    for marked, persons in texts:
         names, findings = names + len(marked), findings + len(persons)
         found, right = found + covered(marked, persons), right + covered(persons, marked)
     return right / findings if findings else 1.0, found / names if names else 1.0
@@ -303,7 +262,7 @@ def cover(place: Place, others: Iterable[Place]) -> float:
 # --- an institution's own model ---------------------------------------------------------------------------------------
 
 HELD_OUT = 5
-"""One in five documents is held out to measure the model, and one in ten to choose the caution."""
+"""A model is measured on one in five documents at a time."""
 LEAST_DOCUMENTS = 10
 EPOCHS, SENTENCES = 8, 3_000
 """Minimum number of epochs, and about the minimum number of sentences over all epochs (counted again in each epoch)."""
@@ -333,23 +292,17 @@ class Trained(NamedTuple):
     after: dict[str, float]
 
 
-def train_own(
-    language: str,
-    sets: Mapping[str, Path],
-    directory: Path,
-    parent: str | None,
-    report: Callable[[int, int, float], None],
-) -> Trained:
-    """Train a model on an institution's sets, measure the model on documents that were held out from the training, and
-    write the model with its card.
+def train_own(language: str, sets: Mapping[str, Path], directory: Path, parent: str | None, report: Report) -> Trained:
+    """Train a model on an institution's sets, measure it on documents that were not trained on, and write the model
+    with its card.
 
     Args:
         sets: the file of each training set, by name.
         directory: new directory for the model.
-        parent: the model from which the training continues; None to train from scratch.
+        parent: the spaCy model whose training continues. None trains a conditional random field from scratch.
 
-    Raises InputError if a line is invalid, if the sets have fewer than LEAST_DOCUMENTS documents, or if `train_ner`
-    does.
+    Raises InputError if a line is invalid, if the sets have fewer than LEAST_DOCUMENTS documents, or if
+    `continue_spacy` does.
     """
     sentences = [each for path in sets.values() for each in read_sentences(path)]
     documents = sorted({each.document for each in sentences}, key=lambda name: sha256(name.encode()).digest())
@@ -358,29 +311,81 @@ def train_own(
             f"The sets have {len(documents)} documents. At least {LEAST_DOCUMENTS} are needed to hold some out.",
             "Name the document of each text in `group`, or add sets.",
         )
-    held_out, chosen_on = {*documents[::HELD_OUT]}, {*documents[1 :: 2 * HELD_OUT]}
-    rest = [each for each in sentences if each.document not in held_out | chosen_on]
-    test = [each for each in sentences if each.document in held_out]
-    classes = arabic_classes() if language == "ar" and parent is None else None
-    pipeline = train_ner(language, [rest] * max(EPOCHS, SENTENCES // len(rest)), parent, classes, report=report)
-    choose_caution(pipeline, [each for each in sentences if each.document in chosen_on])
-    write_model(pipeline, directory)
-    trained = Trained(
-        len(documents),
-        len(held_out),
-        sum(entity.label == "PERSON" for each in test for entity in each.entities),
-        measured(load_name_model(language, parent), test) if parent is not None else None,
-        measured(load_name_model(language, str(directory.absolute())), test),
-    )
+    kind: ModelKind = "spacy" if parent is not None else "crf"
+    train = _train_crf if parent is None else partial(_train_spacy, language, parent)
+    trained = train(sentences, documents, directory, report)
     card = {
         "language": language,
         "continues": parent,
         "sets": {name: {"sha256": file_sha256(path)} for name, path in sets.items()},
         "measured": trained._asdict(),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES["spacy"]},
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES[kind]},
     }
     (directory / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return trained
+
+
+def _train_crf(sentences: Sequence[Sentence], documents: Sequence[str], directory: Path, report: Report) -> Trained:
+    """Train a conditional random field on all sentences. It is measured by cross-validation over the documents."""
+    directory.mkdir(parents=True)
+    weights = directory / WEIGHTS
+    scored: list[tuple[Sentence, list[list[Scored]]]] = []
+    for part in range(HELD_OUT):
+        held_out = {*documents[part::HELD_OUT]}
+        train_crf(map(_marked, (each for each in sentences if each.document not in held_out)), weights, report)
+        field = ConditionalRandomField(weights)
+        scored += [(each, field.scored(each.text)) for each in sentences if each.document in held_out]
+        del field
+        weights.unlink()
+    measures = ((least, *_counted(scored, least)) for least in _LEASTS)
+    least, precision, recall = next((each for each in measures if each[1] >= PRECISION), (_LEASTS[-1], 0.0, 0.0))
+    if not precision:
+        precision, recall = _counted(scored, least)
+    train_crf(map(_marked, sentences), weights, report)
+    settings = CrfSettings(least=least, sha256=file_sha256(weights))
+    (directory / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    after = {"recall": round(recall, 3), "precision": round(precision, 3)}
+    return Trained(len(documents), len(documents), _count_of_persons(sentences), None, after)
+
+
+def _marked(sentence: Sentence) -> tuple[str, list[tuple[int, int, str]]]:
+    return sentence.text, [(start, end, NAMES_OF_LABELS[label]) for start, end, label in sentence.entities]
+
+
+def _counted(scored: Sequence[tuple[Sentence, list[list[Scored]]]], least: float) -> tuple[float, float]:
+    """Return the precision and the recall of the persons in scored sentences."""
+    return _shares(
+        (_persons(each.entities), [found[:2] for found in entities_in(words, least) if found[2] == PERSON])
+        for each, words in scored
+    )
+
+
+def _train_spacy(
+    language: str,
+    parent: str,
+    sentences: Sequence[Sentence],
+    documents: Sequence[str],
+    directory: Path,
+    report: Report,
+) -> Trained:
+    """Continue a spaCy model on seven documents of ten. Two measure it, and one chooses its caution."""
+    held_out, chosen_on = {*documents[::HELD_OUT]}, {*documents[1 :: 2 * HELD_OUT]}
+    rest = [each for each in sentences if each.document not in held_out | chosen_on]
+    test = [each for each in sentences if each.document in held_out]
+    pipeline = continue_spacy(parent, [rest] * max(EPOCHS, SENTENCES // len(rest)), report)
+    choose_caution(pipeline, [each for each in sentences if each.document in chosen_on])
+    write_model(pipeline, directory)
+    return Trained(
+        len(documents),
+        len(held_out),
+        _count_of_persons(test),
+        measured(load_name_model(language, parent), test),
+        measured(load_name_model(language, str(directory.absolute())), test),
+    )
+
+
+def _count_of_persons(sentences: Iterable[Sentence]) -> int:
+    return sum(len(_persons(each.entities)) for each in sentences)
 
 
 def measured(model: NameModel, sentences: Sequence[Sentence]) -> dict[str, float]:

@@ -47,9 +47,9 @@ def test_a_trained_model_is_measured_signed_and_pinned(
     own = tmp_path / "own"
     done = train(institution, monkeypatch, "--on", bio(tmp_path / "set.txt", 240, 12), "--to", own, "--anew", "--json")
     assert done.exit_code == 0, done.stderr
-    assert "pass 8 of" in done.stderr
+    assert "pass 8 of 100" in done.stderr
     printed = json.loads(done.stdout)
-    assert (printed["documents"], printed["held_out"]) == (20, 4)
+    assert (printed["documents"], printed["held_out"]) == (20, 20)
     assert printed["after"]["recall"] > 0.9
     assert printed["after"]["precision"] > 0.9
     assert json.loads((own / "card.json").read_text())["measured"]["after"] == printed["after"]
@@ -64,7 +64,11 @@ def test_a_trained_model_is_measured_signed_and_pinned(
     institution.recipe["privacy"] = printed["privacy"]
     before = detector_parts(institution.workplace())["name_model:ar"]
 
-    (own / "vocab" / "strings.json").write_text("[]")
+    weights = own / "model.crfsuite"
+    assert "هزاع".encode() not in weights.read_bytes()
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PrivacyError):
+        load_name_model("ar", str(own))
     assert detector_parts(institution.workplace())["name_model:ar"] != before
     assert files_digest(own) != digest
     with pytest.raises(PrivacyError):
