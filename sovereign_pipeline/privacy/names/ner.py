@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from shutil import move
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, file_sha256
-from sovereign_pipeline.privacy.names.crf import PERSON, ConditionalRandomField, Scored, entities_in, train_crf
+from sovereign_pipeline.privacy.names.crf import ConditionalRandomField, Scored, entities_in, train_crf
 from sovereign_pipeline.privacy.names.name_models import (
     CAUTION,
     LABELS,
@@ -28,6 +30,7 @@ from sovereign_pipeline.privacy.names.name_models import (
     name_model_directory,
     without_torch,
 )
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 
 DROPOUT, RATE = 0.3, 0.001
 Report = Callable[[int, int, float], None]
@@ -201,7 +204,7 @@ def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
 
 PRECISION = 0.8
 _CAUTION = [step / 2 for step in range(13)]
-_LEASTS = [step / 100 for step in range(10, 96)]
+_LEASTS = [step / 100 for step in range(10, 96, 2)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
@@ -230,18 +233,22 @@ cover at least this share of its characters."""
 
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
-    """Return the precision and the recall of the persons that a model finds; 1 where there is nothing to count."""
-    found = model.entities([each.text for each in sentences])
-    return _shares((_persons(each.entities), _persons(here)) for each, here in zip(sentences, found, strict=True))
+    """Return the precision and the recall of the names that are found with a model; 1 where there is nothing to
+    count."""
+    return _precision_and_recall(sentences, model.entities([each.text for each in sentences]))
 
 
-def _shares(texts: Iterable[tuple[Sequence[Place], Sequence[Place]]]) -> tuple[float, float]:
-    """Return the precision and the recall of texts, each with its names and what was found there."""
-    found = names = right = findings = 0
-    for marked, persons in texts:
+def _precision_and_recall(sentences: Sequence[Sentence], found: Iterable[Sequence[Entity]]) -> tuple[float, float]:
+    """Return the precision and the recall of the names that the scrubber finds if a model finds these entities. The
+    patterns' findings count too."""
+    patterns = NamePatterns()
+    hits = names = right = findings = 0
+    for each, entities in zip(sentences, found, strict=True):
+        persons = [(span.start, span.end) for span in patterns.spans(each.text, entities)]
+        marked = _persons(each.entities)
         names, findings = names + len(marked), findings + len(persons)
-        found, right = found + covered(marked, persons), right + covered(persons, marked)
-    return right / findings if findings else 1.0, found / names if names else 1.0
+        hits, right = hits + covered(marked, persons), right + covered(persons, marked)
+    return right / findings if findings else 1.0, hits / names if names else 1.0
 
 
 def _persons(entities: Sequence[Entity]) -> list[Place]:
@@ -326,38 +333,45 @@ def train_own(language: str, sets: Mapping[str, Path], directory: Path, parent: 
 
 
 def _train_crf(sentences: Sequence[Sentence], documents: Sequence[str], directory: Path, report: Report) -> Trained:
-    """Train a conditional random field on all sentences. It is measured by cross-validation over the documents."""
-    directory.mkdir(parents=True)
-    weights = directory / WEIGHTS
-    scored: list[tuple[Sentence, list[list[Scored]]]] = []
-    for part in range(HELD_OUT):
-        held_out = {*documents[part::HELD_OUT]}
-        train_crf(map(_marked, (each for each in sentences if each.document not in held_out)), weights, report)
-        field = ConditionalRandomField(weights)
-        scored += [(each, field.scored(each.text)) for each in sentences if each.document in held_out]
-        del field
-        weights.unlink()
-    measures = ((least, *_counted(scored, least)) for least in _LEASTS)
-    least, precision, recall = next((each for each in measures if each[1] >= PRECISION), (_LEASTS[-1], 0.0, 0.0))
-    if not precision:
-        precision, recall = _counted(scored, least)
-    train_crf(map(_marked, sentences), weights, report)
-    settings = CrfSettings(least=least, sha256=file_sha256(weights))
+    """Train a conditional random field on all sentences. Cross-validation over the documents measures it, and chooses
+    the smallest probability in _LEASTS at which the precision reaches PRECISION, or else the largest."""
+    with TemporaryDirectory() as scratch:
+        weights = Path(scratch) / WEIGHTS
+
+        def train(part: int, rest: Iterable[Sentence]) -> None:
+            marked = (
+                (text, [(start, end, NAMES_OF_LABELS[label]) for start, end, label in entities])
+                for text, entities, _ in rest
+            )
+            train_crf(
+                marked, weights, lambda *done: report(part * done[1] + done[0], (HELD_OUT + 1) * done[1], done[2])
+            )
+
+        scored: list[tuple[Sentence, list[list[Scored]]]] = []
+        for part in range(HELD_OUT):
+            held_out = {*documents[part::HELD_OUT]}
+            train(part, (each for each in sentences if each.document not in held_out))
+            field = ConditionalRandomField(weights)
+            scored += [(each, field.scored(each.text)) for each in sentences if each.document in held_out]
+        for least in _LEASTS:
+            precision, recall = _counted(scored, least)
+            if precision >= PRECISION:
+                break
+        train(HELD_OUT, sentences)
+        settings = CrfSettings(least=least, sha256=file_sha256(weights))
+        directory.mkdir(parents=True)
+        move(weights, directory / WEIGHTS)
     (directory / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
     after = {"recall": round(recall, 3), "precision": round(precision, 3)}
     return Trained(len(documents), len(documents), _count_of_persons(sentences), None, after)
 
 
-def _marked(sentence: Sentence) -> tuple[str, list[tuple[int, int, str]]]:
-    return sentence.text, [(start, end, NAMES_OF_LABELS[label]) for start, end, label in sentence.entities]
-
-
 def _counted(scored: Sequence[tuple[Sentence, list[list[Scored]]]], least: float) -> tuple[float, float]:
-    """Return the precision and the recall of the persons in scored sentences."""
-    return _shares(
-        (_persons(each.entities), [found[:2] for found in entities_in(words, least) if found[2] == PERSON])
-        for each, words in scored
-    )
+    """Return the precision and the recall of the names that are found in scored sentences."""
+    found = [
+        [Entity(start, end, LABELS[label]) for start, end, label in entities_in(words, least)] for _, words in scored
+    ]
+    return _precision_and_recall([each for each, _ in scored], found)
 
 
 def _train_spacy(

@@ -47,7 +47,7 @@ def test_a_trained_model_is_measured_signed_and_pinned(
     own = tmp_path / "own"
     done = train(institution, monkeypatch, "--on", bio(tmp_path / "set.txt", 240, 12), "--to", own, "--anew", "--json")
     assert done.exit_code == 0, done.stderr
-    assert "pass 8 of 100" in done.stderr
+    assert "pass 508 of 600" in done.stderr
     printed = json.loads(done.stdout)
     assert (printed["documents"], printed["held_out"]) == (20, 20)
     assert printed["after"]["recall"] > 0.9
